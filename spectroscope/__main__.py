@@ -1,0 +1,7 @@
+"""`python -m spectroscope`."""
+
+import sys
+
+from spectroscope.cli import main
+
+sys.exit(main())

@@ -1,0 +1,46 @@
+"""Files that appear whole or not at all."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from spectroscope.errors import RequestError
+
+
+@contextmanager
+def output_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A staging folder whose files move into `path` together when the block ends.
+
+    If the block raises, `path` is as it was before: nothing in it is touched, and a folder that
+    didn't exist doesn't exist afterwards. Of files with the same name the new ones stay.
+
+    Raises:
+        RequestError: `path` can't be created or written to. Raised before the block runs.
+    """
+    folder = Path(path)
+    missing = [p for p in (folder, *folder.parents) if not p.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder))
+    except OSError as error:
+        _remove_empty(missing)
+        raise RequestError(f"cannot write to {folder}: {error.strerror or error}") from error
+    try:
+        yield staging
+        for file in sorted(staging.iterdir()):
+            os.replace(file, folder / file.name)
+        missing = []
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+        _remove_empty(missing)
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    for folder in folders:
+        try:
+            folder.rmdir()
+        except OSError:  # never made, or something else has been put there meanwhile
+            return

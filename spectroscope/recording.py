@@ -1,0 +1,88 @@
+"""What a recorder leaves behind: the statistics of each site, and what was found. Plain data."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from spectroscope.capture import Found, Site
+from spectroscope.errors import RequestError
+from spectroscope.statistics import SiteStatistics
+
+Shape = tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
+class SiteRecord:
+    """Everything kept of one site.
+
+    Attributes:
+        site: its name.
+        shape: of one input, ``(C, ...)``; None where inputs differed.
+        decimation: length of the model's input over the site's, where that is a whole number and
+            the same for every input; else NaN.
+        statistics: its state.
+    """
+
+    site: Site
+    shape: Shape
+    decimation: float
+    statistics: SiteStatistics
+
+    @property
+    def channels(self) -> int:
+        """Number of channels."""
+        return int(self.statistics.output.ac_power.shape[0])
+
+    def mergeable(self, other: "SiteRecord") -> str | None:
+        """Why `other` can't be merged into this, or None if it can."""
+        if self.channels != other.channels:
+            return f"{self.channels} channels, then {other.channels}"
+        if len(self.shape) != len(other.shape):
+            return f"{len(self.shape) - 1} axes of time or space, then {len(other.shape) - 1}"
+        return None
+
+    def merge(self, other: "SiteRecord") -> "SiteRecord":
+        """Both together. The caller has asked :meth:`mergeable`."""
+        return SiteRecord(
+            self.site,
+            tuple(a if a == b else None for a, b in zip(self.shape, other.shape, strict=True)),
+            self.decimation if self.decimation == other.decimation else math.nan,
+            self.statistics.merge(other.statistics),
+        )
+
+
+@dataclass(frozen=True)
+class Recording:
+    """The sites that fired, in the order of their first call, and every rectifier found.
+
+    Attributes:
+        fs: samples per second of the model's input, or None: frequencies in cycles per sample.
+        records: by site name.
+        found: rectifiers of the model by qualified name.
+    """
+
+    fs: float | None
+    records: Mapping[str, SiteRecord]
+    found: Mapping[str, Found]
+
+    def merge(self, other: "Recording") -> "Recording":
+        """Both recordings as one, as if one recorder had seen both data sets.
+
+        Raises:
+            RequestError: they differ in `fs`, or in a site's channels or axes.
+        """
+        if self.fs != other.fs:
+            raise RequestError(f"recordings at fs={self.fs} and fs={other.fs} can't be merged")
+        records = dict(self.records)
+        for name, record in other.records.items():
+            if name not in records:
+                records[name] = record
+                continue
+            if reason := records[name].mergeable(record):
+                raise RequestError(f"recordings differ at {name}: {reason}")
+            records[name] = records[name].merge(record)
+        found = dict(self.found)
+        for name, row in other.found.items():
+            mine = found.get(name)
+            found[name] = row if mine is None else replace(mine, fired=mine.fired + row.fired)
+        return Recording(self.fs, records, found)

@@ -1,0 +1,83 @@
+"""`Specimen`: a model with data to look at it on; and how adapters that make them are found."""
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from spectroscope.errors import RequestError
+
+GROUP = "spectroscope.adapters"
+
+
+@dataclass(frozen=True)
+class Specimen:
+    """A model, inputs for it, and what one has to know to read the result.
+
+    Attributes:
+        name: as on the command line.
+        description: one line: what it is and does.
+        license: of the weights and data, as an SPDX expression.
+        model: in eval mode.
+        inputs: batches; ``model(batch)`` runs one.
+        n_inputs: number of inputs in all batches.
+        fs: samples per second of a 1-D input; None: frequencies in cycles per sample.
+        metric: from the outputs of all inputs, concatenated, to named numbers; each name says
+            what it is, over what, and the unit.
+        f0: ``[n_inputs]``, fundamental of each input in Hz, where it is known.
+        per_minute: show frequencies per minute (BPM) rather than per second (Hz).
+        showpiece: a site whose spectra are worth a picture.
+    """
+
+    name: str
+    description: str
+    license: str
+    model: nn.Module
+    inputs: Iterable[Tensor]
+    n_inputs: int
+    fs: float | None = None
+    metric: Callable[[Tensor], Mapping[str, float]] | None = None
+    f0: NDArray[np.float64] | None = None
+    per_minute: bool = False
+    showpiece: str | None = None
+
+
+def adapters() -> dict[str, EntryPoint]:
+    """Entry points of the group ``spectroscope.adapters``, by the name of what they make.
+
+    Each leads to a function ``(**options) -> Specimen`` whose docstring's first line says what
+    that is.
+    """
+    return {entry.name: entry for entry in sorted(entry_points(group=GROUP))}
+
+
+def specimen(name: str, **options: object) -> Specimen:
+    """The specimen called `name`.
+
+    Args:
+        name: of an installed adapter, such as ``"kid-ppg"``.
+        options: what its adapter takes; an option that is None counts as not given.
+
+    Raises:
+        RequestError: no adapter has that name, or it doesn't take one of the options, or it
+            can't make the specimen (its message says why).
+    """
+    found = adapters()
+    if name not in found:
+        near = difflib.get_close_matches(name, found, n=3, cutoff=0.4) or list(found)
+        raise RequestError(f"unknown specimen {name!r}; the nearest are: {', '.join(near)}")
+    make = found[name].load()
+    given = {key: value for key, value in options.items() if value is not None}
+    takes = inspect.signature(make).parameters
+    if unknown := [key for key in given if key not in takes]:
+        raise RequestError(
+            f"{name} doesn't take {', '.join(unknown)}; it takes {', '.join(takes) or 'no options'}"
+        )
+    made = make(**given)
+    assert isinstance(made, Specimen)
+    return made

@@ -1,0 +1,112 @@
+"""A recording as one file of arrays (NumPy's npz), readable without running anything in it."""
+
+import json
+import math
+import zipfile
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from spectroscope.capture import Found, Site
+from spectroscope.dsp.moments import Moments
+from spectroscope.errors import RequestError
+from spectroscope.recording import Recording, SiteRecord
+from spectroscope.statistics import SideStatistics, SiteStatistics
+
+FORMAT = 1
+
+Arrays = dict[str, NDArray[np.generic]]
+
+
+def write(recording: Recording, path: Path) -> None:
+    """Write `recording` to the file `path`."""
+    arrays: Arrays = {}
+    sites = []
+    for number, record in enumerate(recording.records.values()):
+        decimation = None if math.isnan(record.decimation) else record.decimation
+        sites.append(
+            {"site": record.site._asdict(), "shape": record.shape, "decimation": decimation}
+        )
+        for side in ("input", "output"):
+            for name, array in _side_arrays(getattr(record.statistics, side)).items():
+                arrays[f"{number}.{side}.{name}"] = array
+    header = {
+        "format": FORMAT,
+        "fs": recording.fs,
+        "sites": sites,
+        "found": [asdict(found) for found in recording.found.values()],
+    }
+    with path.open("wb") as file:
+        np.savez(file, header=np.array(json.dumps(header)), **arrays)
+
+
+def read(path: Path) -> Recording:
+    """Read what :func:`write` wrote; the tensors are on the CPU.
+
+    Raises:
+        RequestError: there is no such file, or it isn't a recording that this version knows.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            header = json.loads(str(arrays["header"]))
+            if header["format"] != FORMAT:
+                raise RequestError(
+                    f"{path} has format {header['format']}; this version reads {FORMAT}"
+                )
+            records = [
+                SiteRecord(
+                    Site(**entry["site"]),
+                    tuple(entry["shape"]),
+                    math.nan if entry["decimation"] is None else entry["decimation"],
+                    SiteStatistics(_side(arrays, f"{n}.input."), _side(arrays, f"{n}.output.")),
+                )
+                for n, entry in enumerate(header["sites"])
+            ]
+            found = [Found(**row) for row in header["found"]]
+    except OSError as error:
+        raise RequestError(f"cannot read {path}: {error.strerror or error}") from error
+    except (KeyError, TypeError, AttributeError, ValueError, zipfile.BadZipFile) as error:
+        if isinstance(error, RequestError):
+            raise
+        raise RequestError(f"{path} is not a saved report ({error})") from error
+    return Recording(
+        header["fs"],
+        {record.site.name: record for record in records},
+        {row.module: row for row in found},
+    )
+
+
+def _side_arrays(side: SideStatistics) -> Arrays:
+    arrays: Arrays = {
+        "inputs": np.array(side.inputs),
+        "length": np.array(-1 if side.length is None else side.length),
+        "dc": torch.stack(side.dc).cpu().numpy(),
+        "dc_by_value": torch.stack(side.dc_by_value).cpu().numpy(),
+    }
+    for name in ("ac_power", "active", "nonfinite", "spectrum", "spectrum_inputs"):
+        tensor = getattr(side, name)
+        if tensor is not None:
+            arrays[name] = tensor.cpu().numpy()
+    return arrays
+
+
+def _side(arrays: np.lib.npyio.NpzFile, prefix: str) -> SideStatistics:
+    def tensor(name: str) -> Tensor:
+        return torch.from_numpy(arrays[prefix + name])
+
+    length = int(arrays[prefix + "length"])
+    return SideStatistics(
+        inputs=int(arrays[prefix + "inputs"]),
+        length=None if length < 0 else length,
+        dc=Moments(*tensor("dc")),
+        dc_by_value=Moments(*tensor("dc_by_value")),
+        ac_power=tensor("ac_power"),
+        active=tensor("active"),
+        nonfinite=tensor("nonfinite"),
+        spectrum=tensor("spectrum") if prefix + "spectrum" in arrays else None,
+        spectrum_inputs=tensor("spectrum_inputs"),
+    )
