@@ -25,7 +25,7 @@ _PUBLIC = {
     "specimen": "spectroscope.specimens",
     "theory": "spectroscope.dsp",
 }
-__all__ = list(_PUBLIC)  # noqa: PLE0604
+__all__ = list(_PUBLIC)
 
 
 def __getattr__(name: str) -> Any:

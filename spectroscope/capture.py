@@ -161,9 +161,7 @@ class Capture:
                 hooks.callback(
                     module.register_forward_pre_hook(self._enter, with_kwargs=True).remove
                 )
-                hooks.callback(
-                    module.register_forward_hook(self._leave, always_call=True).remove
-                )
+                hooks.callback(module.register_forward_hook(self._leave, always_call=True).remove)
             for name, module in self._rectifiers.items():
                 before, after = partial(self._before, name), partial(self._after, name)
                 hooks.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)

@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     inspect = commands.add_parser("inspect", help="run a specimen and report on its ReLUs")
     inspect.add_argument("specimen", metavar="SPECIMEN", help="see `spectroscope list`")
     inspect.add_argument("--out", metavar="DIR", help="write tables, report and figure there")
-    inspect.add_argument("--weights", metavar="PATH", help="weights, or the wheel that holds them, on this machine")
+    inspect.add_argument("--weights", metavar="PATH", help="weights file, or the wheel with them")
     inspect.set_defaults(run=_inspect)
     arguments = parser.parse_args(argv)
     try:

@@ -18,6 +18,7 @@ def spectra(
     *,
     channels: Sequence[int] = range(16),
     f0: NDArray[np.float64] | None = None,
+    f0_name: str = "f0",
     per_minute: bool = False,
     title: str | None = None,
 ) -> Figure:
@@ -28,6 +29,7 @@ def spectra(
         channels: which channels; those that the site doesn't have are left out.
         f0: fundamental of each input, in Hz, to be marked: a line at the median, a band over
             the range.
+        f0_name: what that is, for the legend.
         per_minute: show frequencies in BPM instead of Hz. Takes `freq_unit` Hz.
         title: above the panels; None: the site's name.
 
@@ -58,12 +60,16 @@ def spectra(
             if f0 is not None:
                 low, middle, high = np.nanquantile(f0, [0, 0.5, 1]) * scale
                 axes.axvspan(low, high, color="0.5", alpha=0.25, lw=0)
-                axes.axvline(middle, color="0.3", lw=1, ls="--", label="f0: median and range")
+                axes.axvline(
+                    middle, color="0.3", lw=1, ls="--", label=f"median and range of {f0_name}"
+                )
             axes.set(yscale="log", title=f"channel {channel}")
+            axes.margins(x=0.03)
         for axes in list(grid.flat)[len(shown) :]:
             axes.remove()
+        for axes in grid[-1]:
+            axes.set_xlabel(f"frequency ({unit})")
+        figure.supylabel("power (activation², per bin)", fontsize="medium")
     figure.suptitle(title if title is not None else f"{sites[0]}: power spectra")
-    figure.supxlabel(f"frequency ({unit})")
-    figure.supylabel("power (activation², per bin)")
     figure.legend(*grid.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure

@@ -41,7 +41,8 @@ COLUMNS = {
     "channel": Column("", "channel of the activation [N, C, ...], from 0"),
     "channels": Column("", "number of channels"),
     "shape": Column("", "of one input's activation, (C, ...); None where inputs differ"),
-    "fs": Column("Hz", "sampling rate at the site: fs over decimation (1/sample if fs isn't given)"),
+    "fs": Column("Hz", "sampling rate at the site: fs over decimation (samples of the site per "
+                       "sample of the model's input if fs isn't given)"),
     "nyquist": Column("Hz", "fs / 2 (cycles/sample of the model's input if fs isn't given)"),
     "decimation": Column("1", "length of the model's input over the site's, if that is one whole "
                               "number; else NaN, as for a site without a time or space axis"),
@@ -174,8 +175,9 @@ class Report:
         return Report(self._recording.merge(other._recording))
 
     def _spectra(self, record: SiteRecord) -> Iterator[pd.DataFrame]:
-        physical = self._recording.fs is not None and not math.isnan(record.decimation)
-        fs = self._recording.fs / record.decimation if physical else 1.0
+        fs, unit = 1.0, "cycles/sample"
+        if self._recording.fs is not None and not math.isnan(record.decimation):
+            fs, unit = self._recording.fs / record.decimation, "Hz"
         for side in ("in", "out"):
             statistics = _side(record, side)
             if statistics.spectrum is None or statistics.length is None:
@@ -189,7 +191,7 @@ class Report:
                     "channel": np.repeat(np.arange(channels), bins),
                     "side": side,
                     "freq": np.tile(np.arange(bins) * fs / statistics.length, channels),
-                    "freq_unit": "Hz" if physical else "cycles/sample",
+                    "freq_unit": unit,
                     "power": power.ravel(),
                 }
             )
@@ -214,7 +216,7 @@ def _side(record: SiteRecord, side: str) -> SideStatistics:
 
 
 def _numpy(tensor: Tensor) -> Floats:
-    return np.array(tensor.cpu(), np.float64)
+    return tensor.cpu().numpy().astype(np.float64)
 
 
 class _Powers(NamedTuple):
@@ -226,7 +228,8 @@ class _Powers(NamedTuple):
 
     @classmethod
     def of(cls, state: SideStatistics) -> "_Powers":
-        count, mean, m2 = map(_numpy, state.dc_by_value)
+        dc = state.dc_by_value
+        count, mean, m2 = map(_numpy, (dc.weight, dc.mean, dc.m2))
         count[count == 0] = np.nan
         return cls(mean * count / count, m2 / count, _numpy(state.ac_power) / count)
 
@@ -236,12 +239,12 @@ def _by_channel(record: SiteRecord) -> dict[str, Floats]:
     before, after = record.statistics
     powers_in, powers_out = _Powers.of(before), _Powers.of(after)
     dc_power = powers_out.dc_variance + np.square(powers_out.mean)
-    values, inputs, _, m2 = map(_numpy, (after.dc_by_value.count, *after.dc))
+    values, inputs = map(_numpy, (after.dc_by_value.weight, after.dc.weight))
     with np.errstate(invalid="ignore"):  # 0/0: no input with a finite value, an all-zero output
         columns = {
             "dc_in": powers_in.mean,
             "dc_out": powers_out.mean,
-            "dc_out_std": np.sqrt(m2 / inputs),
+            "dc_out_std": np.sqrt(_numpy(after.dc.m2) / inputs),
             "ac_rms_in": np.sqrt(powers_in.ac),
             "ac_rms_out": np.sqrt(powers_out.ac),
             "active_fraction": _numpy(after.active) / values,

@@ -58,6 +58,7 @@ def export(specimen: Specimen, report: Report, folder: Path) -> None:
             figure = plots.spectra(
                 report.spectra(specimen.showpiece),
                 f0=specimen.f0,
+                f0_name=specimen.f0_name,
                 per_minute=specimen.per_minute,
                 title=f"{specimen.name}: power spectra at {specimen.showpiece}",
             )

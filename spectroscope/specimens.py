@@ -30,6 +30,7 @@ class Specimen:
         metric: from the outputs of all inputs, concatenated, to named numbers; each name says
             what it is, over what, and the unit.
         f0: ``[n_inputs]``, fundamental of each input in Hz, where it is known.
+        f0_name: what that fundamental is.
         per_minute: show frequencies per minute (BPM) rather than per second (Hz).
         showpiece: a site whose spectra are worth a picture.
     """
@@ -43,6 +44,7 @@ class Specimen:
     fs: float | None = None
     metric: Callable[[Tensor], Mapping[str, float]] | None = None
     f0: NDArray[np.float64] | None = None
+    f0_name: str = "f0"
     per_minute: bool = False
     showpiece: str | None = None
 

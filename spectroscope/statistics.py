@@ -125,9 +125,7 @@ def unrecordable(x: Tensor) -> str | None:
     return None
 
 
-def _chunks(
-    samples: int, channels: int, length: int, budget: int
-) -> Iterator[tuple[slice, slice]]:
+def _chunks(samples: int, channels: int, length: int, budget: int) -> Iterator[tuple[slice, slice]]:
     """Slices over the samples, and over the channels where one sample alone exceeds `budget`."""
     c_step = max(1, min(channels, budget // length))
     n_step = max(1, budget // (length * channels))

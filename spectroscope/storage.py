@@ -5,10 +5,10 @@ import math
 import zipfile
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from spectroscope.capture import Found, Site
@@ -19,7 +19,7 @@ from spectroscope.statistics import SideStatistics, SiteStatistics
 
 FORMAT = 1
 
-Arrays = dict[str, NDArray[np.generic]]
+Arrays = dict[str, Any]
 
 
 def write(recording: Recording, path: Path) -> None:
@@ -41,7 +41,7 @@ def write(recording: Recording, path: Path) -> None:
         "found": [asdict(found) for found in recording.found.values()],
     }
     with path.open("wb") as file:
-        np.savez(file, header=np.array(json.dumps(header)), **arrays)
+        np.savez(file, allow_pickle=False, header=np.array(json.dumps(header)), **arrays)
 
 
 def read(path: Path) -> Recording:
@@ -69,7 +69,7 @@ def read(path: Path) -> Recording:
             found = [Found(**row) for row in header["found"]]
     except OSError as error:
         raise RequestError(f"cannot read {path}: {error.strerror or error}") from error
-    except (KeyError, TypeError, AttributeError, ValueError, zipfile.BadZipFile) as error:
+    except (EOFError, KeyError, TypeError, AttributeError, ValueError, zipfile.BadZipFile) as error:
         if isinstance(error, RequestError):
             raise
         raise RequestError(f"{path} is not a saved report ({error})") from error

@@ -13,35 +13,51 @@ from torch import Tensor
 
 
 class Moments(NamedTuple):
-    """Weighted count, mean and M2 of a stream of numbers, per channel.
+    """Weight, mean and M2 of a stream of numbers, per channel.
+
+    The mean is kept as pivot + offset: where numbers near 1e4 differ by 0.1, the differences
+    between means, of which M2 is built, would lose five digits to rounding otherwise.
 
     Attributes:
-        count: ``[C]``, the sum of the weights.
-        mean: ``[C]``, in the unit of the numbers; 0 where `count` is 0.
-        m2: ``[C]``, sum of weight × (number − mean)², in the square of that unit.
+        weight: ``[C]``, the sum of the weights.
+        pivot: ``[C]``, a number near the mean.
+        offset: ``[C]``, the mean less the pivot.
+        m2: ``[C]``, sum of weight × (number − mean)², in the square of the numbers' unit.
     """
 
-    count: Tensor
-    mean: Tensor
+    weight: Tensor
+    pivot: Tensor
+    offset: Tensor
     m2: Tensor
 
     @classmethod
     def of(cls, values: Tensor, weights: Tensor) -> "Moments":
-        """Moments over the first axis of float64 `values` ``[N, C]`` with `weights` ``[N, C]``."""
-        count = weights.sum(0)
-        mean = (weights * values).sum(0) / count.clamp(min=1)
-        return cls(count, mean, (weights * (values - mean).square()).sum(0))
+        """Moments over the first axis of float64 `values` ``[N, C]`` with `weights` ``[N, C]``.
+
+        Weights are whole numbers: how often each value counts.
+        """
+        weight = weights.sum(0)
+        pivot = (weights * values).sum(0) / weight.clamp(min=1)
+        offset = (weights * (values - pivot)).sum(0) / weight.clamp(min=1)
+        return cls(weight, pivot, offset, (weights * (values - pivot - offset).square()).sum(0))
+
+    @property
+    def mean(self) -> Tensor:
+        """``[C]``, in the unit of the numbers; 0 where `weight` is 0."""
+        return self.pivot + self.offset
 
     def merge(self, other: "Moments") -> "Moments":
         """Moments of both streams together."""
-        count = self.count + other.count
-        # A channel that has seen nothing on either side stays at count 0, mean 0, M2 0.
-        share = other.count / count.clamp(min=1)
-        delta = other.mean - self.mean
+        weight = self.weight + other.weight
+        divisor = weight.clamp(min=1)  # a channel that neither has seen stays at 0
+        pivot = self.pivot.where(self.weight > 0, other.pivot)
+        mine, theirs = (m.offset + (m.pivot - pivot) for m in (self, other))
+        between = (theirs - mine).square() * (self.weight * (other.weight / divisor))
         return Moments(
-            count,
-            self.mean + delta * share,
-            self.m2 + other.m2 + delta.square() * self.count * share,
+            weight,
+            pivot,
+            (self.weight * mine + other.weight * theirs) / divisor,
+            self.m2 + other.m2 + between,
         )
 
 
@@ -49,14 +65,14 @@ class RowMoments(NamedTuple):
     """What :func:`row_moments` finds in each row, all float64 and of the rows' shape.
 
     Attributes:
-        count: number of finite values.
+        finite: number of finite values.
         mean: their mean; 0 where there are none.
         m2: sum of their squared deviations from that mean.
         positive: number of them that are > 0.
         centered: ``[..., T]``, the values less their mean, 0 where a value isn't finite.
     """
 
-    count: Tensor
+    finite: Tensor
     mean: Tensor
     m2: Tensor
     positive: Tensor

@@ -22,7 +22,7 @@ def power_spectrum(x: Tensor) -> Tensor:
     """
     length = x.shape[-1]
     spectrum = torch.fft.rfft(x, norm="forward")
-    power = spectrum.real.square() + spectrum.imag.square()
+    power: Tensor = spectrum.real.square() + spectrum.imag.square()
     # Each bin stands for its negative frequency too, but for DC and, at even length, Nyquist.
     power[..., 1 : (length + 1) // 2] *= 2
     return power

@@ -35,4 +35,5 @@ def gaussian_dc(mean: ArrayLike, std: ArrayLike) -> NDArray[np.float64]:
     z = np.divide(mu, sigma, out=np.zeros_like(mu), where=sigma > 0)
     with np.errstate(over="ignore"):  # z² may overflow: φ is then 0, as it should be
         density = np.exp(-0.5 * np.square(z)) / np.sqrt(2 * np.pi)
-    return np.where(sigma == 0, np.maximum(mu, 0.0), sigma * density + mu * ndtr(z))
+    dc: NDArray[np.float64] = sigma * density + mu * ndtr(z)
+    return np.where(sigma == 0, np.maximum(mu, 0.0), dc)

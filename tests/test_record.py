@@ -1,0 +1,509 @@
+"""`record` and the frames of its report, against brute force; and that looking changes nothing."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.signal
+import torch
+from torch import nn
+
+import spectroscope
+
+
+class Twice(nn.Module):
+    """One in-place ReLU called twice a forward, the second time on another shape."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv1d(2, 3, 5, padding=2)
+        self.norm = nn.BatchNorm1d(3)
+        self.relu = nn.ReLU(inplace=True)
+        self.pool = nn.AvgPool1d(2)
+
+    def forward(self, x):
+        x = self.relu(self.norm(self.conv(x)))
+        x = self.relu(self.pool(x) - 0.5)
+        return x
+
+
+def pre_activations(x):
+    """A model that hands `x` itself to its ReLU."""
+    return nn.Sequential(nn.Identity(), nn.ReLU()), x
+
+
+def brute_force(x, y):
+    """The columns of `dc()` for one channel from ``[N, T]`` input and output values."""
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    own = y.mean(1)
+    return {
+        "dc_in": x.mean(),
+        "dc_out": y.mean(),
+        "dc_out_std": own.std(),
+        "ac_rms_in": np.sqrt(((x - x.mean(1, keepdims=True)) ** 2).mean()),
+        "ac_rms_out": np.sqrt(((y - own[:, None]) ** 2).mean()),
+        "active_fraction": (y > 0).mean(),
+        "dc_fraction": (own**2).mean() / (y**2).mean(),
+        "dc_gaussian": spectroscope.theory.gaussian_dc(x.mean(), x.std()),
+    }
+
+
+@pytest.mark.parametrize("shape", [(7, 3, 33), (5, 3, 6, 7), (2, 3, 2, 3, 4), (9, 3)])
+@pytest.mark.parametrize("offset", [0.0, 1e4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+def test_dc_is_brute_force(shape, offset, dtype):
+    x = (offset + torch.randn(shape)).to(dtype)
+    model = nn.ReLU()
+    with spectroscope.record(model) as recorder:
+        y = model(x)
+    table = recorder.report().dc()
+    assert len(table) == 3
+    for channel, row in table.iterrows():
+        expected = (
+            brute_force(*(t.double()[:, channel].flatten(1).numpy() for t in (x, y)))
+            if x.dim() > 2
+            else brute_force(*(t.double()[:, [channel]].numpy() for t in (x, y)))
+        )
+        for column, value in expected.items():
+            assert row[column] == pytest.approx(value, rel=1e-11, abs=1e-300), column
+        assert row["n_samples"] == shape[0]
+        assert row["nonfinite"] == 0
+
+
+def test_a_site_without_a_time_axis_has_dc_and_no_ac():
+    model = nn.ReLU()
+    with spectroscope.record(model) as recorder:
+        model(torch.randn(50, 4).abs())
+    table = recorder.report().dc()
+    assert (table["ac_rms_in"] == 0).all()
+    assert (table["ac_rms_out"] == 0).all()
+    assert (table["dc_fraction"] == 1).all()
+    assert (table["dc_out_std"] > 0).all()
+
+
+def test_a_gaussian_input_has_the_dc_of_theory():
+    x = torch.randn(64, 2, 4096) * 2 - 0.7
+    model = nn.ReLU()
+    with spectroscope.record(model) as recorder:
+        model(x)
+    table = recorder.report().dc()
+    # Monte Carlo: 262,144 values of standard deviation about 1 give the mean to about 0.2 %.
+    np.testing.assert_allclose(table["dc_out"], table["dc_gaussian"], rtol=0.01)
+
+
+def test_a_cosine_has_the_dc_of_theory():
+    time = torch.arange(1000, dtype=torch.float64) / 1000
+    x = 3 * torch.cos(2 * torch.pi * 10 * time + 0.1).expand(2, 1, -1)
+    model = nn.ReLU()
+    with spectroscope.record(model, fs=1000.0) as recorder:
+        model(x)
+    report = recorder.report()
+    assert report.dc()["dc_out"].item() == pytest.approx(3 / math.pi, rel=1e-3)
+    power = report.spectra().set_index(["side", "freq"])["power"]
+    assert power["in", 10.0] == pytest.approx(9 / 2, rel=1e-12)
+    # ½x is kept; |x| has the even harmonics 2A/(π(n² − 1)) and no odd ones. The harmonics above
+    # Nyquist (500 Hz) fold back onto these at 10⁻³ of the amplitude.
+    assert power["out", 10.0] == pytest.approx((3 / 2) ** 2 / 2, rel=1e-12)
+    assert power["out", 20.0] == pytest.approx((2 * 3 / (math.pi * 3)) ** 2 / 2, rel=1e-2)
+    assert power["out", 30.0] < 1e-20
+
+
+def test_relu6_has_its_own_gaussian_dc():
+    x = torch.randn(64, 1, 4096) * 4 + 3
+    model = nn.ReLU6()
+    with spectroscope.record(model) as recorder:
+        model(x)
+    row = recorder.report().dc().iloc[0]
+    assert row["kind"] == "ReLU6"
+    assert row["dc_out"] == pytest.approx(row["dc_gaussian"], rel=0.01)
+
+
+@pytest.mark.parametrize("sizes", [(1,) * 40, (7, 7, 7, 7, 7, 5), (40,)])
+def test_any_split_gives_the_same_tables(sizes):
+    x = 1e4 + torch.randn(40, 6, 77)
+    x[3, 0, 5] = torch.nan
+    model = nn.ReLU()
+    with spectroscope.record(model, fs=32) as whole:
+        model(x)
+    with spectroscope.record(model, fs=32) as split:
+        for batch in x.split(sizes):
+            model(batch)
+    expected, found = whole.report(), split.report()
+    for name in ("dc", "sites", "spectra"):
+        pd.testing.assert_frame_equal(
+            getattr(found, name)(), getattr(expected, name)(), rtol=1e-12, atol=0
+        )
+
+
+def test_reports_merge_in_any_grouping():
+    x = 5 + torch.randn(12, 3, 20)
+    model = nn.ReLU()
+
+    def report(batch):
+        with spectroscope.record(model) as recorder:
+            model(batch)
+        return recorder.report()
+
+    a, b, c = map(report, x.split([2, 9, 1]))
+    for merged in (a.merge(b).merge(c), a.merge(b.merge(c)), c.merge(a).merge(b)):
+        pd.testing.assert_frame_equal(merged.dc(), report(x).dc(), rtol=1e-12, atol=0)
+        assert merged.coverage()["fired"].item() == 3
+    assert a.dc()["n_samples"].eq(2).all()  # merging changes neither
+
+
+def test_an_in_place_relu_is_seen_before_it_overwrites():
+    model, x = Twice().eval(), torch.randn(4, 2, 64)
+    with torch.no_grad():
+        before = model.norm(model.conv(x))
+        first = before.relu()
+        second = model.pool(first) - 0.5
+        with spectroscope.record(model) as recorder:
+            model(x)
+    dc = recorder.report().dc().set_index(["site", "channel"])
+    for channel in range(3):
+        for site, tensor in (("relu#0", before), ("relu#1", second)):
+            of_channel = tensor[:, channel].double()
+            assert dc.loc[(site, channel), "dc_in"] == pytest.approx(
+                of_channel.mean().item(), rel=1e-12
+            )
+            assert dc.loc[(site, channel), "dc_out"] == pytest.approx(
+                of_channel.relu().mean().item(), rel=1e-12
+            )
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_outputs_and_gradients_are_the_same_to_the_bit(train):
+    model = Twice().train(train)
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    x = torch.randn(4, 2, 64, requires_grad=True)
+
+    def run():
+        model.load_state_dict(state)
+        model.zero_grad()
+        x.grad = None
+        y = model(x)
+        y.square().sum().backward()
+        return [y, x.grad, *(p.grad for p in model.parameters()), *model.buffers()]
+
+    def copies():
+        return [tensor.detach().clone() for tensor in run()]
+
+    before = copies()
+    with spectroscope.record(model):
+        during = copies()
+    after = copies()
+    for a, b, c in zip(before, during, after, strict=True):
+        assert torch.equal(a, b)
+        assert torch.equal(a, c)
+
+
+def hooks_of(model):
+    return [
+        hook
+        for module in model.modules()
+        for hooks in (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks)
+        for hook in hooks.values()
+    ]
+
+
+class Failing(nn.Module):
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+        self.relu = nn.ReLU()
+
+    def forward(self, x):
+        if self.error is not None:
+            raise self.error
+        return self.relu(x)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no"), KeyboardInterrupt()])
+def test_no_hook_of_ours_is_left_and_none_of_others_taken(error):
+    def theirs(module, args):
+        return None
+
+    model = nn.Sequential(nn.ReLU(), Failing(error))
+    model[0].register_forward_pre_hook(theirs)
+    with pytest.raises(type(error)), spectroscope.record(model):
+        assert len(hooks_of(model)) > 1
+        model(torch.randn(2, 3, 4))
+    assert hooks_of(model) == [theirs]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no"), KeyboardInterrupt()])
+def test_calls_are_counted_from_zero_after_a_forward_that_failed(error):
+    model = nn.Sequential(nn.ReLU(), Failing(error))
+    with spectroscope.record(model) as recorder:
+        with pytest.raises(type(error)):
+            model(torch.randn(2, 3, 4))
+        model[1].error = None
+        model(torch.randn(2, 3, 4))
+    sites = recorder.report().sites().set_index("site")
+    assert sites["n_samples"].to_dict() == {"0#0": 4, "1.relu#0": 2}
+
+
+def test_a_part_of_the_model_called_by_itself_counts_its_own_calls():
+    model = nn.Sequential(nn.Sequential(nn.Identity(), nn.ReLU()), nn.ReLU())
+    with spectroscope.record(model) as recorder:
+        for _ in range(3):
+            model[0](torch.randn(2, 3, 4))
+            model[1](torch.randn(2, 3, 4))
+    sites = recorder.report().sites().set_index("site")
+    assert sites["n_samples"].to_dict() == {"0.1#0": 6, "1#0": 6}
+
+
+def test_an_input_given_by_keyword_is_seen():
+    model = nn.ReLU()
+    with spectroscope.record(model) as recorder:
+        model(input=torch.ones(2, 1, 3))
+    assert recorder.report().dc()["dc_in"].item() == 1
+
+
+def test_a_recorder_can_be_entered_again_but_not_while_it_records():
+    model = nn.ReLU()
+    recorder = spectroscope.record(model)
+    for _ in range(2):
+        with recorder:
+            model(torch.ones(2, 1, 3))
+            with pytest.raises(RuntimeError, match="already recording"):
+                recorder.__enter__()
+    assert recorder.report().dc()["n_samples"].item() == 4
+    assert hooks_of(model) == []
+
+
+def test_nonfinite_values_are_counted_and_kept_out():
+    x = torch.randn(6, 2, 50)
+    x[1, 0, :3] = torch.tensor([torch.nan, torch.inf, -torch.inf])
+    x[4, 1] = torch.nan
+    model = nn.ReLU()
+    with spectroscope.record(model) as recorder:
+        y = model(x)
+    report = recorder.report()
+    dc = report.dc()
+    assert dc["nonfinite"].tolist() == [3, 50]
+    assert dc["nonfinite_out"].tolist() == [2, 50]  # ReLU(−Inf) is 0
+    for channel in range(2):
+        finite_in = x[:, channel][x[:, channel].isfinite()].double()
+        finite_out = y[:, channel][y[:, channel].isfinite()].double()
+        assert dc["dc_in"][channel] == pytest.approx(finite_in.mean().item(), rel=1e-12)
+        assert dc["dc_out"][channel] == pytest.approx(finite_out.mean().item(), rel=1e-12)
+        active = (finite_out > 0).double().mean().item()
+        assert dc["active_fraction"][channel] == pytest.approx(active, rel=1e-12)
+        own = [row[row.isfinite()].double().mean().item() for row in y[:, channel]]
+        expected = np.nanstd(own)
+        assert dc["dc_out_std"][channel] == pytest.approx(expected, rel=1e-12)
+    # The spectrum is that of the inputs that are finite throughout.
+    power = report.spectra().query("channel == 0 and side == 'in'")["power"]
+    rest = x[[0, 2, 3, 4, 5], 0].double().numpy()
+    _, expected = scipy.signal.periodogram(rest, scaling="spectrum", detrend=False)
+    np.testing.assert_allclose(power, expected.mean(0), rtol=1e-9)
+
+
+def test_empty_batches_count_nothing():
+    model = nn.ReLU()
+    with spectroscope.record(model) as recorder:
+        model(torch.empty(0, 3, 8))
+        model(torch.empty(2, 3, 0))
+        assert recorder.report().dc().empty
+        model(torch.ones(2, 3, 8))
+    assert recorder.report().dc()["n_samples"].tolist() == [2, 2, 2]
+
+
+def test_a_channel_that_is_always_off_has_no_dc_fraction():
+    model = nn.ReLU()
+    with spectroscope.record(model) as recorder:
+        model(-torch.ones(2, 1, 8))
+    row = recorder.report().dc().iloc[0]
+    assert row["active_fraction"] == 0
+    assert math.isnan(row["dc_fraction"])
+
+
+def test_long_signals_and_many_channels_are_reduced_in_pieces():
+    x = torch.randn(2, 3, 300_000)
+    model = nn.ReLU()
+    with spectroscope.record(model) as recorder:
+        model(x)
+    report = recorder.report()
+    np.testing.assert_allclose(report.dc()["dc_in"], x.double().mean((0, 2)), rtol=1e-9)
+    _, expected = scipy.signal.periodogram(x.double().numpy(), scaling="spectrum", detrend=False)
+    power = report.spectra().query("side == 'in'")["power"].to_numpy().reshape(3, -1)
+    np.testing.assert_allclose(power, expected.mean(0), rtol=1e-9, atol=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("select", "sites"),
+    [
+        ("0", ["0#0"]),
+        ("*", ["0#0", "1.0#0", "1.0#1"]),
+        ("1.*#1", ["1.0#1"]),
+        (["0", "*#1"], ["0#0", "1.0#1"]),
+        (lambda name, module: name.startswith("1"), ["1.0#0", "1.0#1"]),
+    ],
+)
+def test_select(select, sites):
+    shared = nn.ReLU()
+    model = nn.Sequential(nn.ReLU(), nn.Sequential(shared, shared))
+    with spectroscope.record(model, select=select) as recorder:
+        model(torch.randn(2, 3, 4))
+    report = recorder.report()
+    assert report.sites()["site"].tolist() == sites
+    coverage = report.coverage().set_index("module")
+    assert coverage["fired"].to_dict() == {"0": 1, "1.0": 2}
+
+
+def test_select_that_fits_nothing_names_what_there_is():
+    with pytest.raises(spectroscope.RequestError, match=r"fits none of the 1 rectifiers .* 0"):
+        spectroscope.record(nn.Sequential(nn.ReLU()), select="block*")
+
+
+def test_what_is_not_a_module_is_refused():
+    with pytest.raises(TypeError, match=r"nn\.Module, not builtin"):
+        spectroscope.record(torch.relu)
+    with pytest.raises(spectroscope.RequestError, match="fs=0"):
+        spectroscope.record(nn.ReLU(), fs=0)
+
+
+def test_coverage_tells_what_fired_and_what_can_not_be_seen():
+    class Partly(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.unused = nn.ReLU(), nn.ReLU()
+            self.scripted = torch.jit.script(nn.Sequential(nn.ReLU()))
+
+        def forward(self, x):
+            return self.scripted(self.used(x))
+
+    with pytest.warns(FutureWarning, match=r"torch\.jit\.script"):
+        model = Partly()
+    with (
+        pytest.warns(UserWarning, match=r"1 of Partly's rectifiers can't be recorded.*scripted"),
+        spectroscope.record(model) as recorder,
+    ):
+        model(torch.randn(2, 3, 4))
+    coverage = recorder.report().coverage().set_index("module")
+    assert coverage["status"].to_dict() == {
+        "used": "fired",
+        "unused": "never fired",
+        "scripted": "cannot be seen",
+    }
+    assert "TorchScript" in coverage.loc["scripted", "reason"]
+
+
+def test_a_model_without_rectifier_modules_is_said_to_have_none():
+    with (
+        pytest.warns(UserWarning, match="Linear has no nn.ReLU module"),
+        spectroscope.record(nn.Linear(2, 2)) as recorder,
+    ):
+        pass
+    report = recorder.report()
+    assert report.dc().empty
+    assert "dc_out" in report.dc()
+    assert report.sites().empty
+    assert "dc_out" in report.sites()
+
+
+@pytest.mark.parametrize(
+    ("tensor", "reason"),
+    [(torch.ones(3), "1-dimensional"), (torch.ones(2, 3, 4, device="meta"), "meta device")],
+)
+def test_what_can_not_be_reduced_is_reported_and_left_alone(tensor, reason):
+    model = nn.ReLU()
+    with pytest.warns(UserWarning, match=reason), spectroscope.record(model) as recorder:
+        model(tensor)
+    coverage = recorder.report().coverage()
+    assert coverage["status"].item() == "not recorded"
+    assert reason in coverage["reason"].item()
+
+
+def test_a_change_of_channels_is_reported_and_what_was_there_kept():
+    model = nn.ReLU()
+    with (
+        pytest.warns(UserWarning, match="3 channels, then 5"),
+        spectroscope.record(model) as recorder,
+    ):
+        model(torch.ones(2, 3, 8))
+        model(torch.ones(2, 5, 8))
+    assert recorder.report().dc()["n_samples"].tolist() == [2, 2, 2]
+
+
+def test_inputs_of_different_lengths_share_statistics_and_have_no_common_spectrum():
+    model = nn.ReLU()
+    short, long = torch.randn(2, 1, 10), torch.randn(3, 1, 30)
+    with spectroscope.record(model) as recorder:
+        model(short)
+        model(long)
+    report = recorder.report()
+    both = torch.cat([short.flatten(), long.flatten()]).double()
+    row = report.dc().iloc[0]
+    assert row["dc_in"] == pytest.approx(both.mean().item(), rel=1e-12)
+    own = torch.cat([short.double().relu().mean(2), long.double().relu().mean(2)])
+    assert row["dc_out_std"] == pytest.approx(own.std(correction=0).item(), rel=1e-12)
+    assert report.sites()["shape"].item() == (1, None)
+    with pytest.raises(spectroscope.RequestError, match="of one length"):
+        report.spectra()
+
+
+@pytest.mark.parametrize("length", [64, 65])
+def test_spectra_are_the_mean_of_scipys_periodograms(length):
+    x = 2 + torch.randn(5, 3, length)
+    model = nn.ReLU()
+    with spectroscope.record(model, fs=50.0) as recorder:
+        y = model(x)
+    table = recorder.report().spectra()
+    assert set(table["freq_unit"]) == {"Hz"}
+    for side, tensor in (("in", x), ("out", y)):
+        frequencies, expected = scipy.signal.periodogram(
+            tensor.double().numpy(), fs=50.0, scaling="spectrum", detrend=False
+        )
+        for channel in range(3):
+            rows = table[(table["side"] == side) & (table["channel"] == channel)]
+            np.testing.assert_allclose(rows["freq"], frequencies, rtol=1e-15)
+            np.testing.assert_allclose(rows["power"], expected.mean(0)[channel], rtol=1e-11)
+
+
+def test_spectra_select_and_refuse():
+    model = nn.Sequential(nn.ReLU(), nn.Flatten(), nn.ReLU())
+    with spectroscope.record(model) as recorder:
+        model(torch.randn(2, 3, 4))
+    report = recorder.report()
+    assert set(report.spectra()["site"]) == {"0#0"}
+    assert set(report.spectra("0")["freq_unit"]) == {"cycles/sample"}
+    with pytest.raises(spectroscope.RequestError, match=r"no spectra were recorded at 2#0"):
+        report.spectra("2")
+    with pytest.raises(spectroscope.RequestError, match=r"no site fits 'block'.* 0#0"):
+        report.spectra("block")
+
+
+def test_spectra_false_keeps_none():
+    model = nn.ReLU()
+    with spectroscope.record(model, spectra=False) as recorder:
+        model(torch.randn(2, 3, 4))
+    with pytest.raises(spectroscope.RequestError, match="spectra=True"):
+        recorder.report().spectra()
+
+
+@pytest.mark.parametrize(
+    ("shape", "decimation"),
+    [((2, 1, 64), 2.0), ((2, 64, 1), math.nan), ((2, 1, 63), math.nan), ((2, 128, 64), math.nan)],
+)
+def test_decimation_is_a_whole_ratio_of_lengths_or_unknown(shape, decimation):
+    channels = shape[1]
+    model = nn.Sequential(nn.Conv1d(channels, 4, 3, stride=2, padding=1), nn.ReLU())
+    with spectroscope.record(model, fs=100.0) as recorder:
+        model(torch.randn(shape))
+    row = recorder.report().sites().iloc[0]
+    expected = [decimation, 100 / decimation, 50 / decimation]
+    np.testing.assert_equal(row[["decimation", "fs", "nyquist"]].tolist(), expected)
+
+
+def test_every_column_is_described():
+    model = nn.ReLU()
+    with spectroscope.record(model) as recorder:
+        model(torch.randn(2, 3, 4))
+    report = recorder.report()
+    described = report.describe()
+    used = {c for name in ("dc", "sites", "spectra", "coverage") for c in getattr(report, name)()}
+    assert used == set(described["column"])
+    assert (described["definition"] != "").all()
