@@ -53,13 +53,14 @@ def _list(arguments: argparse.Namespace) -> None:
 
 
 def _inspect(arguments: argparse.Namespace) -> None:
-    from spectroscope import run
     from spectroscope.files import output_folder
     from spectroscope.specimens import specimen
 
     # The folder is opened first: that it can't be written to is better said before the work.
     with output_folder(arguments.out) if arguments.out else nullcontext() as out:
         subject = specimen(arguments.specimen, weights=arguments.weights)
+        from spectroscope import run
+
         report, scores = run.inspect(subject, spectra=out is not None, progress=True)
         print(f"{subject.name}: {subject.description} ({subject.license})\n")
         print(report.sites()[SHOWN].to_string(index=False, float_format="{:.4g}".format))

@@ -1,16 +1,20 @@
 """`Specimen`: a model with data to look at it on; and how adapters that make them are found."""
 
+from __future__ import annotations
+
 import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
-
-import numpy as np
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from typing import TYPE_CHECKING
 
 from spectroscope.errors import RequestError
+
+if TYPE_CHECKING:  # a misspelt name shouldn't have to wait for torch
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
 
 GROUP = "spectroscope.adapters"
 

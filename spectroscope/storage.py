@@ -51,7 +51,7 @@ def read(path: Path) -> Recording:
         RequestError: there is no such file, or it isn't a recording that this version knows.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             header = json.loads(str(arrays["header"]))
             if header["format"] != FORMAT:
                 raise RequestError(

@@ -1,0 +1,158 @@
+"""Saved reports: the same after loading, whole or not at all, and harmless to read."""
+
+import json
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+import spectroscope
+from spectroscope.files import output_folder
+
+
+@pytest.fixture
+def report():
+    model = nn.Sequential(nn.Conv1d(2, 4, 3), nn.ReLU(), nn.Flatten(), nn.ReLU6())
+    x = torch.randn(5, 2, 20)
+    x[0, 0, 0] = torch.nan
+    with spectroscope.record(model, fs=10.0) as recorder:
+        model(x)
+        model(torch.randn(2, 2, 20))
+    return recorder.report()
+
+
+@pytest.mark.parametrize("table", ["dc", "sites", "spectra", "coverage"])
+def test_a_loaded_report_is_the_saved_one(report, tmp_path, table):
+    report.save(tmp_path / "out")
+    loaded = spectroscope.load(tmp_path / "out")
+    pd.testing.assert_frame_equal(
+        getattr(loaded, table)(), getattr(report, table)(), check_exact=True
+    )
+
+
+def test_a_loaded_report_merges(report, tmp_path):
+    report.save(tmp_path)
+    twice = report.merge(spectroscope.load(tmp_path))
+    assert twice.dc()["n_samples"].eq(14).all()
+    pd.testing.assert_series_equal(twice.dc()["dc_out"], report.dc()["dc_out"], rtol=1e-14)
+
+
+def test_recordings_at_different_rates_do_not_merge(report):
+    model = nn.Sequential(nn.Conv1d(2, 4, 3), nn.ReLU())
+    with spectroscope.record(model, fs=20.0) as recorder:
+        model(torch.randn(5, 2, 20))
+    with pytest.raises(spectroscope.RequestError, match=r"fs=10\.0 and fs=20\.0"):
+        report.merge(recorder.report())
+
+
+def test_recordings_of_different_models_do_not_merge(report):
+    model = nn.Sequential(nn.Conv1d(2, 7, 3), nn.ReLU())
+    with spectroscope.record(model, fs=10.0) as recorder:
+        model(torch.randn(5, 2, 20))
+    with pytest.raises(spectroscope.RequestError, match="differ at 1#0: 4 channels, then 7"):
+        report.merge(recorder.report())
+
+
+def test_tables_are_written_beside_the_report(report, tmp_path):
+    report.save(tmp_path)
+    for name in ("dc", "sites", "coverage"):
+        expected = getattr(report, name)()
+        found = pd.read_csv(tmp_path / f"{name}.csv", keep_default_na=name != "coverage")
+        assert list(found) == list(expected)
+        assert len(found) == len(expected)
+    pd.testing.assert_series_equal(
+        pd.read_csv(tmp_path / "dc.csv")["dc_out"],
+        report.dc()["dc_out"],
+        check_exact=True,
+    )
+
+
+def test_saving_replaces_a_report_and_leaves_other_files(report, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "dc.csv").write_text("old")
+    report.save(tmp_path)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert (tmp_path / "dc.csv").read_text() != "old"
+    names = {file.name for file in tmp_path.iterdir()}
+    assert names == {"notes.txt", "dc.csv", "sites.csv", "coverage.csv", "report.npz"}
+
+
+def npz(path, **arrays):
+    np.savez(path, **arrays)
+
+
+class Evil:
+    def __reduce__(self):
+        return print, ("ran",)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not a saved report"),
+        (b"not a zip", "not a saved report"),
+        (pickle.dumps(Evil()), "not a saved report"),
+        (lambda path: np.savez(path, header=np.array([Evil()], dtype=object)), "not a saved"),
+        (lambda path: np.savez(path, something=np.ones(3)), "not a saved report"),
+        (
+            lambda path: np.savez(path, header=np.array(json.dumps({"format": 999}))),
+            "format 999; this version reads 1",
+        ),
+    ],
+)
+def test_what_is_no_report_is_refused_in_one_line_and_not_run(tmp_path, capsys, content, message):
+    path = tmp_path / "report.npz"
+    content(path) if callable(content) else path.write_bytes(content)
+    with pytest.raises(spectroscope.RequestError, match=message) as error:
+        spectroscope.load(tmp_path)
+    assert "\n" not in str(error.value)
+    assert "ran" not in capsys.readouterr().out
+
+
+def test_a_truncated_report_is_refused(report, tmp_path):
+    report.save(tmp_path)
+    path = tmp_path / "report.npz"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(spectroscope.RequestError, match="not a saved report"):
+        spectroscope.load(tmp_path)
+
+
+def test_loading_from_nowhere_says_so(tmp_path):
+    with pytest.raises(spectroscope.RequestError, match="No such file"):
+        spectroscope.load(tmp_path / "nowhere")
+
+
+def test_output_appears_at_the_end_and_together(tmp_path):
+    folder = tmp_path / "a" / "b"
+    with output_folder(folder) as staging:
+        (staging / "one").write_text("1")
+        (staging / "two").write_text("2")
+        assert not (folder / "one").exists()
+    assert {file.name for file in folder.iterdir()} == {"one", "two"}
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_failure_leaves_things_as_they_were(tmp_path, error):
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "one").write_text("before")
+    for folder in (tmp_path / "kept", tmp_path / "new" / "deep"):
+        with pytest.raises(error), output_folder(folder) as staging:
+            (staging / "one").write_text("half")
+            raise error
+    assert [str(p.relative_to(tmp_path)) for p in sorted(tmp_path.rglob("*"))] == [
+        "kept",
+        "kept/one",
+    ]
+    assert (tmp_path / "kept" / "one").read_text() == "before"
+
+
+def test_a_folder_that_can_not_be_written_is_refused_before_the_work(tmp_path):
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(spectroscope.RequestError, match=r"cannot write to .*file"),
+        output_folder(tmp_path / "file" / "out"),
+    ):
+        pytest.fail("the block ran")
