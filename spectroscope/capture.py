@@ -1,212 +1,284 @@
-"""Finding every rectifier of a model and handing what goes in and comes out to an observer."""
+"""Finding every rectifier call of a running model, naming it, and handing it to an observer."""
 
 import difflib
 import fnmatch
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from spectroscope import door, rectifiers
 from spectroscope.errors import RequestError
+from spectroscope.sites import Found, Select, Site
 
-Side: TypeAlias = Literal["in", "out"]
-Select: TypeAlias = str | Iterable[str] | Callable[[str, nn.Module], bool] | None
-
-RECTIFIERS: dict[type[nn.Module], str] = {nn.ReLU: "ReLU", nn.ReLU6: "ReLU6"}
-
-
-class Site(NamedTuple):
-    """One rectifier call.
-
-    Attributes:
-        module: qualified name of the rectifier module.
-        call: from 0, restarting at every outermost forward.
-        kind: `ReLU`, `ReLU6`.
-    """
-
-    module: str
-    call: int
-    kind: str
-
-    @property
-    def name(self) -> str:
-        """`module#call`, as in the reports."""
-        return f"{self.module}#{self.call}"
-
-    def matches(self, pattern: str) -> bool:
-        """Whether the glob `pattern` fits the module's name or the whole site's."""
-        return fnmatch.fnmatchcase(self.module, pattern) or fnmatch.fnmatchcase(self.name, pattern)
+# observe(site, input) is called before the rectifier runs, and its answer with the output. Both
+# tensors are the network's own. They must not be changed, and not be kept: an in-place rectifier
+# overwrites its input as soon as `observe` returns.
+Observer: TypeAlias = Callable[[Site, Tensor], Callable[[Tensor], None]]
 
 
-@dataclass
-class Found:
-    """A row of the coverage: one rectifier of the model, seen or not.
+@dataclass(slots=True)
+class Frame:
+    """A module that runs.
 
     Attributes:
-        module: qualified name.
-        kind: `ReLU`, …, or the class of what can't be looked into.
-        selected: whether it was asked for.
-        fired: number of calls seen.
-        reason: why it can't be seen or isn't recorded; empty if it is.
+        module: the module.
+        name: its qualified name; of several, the one under which it was reached.
+        kind: of rectifier, if it is one that is looked for.
+        inside: it is, or runs inside, a rectifier of the user's own class: what that calls is
+            part of it.
+        finish: to be called with its output.
+        opened: it has run a module of its own.
     """
 
-    module: str
-    kind: str
-    selected: bool
-    fired: int = 0
-    reason: str = ""
-
-    @property
-    def status(self) -> str:
-        """`fired`, `never fired`, `not recorded` or `cannot be seen`."""
-        if self.reason:
-            return "not recorded" if self.fired else "cannot be seen"
-        return "fired" if self.fired else "never fired"
+    module: nn.Module
+    name: str
+    kind: str | None
+    inside: bool
+    finish: door.Finish | None
+    opened: bool = False
 
 
-# observe(site, side, tensor): the tensor is the network's own. It must not be changed, and not be
-# kept: an in-place rectifier overwrites its input as soon as the observer returns.
-Observer: TypeAlias = Callable[[Site, Side, Tensor], None]
+class _Thread(threading.local):
+    """Where one thread is in the model."""
+
+    def __init__(self) -> None:
+        self.running: list[Frame] = []
+        self.calls: Counter[str] = Counter()
+        self.input_shape: tuple[int, ...] = ()
 
 
 class Capture:
-    """Hooks on the rectifier modules of `model`, from :meth:`attach` to :meth:`detach`.
+    """Every rectifier call of `model`, from :meth:`attach` to :meth:`detach`.
 
     Args:
-        model: nothing in it is changed but for the hooks, which :meth:`detach` takes away.
+        model: nothing in it is changed.
         observe: called on both sides of each selected rectifier call.
-        select: a glob or globs over module or site names, `(name, module) -> bool`, or None: all.
+        select: a glob or globs over names of modules, places or sites, `(name, module) -> bool`
+            with the place's name and its module, or None: all.
+        kinds: what to look for beyond the ReLU family: names such as ``"GELU"``, or module classes.
 
     Attributes:
-        found: every rectifier of the model by qualified name, and what can't be looked into.
-        input_shape: of the first tensor that the current outermost forward of `model` was given;
-            empty while only a part of the model is called.
+        found: every rectifier of the model by place, and what can't be looked into.
 
     Raises:
         TypeError: `model` isn't an `nn.Module`.
-        RequestError: `select` fits no rectifier of the model.
+        RequestError: `select` can fit nothing in the model, or a kind isn't known.
     """
 
-    def __init__(self, model: nn.Module, observe: Observer, select: Select = None):
+    def __init__(
+        self,
+        model: nn.Module,
+        observe: Observer,
+        select: Select = None,
+        kinds: Iterable[str | type[nn.Module]] = (),
+    ):
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be an nn.Module, not {type(model).__name__}")
         self.found: dict[str, Found] = {}
-        self.input_shape: tuple[int, ...] = ()
         self._model = model
         self._observe = observe
         globs = [select] if isinstance(select, str) else select
         self._select = globs if callable(globs) or globs is None else list(globs)
-        self._rectifiers: dict[str, nn.Module] = {}
-        self._calls: Counter[str] = Counter()
-        self._open: dict[str, Site | None] = {}
-        self._depth = 0
-        self._hooks = ExitStack()
-        self._attached = False
+        self._kinds = rectifiers.Kinds.of(kinds)
+        self._names: dict[nn.Module, list[str]] = {}
+        self._entered: Counter[str] = Counter()
+        self._thread = _Thread()
+        self._lock = threading.Lock()
+        self._compiled = False
+        self._open: ExitStack | None = None
         self._find()
+        self._check_select()
 
     def _find(self) -> None:
+        """Name every module, and list the rectifier modules and what can't be looked into."""
         scripted: list[str] = []
-        for name, module in self._model.named_modules():
+        for path, module in self._model.named_modules(remove_duplicate=False):
+            # torch.compile wraps a module in another that has it as `_orig_mod`.
+            name = ".".join(part for part in path.split(".") if part != "_orig_mod")
+            compiled = module._compiled_call_impl is not None or hasattr(module, "_orig_mod")
+            self._compiled |= compiled
+            first = module not in self._names
+            self._names.setdefault(module, []).append(name)
             if any(name.startswith(prefix) for prefix in scripted):
                 continue
             if isinstance(module, torch.jit.ScriptModule):
                 scripted.append(f"{name}." if name else "")
-                self.found[name] = Found(
-                    name, type(module).__name__, False, reason="TorchScript: hooks never fire in it"
-                )
-                continue
-            kind = next((k for cls, k in RECTIFIERS.items() if isinstance(module, cls)), None)
-            if kind is not None:
-                self._rectifiers[name] = module
+                self._unseen(name, module, "TorchScript runs it, where no hook fires")
+            elif _fused(module):
+                self._unseen(name, module, "convolution and ReLU are one quantized kernel")
+            elif first and (kind := self._kinds.of_module(module)):
                 self.found[name] = Found(name, kind, self._may_select(name, module))
-        if self._rectifiers and not any(found.selected for found in self.found.values()):
-            near = difflib.get_close_matches(str(self._select), self._rectifiers, n=3, cutoff=0)
-            raise RequestError(
-                f"select={self._select!r} fits none of the {len(self._rectifiers)} rectifiers of "
-                f"{type(self._model).__name__}; there are, for example, {', '.join(near)}"
-            )
 
-    def _may_select(self, name: str, module: nn.Module) -> bool:
-        """Whether any call of the module may be selected."""
+    def _unseen(self, place: str, module: nn.Module, reason: str) -> None:
+        self.found[place] = Found(place, type(module).__name__, False, reason=reason)
+
+    def _check_select(self) -> None:
+        """Raise if nothing in the model, seen yet or not, could be selected."""
+        if self._select is None or any(found.selected for found in self.found.values()):
+            return
+        for module, (name, *_) in self._names.items():
+            if any(self._may_select(f"{name}/{f}", module) for f in rectifiers.FUNCTIONS):
+                return
+        names = list(self.found) or [names[0] for names in self._names.values()]
+        near = difflib.get_close_matches(str(self._select), names, n=3, cutoff=0)
+        raise RequestError(
+            f"select={self._select!r} fits no rectifier of {type(self._model).__name__}; "
+            f"there are, for example, {', '.join(near)}"
+        )
+
+    def _may_select(self, place: str, module: nn.Module) -> bool:
+        """Whether any call at `place` may be selected."""
         if self._select is None:
             return True
         if callable(self._select):
-            return bool(self._select(name, module))
-        return any(fnmatch.fnmatchcase(name, glob.partition("#")[0]) for glob in self._select)
-
-    def _selects(self, site: Site) -> bool:
-        if not self.found[site.module].selected:
-            return False
-        return not isinstance(self._select, list) or any(map(site.matches, self._select))
+            return bool(self._select(place, module))
+        names = {place, place.partition("/")[0]}
+        heads = {glob.partition("#")[0] for glob in self._select}
+        return any(fnmatch.fnmatchcase(name, head) for name in names for head in heads)
 
     def attach(self) -> None:
-        """Register the hooks, after those that are there: they see what the rectifier sees."""
-        if self._attached:
+        """Begin to listen.
+
+        Raises:
+            RuntimeError: it listens already.
+        """
+        if self._open is not None:
             raise RuntimeError("this recorder is already recording")
-        containers = {""}  # every module that has a rectifier somewhere inside
-        for name in self._rectifiers:
-            parts = name.split(".")
-            containers.update(".".join(parts[:i]) for i in range(1, len(parts)))
-        self._depth = 0
-        with ExitStack() as hooks:
-            for name in sorted(containers):
-                module = self._model.get_submodule(name)
-                if isinstance(module, torch.jit.ScriptModule):
-                    continue
-                hooks.callback(
-                    module.register_forward_pre_hook(self._enter, with_kwargs=True).remove
-                )
-                hooks.callback(module.register_forward_hook(self._leave, always_call=True).remove)
-            for name, module in self._rectifiers.items():
-                before, after = partial(self._before, name), partial(self._after, name)
-                hooks.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
-                hooks.callback(module.register_forward_hook(after).remove)
-            self._hooks = hooks.pop_all()
-            self._attached = True
+        self._thread = _Thread()
+        with ExitStack() as stack:
+            if self._compiled:
+                # The compiled code was made without us in it; its origin runs instead.
+                stack.enter_context(torch.compiler.set_stance("force_eager"))
+            door.open_to(self)
+            stack.callback(door.close_to, self)
+            self._open = stack.pop_all()
 
     def detach(self) -> None:
-        """Remove our hooks, and only ours."""
-        self._attached = False
-        self._hooks.close()
-        self._open.clear()
+        """End listening."""
+        if self._open is not None:
+            self._open.close()
+        self._open = None
+        for place, times in self._entered.items():
+            found = self.found[place]
+            if times and not found.fired and not found.reason:
+                found.reason = (
+                    f"ran {times} times without a rectifier call that can be seen; if its forward "
+                    "is its own, kinds=[its class] records it whole"
+                )
 
-    def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of the first tensor that the outermost forward now running in this thread got.
+
+        Empty if only a part of the model was called, or no tensor was given by position.
+        """
+        return self._thread.input_shape
+
+    def knows(self, module: nn.Module) -> bool:
+        """Whether `module` is one of the model's."""
+        return module in self._names
+
+    def enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """See :class:`spectroscope.door.Listener`."""
+        names = self._names.get(module)
+        if names is None:
+            self._replica(module)
+            return
+        here = self._thread
         # The model's own forward is outermost even at a depth: a KeyboardInterrupt, unlike an
-        # Exception, leaves a forward without calling its hooks, and so without `_leave`.
-        if self._depth == 0 or module is self._model:
-            self._depth = 0
-            self._calls.clear()
-            tensor = _first_tensor(args, kwargs) if module is self._model else None
-            self.input_shape = () if tensor is None else tuple(tensor.shape)
-        self._depth += 1
+        # Exception, ends a forward without a word to the hooks.
+        if not here.running or module is self._model:
+            here.running.clear()
+            here.calls.clear()
+            given = (
+                [arg for arg in args if isinstance(arg, Tensor)] if module is self._model else []
+            )
+            here.input_shape = tuple(given[0].shape) if given else ()
+        name = names[0] if len(names) == 1 else self._reached(names)
+        inside = False
+        if here.running:
+            inside = here.running[-1].inside
+            here.running[-1].opened = True
+        kind = None if inside else self._kinds.of_module(module)
+        finish = None
+        if kind is not None:
+            self._entered[name] += 1
+            if isinstance(module, self._kinds.classes):
+                inside = True
+                tensor = next((arg for arg in args if isinstance(arg, Tensor)), None)
+                finish = None if tensor is None else self._begin(module, name, "", kind, tensor)
+        here.running.append(Frame(module, name, kind, inside, finish))
 
-    def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        self._depth -= 1
+    def leave(self, module: nn.Module, output: Any) -> None:
+        """See :class:`spectroscope.door.Listener`."""
+        running = self._thread.running
+        if any(frame.module is module for frame in running):
+            while (frame := running.pop()).module is not module:
+                pass
+            if frame.finish is not None:
+                frame.finish(output)
+            if isinstance(module, nn.TransformerEncoderLayer) and not frame.opened:
+                self._fused_layer(module, frame.name, ran=output is not None)
 
-    def _before(
-        self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
-        if self._depth == 0:  # called by itself, outside of any forward that we see
-            self._calls.clear()
-            self.input_shape = ()
-        site = Site(name, self._calls[name], self.found[name].kind)
-        self._calls[name] += 1
-        self.found[name].fired += 1
-        tensor = _first_tensor(args, kwargs)
-        self._open[name] = site if tensor is not None and self._selects(site) else None
-        if tensor is not None and self._open[name] is not None:
-            self._observe(site, "in", tensor)
+    def rectify(self, function: str, call: rectifiers.Call) -> door.Finish | None:
+        """See :class:`spectroscope.door.Listener`."""
+        running = self._thread.running
+        if not running or running[-1].inside or call.kind not in self._kinds.names:
+            return None
+        frame = running[-1]
+        return self._begin(
+            frame.module, frame.name, "" if frame.kind else function, call.kind, call.input
+        )
 
-    def _after(self, name: str, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        site = self._open.pop(name, None)
-        if site is not None and isinstance(output, Tensor):
-            self._observe(site, "out", output)
+    def _begin(
+        self, module: nn.Module, name: str, function: str, kind: str, tensor: Tensor
+    ) -> door.Finish | None:
+        calls = self._thread.calls
+        place = f"{name}/{function}" if function else name
+        site = Site(name, function, calls[place], kind)
+        calls[place] += 1
+        with self._lock:
+            found = self.found.get(place)
+            if found is None:
+                selected = self._may_select(place, module)
+                found = self.found[place] = Found(place, kind, selected)
+            found.fired += 1
+        chosen = not isinstance(self._select, list) or any(map(site.matches, self._select))
+        if not found.selected or not chosen:
+            return None
+        finish = self._observe(site, tensor)
+        return lambda output: finish(output) if isinstance(output, Tensor) else None
+
+    def _reached(self, names: list[str]) -> str:
+        """Of the names of a shared module, the one under the modules that now run."""
+        for frame in reversed(self._thread.running):
+            inside = [name for name in names if not frame.name or name.startswith(f"{frame.name}.")]
+            if inside:
+                return inside[0]
+        return names[0]
+
+    def _fused_layer(self, layer: nn.TransformerEncoderLayer, name: str, *, ran: bool) -> None:
+        """Report the rectifier of a layer that took its fused path: it ran no module of its own."""
+        kind = {1: "ReLU", 2: "GELU"}.get(layer.activation_relu_or_gelu)
+        if ran and kind in self._kinds.names:
+            reason = "one fused kernel; torch.backends.mha.set_fastpath_enabled(False) shows it"
+            with self._lock:
+                self._unseen(f"{name}/{kind.lower()}", layer, reason)
+
+    def _replica(self, module: nn.Module) -> None:
+        """Report a copy of a part of the model that `nn.DataParallel` runs in another thread."""
+        if getattr(module, "_is_replica", False) and self._kinds.of_module(module):
+            with self._lock:
+                self._unseen("(replicas)", module, "nn.DataParallel runs copies of the model")
 
 
-def _first_tensor(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-    return next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
+def _fused(module: nn.Module) -> bool:
+    """Whether `module` is a quantized kernel with a ReLU in it (torch.ao's ConvReLU2d and such)."""
+    kind = type(module)
+    quantized = kind.__module__.startswith("torch.ao.") and ".quantized" in kind.__module__
+    return quantized and "ReLU" in kind.__name__

@@ -1,17 +1,20 @@
 """`record`: a context manager that keeps statistics of every rectifier of a running model."""
 
 import math
+import threading
 import warnings
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
-from spectroscope.capture import Capture, Select, Side, Site
+from spectroscope.capture import Capture
 from spectroscope.errors import RequestError
 from spectroscope.recording import Recording, SiteRecord
+from spectroscope.sites import Select, Site
 from spectroscope.statistics import SideStatistics, SiteStatistics, unrecordable
 
 if TYPE_CHECKING:
@@ -19,34 +22,48 @@ if TYPE_CHECKING:
 
 
 def record(
-    model: nn.Module, *, fs: float | None = None, select: Select = None, spectra: bool = True
+    model: nn.Module,
+    *,
+    fs: float | None = None,
+    select: Select = None,
+    spectra: bool = True,
+    kinds: Iterable[str | type[nn.Module]] = (),
+    channel_axis: int | Mapping[str, int] = 1,
 ) -> "Recorder":
     """Keep statistics of both sides of every ReLU of `model` while the `with` block runs.
 
-    The model is changed in nothing: its outputs and gradients are the same to the bit, and our
-    hooks are gone when the block ends, however it ends. Activations are taken as ``[N, C, ...]``
-    and reduced where they are seen; none is kept.
+    Every call of a ReLU (`nn.ReLU`, `F.relu`, `torch.relu`, `x.relu_()`, `x.clamp(min=0)`,
+    `torch.maximum(x, 0)`, `F.threshold(x, 0, 0)`), ReLU6 or hardtanh from 0 is seen, in place or
+    not, as module or function. The model is changed in nothing: its outputs and gradients are the
+    same to the bit, and what we hooked is unhooked when the block ends, however it ends.
+    Activations are reduced where they are seen; none is kept.
 
     Args:
-        model: any `nn.Module`. Its `nn.ReLU` and `nn.ReLU6` modules are seen, in place or not.
+        model: any `nn.Module`.
         fs: samples per second of a 1-D input; None: frequencies in cycles per sample.
-        select: which rectifiers: a glob or globs over module names (``"block1.*"``) or calls
-            (``"*#0"``), or ``(name, module) -> bool``. None: all.
+        select: which rectifiers: a glob or globs over names of modules (``"block1.*"``) or of calls
+            (``"*#0"``, ``"*/clamp#*"``), or ``(name, module) -> bool``. None: all.
         spectra: keep power spectra too, of activations ``[N, C, T]``.
+        kinds: rectifiers to record beyond the ReLU family: ``"LeakyReLU"``, ``"PReLU"``, ``"ELU"``,
+            ``"GELU"``, ``"SiLU"``, ``"Hardswish"``, or a module class of your own.
+        channel_axis: where the channels of an activation are; -1 for ``[N, T, C]``, 0 for an input
+            without a batch axis. A dictionary gives it by glob, as in `select`; 1 for the others.
 
     Returns:
         A context manager that gives itself; its `report()` has the tables.
 
     Raises:
         TypeError: `model` isn't an `nn.Module`.
-        RequestError: `fs` isn't positive, or `select` fits no rectifier.
+        RequestError: `fs` isn't positive, `select` fits no rectifier, or a kind isn't known.
 
     >>> with record(nn.Sequential(nn.Conv1d(1, 2, 3), nn.ReLU())) as recorder:
     ...     pass
-    >>> [found.module for found in recorder.recording().found.values()]
+    >>> list(recorder.recording().found)
     ['1']
     """
-    return Recorder(model, fs=fs, select=select, spectra=spectra)
+    return Recorder(
+        model, fs=fs, select=select, spectra=spectra, kinds=kinds, channel_axis=channel_axis
+    )
 
 
 class Recorder:
@@ -55,15 +72,24 @@ class Recorder:
     It may be entered again, to add to what it has, but not while it records.
     """
 
-    def __init__(self, model: nn.Module, *, fs: float | None, select: Select, spectra: bool):
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        fs: float | None,
+        select: Select,
+        spectra: bool,
+        kinds: Iterable[str | type[nn.Module]],
+        channel_axis: int | Mapping[str, int],
+    ):
         if fs is not None and not (math.isfinite(fs) and fs > 0):
             raise RequestError(f"{fs=} must be a positive number of samples per second, or None")
         self._fs = None if fs is None else float(fs)
         self._spectra = spectra
+        self._channel_axis = {"*": channel_axis} if isinstance(channel_axis, int) else channel_axis
         self._records: dict[str, SiteRecord] = {}
-        # The input's side of a call that hasn't returned yet.
-        self._inputs: dict[Site, tuple[torch.Size, SideStatistics]] = {}
-        self._capture = Capture(model, self._observe, select)
+        self._lock = threading.Lock()
+        self._capture = Capture(model, self._observe, select, kinds)
         self._model_name = type(model).__name__
 
     def __enter__(self) -> Self:
@@ -77,7 +103,6 @@ class Recorder:
         traceback: TracebackType | None,
     ) -> None:
         self._capture.detach()
-        self._inputs.clear()
         if error is None:
             self._warn()
 
@@ -93,56 +118,83 @@ class Recorder:
         found = {name: replace(row) for name, row in self._capture.found.items()}
         return Recording(self._fs, dict(self._records), found)
 
-    def _observe(self, site: Site, side: Side, tensor: Tensor) -> None:
-        """Reduce one side of one call; both sides are added to the record together."""
-        before = self._inputs.pop(site, None)
+    def _observe(self, site: Site, tensor: Tensor) -> Callable[[Tensor], None]:
+        """Reduce a rectifier's input now, its output when it is there, and add both together."""
+        input_shape = self._capture.input_shape()
+        before = self._reduce(site, tensor)
+
+        def finish(output: Tensor) -> None:
+            after = None if before is None else self._reduce(site, output)
+            if before is None or after is None:
+                return
+            if before.shape == after.shape:
+                self._add(
+                    site,
+                    before.shape,
+                    SiteStatistics(before.statistics, after.statistics),
+                    input_shape,
+                )
+            else:
+                self._give_up(site, f"{before.shape} goes in and {after.shape} comes out")
+
+        return finish
+
+    def _reduce(self, site: Site, tensor: Tensor) -> "_Reduced | None":
+        """Reduce one side, or None: there are no values, or not such as we can read.
+
+        The latter is noted in the coverage.
+        """
         reason = unrecordable(tensor)
+        axis = next((axis for glob, axis in self._channel_axis.items() if site.matches(glob)), 1)
+        if reason is None and not -tensor.dim() <= axis < tensor.dim():
+            reason = f"{list(tensor.shape)} has no channel_axis={axis} (0: without a batch axis)"
         if reason is not None:
             self._give_up(site, reason)
-        elif tensor.numel() == 0:
-            pass
-        elif side == "in":
-            self._inputs[site] = tensor.shape, self._reduce(tensor)
-        elif before is not None:
-            shape, statistics = before
-            if tensor.shape == shape:
-                self._add(site, shape, SiteStatistics(statistics, self._reduce(tensor)))
+        if reason is not None or tensor.numel() == 0:
+            return None
+        with torch.no_grad():
+            tensor = tensor.detach()
+            if axis % tensor.dim() == 0:
+                tensor, axis = tensor.unsqueeze(0), 1
+            tensor = tensor.movedim(axis, 1)
+            statistics = SideStatistics.of(tensor, spectra=self._spectra)
+            return _Reduced(tuple(tensor.shape[1:]), statistics)
+
+    def _add(
+        self,
+        site: Site,
+        shape: tuple[int, ...],
+        statistics: SiteStatistics,
+        input_shape: tuple[int, ...],
+    ) -> None:
+        new = SiteRecord(site, shape, _decimation(input_shape, shape), statistics)
+        with self._lock, torch.no_grad():
+            old = self._records.get(site.name)
+            if old is not None and (reason := old.mergeable(new)):
+                self._give_up(site, reason)
             else:
-                self._give_up(site, f"{list(shape)} goes in and {list(tensor.shape)} comes out")
-
-    def _reduce(self, tensor: Tensor) -> SideStatistics:
-        with torch.no_grad():
-            return SideStatistics.of(tensor.detach(), spectra=self._spectra)
-
-    def _add(self, site: Site, shape: torch.Size, statistics: SiteStatistics) -> None:
-        decimation = _decimation(self._capture.input_shape, shape)
-        new = SiteRecord(site, tuple(shape[1:]), decimation, statistics)
-        old = self._records.get(site.name)
-        if old is not None and (reason := old.mergeable(new)):
-            self._give_up(site, reason)
-            return
-        with torch.no_grad():
-            self._records[site.name] = new if old is None else old.merge(new)
+                self._records[site.name] = new if old is None else old.merge(new)
 
     def _give_up(self, site: Site, reason: str) -> None:
-        self._capture.found[site.module].reason = f"call {site.call}: {reason}"
+        self._capture.found[site.place].reason = f"call {site.call}: {reason}"
 
     def _warn(self) -> None:
         found = self._capture.found
-        unseen = [f"{row.module or 'the model'} ({row.reason})" for row in found.values()
-                  if row.reason]  # fmt: skip
+        unseen = [f"{row.place or 'itself'} ({row.reason})" for row in found.values() if row.reason]
         if unseen:
+            more = ", …" if len(unseen) > 3 else ""
             warnings.warn(
-                f"{len(unseen)} of {self._model_name}'s rectifiers can't be recorded, see "
-                f"report.coverage(): {', '.join(unseen[:3])}{', …' * (len(unseen) > 3)}",
+                f"{self._model_name}: {len(unseen)} rectifiers are not recorded, see "
+                f"report.coverage(): {', '.join(unseen[:3])}{more}",
                 stacklevel=3,
             )
-        elif not found:
-            warnings.warn(
-                f"{self._model_name} has no nn.ReLU module; ReLUs that it calls as functions "
-                "(F.relu, torch.relu, …) are not seen by this version",
-                stacklevel=3,
-            )
+
+
+class _Reduced(NamedTuple):
+    """One side of one call: the shape of an input, ``(C, ...)``, and the batch's statistics."""
+
+    shape: tuple[int, ...]
+    statistics: SideStatistics
 
 
 def _decimation(input_shape: tuple[int, ...], shape: tuple[int, ...]) -> float:
@@ -152,6 +204,6 @@ def _decimation(input_shape: tuple[int, ...], shape: tuple[int, ...]) -> float:
     taken to be the one whose length is a whole multiple of the site's. NaN where there is no such
     axis, where two differ, and where the site has neither time nor space.
     """
-    length = max(shape[2:], default=0)
+    length = max(shape[1:], default=0)
     ratios = {size // length for size in input_shape[1:] if length and size and size % length == 0}
     return float(ratios.pop()) if len(ratios) == 1 else math.nan

@@ -4,8 +4,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from spectroscope.capture import Found, Site
 from spectroscope.errors import RequestError
+from spectroscope.sites import Found, Site
 from spectroscope.statistics import SiteStatistics
 
 Shape = tuple[int | None, ...]
@@ -58,7 +58,7 @@ class Recording:
     Attributes:
         fs: samples per second of the model's input, or None: frequencies in cycles per sample.
         records: by site name.
-        found: rectifiers of the model by qualified name.
+        found: rectifiers of the model, by place.
     """
 
     fs: float | None

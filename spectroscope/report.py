@@ -34,11 +34,14 @@ class Column(NamedTuple):
 
 # "activation" is the unit of the tensor at the site, whatever that is in this network.
 COLUMNS = {
-    "site": Column("", "one rectifier call: module#call"),
-    "module": Column("", "qualified name of the rectifier module"),
+    "site": Column("", "one rectifier call: module#call or module/function#call"),
+    "place": Column("", "the site without its call: module or module/function"),
+    "module": Column("", "qualified name of the rectifier module, or of the module that called the "
+                         "function"),
+    "function": Column("", "the function called; empty if the module is the rectifier"),
     "call": Column("", "which call of the module in one forward of the model, from 0"),
-    "kind": Column("", "rectifier: ReLU, ReLU6"),
-    "channel": Column("", "channel of the activation [N, C, ...], from 0"),
+    "kind": Column("", "kind of rectifier: ReLU, ReLU6, Hardtanh, …"),
+    "channel": Column("", "channel of the activation, from 0"),
     "channels": Column("", "number of channels"),
     "shape": Column("", "of one input's activation, (C, ...); None where inputs differ"),
     "fs": Column("Hz", "sampling rate at the site: fs over decimation (samples of the site per "
@@ -57,7 +60,8 @@ COLUMNS = {
     "dc_fraction": Column("1", "DC power over total power of the output: mean squared DC over mean "
                                "square; NaN where the output is all zero"),
     "dc_gaussian": Column("activation", "output DC, were the input Gaussian with the mean and "
-                                        "standard deviation measured: σφ(μ/σ) + μΦ(μ/σ)"),
+                                        "standard deviation measured: σφ(μ/σ) + μΦ(μ/σ); NaN for "
+        "other kinds than ReLU and ReLU6"),
     "nonfinite": Column("1", "input values that are NaN or ±Inf, kept out of all the others"),
     "nonfinite_out": Column("1", "output values that are NaN or ±Inf, likewise"),
     "side": Column("", "in or out of the rectifier"),
@@ -73,7 +77,7 @@ COLUMNS = {
     "reason": Column("", "why it can't be seen or isn't recorded"),
 }  # fmt: skip
 
-_SITE = ["site", "module", "call", "kind"]
+_SITE = ["site", "module", "function", "call", "kind"]
 _MEANS = ["dc_in", "dc_out", "dc_out_std", "ac_rms_in", "ac_rms_out", "active_fraction",
           "dc_fraction", "dc_gaussian"]  # fmt: skip
 _COUNTS = ["nonfinite", "nonfinite_out"]
@@ -145,8 +149,8 @@ class Report:
         return pd.concat(frames, ignore_index=True)
 
     def coverage(self) -> pd.DataFrame:
-        """Every rectifier module of the model, and what can't be looked into, one row each."""
-        columns = ["module", "kind", "status", "selected", "fired", "reason"]
+        """Every place with rectifiers, and what can't be looked into, one row each."""
+        columns = ["place", "kind", "status", "selected", "fired", "reason"]
         rows = [{**asdict(row), "status": row.status} for row in self._recording.found.values()]
         return pd.DataFrame(rows, columns=columns)
 
@@ -258,6 +262,8 @@ def _by_channel(record: SiteRecord) -> dict[str, Floats]:
 
 
 def _gaussian_dc(kind: str, mean: Floats, std: Floats) -> Floats:
-    dc = theory.gaussian_dc(mean, std)
-    # min(ReLU(x), 6) = ReLU(x) − ReLU(x − 6)
-    return dc - theory.gaussian_dc(mean - 6, std) if kind == "ReLU6" else dc
+    if kind == "ReLU":
+        return theory.gaussian_dc(mean, std)
+    if kind == "ReLU6":  # min(ReLU(x), 6) = ReLU(x) − ReLU(x − 6)
+        return theory.gaussian_dc(mean, std) - theory.gaussian_dc(mean - 6, std)
+    return np.full_like(mean, np.nan)

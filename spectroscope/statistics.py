@@ -113,15 +113,15 @@ class SiteStatistics(NamedTuple):
 
 
 def unrecordable(x: Tensor) -> str | None:
-    """Why `x` can't be reduced as ``[N, C, ...]`` of real numbers, or None if it can."""
-    if x.is_complex():
-        return f"{x.dtype} is complex"
+    """Why `x` can't be reduced, or None if it can."""
+    if not x.is_floating_point():
+        return f"{x.dtype} is not a real floating-point type"
     if x.layout != torch.strided or x.is_quantized or x.is_nested:
         return "not a dense tensor"
-    if x.is_meta:
-        return "on the meta device, without values"
-    if x.dim() < 2:
-        return f"{x.dim()}-dimensional, where [N, C, ...] was expected"
+    if x.is_meta or type(x).__name__ == "FakeTensor":
+        return "a tensor without values"
+    if torch._C._functorch.is_functorch_wrapped_tensor(x):
+        return "inside a torch.func transform"
     return None
 
 

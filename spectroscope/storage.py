@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spectroscope.capture import Found, Site
 from spectroscope.dsp.moments import Moments
 from spectroscope.errors import RequestError
 from spectroscope.recording import Recording, SiteRecord
+from spectroscope.sites import Found, Site
 from spectroscope.statistics import SideStatistics, SiteStatistics
 
 FORMAT = 1
@@ -76,7 +76,7 @@ def read(path: Path) -> Recording:
     return Recording(
         header["fs"],
         {record.site.name: record for record in records},
-        {row.module: row for row in found},
+        {row.place: row for row in found},
     )
 
 
