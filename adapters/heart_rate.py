@@ -94,17 +94,36 @@ class KidPPG(nn.Module):
         return torch.stack([mean, 1 + F.softplus(scale)], dim=1)
 
 
+class _DType:
+    """Stands in for `numpy.dtype` in a pickle: plain numbers, and nothing a state can change.
+
+    A real dtype takes its fields from the pickled state, and so can be made to read bytes as
+    pointers to objects.
+    """
+
+    def __init__(self, name: str, *_: object):
+        if name not in ("f4", "f8", "i4", "i8"):
+            raise RequestError(f"the pickle has numbers of type {name!r}: only f4, f8, i4, i8 are")
+        self.name = name
+        self.order = "<"
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.order = ">" if state[1] == ">" else "<"
+
+
+def _array(buffer: bytes, dtype: _DType, shape: tuple[int, ...], order: str) -> Array:
+    return np.frombuffer(buffer, dtype.order + dtype.name).reshape(shape, order=order)  # type: ignore[call-overload, no-any-return]
+
+
 class _Unpickler(pickle.Unpickler):
     """Reads arrays of numbers, and refuses whatever else a pickle may ask to be run."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("numpy.core.numeric", "_frombuffer"):
-            return lambda buffer, dtype, shape, order: np.frombuffer(buffer, dtype).reshape(
-                shape, order=order
-            )
-        if (module, name) == ("numpy", "dtype"):
-            return np.dtype
-        raise RequestError(f"the pickle asks for {module}.{name}: refused, only arrays are read")
+        stand_in = {("numpy.core.numeric", "_frombuffer"): _array, ("numpy", "dtype"): _DType}
+        if (module, name) in stand_in:
+            return stand_in[module, name]
+        asked = f"{module}.{name}"
+        raise RequestError(f"the pickle asks for {asked!r}: refused, only arrays are read")
 
 
 def read_windows(content: bytes) -> tuple[Array, Array]:
@@ -121,6 +140,8 @@ def read_windows(content: bytes) -> tuple[Array, Array]:
         raise
     except Exception as error:  # what a damaged pickle raises can be anything
         raise RequestError(f"not a pickle of PPG windows: {error!r}") from error
+    if windows.shape[1:] != (256,):
+        raise RequestError(f"PPG windows must be [n, 256], and these are {list(windows.shape)}")
     return windows, heart_rates
 
 
@@ -136,7 +157,7 @@ def kid_ppg(*, weights: str | os.PathLike[str] | None = None) -> Specimen:
         RequestError: the wheel can't be fetched, or a file isn't what it should be.
     """
     path = None if weights is None else Path(weights)
-    if path is not None and not path.is_file():
+    if path is not None and not os.path.isfile(path):
         raise RequestError(f"there is no file {path} to read weights from")
     if path is not None and zipfile.is_zipfile(path):
         WHEEL.verify(path)

@@ -30,8 +30,10 @@ def load(model: nn.Module, file: Path | BinaryIO, source: str) -> None:
     try:
         with h5py.File(file) as h5:
             arrays = list(_arrays(h5))
-    except (OSError, KeyError) as error:
-        raise RequestError(f"{source} is not a Keras weights file ({error})") from error
+    except PermissionError as error:
+        raise RequestError(f"cannot read {source}: {error.strerror}") from error
+    except Exception as error:  # what a file of another make raises can be anything
+        raise RequestError(f"{source} is not a Keras weights file ({error!r})") from error
     slots = [slot for layer in _layers(model) for slot in _slots(layer)]
     found, expected = [array.shape for _, array in arrays], [shape for _, shape, _ in slots]
     if found != expected:

@@ -43,7 +43,7 @@ class PinnedWheel:
             RequestError: it can't be fetched, or what came isn't it. Nothing is left behind then.
         """
         cached = user_cache_path("relu-spectroscope") / self.filename
-        if cached.is_file():
+        if os.path.isfile(cached):
             try:
                 self.verify(cached)
                 return cached

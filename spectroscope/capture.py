@@ -2,12 +2,14 @@
 
 import difflib
 import fnmatch
+import sys
 import threading
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -65,6 +67,7 @@ class Capture:
 
     Attributes:
         found: every rectifier of the model by place, and what can't be looked into.
+        ran: ``"model"`` once its own forward has run, ``"parts"`` while only others have, or None.
 
     Raises:
         TypeError: `model` isn't an `nn.Module`.
@@ -81,6 +84,7 @@ class Capture:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be an nn.Module, not {type(model).__name__}")
         self.found: dict[str, Found] = {}
+        self.ran: Literal["model", "parts"] | None = None
         self._model = model
         self._observe = observe
         globs = [select] if isinstance(select, str) else select
@@ -97,6 +101,7 @@ class Capture:
 
     def _find(self) -> None:
         """Name every module, and list the rectifier modules and what can't be looked into."""
+        self._names.clear()
         scripted: list[str] = []
         for path, module in self._model.named_modules(remove_duplicate=False):
             # torch.compile wraps a module in another that has it as `_orig_mod`.
@@ -113,17 +118,20 @@ class Capture:
             elif _fused(module):
                 self._unseen(name, module, "convolution and ReLU are one quantized kernel")
             elif first and (kind := self._kinds.of_module(module)):
-                self.found[name] = Found(name, kind, self._may_select(name, module))
+                selected = self._may_select(name, module)
+                self.found.setdefault(name, Found(name, "", kind, selected))
 
-    def _unseen(self, place: str, module: nn.Module, reason: str) -> None:
-        self.found[place] = Found(place, type(module).__name__, False, reason=reason)
+    def _unseen(self, name: str, module: nn.Module, reason: str, function: str = "") -> None:
+        found = Found(name, function, type(module).__name__, reason=reason)
+        self.found[found.place] = found
 
     def _check_select(self) -> None:
         """Raise if nothing in the model, seen yet or not, could be selected."""
         if self._select is None or any(found.selected for found in self.found.values()):
             return
-        for module, (name, *_) in self._names.items():
-            if any(self._may_select(f"{name}/{f}", module) for f in rectifiers.FUNCTIONS):
+        for module, names in self._names.items():
+            places = [f"{name}/{f}" for name in names for f in rectifiers.FUNCTIONS]
+            if any(self._may_select(place, module) for place in [*names, *places]):
                 return
         names = list(self.found) or [names[0] for names in self._names.values()]
         near = difflib.get_close_matches(str(self._select), names, n=3, cutoff=0)
@@ -150,11 +158,15 @@ class Capture:
         """
         if self._open is not None:
             raise RuntimeError("this recorder is already recording")
+        self._find()  # again: modules may have been exchanged since
         self._thread = _Thread()
         with ExitStack() as stack:
             if self._compiled:
                 # The compiled code was made without us in it; its origin runs instead.
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
+                # torch warns that it calls our hooks for its wrapper too, which does no harm.
+                stack.enter_context(warnings.catch_warnings())
+                warnings.filterwarnings("ignore", "Using `torch.compile.module.` when there are")
             door.open_to(self)
             stack.callback(door.close_to, self)
             self._open = stack.pop_all()
@@ -190,15 +202,14 @@ class Capture:
             self._replica(module)
             return
         here = self._thread
-        # The model's own forward is outermost even at a depth: a KeyboardInterrupt, unlike an
-        # Exception, ends a forward without a word to the hooks.
-        if not here.running or module is self._model:
+        if here.running and module is self._model and not _calls_itself(module):
+            # A KeyboardInterrupt, unlike an Exception, ends a forward without a word to the hooks.
             here.running.clear()
+        if not here.running:
+            self.ran = "model" if module is self._model else self.ran or "parts"
             here.calls.clear()
-            given = (
-                [arg for arg in args if isinstance(arg, Tensor)] if module is self._model else []
-            )
-            here.input_shape = tuple(given[0].shape) if given else ()
+            given = [arg for arg in args if isinstance(arg, Tensor) and not arg.is_nested]
+            here.input_shape = tuple(given[0].shape) if given and module is self._model else ()
         name = names[0] if len(names) == 1 else self._reached(names)
         inside = False
         if here.running:
@@ -239,14 +250,15 @@ class Capture:
         self, module: nn.Module, name: str, function: str, kind: str, tensor: Tensor
     ) -> door.Finish | None:
         calls = self._thread.calls
-        place = f"{name}/{function}" if function else name
-        site = Site(name, function, calls[place], kind)
+        site = Site(name, function, 0, kind)
+        place = site.place
+        site = site._replace(call=calls[place])
         calls[place] += 1
         with self._lock:
             found = self.found.get(place)
             if found is None:
                 selected = self._may_select(place, module)
-                found = self.found[place] = Found(place, kind, selected)
+                found = self.found[place] = Found(name, function, kind, selected)
             found.fired += 1
         chosen = not isinstance(self._select, list) or any(map(site.matches, self._select))
         if not found.selected or not chosen:
@@ -268,13 +280,22 @@ class Capture:
         if ran and kind in self._kinds.names:
             reason = "one fused kernel; torch.backends.mha.set_fastpath_enabled(False) shows it"
             with self._lock:
-                self._unseen(f"{name}/{kind.lower()}", layer, reason)
+                self._unseen(name, layer, reason, function=kind.lower())
 
     def _replica(self, module: nn.Module) -> None:
         """Report a copy of a part of the model that `nn.DataParallel` runs in another thread."""
         if getattr(module, "_is_replica", False) and self._kinds.of_module(module):
             with self._lock:
                 self._unseen("(replicas)", module, "nn.DataParallel runs copies of the model")
+
+
+def _calls_itself(module: nn.Module) -> bool:
+    """Whether `module`, which is about to run, is running already (it calls itself)."""
+    frame, running = sys._getframe(), 0
+    while frame := frame.f_back:  # type: ignore[assignment]
+        if frame.f_code is nn.Module._call_impl.__code__:
+            running += frame.f_locals["self"] is module
+    return running > 1
 
 
 def _fused(module: nn.Module) -> bool:

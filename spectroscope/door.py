@@ -94,7 +94,7 @@ class _Mode(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         name = rectifiers.function_name(function)
-        if name not in rectifiers.FUNCTIONS or _in_backward():
+        if name not in rectifiers.FUNCTIONS or _not_a_forward():
             return function(*args, **kwargs)
         # What the listeners compute is none of the user's own modes' and subclasses' business.
         with torch._C.DisableTorchFunction():
@@ -116,6 +116,7 @@ class _Thread(threading.local):
         self.mode: _Mode | None = None
         self.suspended = False  # the mode is off the stack for a moment
         self.visitor: nn.Module | None = None  # brought the mode into this thread
+        self.visits = 0  # of it, one inside the other
 
     def put_mode(self) -> None:
         self.mode = _Mode()
@@ -160,18 +161,23 @@ def _modes() -> list[TorchFunctionMode]:
     return list(_get_current_function_mode_stack())  # type: ignore[no-untyped-call]
 
 
-def _in_backward() -> bool:
-    """Whether autograd runs: activation checkpointing then runs forwards a second time."""
-    return torch._C._current_graph_task_id() != -1
+def _not_a_forward() -> bool:
+    """Whether what runs is no forward of its own.
+
+    Within autograd, activation checkpointing runs forwards a second time; `torch.jit.trace` would
+    write all that we compute into its graph.
+    """
+    return torch._C._current_graph_task_id() != -1 or torch._C._is_tracing()
 
 
 def _enter(module: nn.Module, args: tuple[Any, ...]) -> None:
-    if _in_backward():
+    if _not_a_forward():
         return
     _here.resume()
     if _here.mode is None and any(listener.knows(module) for listener in _listeners):
-        _here.visitor = module
+        _here.visitor, _here.visits = module, 0
         _here.put_mode()
+    _here.visits += module is _here.visitor
     with torch._C.DisableTorchFunction():
         for listener in _listeners:
             listener.enter(module, args)
@@ -180,12 +186,14 @@ def _enter(module: nn.Module, args: tuple[Any, ...]) -> None:
 
 
 def _leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-    if _in_backward():
+    if _not_a_forward():
         return
     _here.resume()
     with torch._C.DisableTorchFunction():
         for listener in _listeners:
             listener.leave(module, output)
     if module is _here.visitor:
-        _here.visitor = None
-        _here.take_mode()
+        _here.visits -= 1
+        if _here.visits == 0:
+            _here.visitor = None
+            _here.take_mode()

@@ -21,7 +21,7 @@ def output_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         RequestError: `path` can't be created or written to. Raised before the block runs.
     """
     folder = Path(path)
-    missing = [p for p in (folder, *folder.parents) if not p.exists()]
+    missing = [p for p in (folder, *folder.parents) if not os.path.exists(p)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder))
@@ -30,12 +30,22 @@ def output_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise RequestError(f"cannot write to {folder}: {error.strerror or error}") from error
     try:
         yield staging
-        for file in sorted(staging.iterdir()):
-            os.replace(file, folder / file.name)
+        _move(sorted(staging.iterdir()), folder)
         missing = []
     finally:
         shutil.rmtree(staging, ignore_errors=True)
         _remove_empty(missing)
+
+
+def _move(files: list[Path], folder: Path) -> None:
+    for file in files:
+        if os.path.isdir(folder / file.name):
+            raise RequestError(f"cannot write {folder / file.name}: there is a folder of that name")
+    try:
+        for file in files:
+            os.replace(file, folder / file.name)
+    except OSError as error:
+        raise RequestError(f"cannot write to {folder}: {error.strerror}") from error
 
 
 def _remove_empty(folders: list[Path]) -> None:

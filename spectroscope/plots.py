@@ -57,7 +57,7 @@ def spectra(
             for side, color in palette.items():
                 line = of_channel[of_channel["side"] == side]
                 axes.plot(line["freq"] * scale, line["power"], color=color, label=SIDES[side])
-            if f0 is not None:
+            if f0 is not None and np.isfinite(f0).any():
                 low, middle, high = np.nanquantile(f0, [0, 0.5, 1]) * scale
                 axes.axvspan(low, high, color="0.5", alpha=0.25, lw=0)
                 axes.axvline(

@@ -56,10 +56,11 @@ def record(
         TypeError: `model` isn't an `nn.Module`.
         RequestError: `fs` isn't positive, `select` fits no rectifier, or a kind isn't known.
 
-    >>> with record(nn.Sequential(nn.Conv1d(1, 2, 3), nn.ReLU())) as recorder:
-    ...     pass
-    >>> list(recorder.recording().found)
-    ['1']
+    >>> model = nn.Sequential(nn.Conv1d(1, 2, 3), nn.ReLU())
+    >>> with record(model) as recorder:
+    ...     y = model(torch.zeros(1, 1, 8))
+    >>> list(recorder.recording().records)
+    ['1#0']
     """
     return Recorder(
         model, fs=fs, select=select, spectra=spectra, kinds=kinds, channel_axis=channel_axis
@@ -154,6 +155,8 @@ class Recorder:
             return None
         with torch.no_grad():
             tensor = tensor.detach()
+            if tensor.device.type == "mps":  # has no float64
+                tensor = tensor.cpu()
             if axis % tensor.dim() == 0:
                 tensor, axis = tensor.unsqueeze(0), 1
             tensor = tensor.movedim(axis, 1)
@@ -179,15 +182,27 @@ class Recorder:
         self._capture.found[site.place].reason = f"call {site.call}: {reason}"
 
     def _warn(self) -> None:
+        """Say in one warning what was not recorded that one might think was."""
         found = self._capture.found
         unseen = [f"{row.place or 'itself'} ({row.reason})" for row in found.values() if row.reason]
         if unseen:
             more = ", …" if len(unseen) > 3 else ""
-            warnings.warn(
-                f"{self._model_name}: {len(unseen)} rectifiers are not recorded, see "
-                f"report.coverage(): {', '.join(unseen[:3])}{more}",
-                stacklevel=3,
+            message = (
+                f"{len(unseen)} places are not recorded in full, see report.coverage(): "
+                f"{', '.join(unseen[:3])}{more}"
             )
+        elif self._capture.ran is None:
+            message = "nothing was recorded: it did not run"
+        elif not self._records:
+            message = "nothing was recorded: no rectifier that was asked for was called"
+        elif self._capture.ran == "parts":
+            message = (
+                "only parts of it ran (as by model.forward(x) instead of model(x)): calls are "
+                "counted in each part by itself"
+            )
+        else:
+            return
+        warnings.warn(f"{self._model_name}: {message}", stacklevel=3)
 
 
 class _Reduced(NamedTuple):
@@ -198,12 +213,15 @@ class _Reduced(NamedTuple):
 
 
 def _decimation(input_shape: tuple[int, ...], shape: tuple[int, ...]) -> float:
-    """Samples of the model's input to one of the site's, from their lengths.
+    """Samples of the model's input to one of the site's, guessed from their lengths.
 
-    Which axis of the input is time depends on the model (``[N, C, T]``, ``[N, T, C]``): it is
-    taken to be the one whose length is a whole multiple of the site's. NaN where there is no such
-    axis, where two differ, and where the site has neither time nor space.
+    The axes of time or space of the model's input are taken to be those of ``[N, C, ...]``, or of
+    ``[N, T, C]`` where T exceeds the rest. NaN where the site's length goes into none of them, or
+    into two of them differently, and where the site has neither time nor space.
     """
     length = max(shape[1:], default=0)
-    ratios = {size // length for size in input_shape[1:] if length and size and size % length == 0}
+    spatial = input_shape[2:]
+    if len(input_shape) > 2 and input_shape[1] > max(spatial):
+        spatial = input_shape[1:]
+    ratios = {size // length for size in spatial if length and size and size % length == 0}
     return float(ratios.pop()) if len(ratios) == 1 else math.nan

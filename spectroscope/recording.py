@@ -35,6 +35,8 @@ class SiteRecord:
 
     def mergeable(self, other: "SiteRecord") -> str | None:
         """Why `other` can't be merged into this, or None if it can."""
+        if self.site.kind != other.site.kind:
+            return f"{self.site.kind}, then {other.site.kind}"
         if self.channels != other.channels:
             return f"{self.channels} channels, then {other.channels}"
         if len(self.shape) != len(other.shape):
@@ -83,6 +85,11 @@ class Recording:
             records[name] = records[name].merge(record)
         found = dict(self.found)
         for name, row in other.found.items():
-            mine = found.get(name)
-            found[name] = row if mine is None else replace(mine, fired=mine.fired + row.fired)
+            mine = found.setdefault(name, replace(row, fired=0))
+            found[name] = replace(
+                mine,
+                selected=mine.selected or row.selected,
+                fired=mine.fired + row.fired,
+                reason=mine.reason or row.reason,
+            )
         return Recording(self.fs, records, found)

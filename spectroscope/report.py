@@ -52,8 +52,8 @@ COLUMNS = {
     "n_samples": Column("1", "inputs (batch items) seen"),
     "dc_in": Column("activation", "mean of the rectifier's input, over time or space and inputs"),
     "dc_out": Column("activation", "mean of its output, likewise"),
-    "dc_out_std": Column("activation", "standard deviation, over inputs, of each input's own "
-                                       "output DC: the part of the DC that can carry information"),
+    "dc_out_std": Column("activation", "standard deviation over inputs (of the population) of each "
+                                       "input's own output DC: what can carry information"),
     "ac_rms_in": Column("activation", "RMS of the rectifier's input less each input's own DC"),
     "ac_rms_out": Column("activation", "RMS of its output less each input's own DC"),
     "active_fraction": Column("1", "fraction of output values > 0"),
@@ -71,10 +71,11 @@ COLUMNS = {
     "power": Column("activation²", "one-sided power spectrum, averaged over inputs: a tone A·cos "
                                    "reads A²/2, the DC bin mean squared DC; their sum is the mean "
                                    "square (scipy.signal.periodogram, scaling='spectrum')"),
-    "status": Column("", "fired, never fired, not recorded, cannot be seen"),
+    "status": Column("", "fired, never fired, incomplete (not all of its calls are recorded) or "
+                         "cannot be seen"),
     "selected": Column("", "whether the recorder was asked to record it"),
     "fired": Column("1", "calls seen"),
-    "reason": Column("", "why it can't be seen or isn't recorded"),
+    "reason": Column("", "why it can't be seen, or isn't recorded in full"),
 }  # fmt: skip
 
 _SITE = ["site", "module", "function", "call", "kind"]
@@ -150,8 +151,11 @@ class Report:
 
     def coverage(self) -> pd.DataFrame:
         """Every place with rectifiers, and what can't be looked into, one row each."""
-        columns = ["place", "kind", "status", "selected", "fired", "reason"]
-        rows = [{**asdict(row), "status": row.status} for row in self._recording.found.values()]
+        columns = ["place", "module", "function", "kind", "status", "selected", "fired", "reason"]
+        rows = [
+            {**asdict(row), "place": row.place, "status": row.status}
+            for row in self._recording.found.values()
+        ]
         return pd.DataFrame(rows, columns=columns)
 
     def describe(self) -> pd.DataFrame:
@@ -208,7 +212,7 @@ def load(path: str | os.PathLike[str]) -> Report:
         RequestError: there is none, or it isn't one that this version reads.
     """
     path = Path(path)
-    return Report(storage.read(path / FILE if path.is_dir() else path))
+    return Report(storage.read(path / FILE if os.path.isdir(path) else path))
 
 
 def _site_columns(record: SiteRecord) -> dict[str, Any]:

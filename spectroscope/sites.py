@@ -28,7 +28,7 @@ class Site(NamedTuple):
     @property
     def place(self) -> str:
         """`module` or `module/function`: the site without its call."""
-        return f"{self.module}/{self.function}" if self.function else self.module
+        return _place(self.module, self.function)
 
     @property
     def name(self) -> str:
@@ -46,22 +46,33 @@ class Found:
     """A row of the coverage: one place with rectifiers, seen or not.
 
     Attributes:
-        place: `module` or `module/function`.
+        module: as of :class:`Site`.
+        function: as of :class:`Site`.
         kind: `ReLU`, …, or the class of what can't be looked into.
         selected: whether it was asked for.
         fired: number of calls seen.
-        reason: why it can't be seen or isn't recorded; empty if it is.
+        reason: why it can't be seen, or isn't recorded in full; empty if it is.
     """
 
-    place: str
+    module: str
+    function: str
     kind: str
-    selected: bool
+    selected: bool = False
     fired: int = 0
     reason: str = ""
 
     @property
+    def place(self) -> str:
+        """`module` or `module/function`."""
+        return _place(self.module, self.function)
+
+    @property
     def status(self) -> str:
-        """`fired`, `never fired`, `not recorded` or `cannot be seen`."""
+        """`fired`, `never fired`, `incomplete` (see `reason`) or `cannot be seen`."""
         if self.reason:
-            return "not recorded" if self.fired else "cannot be seen"
+            return "incomplete" if self.fired else "cannot be seen"
         return "fired" if self.fired else "never fired"
+
+
+def _place(module: str, function: str) -> str:
+    return f"{module}/{function}" if function else module

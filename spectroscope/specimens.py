@@ -75,15 +75,18 @@ def specimen(name: str, **options: object) -> Specimen:
     """
     found = adapters()
     if name not in found:
-        near = difflib.get_close_matches(name, found, n=3, cutoff=0.4) or list(found)
-        raise RequestError(f"unknown specimen {name!r}; the nearest are: {', '.join(near)}")
+        near = difflib.get_close_matches(name, found, n=3, cutoff=0.4)
+        known = f"the nearest: {', '.join(near)}" if near else f"there are: {', '.join(found)}"
+        raise RequestError(f"unknown specimen {name!r}; {known}")
     make = found[name].load()
     given = {key: value for key, value in options.items() if value is not None}
-    takes = inspect.signature(make).parameters
-    if unknown := [key for key in given if key not in takes]:
-        raise RequestError(
-            f"{name} doesn't take {', '.join(unknown)}; it takes {', '.join(takes) or 'no options'}"
-        )
+    signature = inspect.signature(make)
+    try:
+        signature.bind(**given)
+    except TypeError as error:
+        takes = ", ".join(signature.parameters) or "no options"
+        raise RequestError(f"{name} can't be made so ({error}); it takes {takes}") from error
     made = make(**given)
-    assert isinstance(made, Specimen)
+    if not isinstance(made, Specimen):
+        raise RequestError(f"the adapter of {name} made a {type(made).__name__}, not a Specimen")
     return made

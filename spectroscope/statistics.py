@@ -58,23 +58,25 @@ class SideStatistics(NamedTuple):
         """
         samples, channels = x.shape[:2]
         length = x[0, 0].numel()
-        dc, count, ac_power, active = x.new_zeros(4, samples, channels, dtype=torch.float64)
+        dc, rest, count, ac_power, active = x.new_zeros(5, samples, channels, dtype=torch.float64)
         spectrum = None
         if spectra and x.dim() == 3 and length > 1:
             spectrum = x.new_zeros(channels, length // 2 + 1, dtype=torch.float64)
         for n, c in _chunks(samples, channels, length, _CHUNK_CPU if x.is_cpu else _CHUNK_GPU):
             block = x[n, c].to(torch.float64, memory_format=torch.contiguous_format)
             rows = block.reshape(*block.shape[:2], length)
-            count[n, c], dc[n, c], ac_power[n, c], active[n, c], centered = row_moments(rows)
+            reduced = row_moments(rows)
+            count[n, c], dc[n, c], rest[n, c] = reduced.finite, reduced.mean, reduced.rest
+            ac_power[n, c], active[n, c] = reduced.m2, reduced.positive
             if spectrum is not None:
-                power = power_spectrum(centered)
+                power = power_spectrum(reduced.centered)
                 power[..., 0] = dc[n, c].square()
                 spectrum[c] += (power * (count[n, c] == length).unsqueeze(-1)).sum(0)
         return cls(
             inputs=samples,
             length=length,
-            dc=Moments.of(dc, (count > 0).double()),
-            dc_by_value=Moments.of(dc, count),
+            dc=Moments.of(dc, rest, (count > 0).double()),
+            dc_by_value=Moments.of(dc, rest, count),
             ac_power=ac_power.sum(0),
             active=active.sum(0),
             nonfinite=(length - count).sum(0),

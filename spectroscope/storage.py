@@ -2,7 +2,6 @@
 
 import json
 import math
-import zipfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -55,26 +54,30 @@ def read(path: Path) -> Recording:
             header = json.loads(str(arrays["header"]))
             if header["format"] != FORMAT:
                 raise RequestError(
-                    f"{path} has format {header['format']}; this version reads {FORMAT}"
+                    f"{path} has format {header['format']!r}; this version reads {FORMAT}"
                 )
             records = [
                 SiteRecord(
                     Site(**entry["site"]),
                     tuple(entry["shape"]),
-                    math.nan if entry["decimation"] is None else entry["decimation"],
+                    math.nan if entry["decimation"] is None else float(entry["decimation"]),
                     SiteStatistics(_side(arrays, f"{n}.input."), _side(arrays, f"{n}.output.")),
                 )
                 for n, entry in enumerate(header["sites"])
             ]
             found = [Found(**row) for row in header["found"]]
-    except OSError as error:
-        raise RequestError(f"cannot read {path}: {error.strerror or error}") from error
-    except (EOFError, KeyError, TypeError, AttributeError, ValueError, zipfile.BadZipFile) as error:
-        if isinstance(error, RequestError):
-            raise
-        raise RequestError(f"{path} is not a saved report ({error})") from error
+            fs = header["fs"]
+            if fs is not None and not float(fs) > 0:
+                raise ValueError("fs")
+    except RequestError:
+        raise
+    except FileNotFoundError as error:
+        raise RequestError(f"cannot read {path}: {error.strerror}") from error
+    except Exception as error:  # what a damaged file raises can be anything
+        reason = type(error).__name__
+        raise RequestError(f"{path} is not a saved report, or damaged ({reason})") from error
     return Recording(
-        header["fs"],
+        fs,
         {record.site.name: record for record in records},
         {row.place: row for row in found},
     )
@@ -99,7 +102,7 @@ def _side(arrays: np.lib.npyio.NpzFile, prefix: str) -> SideStatistics:
         return torch.from_numpy(arrays[prefix + name])
 
     length = int(arrays[prefix + "length"])
-    return SideStatistics(
+    statistics = SideStatistics(
         inputs=int(arrays[prefix + "inputs"]),
         length=None if length < 0 else length,
         dc=Moments(*tensor("dc")),
@@ -110,3 +113,12 @@ def _side(arrays: np.lib.npyio.NpzFile, prefix: str) -> SideStatistics:
         spectrum=tensor("spectrum") if prefix + "spectrum" in arrays else None,
         spectrum_inputs=tensor("spectrum_inputs"),
     )
+    channels = statistics.ac_power.shape
+    per_channel = (*statistics.dc, *statistics.dc_by_value, statistics.active,
+                   statistics.nonfinite, statistics.spectrum_inputs)  # fmt: skip
+    if any(tensor.shape != channels for tensor in per_channel) or len(channels) != 1:
+        raise ValueError("shapes differ")
+    spectrum = statistics.spectrum
+    if spectrum is not None and spectrum.shape != (*channels, length // 2 + 1):
+        raise ValueError("the spectrum's shape")
+    return statistics

@@ -65,7 +65,7 @@ def test_row_moments_are_right_far_from_zero():
 
 def test_row_moments_leave_out_what_is_not_finite():
     rows = torch.tensor([[1.0, torch.nan, 3.0, -torch.inf], [torch.inf] * 4, [0.0, -1, 2, 5]])
-    finite, mean, m2, positive, centered = row_moments(rows.double())
+    finite, mean, _, m2, positive, centered = row_moments(rows.double())
     assert finite.tolist() == [2, 0, 4]
     assert mean.tolist() == [2, 0, 1.5]
     assert m2.tolist() == [2, 0, 21]
@@ -78,7 +78,7 @@ def test_moments_merge_to_the_moments_of_the_whole(cuts):
     values = 1e4 + torch.randn(1000, 2, dtype=torch.float64)
     weights = torch.randint(0, 5, (1000, 2)).double()
     pieces = [
-        Moments.of(values[a:b], weights[a:b])
+        Moments.of(values[a:b], torch.zeros_like(values[a:b]), weights[a:b])
         for a, b in zip([0, *cuts], [*cuts, 1000], strict=True)
     ]
     merged = pieces[0]
@@ -95,7 +95,10 @@ def test_moments_merge_to_the_moments_of_the_whole(cuts):
 def test_moments_of_channels_that_were_not_seen_yet_merge():
     values = 1e4 + torch.randn(4, 2, dtype=torch.float64)
     weights = torch.tensor([[0, 0], [0, 1], [0, 1], [0, 1]]).double()
-    merged = Moments.of(values[:2], weights[:2]).merge(Moments.of(values[2:], weights[2:]))
+    rests = torch.zeros_like(values)
+    merged = Moments.of(values[:2], rests[:2], weights[:2]).merge(
+        Moments.of(values[2:], rests[2:], weights[2:])
+    )
     assert merged.weight.tolist() == [0, 3]
     assert merged.m2[0] == 0
     mean, m2 = exact_moments(values[1:, 1])

@@ -31,15 +31,19 @@ class Moments(NamedTuple):
     m2: Tensor
 
     @classmethod
-    def of(cls, values: Tensor, weights: Tensor) -> "Moments":
-        """Moments over the first axis of float64 `values` ``[N, C]`` with `weights` ``[N, C]``.
+    def of(cls, values: Tensor, rests: Tensor, weights: Tensor) -> "Moments":
+        """Moments over the first axis of the numbers `values` + `rests`.
 
-        Weights are whole numbers: how often each value counts.
+        Args:
+            values: float64, ``[N, C]``.
+            rests: float64, ``[N, C]``, what rounding left out of `values`.
+            weights: ``[N, C]``, whole numbers: how often each number counts.
         """
         weight = weights.sum(0)
         pivot = (weights * values).sum(0) / weight.clamp(min=1)
-        offset = (weights * (values - pivot)).sum(0) / weight.clamp(min=1)
-        return cls(weight, pivot, offset, (weights * (values - pivot - offset).square()).sum(0))
+        near = (values - pivot) + rests
+        offset = (weights * near).sum(0) / weight.clamp(min=1)
+        return cls(weight, pivot, offset, (weights * (near - offset).square()).sum(0))
 
     @property
     def mean(self) -> Tensor:
@@ -67,6 +71,7 @@ class RowMoments(NamedTuple):
     Attributes:
         finite: number of finite values.
         mean: their mean; 0 where there are none.
+        rest: what rounding left out of `mean`, by which the mean of `centered` isn't 0.
         m2: sum of their squared deviations from that mean.
         positive: number of them that are > 0.
         centered: ``[..., T]``, the values less their mean, 0 where a value isn't finite.
@@ -74,13 +79,17 @@ class RowMoments(NamedTuple):
 
     finite: Tensor
     mean: Tensor
+    rest: Tensor
     m2: Tensor
     positive: Tensor
     centered: Tensor
 
 
 def row_moments(rows: Tensor) -> RowMoments:
-    """Moments of the finite values along the last axis, in two passes.
+    """Moments of the finite values along the last axis, in two passes and a correction.
+
+    The correction is that of Chan, Golub & LeVeque, "Algorithms for computing the sample variance",
+    1983: the mean of what is left after the mean was taken out.
 
     Args:
         rows: float64, ``[..., T]`` with T ≥ 1. It is not changed.
@@ -101,4 +110,9 @@ def row_moments(rows: Tensor) -> RowMoments:
         mean = rows.sum(-1) / count.clamp(min=1)
         centered = (rows - mean.unsqueeze(-1)).where(finite, 0)
     positive = (rows > 0).sum(-1, dtype=torch.float64)
-    return RowMoments(count, mean, centered.square().sum(-1), positive, centered)
+    if rows.shape[-1] == 1:
+        rest, m2 = torch.zeros_like(mean), torch.zeros_like(mean)
+    else:
+        rest = centered.sum(-1) / count.clamp(min=1)
+        m2 = centered.square().sum(-1) - count * rest.square()
+    return RowMoments(count, mean, rest, m2, positive, centered)

@@ -6,7 +6,7 @@ can stand side by side in a report.
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtr
+from scipy.special import erfcx, ndtr
 
 
 def gaussian_dc(mean: ArrayLike, std: ArrayLike) -> NDArray[np.float64]:
@@ -33,7 +33,12 @@ def gaussian_dc(mean: ArrayLike, std: ArrayLike) -> NDArray[np.float64]:
     if np.any(sigma < 0):
         raise ValueError(f"std must be ≥ 0, found {sigma.min()}")
     z = np.divide(mu, sigma, out=np.zeros_like(mu), where=sigma > 0)
-    with np.errstate(over="ignore"):  # z² may overflow: φ is then 0, as it should be
+    with np.errstate(over="ignore", invalid="ignore"):
+        # Far below zero the two terms nearly cancel; written with erfcx, Φ(z) = φ(z)·√(π/2)·
+        # erfcx(−z/√2), they share the factor φ and only 1 − |z|·(…) ≈ 1/z² is left to rounding.
         density = np.exp(-0.5 * np.square(z)) / np.sqrt(2 * np.pi)
-    dc: NDArray[np.float64] = sigma * density + mu * ndtr(z)
-    return np.where(sigma == 0, np.maximum(mu, 0.0), dc)
+        below = np.minimum(z, 0)
+        tail = density * (1 + below * np.sqrt(np.pi / 2) * erfcx(-below / np.sqrt(2)))
+        dc: NDArray[np.float64] = np.where(z < 0, sigma * tail, sigma * density + mu * ndtr(z))
+    dc = np.where(sigma == 0, np.maximum(mu, 0.0), dc)
+    return np.where(mu == -np.inf, 0.0, dc)

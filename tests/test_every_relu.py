@@ -1,0 +1,673 @@
+"""Every rectifier call of any model is seen and named, and looking changes nothing."""
+
+import copy
+import io
+import pickle
+import threading
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.modules import module as module_hooks
+from torch.utils.checkpoint import checkpoint
+
+import spectroscope
+
+
+class Calls(nn.Module):
+    """Calls a function on what it is given."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, *args):
+        return self.function(*args)
+
+
+def sites_of(model, *args, **options):
+    with spectroscope.record(model, **options) as recorder:
+        model(*args)
+    return recorder.report().sites()["site"].tolist()
+
+
+ZERO = torch.zeros(())
+
+RECTIFIERS = {
+    "relu": [
+        F.relu,
+        lambda x: F.relu(x, inplace=True),
+        F.relu_,
+        torch.relu,
+        torch.relu_,
+        torch.Tensor.relu,
+        torch.Tensor.relu_,
+        torch.ops.aten.relu,
+        torch.ops.aten.relu_.default,
+        lambda x: F.relu(input=x),
+    ],
+    "clamp": [
+        lambda x: x.clamp(0),
+        lambda x: x.clamp(min=0),
+        lambda x: x.clamp_(min=0.0),
+        lambda x: torch.clamp(x, min=0),
+        lambda x: torch.clamp_(x, 0),
+        lambda x: torch.clamp(input=x, min=0),
+        lambda x: x.clamp(min=ZERO),
+    ],
+    "clip": [lambda x: x.clip(0), lambda x: x.clip_(min=0), lambda x: torch.clip(x, 0)],
+    "clamp_min": [
+        lambda x: x.clamp_min(0),
+        lambda x: x.clamp_min_(0),
+        lambda x: torch.clamp_min(x, 0),
+    ],
+    "threshold": [
+        lambda x: F.threshold(x, 0, 0),
+        lambda x: F.threshold(x, threshold=0, value=0, inplace=True),
+        lambda x: torch.threshold(x, 0, 0),
+        lambda x: F.threshold_(x, 0.0, 0.0),
+    ],
+    "maximum": [
+        lambda x: torch.maximum(x, ZERO),
+        lambda x: torch.maximum(ZERO, x),
+        lambda x: x.maximum(ZERO),
+    ],
+    "max": [lambda x: torch.max(x, ZERO), lambda x: x.max(ZERO)],
+    "hardtanh": [lambda x: F.hardtanh(x, 0, 9), lambda x: F.hardtanh_(x, min_val=0, max_val=9)],
+    "relu6": [F.relu6, lambda x: F.relu6(x, inplace=True)],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "function"), [(name, f) for name, fs in RECTIFIERS.items() for f in fs]
+)
+def test_a_function_that_rectifies_is_seen_once_with_its_true_input(name, function):
+    x = torch.randn(4, 3, 5)
+    expected_in, expected_out = x.double().mean((0, 2)), x.double().relu().mean((0, 2))
+    model = Calls(function)
+    with spectroscope.record(model) as recorder:
+        model(x)
+    dc = recorder.report().dc()
+    assert dc["site"].unique().tolist() == [f"/{name}#0"]
+    assert dc["dc_in"].tolist() == pytest.approx(expected_in.tolist(), rel=1e-12)
+    assert dc["dc_out"].tolist() == pytest.approx(expected_out.tolist(), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x.clamp(min=1),
+        lambda x: x.clamp(0, 1),
+        lambda x: x.clamp(max=0),
+        lambda x: x.clamp_min(-1),
+        F.hardtanh,
+        lambda x: F.threshold(x, 0, 1),
+        lambda x: x.max(),
+        lambda x: x.max(1).values,
+        lambda x: torch.maximum(x, torch.ones(())),
+        lambda x: torch.maximum(x, -x),
+        lambda x: torch.maximum(x, torch.zeros_like(x)),  # an activation may be zero by chance
+        F.gelu,
+        lambda x: F.leaky_relu(x, 0.1),
+        torch.sigmoid,
+    ],
+)
+def test_a_function_that_does_not_is_not(function):
+    model = Calls(function)
+    with pytest.warns(UserWarning, match="no rectifier"):
+        assert sites_of(model, torch.randn(2, 3, 4)) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "kind"),
+    [
+        (nn.ReLU(), "ReLU"),
+        (nn.ReLU(inplace=True), "ReLU"),
+        (nn.ReLU6(), "ReLU6"),
+        (nn.Hardtanh(0, 2), "Hardtanh"),
+        (nn.Hardtanh(0, 6), "ReLU6"),
+        (nn.Threshold(0, 0), "ReLU"),
+    ],
+)
+def test_modules_of_the_family_are_seen_under_their_name(module, kind):
+    model = nn.Sequential(nn.Identity(), module)
+    with spectroscope.record(model) as recorder:
+        model(torch.randn(2, 3, 4))
+    sites = recorder.report().sites()
+    assert sites["site"].tolist() == ["1#0"]
+    assert sites["kind"].tolist() == [kind]
+
+
+@pytest.mark.parametrize(
+    ("module", "kind"),
+    [
+        (nn.LeakyReLU(), "LeakyReLU"),
+        (nn.PReLU(), "PReLU"),
+        (nn.ELU(inplace=True), "ELU"),
+        (nn.GELU(), "GELU"),
+        (nn.SiLU(), "SiLU"),
+        (nn.Hardswish(), "Hardswish"),
+    ],
+)
+def test_other_kinds_are_seen_when_asked_for(module, kind):
+    model = nn.Sequential(module, nn.ReLU())
+    x = torch.randn(2, 3, 4)
+    assert sites_of(model, x.clone()) == ["1#0"]
+    assert sites_of(model, x.clone(), kinds=[kind]) == ["0#0", "1#0"]
+    assert sites_of(model, x.clone(), kinds=type(module)) == ["0#0", "1#0"]
+    function = {"PReLU": lambda x: F.prelu(x, torch.ones(1))}.get(
+        kind, getattr(F, "leaky_relu" if kind == "LeakyReLU" else kind.lower(), None)
+    )
+    (site,) = sites_of(Calls(function), x, kinds=kind)
+    assert site.startswith("/")
+
+
+class Swish(nn.Module):
+    def forward(self, x):
+        return x.relu() * torch.sigmoid(x)
+
+
+def test_a_class_of_ones_own_is_recorded_whole():
+    model = nn.Sequential(Swish(), nn.ReLU())
+    x = torch.randn(5, 3, 8)
+    assert sites_of(model, x) == ["0/relu#0", "1#0"]
+    with spectroscope.record(model, kinds=[Swish]) as recorder:
+        y = model[0](x), model(x)
+    report = recorder.report()
+    assert report.sites()["site"].tolist() == ["0#0", "1#0"]
+    assert report.sites()["kind"].tolist() == ["Swish", "ReLU"]
+    expected = y[0].double().mean((0, 2)).tolist()
+    assert report.dc().query("site == '0#0'")["dc_out"].tolist() == pytest.approx(expected)
+    assert report.dc()["dc_gaussian"].isna().tolist() == [True] * 3 + [False] * 3
+
+
+def test_an_unknown_kind_is_refused():
+    with pytest.raises(spectroscope.RequestError, match=r"kind 'Gelu' is no .* none of ELU, GELU"):
+        spectroscope.record(nn.ReLU(), kinds=["Gelu"])
+
+
+class Branches(nn.Module):
+    """Functional and module ReLUs, a shared one under two names, a loop, and a residual `+=`."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Sequential(nn.Conv1d(3, 3, 1)), nn.Sequential(nn.Conv1d(3, 3, 1))
+        self.a.act = self.b.act = nn.ReLU(inplace=True)
+        self.loop = nn.ReLU()
+        self.times = 2
+
+    def forward(self, x):
+        y = F.relu(self.a(x)) + self.b(x).relu()
+        for _ in range(self.times):
+            y = self.loop(y - 0.1)
+        y += x
+        return {"y": (torch.relu_(y), [y])}
+
+
+def test_names_tell_branches_loops_and_functions_apart():
+    expected = ["a.act#0", "/relu#0", "b.act#0", "/relu#1", "loop#0", "loop#1", "/relu#2"]
+    model, x = Branches(), torch.randn(2, 3, 8)
+    assert sites_of(model, x) == expected
+    with spectroscope.record(model) as recorder:
+        for model.times in (2, 0, 3, 1):
+            model(x)
+    counts = recorder.report().sites().set_index("site")["n_samples"].to_dict()
+    # A site is the same from forward to forward; one that a forward doesn't reach counts less.
+    assert counts == {name: 8 for name in expected} | {"loop#0": 6, "loop#1": 4, "loop#2": 2}
+
+
+@pytest.mark.parametrize(
+    ("select", "expected"),
+    [
+        ("b.*", ["b.act#0"]),
+        ("/relu#1", ["/relu#1"]),
+        ("*/relu", ["/relu#0", "/relu#1", "/relu#2"]),
+        (["loop", "a.act"], ["a.act#0", "loop#0", "loop#1"]),
+        (lambda name, module: isinstance(module, Branches), ["/relu#0", "/relu#1", "/relu#2"]),
+    ],
+)
+def test_select_takes_functions_too(select, expected):
+    assert sites_of(Branches(), torch.randn(2, 3, 8), select=select) == expected
+
+
+def test_outputs_in_dictionaries_and_inputs_from_generators():
+    model = nn.Sequential(Calls(lambda inputs: sum(x.relu() for x in inputs)))
+    assert sites_of(model, (torch.randn(2, 3, 4) for _ in range(3))) == [
+        f"0/relu#{call}" for call in range(3)
+    ]
+
+
+def test_lazy_modules():
+    model = nn.Sequential(nn.LazyConv1d(4, 3), nn.ReLU())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch says that lazy modules are under development
+        assert sites_of(model, torch.randn(2, 3, 8)) == ["1#0"]
+
+
+def test_modules_made_during_the_forward_belong_to_their_maker():
+    model = nn.Sequential(Calls(lambda x: nn.ReLU()(x)))
+    assert sites_of(model, torch.randn(2, 3, 8)) == ["0/relu#0"]
+
+
+def test_a_module_exchanged_after_record_was_called():
+    model = nn.Sequential(nn.Identity(), nn.ReLU())
+    recorder = spectroscope.record(model)
+    model[0] = nn.ReLU()
+    with recorder:
+        model(torch.randn(2, 3, 8))
+    assert recorder.report().sites()["site"].tolist() == ["0#0", "1#0"]
+
+
+class Tree(nn.Module):
+    """Calls itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.relu = nn.ReLU()
+
+    def forward(self, x, depth=2):
+        return self.relu(x) if depth == 0 else self(x, depth - 1) + self(-x, depth - 1)
+
+
+def test_a_model_that_calls_itself():
+    assert sites_of(Tree(), torch.randn(2, 3, 8)) == [f"relu#{call}" for call in range(4)]
+
+
+def test_rectifiers_outside_the_model_are_not_its():
+    model, other = nn.ReLU(), nn.ReLU()
+    x = torch.randn(2, 3, 8)
+    with spectroscope.record(model) as recorder:
+        other(x.relu() + F.relu(x) + model(x))
+    assert recorder.report().coverage()["fired"].tolist() == [1]
+
+
+def bn_net():
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(inplace=True), Calls(F.relu), nn.Flatten(),
+        nn.Dropout(0.3), nn.Linear(6 * 36, 4), Calls(torch.relu),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("format", [torch.contiguous_format, torch.channels_last])
+def test_outputs_and_gradients_are_the_same_to_the_bit(train, dtype, format):
+    model = bn_net().to(dtype).to(memory_format=format).train(train)
+    state = copy.deepcopy(model.state_dict())
+    x = torch.randn(5, 3, 8, 8, dtype=dtype).to(memory_format=format).requires_grad_()
+
+    def run():
+        torch.manual_seed(1)
+        model.load_state_dict(state)
+        model.zero_grad()
+        x.grad = None
+        y = model(x)
+        y.float().square().sum().backward()
+        result = [y, x.grad, *(p.grad for p in model.parameters()), *model.buffers()]
+        return [t.detach().clone() for t in result] + [torch.get_rng_state()]
+
+    before = run()
+    with spectroscope.record(model) as outer, spectroscope.record(model, select="2"):
+        during = run()
+    for a, b, c in zip(before, during, run(), strict=True):
+        assert torch.equal(a, b)
+        assert torch.equal(a, c)
+    assert len(outer.report().sites()) == 3
+
+
+def test_autocast_and_inference_mode():
+    model, x = bn_net().eval(), torch.randn(2, 3, 8, 8)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        before = model(x)
+        with spectroscope.record(model) as recorder:
+            during = model(x)
+    assert before.dtype == torch.bfloat16
+    assert torch.equal(before, during)
+    with torch.inference_mode():
+        model(x)
+    assert len(recorder.report().sites()) == 3
+
+
+def test_complex_activations_are_left_alone_and_reported():
+    model = Calls(lambda x: torch.complex(x, x).real.relu() + torch.abs(torch.complex(x, x)))
+    assert sites_of(model, torch.randn(2, 3, 4)) == ["/relu#0"]
+
+
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("activation", [F.relu, nn.ReLU(), F.gelu])
+def test_transformers_keep_their_fused_path(train, grad, activation):
+    layer = nn.TransformerEncoderLayer(
+        16, 4, 32, dropout=0.0, activation=activation, batch_first=True
+    )
+    model = nn.TransformerEncoder(layer, 2).train(train)
+    x = torch.randn(3, 7, 16)
+    mask = torch.zeros(3, 7, dtype=torch.bool)
+    mask[0, 4:] = True
+    kinds = ["GELU"]
+
+    def run():
+        return model(x, src_key_padding_mask=mask)
+
+    with torch.set_grad_enabled(grad), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch: nested tensors are a prototype
+        before = run()
+        with spectroscope.record(model, kinds=kinds, channel_axis=-1) as recorder:
+            during = run()
+        after = run()
+    assert torch.equal(before, during)
+    assert torch.equal(before, after)
+    coverage = recorder.report().coverage()
+    if train or grad:
+        assert coverage["fired"].sum() == 2
+        shapes = recorder.report().sites()["shape"].tolist()
+        assert shapes == [(32, 7), (32, 7)]
+    else:
+        unseen = coverage[coverage["status"] == "cannot be seen"]
+        assert unseen["reason"].str.contains("fused kernel").tolist() == [True, True]
+
+
+def test_attention_keeps_its_fast_path_under_two_recorders():
+    model = nn.MultiheadAttention(16, 4, batch_first=True).eval()
+    x = torch.randn(3, 7, 16)
+
+    def run():
+        return model(x, x, x, need_weights=False)[0]
+
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        before = run()
+        with spectroscope.record(model), spectroscope.record(model):
+            during = run()
+    assert torch.equal(before, during)
+
+
+def nothing_is_left():
+    hooks = (module_hooks._global_forward_hooks, module_hooks._global_forward_pre_hooks)
+    return not any(hooks) and torch.overrides._len_torch_function_stack() == 0
+
+
+class Raises(nn.Module):
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def forward(self, x):
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("where", ["module", "hook", "attention", "function", "observer"])
+def test_nothing_is_left_after_an_exception(error, where, monkeypatch):
+    def fail(*args, **kwargs):
+        raise error
+
+    attention = nn.MultiheadAttention(4, 2, batch_first=True)
+    model = nn.Sequential(nn.ReLU(), Calls(F.relu), Calls(lambda x: attention(x, x, x)[0]))
+    model[2].attention = attention
+    handle = None
+    if where == "module":
+        model[1].function = fail
+    elif where == "hook":
+        handle = model[1].register_forward_hook(fail)
+    elif where == "attention":
+        monkeypatch.setattr(F, "multi_head_attention_forward", fail)
+    elif where == "function":
+        monkeypatch.setattr(torch, "relu", fail)
+    else:
+        monkeypatch.setattr("spectroscope.recorder.SideStatistics.of", fail)
+    with pytest.raises(error), spectroscope.record(model):
+        model(torch.randn(2, 3, 4))
+    assert nothing_is_left()
+    monkeypatch.undo()
+    if handle is not None:
+        assert list(model[1]._forward_hooks) == [handle.id]
+        handle.remove()
+    model[1].function = F.relu
+    assert sites_of(model, torch.randn(2, 3, 4), spectra=False) == ["0#0", "1/relu#0"]
+    assert nothing_is_left()
+
+
+def test_recording_goes_on_after_an_interrupt_that_was_caught():
+    model = nn.Sequential(nn.ReLU(), Raises(KeyboardInterrupt()))
+    x = torch.randn(2, 3, 4)
+    with spectroscope.record(model) as recorder:
+        for _ in range(3):
+            with pytest.raises(KeyboardInterrupt):
+                model(x)
+        model[1] = nn.Identity()
+        model(x)
+    assert recorder.report().sites()["n_samples"].tolist() == [8]
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_two_recorders_at_once_end_in_any_order(order):
+    model, x = nn.Sequential(nn.ReLU(), Calls(F.relu)), torch.randn(2, 3, 4)
+    recorders = [spectroscope.record(model), spectroscope.record(model, select="0")]
+    for recorder in recorders:
+        recorder.__enter__()
+    model(x)
+    recorders[order[0]].__exit__(None, None, None)
+    model(x)
+    recorders[order[1]].__exit__(None, None, None)
+    model(x)
+    samples = [r.report().sites()["n_samples"].tolist() for r in recorders]
+    expected = [[2, 2], [2]] if order == (0, 1) else [[4, 4], [2]]
+    expected[order[1]] = [4] * len(expected[order[1]])
+    assert samples == expected
+    assert nothing_is_left()
+
+
+class Spy(torch.overrides.TorchFunctionMode):
+    """A mode of the user's own."""
+
+    def __init__(self):
+        self.seen = []
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        self.seen.append(getattr(function, "__name__", "?"))
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_mode_of_the_users_sees_the_model_and_none_of_our_work(inside):
+    model, x = nn.Sequential(nn.ReLU(), Calls(F.relu)), torch.randn(2, 3, 4)
+    with Spy() as alone:
+        model(x)
+    first, second = (spectroscope.record(model), Spy()) if inside else (Spy(), None)
+    if inside:
+        with first as recorder, second as spy:
+            model(x)
+    else:
+        with first as spy, spectroscope.record(model) as recorder:
+            model(x)
+    assert len(recorder.report().sites()) == 2
+    assert spy.seen == alone.seen
+    assert nothing_is_left()
+
+
+def test_a_model_can_be_copied_and_pickled_while_it_is_recorded():
+    model, x = bn_net().eval(), torch.randn(2, 3, 8, 8)
+    model = nn.Sequential(*(m for m in model if not isinstance(m, Calls)))  # lambdas don't pickle
+    with spectroscope.record(model) as recorder:
+        model(x)
+        copied = copy.deepcopy(model)
+        pickled = pickle.loads(pickle.dumps(model))
+        buffer = io.BytesIO()
+        torch.save(model, buffer)
+        assert torch.equal(copied(x), model(x))
+        assert torch.equal(pickled(x), model(x))
+    assert recorder.report().sites()["n_samples"].tolist() == [6]  # the copies' calls aren't its
+
+
+def test_the_reports_and_recorders_survive_copying():
+    model = nn.ReLU()
+    with spectroscope.record(model) as recorder:
+        model(torch.randn(2, 3, 4))
+    report = pickle.loads(pickle.dumps(recorder.report()))
+    assert report.dc().equals(recorder.report().dc())
+
+
+def test_threads_that_run_the_model_at_once_are_seen():
+    model = nn.Sequential(nn.ReLU(), Calls(F.relu), nn.Sequential(Calls(torch.relu_)))
+    rounds, threads = 20, 4
+    x = torch.randn(3, 2, 50)
+
+    def work():
+        for _ in range(rounds):
+            model(x.clone())
+
+    with spectroscope.record(model) as recorder:
+        workers = [threading.Thread(target=work) for _ in range(threads)]
+        for worker in workers:
+            worker.start()
+        model(x.clone())
+        for worker in workers:
+            worker.join()
+    report = recorder.report()
+    samples = report.sites().set_index("site")["n_samples"].to_dict()
+    assert samples == {
+        site: 3 * (rounds * threads + 1) for site in ("0#0", "1/relu#0", "2.0/relu#0")
+    }
+    assert report.coverage()["fired"].tolist() == [rounds * threads + 1] * 3
+    assert nothing_is_left()
+
+
+def test_replicas_in_other_threads_are_reported():
+    model = nn.Sequential(nn.ReLU())
+
+    def forward_like_data_parallel(x):
+        replica = model._replicate_for_data_parallel()
+        replica._modules["0"] = model[0]._replicate_for_data_parallel()
+        worker = threading.Thread(target=replica, args=(x,))
+        worker.start()
+        worker.join()
+        return x
+
+    outer = Calls(forward_like_data_parallel)
+    outer.model = model
+    with (
+        pytest.warns(UserWarning, match="DataParallel runs copies"),
+        spectroscope.record(outer) as recorder,
+    ):
+        outer(torch.randn(2, 3, 4))
+    assert "(replicas)" in recorder.report().coverage()["place"].tolist()
+
+
+def test_checkpointing_counts_a_forward_once():
+    inner = nn.Sequential(nn.Conv1d(3, 3, 1), nn.ReLU(), Calls(F.relu))
+    model = Calls(lambda x: checkpoint(inner, x, use_reentrant=False))
+    model.inner = inner
+    x = torch.randn(2, 3, 8, requires_grad=True)
+    with spectroscope.record(model) as recorder:
+        model(x).sum().backward()
+    assert recorder.report().sites()["n_samples"].tolist() == [2, 2]
+
+
+def test_scripted_and_traced_parts_are_reported():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TorchScript is deprecated
+        scripted = torch.jit.script(nn.Sequential(nn.ReLU()))
+        traced = torch.jit.trace(nn.Sequential(nn.ReLU()), torch.randn(2, 3, 4))
+    model = nn.Sequential(nn.ReLU(), scripted, traced)
+    with pytest.warns(UserWarning, match="2 places"), spectroscope.record(model) as recorder:
+        model(torch.randn(2, 3, 4))
+    coverage = recorder.report().coverage().set_index("place")["status"].to_dict()
+    assert coverage == {"0": "fired", "1": "cannot be seen", "2": "cannot be seen"}
+
+
+def test_tracing_within_a_recording_traces_the_model_alone():
+    model, x = nn.Sequential(nn.Conv1d(3, 3, 1), nn.ReLU()), torch.randn(2, 3, 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = len(list(torch.jit.trace(model, x).graph.nodes()))
+        with spectroscope.record(model):
+            model(x)
+            assert len(list(torch.jit.trace(model, x).graph.nodes())) == expected
+
+
+@pytest.mark.parametrize("how", ["wrapped", "in place", "a part"])
+def test_a_compiled_model_is_looked_at_as_it_was_before(how):
+    model, x = nn.Sequential(nn.Sequential(nn.ReLU()), Calls(F.relu)), torch.randn(2, 3, 4)
+    expected = model(x)
+    if how == "wrapped":
+        model = torch.compile(model, backend="eager")
+    elif how == "in place":
+        model.compile(backend="eager")
+    else:
+        model[0] = torch.compile(model[0], backend="eager")
+    model(x)
+    with spectroscope.record(model) as recorder:
+        assert torch.equal(model(x), expected)
+    assert recorder.report().sites()["site"].tolist() == ["0.0#0", "1/relu#0"]
+    assert torch.equal(model(x), expected)
+
+
+def test_a_function_transform_is_reported():
+    model = nn.Sequential(nn.ReLU())
+    with (
+        pytest.warns(UserWarning, match=r"torch\.func transform"),
+        spectroscope.record(model) as recorder,
+    ):
+        y = torch.func.vmap(model)(torch.randn(2, 3, 4))
+    assert y.shape == (2, 3, 4)
+    assert recorder.report().coverage()["status"].tolist() == ["incomplete"]
+
+
+class OwnReLU(nn.ReLU):
+    def forward(self, x):
+        return x * (x > 0)
+
+
+def test_a_rectifier_with_a_forward_of_its_own_is_reported_or_recorded_whole():
+    model, x = nn.Sequential(OwnReLU(), nn.ReLU()), torch.randn(2, 3, 4)
+    with pytest.warns(UserWarning, match=r"0 \(ran 1 times without a rectifier call"):
+        assert sites_of(model, x) == ["1#0"]
+    assert sites_of(model, x, kinds=[OwnReLU]) == ["0#0", "1#0"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis", "arranged"),
+    [
+        ((4, 7, 3), -1, (4, 3, 7)),
+        ((4, 5, 6, 3), 3, (4, 3, 5, 6)),
+        ((3, 7), 0, (1, 3, 7)),
+        ((3,), 0, (1, 3)),
+        ((4, 3), 1, (4, 3)),
+    ],
+)
+def test_channels_may_be_on_any_axis(shape, axis, arranged):
+    x = torch.randn(shape)
+    model = nn.ReLU()
+    with spectroscope.record(model, channel_axis=axis) as recorder:
+        model(x)
+    with spectroscope.record(model) as expected:
+        model(x.movedim(axis, -1 if len(shape) == 1 else 0 if axis == 0 else 1).reshape(arranged))
+    assert recorder.report().dc().equals(expected.report().dc())
+    assert recorder.report().sites()["shape"].item() == arranged[1:]
+
+
+def test_channel_axis_by_site():
+    model = nn.Sequential(nn.ReLU(), Calls(lambda x: F.relu(x.mT)), nn.ReLU())
+    with spectroscope.record(model, channel_axis={"1*": -1, "2#0": -1}) as recorder:
+        model(torch.randn(2, 3, 8))
+    assert recorder.report().sites()["shape"].tolist() == [(3, 8)] * 3
+
+
+def test_no_activation_is_kept():
+    import weakref
+
+    model = nn.Sequential(nn.Conv1d(2, 3, 1), nn.ReLU(), Calls(F.relu))
+    kept = []
+
+    def note(module, args, output):
+        kept.append(weakref.ref(output))
+
+    handles = [m.register_forward_hook(note) for m in model]
+    with torch.no_grad(), spectroscope.record(model):
+        model(torch.randn(2, 2, 4))
+        assert [ref() for ref in kept] == [None] * 3
+    for handle in handles:
+        handle.remove()
