@@ -122,10 +122,10 @@ class Recorder:
     def _observe(self, site: Site, tensor: Tensor) -> Callable[[Tensor], None]:
         """Reduce a rectifier's input now, its output when it is there, and add both together."""
         input_shape = self._capture.input_shape()
-        before = self._reduce(site, tensor)
+        before = self._reduce(site, tensor, active=False)
 
         def finish(output: Tensor) -> None:
-            after = None if before is None else self._reduce(site, output)
+            after = None if before is None else self._reduce(site, output, active=True)
             if before is None or after is None:
                 return
             if before.shape == after.shape:
@@ -140,7 +140,7 @@ class Recorder:
 
         return finish
 
-    def _reduce(self, site: Site, tensor: Tensor) -> "_Reduced | None":
+    def _reduce(self, site: Site, tensor: Tensor, *, active: bool) -> "_Reduced | None":
         """Reduce one side, or None: there are no values, or not such as we can read.
 
         The latter is noted in the coverage.
@@ -160,7 +160,7 @@ class Recorder:
             if axis % tensor.dim() == 0:
                 tensor, axis = tensor.unsqueeze(0), 1
             tensor = tensor.movedim(axis, 1)
-            statistics = SideStatistics.of(tensor, spectra=self._spectra)
+            statistics = SideStatistics.of(tensor, spectra=self._spectra, active=active)
             return _Reduced(tuple(tensor.shape[1:]), statistics)
 
     def _add(

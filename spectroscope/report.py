@@ -236,8 +236,8 @@ class _Powers(NamedTuple):
 
     @classmethod
     def of(cls, state: SideStatistics) -> "_Powers":
-        dc = state.dc_by_value
-        count, mean, m2 = map(_numpy, (dc.weight, dc.mean, dc.m2))
+        # The second row: each input weighted by its number of values.
+        count, mean, m2 = (_numpy(t[1]) for t in (state.dc.weight, state.dc.mean, state.dc.m2))
         count[count == 0] = np.nan
         return cls(mean * count / count, m2 / count, _numpy(state.ac_power) / count)
 
@@ -247,12 +247,12 @@ def _by_channel(record: SiteRecord) -> dict[str, Floats]:
     before, after = record.statistics
     powers_in, powers_out = _Powers.of(before), _Powers.of(after)
     dc_power = powers_out.dc_variance + np.square(powers_out.mean)
-    values, inputs = map(_numpy, (after.dc_by_value.weight, after.dc.weight))
+    inputs, values = _numpy(after.dc.weight)
     with np.errstate(invalid="ignore"):  # 0/0: no input with a finite value, an all-zero output
         columns = {
             "dc_in": powers_in.mean,
             "dc_out": powers_out.mean,
-            "dc_out_std": np.sqrt(_numpy(after.dc.m2) / inputs),
+            "dc_out_std": np.sqrt(_numpy(after.dc.m2)[0] / inputs),
             "ac_rms_in": np.sqrt(powers_in.ac),
             "ac_rms_out": np.sqrt(powers_out.ac),
             "active_fraction": _numpy(after.active) / values,

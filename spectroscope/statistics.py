@@ -5,83 +5,95 @@ A batch is reduced where it is seen (:meth:`SideStatistics.of`) and merged into 
 between two batches, or in the middle of one, can't leave half of a batch in it.
 """
 
+import threading
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from spectroscope.dsp.moments import Moments, row_moments
+from spectroscope.dsp.moments import Moments, RowMoments, row_moments
 from spectroscope.dsp.spectra import power_spectrum
 
-# Values reduced at a time. In float64 this is 1 MiB on the CPU, which stays in the L2 cache
-# between the passes (measured: twice as fast as whole activations); a GPU wants fewer kernels.
-_CHUNK_CPU = 1 << 17
+# Values reduced at a time: in float64 4 MiB on the CPU, which stays in cache between the passes, and
+# is enough to make the calls themselves cheap (benchmarks/record.py). A GPU wants fewer kernels.
+_CHUNK_CPU = 1 << 19
 _CHUNK_GPU = 1 << 24
 
 
 class SideStatistics(NamedTuple):
-    """One side (`in` or `out`) of one site. Every tensor is float64, ``[C]`` unless said.
+    """One side (`in` or `out`) of one site. Every tensor is float64.
 
     Attributes:
         inputs: number of inputs (batch items) seen.
         length: values of one channel of one input (time points, pixels); None once inputs of
             different lengths have been seen.
-        dc: moments of each input's own DC, each input counting once.
-        dc_by_value: the same DCs, each weighted by the number of finite values it is the mean of,
-            so that its mean is the mean of all values.
-        ac_power: sum over all values of (value − its input's DC)².
-        active: number of finite values > 0.
-        nonfinite: number of NaN and ±Inf values, which are in none of the sums.
+        dc: moments, each ``[2, C]``, of the inputs' own DCs: in the first row each input counts
+            once, in the second as often as it has finite values, so that the mean is that of all
+            values.
+        sums: ``[4, C]``, see the properties.
         spectrum: ``[C, length // 2 + 1]``, the sum over inputs of their one-sided power spectra;
             None where it isn't recorded: no time axis, more than one, or different lengths.
-        spectrum_inputs: number of inputs in `spectrum`: those whose values are all finite.
     """
 
     inputs: int
     length: int | None
     dc: Moments
-    dc_by_value: Moments
-    ac_power: Tensor
-    active: Tensor
-    nonfinite: Tensor
+    sums: Tensor
     spectrum: Tensor | None
-    spectrum_inputs: Tensor
+
+    @property
+    def ac_power(self) -> Tensor:
+        """``[C]``, sum over all values of (value − its input's DC)²."""
+        return self.sums[0]
+
+    @property
+    def active(self) -> Tensor:
+        """``[C]``, number of finite values > 0; of an output."""
+        return self.sums[1]
+
+    @property
+    def nonfinite(self) -> Tensor:
+        """``[C]``, number of NaN and ±Inf values, which are in nothing else."""
+        return self.sums[2]
+
+    @property
+    def spectrum_inputs(self) -> Tensor:
+        """``[C]``, number of inputs in `spectrum`: those whose values are all finite."""
+        return self.sums[3]
 
     @classmethod
-    def of(cls, x: Tensor, *, spectra: bool) -> "SideStatistics":
+    def of(cls, x: Tensor, *, spectra: bool, active: bool) -> "SideStatistics":
         """Statistics of one batch.
 
         Args:
             x: ``[N, C, ...]``, real, N ≥ 1, with at least one value per channel.
             spectra: keep the power spectrum too, if x is ``[N, C, T]`` with T > 1.
+            active: count the values > 0 too.
         """
         samples, channels = x.shape[:2]
         length = x[0, 0].numel()
-        dc, rest, count, ac_power, active = x.new_zeros(5, samples, channels, dtype=torch.float64)
+        budget = _CHUNK_CPU if x.is_cpu else _CHUNK_GPU
+        table = x.new_empty(len(RowMoments._fields), samples, channels, dtype=torch.float64)
         spectrum = None
         if spectra and x.dim() == 3 and length > 1:
             spectrum = x.new_zeros(channels, length // 2 + 1, dtype=torch.float64)
-        for n, c in _chunks(samples, channels, length, _CHUNK_CPU if x.is_cpu else _CHUNK_GPU):
-            block = x[n, c].to(torch.float64, memory_format=torch.contiguous_format)
-            rows = block.reshape(*block.shape[:2], length)
-            reduced = row_moments(rows)
-            count[n, c], dc[n, c], rest[n, c] = reduced.finite, reduced.mean, reduced.rest
-            ac_power[n, c], active[n, c] = reduced.m2, reduced.positive
+        for n, c in _chunks(samples, channels, length, budget):
+            block = x[n, c]
+            rows, work = _scratch(block, budget)
+            found = row_moments(rows, work, positive=active)
+            table[:, n, c] = torch.stack(found)
             if spectrum is not None:
-                power = power_spectrum(reduced.centered)
-                power[..., 0] = dc[n, c].square()
-                spectrum[c] += (power * (count[n, c] == length).unsqueeze(-1)).sum(0)
+                spectrum[c] += _spectrum_sum(rows, work, found)
+        finite, mean, rest, m2, positive = table
+        weights = torch.stack([(finite > 0).double(), finite], dim=1)
+        whole = (finite == length).double()
         return cls(
             inputs=samples,
             length=length,
-            dc=Moments.of(dc, rest, (count > 0).double()),
-            dc_by_value=Moments.of(dc, rest, count),
-            ac_power=ac_power.sum(0),
-            active=active.sum(0),
-            nonfinite=(length - count).sum(0),
+            dc=Moments.of(mean.unsqueeze(1), rest.unsqueeze(1), weights),
+            sums=torch.stack([m2, positive, length - finite, whole]).sum(1),
             spectrum=spectrum,
-            spectrum_inputs=(count == length).sum(0, dtype=torch.float64),
         )
 
     def merge(self, other: "SideStatistics") -> "SideStatistics":
@@ -94,12 +106,8 @@ class SideStatistics(NamedTuple):
             inputs=self.inputs + other.inputs,
             length=self.length if same_length else None,
             dc=self.dc.merge(other.dc),
-            dc_by_value=self.dc_by_value.merge(other.dc_by_value),
-            ac_power=self.ac_power + other.ac_power,
-            active=self.active + other.active,
-            nonfinite=self.nonfinite + other.nonfinite,
+            sums=self.sums + other.sums,
             spectrum=spectrum,
-            spectrum_inputs=self.spectrum_inputs + other.spectrum_inputs,
         )
 
 
@@ -125,6 +133,44 @@ def unrecordable(x: Tensor) -> str | None:
     if torch._C._functorch.is_functorch_wrapped_tensor(x):
         return "inside a torch.func transform"
     return None
+
+
+def _spectrum_sum(rows: Tensor, work: Tensor, found: RowMoments) -> Tensor:
+    """Sum over the inputs of their power spectra, leaving out those that aren't finite throughout.
+
+    The mean is taken out first and put back exactly: it may be far larger than the rest.
+    """
+    torch.sub(rows, found.mean.unsqueeze(-1), out=work)
+    power = power_spectrum(work)
+    power[..., 0] = found.mean.square()
+    whole = found.finite == rows.shape[-1]
+    if not rows.is_cpu or not bool(whole.all()):
+        power = power.where(whole.unsqueeze(-1), 0)
+    return power.sum(0)
+
+
+_buffers = threading.local()
+
+
+def _scratch(block: Tensor, budget: int) -> tuple[Tensor, Tensor]:
+    """`block` as float64 rows ``[n, c, T]``, and a tensor of the same shape to work in.
+
+    On the CPU both lie in memory that the thread keeps: to fault in fresh pages for every block
+    would cost more than what is done with them.
+    """
+    size = block.numel()
+    if not block.is_cpu or size > budget:
+        both = block.new_empty(2, size, dtype=torch.float64)
+    else:
+        if not hasattr(_buffers, "both"):
+            # Not made under inference_mode, or it couldn't be written to outside of that.
+            with torch.inference_mode(False):
+                _buffers.both = torch.empty(2, budget, dtype=torch.float64)
+        both = _buffers.both
+    shape = (*block.shape[:2], -1)
+    rows, work = (part[:size].view(block.shape) for part in both)
+    rows.copy_(block)
+    return rows.view(shape), work.view(shape)
 
 
 def _chunks(samples: int, channels: int, length: int, budget: int) -> Iterator[tuple[slice, slice]]:

@@ -71,8 +71,8 @@ def read(path: Path) -> Recording:
                 raise ValueError("fs")
     except RequestError:
         raise
-    except FileNotFoundError as error:
-        raise RequestError(f"cannot read {path}: {error.strerror}") from error
+    except OSError as error:
+        raise RequestError(f"cannot read {path}: {error.strerror or error}") from error
     except Exception as error:  # what a damaged file raises can be anything
         reason = type(error).__name__
         raise RequestError(f"{path} is not a saved report, or damaged ({reason})") from error
@@ -88,12 +88,10 @@ def _side_arrays(side: SideStatistics) -> Arrays:
         "inputs": np.array(side.inputs),
         "length": np.array(-1 if side.length is None else side.length),
         "dc": torch.stack(side.dc).cpu().numpy(),
-        "dc_by_value": torch.stack(side.dc_by_value).cpu().numpy(),
+        "sums": side.sums.cpu().numpy(),
     }
-    for name in ("ac_power", "active", "nonfinite", "spectrum", "spectrum_inputs"):
-        tensor = getattr(side, name)
-        if tensor is not None:
-            arrays[name] = tensor.cpu().numpy()
+    if side.spectrum is not None:
+        arrays["spectrum"] = side.spectrum.cpu().numpy()
     return arrays
 
 
@@ -102,23 +100,17 @@ def _side(arrays: np.lib.npyio.NpzFile, prefix: str) -> SideStatistics:
         return torch.from_numpy(arrays[prefix + name])
 
     length = int(arrays[prefix + "length"])
-    statistics = SideStatistics(
+    dc, sums = tensor("dc"), tensor("sums")
+    spectrum = tensor("spectrum") if prefix + "spectrum" in arrays else None
+    channels = sums.shape[-1]
+    if sums.shape != (4, channels) or dc.shape != (4, 2, channels):
+        raise ValueError("shapes that don't fit each other")
+    if spectrum is not None and spectrum.shape != (channels, length // 2 + 1):
+        raise ValueError("a spectrum whose shape doesn't fit")
+    return SideStatistics(
         inputs=int(arrays[prefix + "inputs"]),
         length=None if length < 0 else length,
-        dc=Moments(*tensor("dc")),
-        dc_by_value=Moments(*tensor("dc_by_value")),
-        ac_power=tensor("ac_power"),
-        active=tensor("active"),
-        nonfinite=tensor("nonfinite"),
-        spectrum=tensor("spectrum") if prefix + "spectrum" in arrays else None,
-        spectrum_inputs=tensor("spectrum_inputs"),
+        dc=Moments(*dc),
+        sums=sums,
+        spectrum=spectrum,
     )
-    channels = statistics.ac_power.shape
-    per_channel = (*statistics.dc, *statistics.dc_by_value, statistics.active,
-                   statistics.nonfinite, statistics.spectrum_inputs)  # fmt: skip
-    if any(tensor.shape != channels for tensor in per_channel) or len(channels) != 1:
-        raise ValueError("shapes differ")
-    spectrum = statistics.spectrum
-    if spectrum is not None and spectrum.shape != (*channels, length // 2 + 1):
-        raise ValueError("the spectrum's shape")
-    return statistics

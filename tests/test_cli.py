@@ -26,7 +26,8 @@ def command(*arguments, **environment):
 def refused(done):
     """Its one line, once it is seen that it is one line and exit status 2."""
     assert done.returncode == 2, done.stderr
-    lines = [line for line in done.stderr.splitlines() if not line.startswith("fetching ")]
+    noise = ("fetching ", "kid-ppg: ", "\r")
+    lines = [line for line in done.stderr.split("\n") if line and not line.startswith(noise)]
     assert len(lines) == 1, done.stderr
     assert lines[0].startswith("spectroscope: ")
     return lines[0]
@@ -142,6 +143,32 @@ def build_empty_wheel(path):
             f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
         )
         archive.writestr(f"{info}/RECORD", "")
+
+
+def test_a_closed_pipe_costs_no_file(kid_ppg, tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "spectroscope", "inspect", "kid-ppg", "--out", tmp_path],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    process.stdout.close()
+    _, errors = process.communicate(timeout=100)
+    assert "Traceback" not in errors
+    assert "Exception" not in errors
+    assert len(list(tmp_path.iterdir())) == 5
+
+
+def test_an_encoding_without_sigma_costs_a_letter_at_most(kid_ppg, tmp_path):
+    done = command("inspect", "kid-ppg", "--out", tmp_path, PYTHONIOENCODING="ascii")
+    assert done.returncode == 0, done.stderr
+    assert "windows with ? < 8 BPM" in done.stdout
+
+
+def test_a_folder_in_the_way_is_one_line(kid_ppg, tmp_path):
+    (tmp_path / "spectra.png").mkdir()
+    assert "there is a folder" in refused(command("inspect", "kid-ppg", "--out", tmp_path))
+    assert [file.name for file in tmp_path.iterdir()] == ["spectra.png"]
 
 
 def test_list_names_the_specimens():

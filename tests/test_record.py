@@ -2,6 +2,7 @@
 
 import math
 import re
+from fractions import Fraction
 
 import numpy as np
 import pandas as pd
@@ -136,6 +137,26 @@ def test_any_split_gives_the_same_tables(sizes):
         pd.testing.assert_frame_equal(
             getattr(found, name)(), getattr(expected, name)(), rtol=1e-12, atol=0
         )
+
+
+@pytest.mark.parametrize("shape", [(4, 1, 40_000), (6, 5, 1000)])
+def test_any_split_gives_the_same_table_of_long_signals_far_from_zero(shape):
+    x = 1e4 + torch.randn(shape, dtype=torch.float64)
+    model = nn.ReLU()
+    tables = []
+    for size in (shape[0], 1, 3):
+        with spectroscope.record(model, spectra=False) as recorder:
+            for batch in x.split(size):
+                model(batch)
+        tables.append(recorder.report().dc())
+    # The spread of the inputs' own DCs, in rational arithmetic.
+    for channel in range(shape[1]):
+        dcs = [sum(map(Fraction, row.tolist())) / shape[2] for row in x[:, channel]]
+        mean = sum(dcs) / len(dcs)
+        expected = math.sqrt(sum((dc - mean) ** 2 for dc in dcs) / len(dcs))
+        assert tables[0]["dc_out_std"][channel] == pytest.approx(expected, rel=1e-12)
+    for table in tables[1:]:
+        pd.testing.assert_frame_equal(table, tables[0], rtol=1e-12, atol=0)
 
 
 def test_reports_merge_in_any_grouping():

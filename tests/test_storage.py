@@ -1,7 +1,9 @@
 """Saved reports: the same after loading, whole or not at all, and harmless to read."""
 
+import contextlib
 import json
 import pickle
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -118,6 +120,94 @@ def test_a_truncated_report_is_refused(report, tmp_path):
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(spectroscope.RequestError, match="not a saved report"):
         spectroscope.load(tmp_path)
+
+
+def test_damaged_reports_are_refused_or_read_but_never_crash(report, tmp_path):
+    report.save(tmp_path)
+    path = tmp_path / "report.npz"
+    content = path.read_bytes()
+    random = np.random.default_rng(0)
+    refused = 0
+    for _ in range(300):
+        damaged = bytearray(content)
+        for position in random.integers(0, len(content), 3):
+            damaged[position] = random.integers(256)
+        path.write_bytes(damaged)
+        refused += 1
+        with contextlib.suppress(spectroscope.RequestError):
+            spectroscope.load(tmp_path)
+            refused -= 1
+    assert refused > 100
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda arrays: arrays.update(header=np.array("[" * 100_000)),
+        lambda arrays: arrays.update({"0.input.sums": np.ones((4, 9))}),
+        lambda arrays: arrays.update({"0.input.spectrum": np.ones((4, 2))}),
+        lambda arrays: arrays.update({"0.input.inputs": np.array(np.inf)}),
+        lambda arrays: arrays.pop("1.output.dc"),
+        lambda arrays: arrays.update(
+            header=np.array(str(arrays["header"]).replace('"fs": 10.0', '"fs": -1'))
+        ),
+        lambda arrays: arrays.update(
+            header=np.array(str(arrays["header"]).replace('"fs": 10.0', '"fs": "abc"'))
+        ),
+    ],
+)
+def test_a_report_that_contradicts_itself_is_refused(report, tmp_path, change):
+    report.save(tmp_path)
+    path = tmp_path / "report.npz"
+    with np.load(path) as arrays:
+        arrays = dict(arrays)
+    change(arrays)
+    np.savez(path, **arrays)
+    with pytest.raises(spectroscope.RequestError, match="not a saved report, or damaged"):
+        spectroscope.load(tmp_path)
+
+
+def test_a_folder_in_the_way_of_a_file_changes_nothing(report, tmp_path):
+    (tmp_path / "dc.csv").mkdir()
+    with pytest.raises(spectroscope.RequestError, match=r"there is a folder of that name"):
+        report.save(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["dc.csv"]
+
+
+def test_a_name_that_no_file_can_have(report):
+    with pytest.raises(spectroscope.RequestError, match=r"cannot write to .*too long"):
+        report.save("x" * 300)
+    with pytest.raises(spectroscope.RequestError, match="too long"):
+        spectroscope.load("x" * 300)
+
+
+def test_merging_keeps_what_could_not_be_recorded():
+    model = nn.ReLU()
+
+    def report(*channels):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with spectroscope.record(model) as recorder:
+                for count in channels:
+                    model(torch.ones(2, count, 8))
+        return recorder.report()
+
+    whole, partial = report(3), report(3, 5)
+    for merged in (whole.merge(partial), partial.merge(whole)):
+        row = merged.coverage().iloc[0]
+        assert row["status"] == "incomplete"
+        assert row["reason"] == "call 0: 3 channels, then 5"
+        assert row["fired"] == 3
+
+
+def test_different_kinds_do_not_merge():
+    reports = []
+    for model in (nn.Sequential(nn.ReLU()), nn.Sequential(nn.ReLU6())):
+        with spectroscope.record(model) as recorder:
+            model(torch.ones(2, 3, 8))
+        reports.append(recorder.report())
+    with pytest.raises(spectroscope.RequestError, match="differ at 0#0: ReLU, then ReLU6"):
+        reports[0].merge(reports[1])
 
 
 def test_loading_from_nowhere_says_so(tmp_path):

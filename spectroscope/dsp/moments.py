@@ -71,10 +71,9 @@ class RowMoments(NamedTuple):
     Attributes:
         finite: number of finite values.
         mean: their mean; 0 where there are none.
-        rest: what rounding left out of `mean`, by which the mean of `centered` isn't 0.
-        m2: sum of their squared deviations from that mean.
-        positive: number of them that are > 0.
-        centered: ``[..., T]``, the values less their mean, 0 where a value isn't finite.
+        rest: what rounding left out of `mean`.
+        m2: sum of their squared deviations from the mean.
+        positive: number of them that are > 0; 0 if it wasn't asked for.
     """
 
     finite: Tensor
@@ -82,37 +81,67 @@ class RowMoments(NamedTuple):
     rest: Tensor
     m2: Tensor
     positive: Tensor
-    centered: Tensor
 
 
-def row_moments(rows: Tensor) -> RowMoments:
-    """Moments of the finite values along the last axis, in two passes and a correction.
+# m2 = Σx² − n·mean² loses as many digits as Σx² is longer than m2: up to this factor, three of 16.
+_CANCELLATION = 256.0
 
-    The correction is that of Chan, Golub & LeVeque, "Algorithms for computing the sample variance",
-    1983: the mean of what is left after the mean was taken out.
+
+def row_moments(rows: Tensor, work: Tensor, *, positive: bool = True) -> RowMoments:
+    """Moments of the finite values along the last axis.
+
+    On the CPU in one pass, from the sums, and in two for those rows alone in which the sums would
+    lose more than three digits or aren't finite. To look which those are would be a synchronisation
+    on a GPU; there, all rows take two.
 
     Args:
-        rows: float64, ``[..., T]`` with T ≥ 1. It is not changed.
+        rows: float64, ``[..., T]`` with T ≥ 1. Not changed, unless it is `work` too.
+        work: of the same shape and type, overwritten.
+        positive: count the values > 0 as well, which takes a pass of its own.
 
-    >>> row_moments(torch.tensor([[1.0, 3.0, torch.inf]], dtype=torch.float64)).mean
+    >>> rows = torch.tensor([[1.0, 3.0, torch.inf]], dtype=torch.float64)
+    >>> row_moments(rows, torch.empty_like(rows)).mean
     tensor([2.], dtype=torch.float64)
     """
-    mean = rows.mean(-1)
-    # A row with NaN or Inf in it has no finite mean. To look is cheap on the CPU and makes the
-    # masked passes the exception; on a GPU it would be a synchronisation, so there they always run.
-    if rows.is_cpu and bool(mean.isfinite().all()):
-        count = torch.full_like(mean, rows.shape[-1])
-        centered = rows - mean.unsqueeze(-1)
-    else:
-        finite = rows.isfinite()
-        rows = rows.where(finite, 0)
-        count = finite.sum(-1, dtype=torch.float64)
-        mean = rows.sum(-1) / count.clamp(min=1)
-        centered = (rows - mean.unsqueeze(-1)).where(finite, 0)
-    positive = (rows > 0).sum(-1, dtype=torch.float64)
-    if rows.shape[-1] == 1:
-        rest, m2 = torch.zeros_like(mean), torch.zeros_like(mean)
-    else:
-        rest = centered.sum(-1) / count.clamp(min=1)
-        m2 = centered.square().sum(-1) - count * rest.square()
-    return RowMoments(count, mean, rest, m2, positive, centered)
+    length = rows.shape[-1]
+    if length == 1:
+        return _single(rows.squeeze(-1))
+    if not rows.is_cpu:
+        return _two_pass(rows)
+    mean = rows.sum(-1) / length
+    square = torch.linalg.vector_norm(rows, dim=-1).square()
+    m2 = square - length * mean.square()
+    # So written that NaN is doubtful too, and a row of zeros isn't.
+    doubtful = ~(square <= _CANCELLATION * m2)
+    exact = _two_pass(rows[doubtful]) if bool(doubtful.any()) else None
+    zero = torch.zeros_like(mean)
+    above = torch.gt(rows, 0, out=work).sum(-1) if positive else zero
+    found = RowMoments(torch.full_like(mean, length), mean, zero.clone(), m2, above)
+    if exact is not None:
+        for tensor, better in zip(found, exact, strict=True):
+            tensor[doubtful] = better
+    return found
+
+
+def _single(values: Tensor) -> RowMoments:
+    """Moments of rows of one value each."""
+    valid = values.isfinite()
+    mean = values.where(valid, 0)
+    zero = torch.zeros_like(mean)
+    return RowMoments(valid.double(), mean, zero, zero, (mean > 0).double())
+
+
+def _two_pass(rows: Tensor) -> RowMoments:
+    """Take the mean out first, then square; with the correction of Chan, Golub & LeVeque, 1983.
+
+    That is the mean of what is left after the mean was taken out ("Algorithms for computing the
+    sample variance", *The American Statistician* 37).
+    """
+    valid = rows.isfinite()
+    rows = rows.where(valid, 0)
+    finite = valid.sum(-1, dtype=torch.float64)
+    mean = rows.sum(-1) / finite.clamp(min=1)
+    centered = (rows - mean.unsqueeze(-1)).where(valid, 0)
+    rest = centered.sum(-1) / finite.clamp(min=1)
+    m2 = centered.square().sum(-1) - finite * rest.square()
+    return RowMoments(finite, mean, rest, m2, (rows > 0).sum(-1, dtype=torch.float64))

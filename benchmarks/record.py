@@ -1,0 +1,84 @@
+"""What recording costs, as a ratio to the plain forward in the same run.
+
+    python benchmarks/record.py [--pairs 15] [--only resnet18|stack]
+
+Plain and recorded forwards run in turn, so that a machine that slows down slows both; the figures
+are the median and the quartiles of the ratios, pair by pair.
+
+What was learned here is at the end of this file.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from tqdm import tqdm
+
+import spectroscope
+
+
+def resnet18() -> tuple[nn.Module, Tensor]:
+    """ResNet-18 on 8 images of 224²."""
+    return torchvision.models.resnet18(weights=None).eval(), torch.randn(8, 3, 224, 224)
+
+
+def stack() -> tuple[nn.Module, Tensor]:
+    """Nine 1-D convolutions of KID-PPG's sizes, each with a ReLU, on 512 windows of 256."""
+    layers: list[nn.Module] = []
+    channels = 1
+    for filters, pool in ((32, 4), (48, 2), (64, 2)):
+        for _ in range(3):
+            layers += [nn.Conv1d(channels, filters, 5, dilation=2, padding=4), nn.ReLU()]
+            channels = filters
+        layers.append(nn.AvgPool1d(pool))
+    return nn.Sequential(*layers).eval(), torch.randn(512, 1, 256)
+
+
+def seconds(run: Callable[[], object]) -> float:
+    """Wall time of one call."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def ratios(model: nn.Module, x: Tensor, pairs: int, *, spectra: bool) -> list[float]:
+    """Time of a recorded forward over that of a plain one, pair by pair."""
+    recorder = spectroscope.record(model, spectra=spectra)
+
+    def recorded() -> None:
+        with recorder:
+            model(x)
+
+    found = []
+    with torch.inference_mode():
+        for _ in tqdm(range(pairs + 3), leave=False):
+            plain = seconds(lambda: model(x))
+            found.append(seconds(recorded) / plain)
+    return found[3:]
+
+
+def main() -> None:
+    """Print a row for each model and each of: the DC table alone, spectra too."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pairs", type=int, default=15)
+    parser.add_argument("--only", choices=["resnet18", "stack"])
+    arguments = parser.parse_args()
+    torch.manual_seed(0)
+    print(f"{arguments.pairs} interleaved pairs, {torch.get_num_threads()} threads")
+    print(f"{'':30} median  quartiles")
+    for make in (resnet18, stack):
+        if arguments.only in (None, make.__name__):
+            model, x = make()
+            for spectra in (False, True):
+                found = ratios(model, x, arguments.pairs, spectra=spectra)
+                low, middle, high = statistics.quantiles(found, n=4)
+                name = f"{make.__name__}, {'spectra' if spectra else 'DC table'}"
+                print(f"{name:30} {middle:6.3f}  {low:.3f} … {high:.3f}")
+
+
+if __name__ == "__main__":
+    main()
