@@ -15,7 +15,7 @@ from torch import Tensor
 from spectroscope.dsp.moments import Moments, RowMoments, row_moments
 from spectroscope.dsp.spectra import power_spectrum
 
-# Values reduced at a time: in float64 4 MiB on the CPU, which stays in cache between the passes, and
+# Values reduced at a time: in float64 4 MiB on the CPU, which stays in cache between passes, and
 # is enough to make the calls themselves cheap (benchmarks/record.py). A GPU wants fewer kernels.
 _CHUNK_CPU = 1 << 19
 _CHUNK_GPU = 1 << 24
@@ -74,27 +74,36 @@ class SideStatistics(NamedTuple):
         samples, channels = x.shape[:2]
         length = x[0, 0].numel()
         budget = _CHUNK_CPU if x.is_cpu else _CHUNK_GPU
-        table = x.new_empty(len(RowMoments._fields), samples, channels, dtype=torch.float64)
+        mean = x.new_empty(samples, channels, dtype=torch.float64)
+        rest = finite = None  # until a block has them; mostly none does
+        sums = x.new_zeros(4, channels, dtype=torch.float64)
         spectrum = None
         if spectra and x.dim() == 3 and length > 1:
             spectrum = x.new_zeros(channels, length // 2 + 1, dtype=torch.float64)
         for n, c in _chunks(samples, channels, length, budget):
-            block = x[n, c]
-            rows, work = _scratch(block, budget)
+            rows, work = _scratch(x[n, c], budget)
             found = row_moments(rows, work, positive=active)
-            table[:, n, c] = torch.stack(found)
+            mean[n, c] = found.mean
+            sums[0, c] += found.m2.sum(0)
+            if found.positive is not None:
+                sums[1, c] += found.positive.sum(0)
+            if found.finite is not None and found.rest is not None:
+                if rest is None or finite is None:
+                    rest, finite = torch.zeros_like(mean), torch.full_like(mean, length)
+                rest[n, c], finite[n, c] = found.rest, found.finite
             if spectrum is not None:
                 spectrum[c] += _spectrum_sum(rows, work, found)
-        finite, mean, rest, m2, positive = table
-        weights = torch.stack([(finite > 0).double(), finite], dim=1)
-        whole = (finite == length).double()
-        return cls(
-            inputs=samples,
-            length=length,
-            dc=Moments.of(mean.unsqueeze(1), rest.unsqueeze(1), weights),
-            sums=torch.stack([m2, positive, length - finite, whole]).sum(1),
-            spectrum=spectrum,
-        )
+        if rest is None or finite is None:
+            once = Moments.of_equals(mean)
+            by_value = once.repeated(length)
+            sums[3] = samples
+        else:
+            once = Moments.of(mean, rest, (finite > 0).double())
+            by_value = Moments.of(mean, rest, finite)
+            sums[2] = (length - finite).sum(0)
+            sums[3] = (finite == length).sum(0)
+        dc = Moments(*(torch.stack(pair) for pair in zip(once, by_value, strict=True)))
+        return cls(inputs=samples, length=length, dc=dc, sums=sums, spectrum=spectrum)
 
     def merge(self, other: "SideStatistics") -> "SideStatistics":
         """Statistics of both together; associative, and commutative to rounding."""
@@ -143,9 +152,8 @@ def _spectrum_sum(rows: Tensor, work: Tensor, found: RowMoments) -> Tensor:
     torch.sub(rows, found.mean.unsqueeze(-1), out=work)
     power = power_spectrum(work)
     power[..., 0] = found.mean.square()
-    whole = found.finite == rows.shape[-1]
-    if not rows.is_cpu or not bool(whole.all()):
-        power = power.where(whole.unsqueeze(-1), 0)
+    if found.finite is not None:
+        power = power.where((found.finite == rows.shape[-1]).unsqueeze(-1), 0)
     return power.sum(0)
 
 

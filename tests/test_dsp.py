@@ -66,7 +66,7 @@ def test_row_moments_are_right_far_from_zero():
 def test_row_moments_leave_out_what_is_not_finite():
     rows = torch.tensor([[1.0, torch.nan, 3.0, -torch.inf], [torch.inf] * 4, [0.0, -1, 2, 5]])
     rows = rows.double()
-    finite, mean, _, m2, positive = row_moments(rows, torch.empty_like(rows))
+    mean, m2, positive, _, finite = row_moments(rows, torch.empty_like(rows))
     assert finite.tolist() == [2, 0, 4]
     assert mean.tolist() == [2, 0, 1.5]
     assert m2.tolist() == [2, 0, 21]

@@ -1,25 +1,107 @@
-"""A model that we didn't write: in-place ReLUs, each called two or three times a forward."""
+"""Models that we didn't write: torchvision's, counted independently at the ATen dispatcher."""
+
+import warnings
 
 import pytest
 import torch
 import torchvision
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import spectroscope
 
+ATEN = torch.ops.aten
 
-@pytest.mark.parametrize(("name", "calls"), [("resnet18", 17), ("resnet50", 49)])
-def test_resnets(name, calls):
-    model = torchvision.models.get_model(name, weights=None).eval()
-    x = torch.randn(2, 3, 64, 64)
-    with torch.inference_mode():
-        before = model(x)
-        with spectroscope.record(model) as recorder:
-            during = model(x)
-        after = model(x)
-    assert torch.equal(before, during)
-    assert torch.equal(before, after)
+
+class Rectifiers(TorchDispatchMode):
+    """Counts the rectifier calls that reach the dispatcher, under whatever name they were made."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        packet, rest = function.overloadpacket, (*args[1:], None, None)
+        if packet in (ATEN.relu, ATEN.relu_):
+            self.count += 1
+        elif packet in (ATEN.hardtanh, ATEN.hardtanh_, ATEN.clamp_min, ATEN.clamp_min_):
+            self.count += rest[0] == 0
+        elif packet in (ATEN.clamp, ATEN.clamp_):
+            low, high = (kwargs.get(name, rest[i]) for i, name in enumerate(("min", "max")))
+            self.count += low == 0 and high is None
+        elif packet in (ATEN.threshold, ATEN.threshold_):
+            self.count += rest[:2] == (0, 0)
+        return function(*args, **kwargs)
+
+
+def model_and_inputs(name):
+    module = torchvision.models.get_model_builder(name).__module__
+    options = {}
+    if "detection" in module or "segmentation" in module:
+        options["weights_backbone"] = None
+    if "googlenet" in name or "inception" in name:
+        options["init_weights"] = False  # minutes of scipy.stats.truncnorm
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = torchvision.models.get_model(name, weights=None, **options).eval()
+    if "detection" in module:
+        return model, ([torch.rand(3, 96, 128)],)
+    if "optical_flow" in module:
+        return model, (torch.rand(1, 3, 128, 128) * 2 - 1, torch.rand(1, 3, 128, 128) * 2 - 1)
+    if "video" in module:
+        frames, size = (16, 224) if name.startswith(("mvit", "s3d")) else (8, 64)
+        return model, (torch.rand(1, 3, frames, size, size),)
+    size = 224 if name.startswith(("swin", "maxvit")) else 128 if "inception" in name else 64
+    size = getattr(model, "image_size", size)  # a vision transformer takes one size alone
+    return model, (torch.rand(1, 3, size, size),)
+
+
+def same(a, b):
+    if isinstance(a, torch.Tensor):
+        return a.shape == b.shape and torch.equal(a.nan_to_num(7.0), b.nan_to_num(7.0))
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    return len(a) == len(b) and all(map(same, a, b))
+
+
+# Every mechanism once in the everyday run: modules, in-place, functional, ReLU6, GELU alone, boxes.
+EVERYDAY = {"resnet50", "googlenet", "inception_v3", "densenet121", "mobilenet_v2", "vit_b_32",
+            "raft_small", "ssdlite320_mobilenet_v3_large", "quantized_resnet18"}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in EVERYDAY else pytest.mark.slow)
+        for name in torchvision.models.list_models()
+    ],
+)
+def test_every_rectifier_of_torchvision_is_seen_and_nothing_changed(name):
+    model, inputs = model_and_inputs(name)
+
+    def run():
+        torch.manual_seed(1)
+        return model(*inputs)
+
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a ViT has no ReLU; some boxes are no activations
+        before = run()
+        with spectroscope.record(model, spectra=False) as recorder:
+            during = run()
+        after = run()
+        with Rectifiers() as counter:
+            run()
+    assert recorder.report().coverage()["fired"].sum() == counter.count
+    assert same(before, during)
+    assert same(before, after)
+
+
+@pytest.mark.parametrize(("name", "calls"), [("resnet18", 17), ("googlenet", 57)])
+def test_sites_of_known_models(name, calls):
+    model, _ = model_and_inputs(name)
+    with torch.inference_mode(), spectroscope.record(model) as recorder:
+        model(torch.randn(2, 3, 64, 64))
     sites = recorder.report().sites()
     assert len(sites) == calls
     assert sites["decimation"].tolist()[0] == 2
     assert sites["decimation"].tolist()[-1] == 32
-    assert (sites["dc_in"] < sites["dc_out"]).all()

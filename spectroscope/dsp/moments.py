@@ -45,6 +45,19 @@ class Moments(NamedTuple):
         offset = (weights * near).sum(0) / weight.clamp(min=1)
         return cls(weight, pivot, offset, (weights * (near - offset).square()).sum(0))
 
+    @classmethod
+    def of_equals(cls, values: Tensor) -> "Moments":
+        """Moments over the first axis of float64 `values` ``[N, C]``, each counting once."""
+        pivot = values[0]
+        near = values - pivot
+        offset = near.mean(0)
+        m2 = near.sub_(offset).square_().sum(0)
+        return cls(torch.full_like(pivot, len(values)), pivot, offset, m2)
+
+    def repeated(self, times: int) -> "Moments":
+        """Moments of the same stream, were each of its numbers there `times` times."""
+        return Moments(self.weight * times, self.pivot, self.offset, self.m2 * times)
+
     @property
     def mean(self) -> Tensor:
         """``[C]``, in the unit of the numbers; 0 where `weight` is 0."""
@@ -69,33 +82,33 @@ class RowMoments(NamedTuple):
     """What :func:`row_moments` finds in each row, all float64 and of the rows' shape.
 
     Attributes:
-        finite: number of finite values.
-        mean: their mean; 0 where there are none.
-        rest: what rounding left out of `mean`.
+        mean: mean of the finite values; 0 where there are none.
         m2: sum of their squared deviations from the mean.
-        positive: number of them that are > 0; 0 if it wasn't asked for.
+        positive: number of them that are > 0; None if it wasn't asked for.
+        rest: what rounding left out of `mean`; None if nothing that matters, in any row.
+        finite: number of finite values; None if it is all of them, in every row.
     """
 
-    finite: Tensor
     mean: Tensor
-    rest: Tensor
     m2: Tensor
-    positive: Tensor
+    positive: Tensor | None
+    rest: Tensor | None
+    finite: Tensor | None
 
 
-# m2 = Σx² − n·mean² loses as many digits as Σx² is longer than m2: up to this factor, three of 16.
-_CANCELLATION = 256.0
+# m2 = Σx² − n·mean² loses as many digits as Σx² is longer than m2: up to this factor, four of 16.
+_CANCELLATION = 4096.0
 
 
 def row_moments(rows: Tensor, work: Tensor, *, positive: bool = True) -> RowMoments:
     """Moments of the finite values along the last axis.
 
     On the CPU in one pass, from the sums, and in two for those rows alone in which the sums would
-    lose more than three digits or aren't finite. To look which those are would be a synchronisation
+    lose more than four digits or aren't finite. To look which those are would be a synchronisation
     on a GPU; there, all rows take two.
 
     Args:
-        rows: float64, ``[..., T]`` with T ≥ 1. Not changed, unless it is `work` too.
+        rows: float64, ``[..., T]`` with T ≥ 1.
         work: of the same shape and type, overwritten.
         positive: count the values > 0 as well, which takes a pass of its own.
 
@@ -104,34 +117,26 @@ def row_moments(rows: Tensor, work: Tensor, *, positive: bool = True) -> RowMome
     tensor([2.], dtype=torch.float64)
     """
     length = rows.shape[-1]
-    if length == 1:
-        return _single(rows.squeeze(-1))
-    if not rows.is_cpu:
-        return _two_pass(rows)
-    mean = rows.sum(-1) / length
-    square = torch.linalg.vector_norm(rows, dim=-1).square()
-    m2 = square - length * mean.square()
+    if not rows.is_cpu or length == 1:
+        return _two_pass(rows, positive=positive)
+    mean = rows.sum(-1).div_(length)
+    square = torch.linalg.vector_norm(rows, dim=-1).square_()
+    m2 = torch.addcmul(square, mean, mean, value=-length)
     # So written that NaN is doubtful too, and a row of zeros isn't.
-    doubtful = ~(square <= _CANCELLATION * m2)
-    exact = _two_pass(rows[doubtful]) if bool(doubtful.any()) else None
-    zero = torch.zeros_like(mean)
-    above = torch.gt(rows, 0, out=work).sum(-1) if positive else zero
-    found = RowMoments(torch.full_like(mean, length), mean, zero.clone(), m2, above)
-    if exact is not None:
-        for tensor, better in zip(found, exact, strict=True):
+    doubtful = (square <= m2 * _CANCELLATION).logical_not_()
+    above = torch.gt(rows, 0, out=work).sum(-1) if positive else None
+    if not bool(doubtful.any()):
+        return RowMoments(mean, m2, above, None, None)
+    finite, rest = torch.full_like(mean, length), torch.zeros_like(mean)
+    found = RowMoments(mean, m2, above, rest, finite)
+    exact = _two_pass(rows[doubtful], positive=positive)
+    for tensor, better in zip(found, exact, strict=True):
+        if tensor is not None and better is not None:
             tensor[doubtful] = better
     return found
 
 
-def _single(values: Tensor) -> RowMoments:
-    """Moments of rows of one value each."""
-    valid = values.isfinite()
-    mean = values.where(valid, 0)
-    zero = torch.zeros_like(mean)
-    return RowMoments(valid.double(), mean, zero, zero, (mean > 0).double())
-
-
-def _two_pass(rows: Tensor) -> RowMoments:
+def _two_pass(rows: Tensor, *, positive: bool) -> RowMoments:
     """Take the mean out first, then square; with the correction of Chan, Golub & LeVeque, 1983.
 
     That is the mean of what is left after the mean was taken out ("Algorithms for computing the
@@ -139,9 +144,14 @@ def _two_pass(rows: Tensor) -> RowMoments:
     """
     valid = rows.isfinite()
     rows = rows.where(valid, 0)
+    if rows.shape[-1] == 1:
+        mean, finite = rows.squeeze(-1), valid.squeeze(-1).double()
+        zero = torch.zeros_like(mean)
+        return RowMoments(mean, zero, (mean > 0).double() if positive else None, zero, finite)
     finite = valid.sum(-1, dtype=torch.float64)
     mean = rows.sum(-1) / finite.clamp(min=1)
     centered = (rows - mean.unsqueeze(-1)).where(valid, 0)
     rest = centered.sum(-1) / finite.clamp(min=1)
     m2 = centered.square().sum(-1) - finite * rest.square()
-    return RowMoments(finite, mean, rest, m2, (rows > 0).sum(-1, dtype=torch.float64))
+    above = (rows > 0).sum(-1, dtype=torch.float64) if positive else None
+    return RowMoments(mean, m2, above, rest, finite)
