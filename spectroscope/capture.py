@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from spectroscope import door, rectifiers
 from spectroscope.errors import RequestError
+from spectroscope.rates import Axes, Rates
 from spectroscope.sites import Found, Select, Site
 
 # observe(site, input) is called before the rectifier runs, and its answer with the output. Both
@@ -52,7 +53,7 @@ class _Thread(threading.local):
     def __init__(self) -> None:
         self.running: list[Frame] = []
         self.calls: Counter[str] = Counter()
-        self.input_shape: tuple[int, ...] = ()
+        self.rates = Rates()
 
 
 class Capture:
@@ -184,12 +185,12 @@ class Capture:
                     "is its own, kinds=[its class] records it whole"
                 )
 
-    def input_shape(self) -> tuple[int, ...]:
-        """Shape of the first tensor that the outermost forward now running in this thread got.
+    def axes(self, tensor: Tensor) -> Axes | None:
+        """What is known of the sampling rate along the axes of `tensor`, in this thread's forward.
 
-        Empty if only a part of the model was called, or no tensor was given by position.
+        Nothing is where only a part of the model was called.
         """
-        return self._thread.input_shape
+        return self._thread.rates.of(tensor)
 
     def knows(self, module: nn.Module) -> bool:
         """Whether `module` is one of the model's."""
@@ -208,8 +209,9 @@ class Capture:
         if not here.running:
             self.ran = "model" if module is self._model else self.ran or "parts"
             here.calls.clear()
-            given = [arg for arg in args if isinstance(arg, Tensor) and not arg.is_nested]
-            here.input_shape = tuple(given[0].shape) if given and module is self._model else ()
+            here.rates = Rates()
+            if module is self._model:
+                here.rates.start(args)
         name = names[0] if len(names) == 1 else self._reached(names)
         inside = False
         if here.running:
@@ -231,6 +233,8 @@ class Capture:
         if any(frame.module is module for frame in running):
             while (frame := running.pop()).module is not module:
                 pass
+            if not running:
+                self._thread.rates = Rates()
             if frame.finish is not None:
                 frame.finish(output)
             if isinstance(module, nn.TransformerEncoderLayer) and not frame.opened:
@@ -245,6 +249,13 @@ class Capture:
         return self._begin(
             frame.module, frame.name, "" if frame.kind else function, call.kind, call.input
         )
+
+    def passed(
+        self, function: str, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> None:
+        """See :class:`spectroscope.door.Listener`."""
+        if self._thread.running:
+            self._thread.rates.passed(function, args, kwargs, output)
 
     def _begin(
         self, module: nn.Module, name: str, function: str, kind: str, tensor: Tensor

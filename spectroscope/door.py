@@ -52,6 +52,11 @@ class Listener(Protocol):
     def rectify(self, function: str, call: rectifiers.Call) -> Finish | None:
         """A rectifier is about to run; the answer, if any, is called with what it returns."""
 
+    def passed(
+        self, function: str, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> None:
+        """A torch function, rectifier or not, has run."""
+
 
 def open_to(listener: Listener) -> None:
     """Let `listener` hear of every module and rectifier call, until :func:`close_to`."""
@@ -93,18 +98,21 @@ class _Mode(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        name = rectifiers.function_name(function)
-        if name not in rectifiers.FUNCTIONS or _not_a_forward():
+        if _not_a_forward():
             return function(*args, **kwargs)
+        name = rectifiers.function_name(function)
+        begun: list[Finish | None] = []
         # What the listeners compute is none of the user's own modes' and subclasses' business.
-        with torch._C.DisableTorchFunction():
-            call = rectifiers.FUNCTIONS[name](args, kwargs)
-            begun = [] if call is None else [each.rectify(name, call) for each in _listeners]
-        output = function(*args, **kwargs)
-        if any(begun):
+        if name in rectifiers.FUNCTIONS:
             with torch._C.DisableTorchFunction():
-                for finish in filter(None, begun):
-                    finish(output)
+                call = rectifiers.FUNCTIONS[name](args, kwargs)
+                begun = [] if call is None else [each.rectify(name, call) for each in _listeners]
+        output = function(*args, **kwargs)
+        with torch._C.DisableTorchFunction():
+            for finish in filter(None, begun):
+                finish(output)
+            for listener in _listeners:
+                listener.passed(name, args, kwargs, output)
         return output
 
 

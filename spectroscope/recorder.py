@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from spectroscope.capture import Capture
 from spectroscope.errors import RequestError
+from spectroscope.rates import Axes
 from spectroscope.recording import Recording, SiteRecord
 from spectroscope.sites import Select, Site
 from spectroscope.statistics import SideStatistics, SiteStatistics, unrecordable
@@ -121,7 +122,7 @@ class Recorder:
 
     def _observe(self, site: Site, tensor: Tensor) -> Callable[[Tensor], None]:
         """Reduce a rectifier's input now, its output when it is there, and add both together."""
-        input_shape = self._capture.input_shape()
+        decimation = _decimation(self._capture.axes(tensor), self._axis(site))
         before = self._reduce(site, tensor, active=False)
 
         def finish(output: Tensor) -> None:
@@ -133,7 +134,7 @@ class Recorder:
                     site,
                     before.shape,
                     SiteStatistics(before.statistics, after.statistics),
-                    input_shape,
+                    decimation,
                 )
             else:
                 self._give_up(site, f"{before.shape} goes in and {after.shape} comes out")
@@ -146,7 +147,7 @@ class Recorder:
         The latter is noted in the coverage.
         """
         reason = unrecordable(tensor)
-        axis = next((axis for glob, axis in self._channel_axis.items() if site.matches(glob)), 1)
+        axis = self._axis(site)
         if reason is None and not -tensor.dim() <= axis < tensor.dim():
             reason = f"{list(tensor.shape)} has no channel_axis={axis} (0: without a batch axis)"
         if reason is not None:
@@ -163,14 +164,18 @@ class Recorder:
             statistics = SideStatistics.of(tensor, spectra=self._spectra, active=active)
             return _Reduced(tuple(tensor.shape[1:]), statistics)
 
+    def _axis(self, site: Site) -> int:
+        """Axis of the channels at `site`."""
+        return next((axis for glob, axis in self._channel_axis.items() if site.matches(glob)), 1)
+
     def _add(
         self,
         site: Site,
         shape: tuple[int, ...],
         statistics: SiteStatistics,
-        input_shape: tuple[int, ...],
+        decimation: float,
     ) -> None:
-        new = SiteRecord(site, shape, _decimation(input_shape, shape), statistics)
+        new = SiteRecord(site, shape, decimation, statistics)
         with self._lock, torch.no_grad():
             old = self._records.get(site.name)
             if old is not None and (reason := old.mergeable(new)):
@@ -212,16 +217,14 @@ class _Reduced(NamedTuple):
     statistics: SideStatistics
 
 
-def _decimation(input_shape: tuple[int, ...], shape: tuple[int, ...]) -> float:
-    """Samples of the model's input to one of the site's, guessed from their lengths.
+def _decimation(axes: Axes | None, channel_axis: int) -> float:
+    """Samples of the model's input to one of the site's, along its axes of time or space.
 
-    The axes of time or space of the model's input are taken to be those of ``[N, C, ...]``, or of
-    ``[N, T, C]`` where T exceeds the rest. NaN where the site's length goes into none of them, or
-    into two of them differently, and where the site has neither time nor space.
+    NaN where that isn't known or isn't the same for all of them, or where there are none.
     """
-    length = max(shape[1:], default=0)
-    spatial = input_shape[2:]
-    if len(input_shape) > 2 and input_shape[1] > max(spatial):
-        spatial = input_shape[1:]
-    ratios = {size // length for size in spatial if length and size and size % length == 0}
-    return float(ratios.pop()) if len(ratios) == 1 else math.nan
+    if axes is None:
+        return math.nan
+    channel = channel_axis % len(axes)
+    spatial = {axis for i, axis in enumerate(axes) if i not in (0, channel)}
+    (decimation,) = spatial if len(spatial) == 1 else (None,)
+    return math.nan if decimation is None else float(decimation)

@@ -18,8 +18,8 @@ class SiteRecord:
     Attributes:
         site: its name.
         shape: of one input, ``(C, ...)``; None where inputs differed.
-        decimation: length of the model's input over the site's, where that is a whole number and
-            the same for every input; else NaN.
+        decimation: samples of the model's input to one of the site's, along every axis of time or
+            space; NaN where that isn't known, or not the same for every axis and input.
         statistics: its state.
     """
 

@@ -1,6 +1,7 @@
 """What counts as a rectifier: which torch functions, with which arguments, and which modules."""
 
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -112,6 +113,7 @@ MODULES: dict[type[nn.Module], str] = {
 }
 
 
+@lru_cache(4096)
 def function_name(function: Any) -> str:
     """Name of a torch function as the tables have it: no overload, no in-place underscore.
 

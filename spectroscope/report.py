@@ -47,8 +47,8 @@ COLUMNS = {
     "fs": Column("Hz", "sampling rate at the site: fs over decimation (samples of the site per "
                        "sample of the model's input if fs isn't given)"),
     "nyquist": Column("Hz", "fs / 2 (cycles/sample of the model's input if fs isn't given)"),
-    "decimation": Column("1", "length of the model's input over the site's, if that is one whole "
-                              "number; else NaN, as for a site without a time or space axis"),
+    "decimation": Column("1", "samples of the model's input to one of the site's, along every axis of "
+                              "time or space; NaN where unknown, or there is none"),
     "n_samples": Column("1", "inputs (batch items) seen"),
     "dc_in": Column("activation", "mean of the rectifier's input, over time or space and inputs"),
     "dc_out": Column("activation", "mean of its output, likewise"),

@@ -529,20 +529,6 @@ def test_spectra_false_keeps_none():
         recorder.report().spectra()
 
 
-@pytest.mark.parametrize(
-    ("shape", "decimation"),
-    [((2, 1, 64), 2.0), ((2, 64, 1), math.nan), ((2, 1, 63), math.nan), ((2, 128, 64), math.nan)],
-)
-def test_decimation_is_a_whole_ratio_of_lengths_or_unknown(shape, decimation):
-    channels = shape[1]
-    model = nn.Sequential(nn.Conv1d(channels, 4, 3, stride=2, padding=1), nn.ReLU())
-    with spectroscope.record(model, fs=100.0) as recorder:
-        model(torch.randn(shape))
-    row = recorder.report().sites().iloc[0]
-    expected = [decimation, 100 / decimation, 50 / decimation]
-    np.testing.assert_equal(row[["decimation", "fs", "nyquist"]].tolist(), expected)
-
-
 def test_every_column_is_described():
     model = nn.ReLU()
     with spectroscope.record(model) as recorder:
