@@ -47,7 +47,7 @@ COLUMNS = {
     "fs": Column("Hz", "sampling rate at the site: fs over decimation (samples of the site per "
                        "sample of the model's input if fs isn't given)"),
     "nyquist": Column("Hz", "fs / 2 (cycles/sample of the model's input if fs isn't given)"),
-    "decimation": Column("1", "samples of the model's input to one of the site's, along every axis of "
+    "decimation": Column("1", "samples of the model's input to one of the site's, on each axis of "
                               "time or space; NaN where unknown, or there is none"),
     "n_samples": Column("1", "inputs (batch items) seen"),
     "dc_in": Column("activation", "mean of the rectifier's input, over time or space and inputs"),

@@ -87,7 +87,6 @@ def test_the_decimation_is_the_shift_that_the_site_follows(name):
         lambda x: x @ torch.ones(64, 64),
         lambda x: x[..., torch.arange(0, 64, 2)],
         lambda x: torch.cat([F.avg_pool1d(x, 2), x[..., ::2], F.avg_pool1d(x, 4)], -1) + 0,
-        lambda x: torch.ones_like(x).cumsum(-1) * 1.0,
         lambda x: F.avg_pool1d(x, 2) + x[..., :32],
     ],
 )
@@ -123,16 +122,7 @@ def test_inception_v3():
     by_length = {
         shape[1]: set(sites["decimation"][sites["shape"] == shape]) for shape in sites["shape"]
     }
-    assert by_length == {
-        149: {2},
-        147: {2},
-        73: {4},
-        71: {4},
-        35: {8},
-        17: {16},
-        8: {32},
-        5: {math.nan},
-    } or (by_length == {149: {2}, 147: {2}, 73: {4}, 71: {4}, 35: {8}, 17: {16}, 8: {32}})
+    assert by_length == {149: {2}, 147: {2}, 73: {4}, 71: {4}, 35: {8}, 17: {16}, 8: {32}}
 
 
 @pytest.mark.parametrize("name", ["resnet18", "densenet121", "googlenet", "mobilenet_v2"])
