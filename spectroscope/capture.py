@@ -92,6 +92,7 @@ class Capture:
         self._select = globs if callable(globs) or globs is None else list(globs)
         self._kinds = rectifiers.Kinds.of(kinds)
         self._names: dict[nn.Module, list[str]] = {}
+        self._kind_of: dict[nn.Module, str | None] = {}
         self._entered: Counter[str] = Counter()
         self._thread = _Thread()
         self._lock = threading.Lock()
@@ -103,6 +104,7 @@ class Capture:
     def _find(self) -> None:
         """Name every module, and list the rectifier modules and what can't be looked into."""
         self._names.clear()
+        self._kind_of.clear()
         scripted: list[str] = []
         for path, module in self._model.named_modules(remove_duplicate=False):
             # torch.compile wraps a module in another that has it as `_orig_mod`.
@@ -111,6 +113,7 @@ class Capture:
             self._compiled |= compiled
             first = module not in self._names
             self._names.setdefault(module, []).append(name)
+            self._kind_of[module] = self._kinds.of_module(module)
             if any(name.startswith(prefix) for prefix in scripted):
                 continue
             if isinstance(module, torch.jit.ScriptModule):
@@ -118,9 +121,8 @@ class Capture:
                 self._unseen(name, module, "TorchScript runs it, where no hook fires")
             elif _fused(module):
                 self._unseen(name, module, "convolution and ReLU are one quantized kernel")
-            elif first and (kind := self._kinds.of_module(module)):
-                selected = self._may_select(name, module)
-                self.found.setdefault(name, Found(name, "", kind, selected))
+            elif first and (kind := self._kind_of[module]):
+                self._place(module, name, "", kind)
 
     def _unseen(self, name: str, module: nn.Module, reason: str, function: str = "") -> None:
         found = Found(name, function, type(module).__name__, reason=reason)
@@ -179,7 +181,7 @@ class Capture:
         self._open = None
         for place, times in self._entered.items():
             found = self.found[place]
-            if times and not found.fired and not found.reason:
+            if not found.fired and not found.reason:
                 found.reason = (
                     f"ran {times} times without a rectifier call that can be seen; if its forward "
                     "is its own, kinds=[its class] records it whole"
@@ -217,10 +219,12 @@ class Capture:
         if here.running:
             inside = here.running[-1].inside
             here.running[-1].opened = True
-        kind = None if inside else self._kinds.of_module(module)
+        kind = None if inside else self._kind_of[module]
         finish = None
         if kind is not None:
             self._entered[name] += 1
+            with self._lock:
+                self._place(module, name, "", kind)
             if isinstance(module, self._kinds.classes):
                 inside = True
                 tensor = next((arg for arg in args if isinstance(arg, Tensor)), None)
@@ -261,21 +265,25 @@ class Capture:
         self, module: nn.Module, name: str, function: str, kind: str, tensor: Tensor
     ) -> door.Finish | None:
         calls = self._thread.calls
-        site = Site(name, function, 0, kind)
-        place = site.place
-        site = site._replace(call=calls[place])
-        calls[place] += 1
         with self._lock:
-            found = self.found.get(place)
-            if found is None:
-                selected = self._may_select(place, module)
-                found = self.found[place] = Found(name, function, kind, selected)
+            found = self._place(module, name, function, kind)
             found.fired += 1
+        site = Site(name, function, calls[found.place], kind)
+        calls[found.place] += 1
         chosen = not isinstance(self._select, list) or any(map(site.matches, self._select))
         if not found.selected or not chosen:
             return None
         finish = self._observe(site, tensor)
         return lambda output: finish(output) if isinstance(output, Tensor) else None
+
+    def _place(self, module: nn.Module, name: str, function: str, kind: str) -> Found:
+        """Row of the coverage; made if it isn't there, as for functions and second names."""
+        new = Found(name, function, kind)
+        found = self.found.get(new.place)
+        if found is None:
+            found = self.found[new.place] = new
+            found.selected = self._may_select(new.place, module)
+        return found
 
     def _reached(self, names: list[str]) -> str:
         """Of the names of a shared module, the one under the modules that now run."""

@@ -628,6 +628,14 @@ def test_a_rectifier_with_a_forward_of_its_own_is_reported_or_recorded_whole():
     assert sites_of(model, x, kinds=[OwnReLU]) == ["0#0", "1#0"]
 
 
+def test_a_shared_rectifier_that_is_never_seen_is_reported_under_each_name():
+    model = nn.Sequential(nn.Sequential(OwnReLU()), nn.Sequential())
+    model[1].append(model[0][0])
+    with pytest.warns(UserWarning, match="2 places"), spectroscope.record(model) as recorder:
+        model(torch.randn(2, 3, 4))
+    assert recorder.report().coverage()["place"].tolist() == ["0.0", "1.0"]
+
+
 @pytest.mark.parametrize(
     ("shape", "axis", "arranged"),
     [
