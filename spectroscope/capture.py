@@ -4,11 +4,9 @@ import difflib
 import fnmatch
 import sys
 import threading
-import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -88,6 +86,8 @@ class Capture:
         self.ran: Literal["model", "parts"] | None = None
         self._model = model
         self._observe = observe
+        if isinstance(select, type):
+            raise TypeError(f"select takes globs or (name, module) -> bool, not {select.__name__}")
         globs = [select] if isinstance(select, str) else select
         self._select = globs if callable(globs) or globs is None else list(globs)
         self._kinds = rectifiers.Kinds.of(kinds)
@@ -96,8 +96,8 @@ class Capture:
         self._entered: Counter[str] = Counter()
         self._thread = _Thread()
         self._lock = threading.Lock()
-        self._compiled = False
-        self._open: ExitStack | None = None
+        self.compiled = False
+        self._opened_by: int | None = None
         self._find()
         self._check_select()
 
@@ -106,11 +106,11 @@ class Capture:
         self._names.clear()
         self._kind_of.clear()
         scripted: list[str] = []
-        for path, module in self._model.named_modules(remove_duplicate=False):
+        for path, module in _walk(self._model):
             # torch.compile wraps a module in another that has it as `_orig_mod`.
             name = ".".join(part for part in path.split(".") if part != "_orig_mod")
             compiled = module._compiled_call_impl is not None or hasattr(module, "_orig_mod")
-            self._compiled |= compiled
+            self.compiled |= compiled
             first = module not in self._names
             self._names.setdefault(module, []).append(name)
             self._kind_of[module] = self._kinds.of_module(module)
@@ -119,6 +119,9 @@ class Capture:
             if isinstance(module, torch.jit.ScriptModule):
                 scripted.append(f"{name}." if name else "")
                 self._unseen(name, module, "TorchScript runs it, where no hook fires")
+            elif isinstance(module, door.FUSING) and type(module) not in door.FUSING:
+                self._unseen(name, module, "what its own forward calls isn't seen: looking would "
+                             "keep it from its fused path")  # fmt: skip
             elif _fused(module):
                 self._unseen(name, module, "convolution and ReLU are one quantized kernel")
             elif first and (kind := self._kind_of[module]):
@@ -159,26 +162,27 @@ class Capture:
         Raises:
             RuntimeError: it listens already.
         """
-        if self._open is not None:
+        if self._opened_by is not None:
             raise RuntimeError("this recorder is already recording")
         self._find()  # again: modules may have been exchanged since
         self._thread = _Thread()
-        with ExitStack() as stack:
-            if self._compiled:
-                # The compiled code was made without us in it; its origin runs instead.
-                stack.enter_context(torch.compiler.set_stance("force_eager"))
-                # torch warns that it calls our hooks for its wrapper too, which does no harm.
-                stack.enter_context(warnings.catch_warnings())
-                warnings.filterwarnings("ignore", "Using `torch.compile.module.` when there are")
+        self._opened_by = threading.get_ident()
+        try:
             door.open_to(self)
-            stack.callback(door.close_to, self)
-            self._open = stack.pop_all()
+        except BaseException:
+            self.detach()
+            raise
 
     def detach(self) -> None:
-        """End listening."""
-        if self._open is not None:
-            self._open.close()
-        self._open = None
+        """End listening.
+
+        Raises:
+            RuntimeError: this isn't the thread that began, where something of us must stay then.
+        """
+        opened_by, self._opened_by = self._opened_by, None
+        door.close_to(self)
+        if opened_by not in (None, threading.get_ident()):
+            raise RuntimeError("a recording must end in the thread in which it began")
         for place, times in self._entered.items():
             found = self.found[place]
             if not found.fired and not found.reason:
@@ -186,6 +190,11 @@ class Capture:
                     f"ran {times} times without a rectifier call that can be seen; if its forward "
                     "is its own, kinds=[its class] records it whole"
                 )
+
+    def snapshot(self) -> dict[str, Found]:
+        """Copy of `found`."""
+        with self._lock:
+            return {place: replace(found) for place, found in self.found.items()}
 
     def axes(self, tensor: Tensor) -> Axes | None:
         """What is known of the sampling rate along the axes of `tensor`, in this thread's forward.
@@ -228,7 +237,10 @@ class Capture:
             if isinstance(module, self._kinds.classes):
                 inside = True
                 tensor = next((arg for arg in args if isinstance(arg, Tensor)), None)
-                finish = None if tensor is None else self._begin(module, name, "", kind, tensor)
+                if tensor is not None:
+                    finish = self._begin(module, name, "", kind, tensor)
+                else:
+                    self.found[name].reason = "it was called without a tensor by position"
         here.running.append(Frame(module, name, kind, inside, finish))
 
     def leave(self, module: nn.Module, output: Any) -> None:
@@ -244,22 +256,54 @@ class Capture:
             if isinstance(module, nn.TransformerEncoderLayer) and not frame.opened:
                 self._fused_layer(module, frame.name, ran=output is not None)
 
-    def rectify(self, function: str, call: rectifiers.Call) -> door.Finish | None:
+    def before(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> door.Finish | None:
+        """See :class:`spectroscope.door.Listener`."""
+        here = self._thread
+        if not here.running:
+            return None
+        name = rectifiers.function_name(function)
+        finish = None
+        if not here.running[-1].inside:
+            if name in rectifiers.FUNCTIONS:
+                finish = self._rectify(name, args, kwargs)
+            elif "relu" in name and "relu" in name.split("_"):
+                reason = "its ReLU is part of one kernel with other work"
+                frame = here.running[-1]
+                with self._lock:
+                    self._unseen(frame.name, frame.module, reason, function=name)
+        rates = here.rates
+        if finish is None and not rates.concern(args, kwargs):
+            return None
+
+        def after(output: Any) -> None:
+            if finish is not None:
+                finish(output)
+            rates.passed(name, args, kwargs, output)
+
+        return after
+
+    def failed(self, error: Exception) -> None:
         """See :class:`spectroscope.door.Listener`."""
         running = self._thread.running
-        if not running or running[-1].inside or call.kind not in self._kinds.names:
-            return None
-        frame = running[-1]
-        return self._begin(
-            frame.module, frame.name, "" if frame.kind else function, call.kind, call.input
-        )
+        name, module = (running[-1].name, running[-1].module) if running else ("", self._model)
+        reason = f"{type(error).__name__} while looking: {str(error).partition(chr(10))[0]}"
+        with self._lock:
+            found = self.found.setdefault(name, Found(name, "", type(module).__name__))
+            found.reason = found.reason or reason
 
-    def passed(
-        self, function: str, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
-    ) -> None:
-        """See :class:`spectroscope.door.Listener`."""
-        if self._thread.running:
-            self._thread.rates.passed(function, args, kwargs, output)
+    def _rectify(
+        self, function: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> door.Finish | None:
+        call = rectifiers.FUNCTIONS[function](args, kwargs)
+        if call is None or not isinstance(call.input, Tensor):
+            return None
+        if call.kind not in self._kinds.names:
+            return None
+        frame = self._thread.running[-1]
+        place = "" if frame.kind else function
+        return self._begin(frame.module, frame.name, place, call.kind, call.input)
 
     def _begin(
         self, module: nn.Module, name: str, function: str, kind: str, tensor: Tensor
@@ -274,7 +318,14 @@ class Capture:
         if not found.selected or not chosen:
             return None
         finish = self._observe(site, tensor)
-        return lambda output: finish(output) if isinstance(output, Tensor) else None
+
+        def finish_with(output: Any) -> None:
+            if isinstance(output, Tensor):
+                finish(output)
+            elif output is not None:  # None: it raised
+                found.reason = f"it returns a {type(output).__name__}, not a tensor"
+
+        return finish_with
 
     def _place(self, module: nn.Module, name: str, function: str, kind: str) -> Found:
         """Row of the coverage; made if it isn't there, as for functions and second names."""
@@ -306,6 +357,20 @@ class Capture:
         if getattr(module, "_is_replica", False) and self._kinds.of_module(module):
             with self._lock:
                 self._unseen("(replicas)", module, "nn.DataParallel runs copies of the model")
+
+
+def _walk(
+    module: nn.Module, name: str = "", above: tuple[nn.Module, ...] = ()
+) -> Iterator[tuple[str, nn.Module]]:
+    """Every name of every module in `module`, first the modules that it has as attributes.
+
+    As `named_modules(remove_duplicate=False)`, but a module that has one of its parents inside
+    doesn't make it go round in circles.
+    """
+    yield name, module
+    for key, child in module._modules.items():  # named_children() gives a shared one once
+        if child is not None and child is not module and child not in above:
+            yield from _walk(child, f"{name}.{key}" if name else key, (*above, module))
 
 
 def _calls_itself(module: nn.Module) -> bool:

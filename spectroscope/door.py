@@ -11,10 +11,16 @@ Two things are put into torch while anybody listens, and taken out when nobody d
 
 A mode belongs to a thread. The thread that opens the door has it from then on; another thread gets
 it while it runs a module that a listener knows.
+
+Whatever goes wrong with a listener is told to that listener and to nobody else: the model runs on.
 """
 
+import re
+import sys
 import threading
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -29,9 +35,8 @@ from torch.overrides import (
     _pop_mode,
     _push_mode,
 )
+from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.hooks import RemovableHandle
-
-from spectroscope import rectifiers
 
 # Given what a rectifier call returned.
 Finish = Callable[[Any], None]
@@ -39,6 +44,9 @@ Finish = Callable[[Any], None]
 
 class Listener(Protocol):
     """What may stand at the door."""
+
+    compiled: bool
+    """Whether the model has compiled parts."""
 
     def knows(self, module: nn.Module) -> bool:
         """Whether `module` is of the model listened to."""
@@ -49,42 +57,62 @@ class Listener(Protocol):
     def leave(self, module: nn.Module, output: Any) -> None:
         """`module` has run; `output` is None if it raised."""
 
-    def rectify(self, function: str, call: rectifiers.Call) -> Finish | None:
-        """A rectifier is about to run; the answer, if any, is called with what it returns."""
+    def before(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Finish | None:
+        """A torch function is about to run; the answer, if any, is called with what it returns."""
 
-    def passed(
-        self, function: str, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
-    ) -> None:
-        """A torch function, rectifier or not, has run."""
+    def failed(self, error: Exception) -> None:
+        """One of these, or what `before` answered, has raised `error`."""
 
 
 def open_to(listener: Listener) -> None:
-    """Let `listener` hear of every module and rectifier call, until :func:`close_to`."""
-    global _listeners, _handles
-    with _lock:
-        if not _listeners:
-            _handles = [
-                register_module_forward_pre_hook(_enter),
-                register_module_forward_hook(_leave, always_call=True),
-            ]
-        _listeners = (*_listeners, listener)
-    _here.listeners += 1
+    """Let `listener` hear of every module and torch function, until :func:`close_to`."""
+    global _listeners
+    _here.open.append(listener)
     if _here.mode is None:
         _here.put_mode()
+    with _lock:
+        _listeners = (*_listeners, listener)
+        _hook()
 
 
 def close_to(listener: Listener) -> None:
-    """Undo :func:`open_to`, in the same thread."""
-    global _listeners, _handles
-    _here.listeners -= 1
-    if _here.listeners == 0:
-        _here.take_mode()
+    """Undo :func:`open_to`, as far as it came, in the same thread. Twice is as good as once."""
+    global _listeners
     with _lock:
         _listeners = tuple(other for other in _listeners if other is not listener)
-        if not _listeners:
-            for handle in _handles:
-                handle.remove()
-            _handles = []
+        _unhook()
+    if listener in _here.open:
+        _here.open.remove(listener)
+        if not _here.open:
+            _here.take_mode()
+
+
+def _hook() -> None:
+    if not _handles:
+        _handles.append(register_module_forward_pre_hook(_enter))
+        _handles.append(register_module_forward_hook(_leave, always_call=True))
+    # What is compiled was compiled without us: its origin runs instead. Not asked for where
+    # nothing can be compiled, for it takes a second to load the compiler.
+    if not _eager and ("torch._dynamo" in sys.modules or any(x.compiled for x in _listeners)):
+        stance = torch.compiler.set_stance("force_eager")
+        stance.__enter__()
+        _eager.append(stance)
+        # torch warns that it calls our hooks for its wrapper too, which does no harm.
+        warnings.filters.insert(0, _WRAPPER)  # type: ignore[attr-defined]
+
+
+def _unhook() -> None:
+    """Take out what :func:`_hook` put in, once nobody listens and no thread is on a visit."""
+    if _listeners or _visits[0]:
+        return
+    while _handles:
+        _handles.pop().remove()
+    while _eager:
+        _eager.pop().__exit__(None, None, None)
+        if _WRAPPER in warnings.filters:
+            warnings.filters.remove(_WRAPPER)  # type: ignore[attr-defined]
 
 
 class _Mode(TorchFunctionMode):
@@ -98,31 +126,59 @@ class _Mode(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if _not_a_forward():
+        if torch.compiler.is_compiling() or _not_a_forward():
             return function(*args, **kwargs)
-        name = rectifiers.function_name(function)
-        begun: list[Finish | None] = []
-        # What the listeners compute is none of the user's own modes' and subclasses' business.
-        if name in rectifiers.FUNCTIONS:
-            with torch._C.DisableTorchFunction():
-                call = rectifiers.FUNCTIONS[name](args, kwargs)
-                begun = [] if call is None else [each.rectify(name, call) for each in _listeners]
-        output = function(*args, **kwargs)
-        with torch._C.DisableTorchFunction():
-            for finish in filter(None, begun):
-                finish(output)
+        finishing: list[tuple[Listener, Finish]] = []
+        with _alone():
             for listener in _listeners:
-                listener.passed(name, args, kwargs, output)
+                with _guarded(listener):
+                    finish = listener.before(function, args, kwargs)
+                    if finish is not None:
+                        finishing.append((listener, finish))
+        output = function(*args, **kwargs)
+        if finishing:
+            with _alone():
+                for listener, finish in finishing:
+                    with _guarded(listener):
+                        finish(output)
         return output
+
+
+class _guarded:  # noqa: N801, a context manager; contextlib's generators take four times as long
+    """What is raised inside is told to the listener, unless it is meant to end the program."""
+
+    def __init__(self, listener: Listener):
+        self.listener = listener
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> bool:
+        if isinstance(error, Exception):
+            self.listener.failed(error)
+            return True
+        return False
+
+
+@contextmanager
+def _without_modes() -> Iterator[None]:
+    with torch._C.DisableTorchFunction(), _disable_current_modes():
+        yield
+
+
+def _alone() -> Any:
+    """Context in which no mode and no subclass of the user's sees what we compute."""
+    if torch._C._len_torch_dispatch_stack():
+        return _without_modes()
+    return torch._C.DisableTorchFunction()
 
 
 class _Thread(threading.local):
     """What the door has in one thread."""
 
     def __init__(self) -> None:
-        self.listeners = 0  # opened to from this thread
+        self.open: list[Listener] = []  # opened to from this thread
         self.mode: _Mode | None = None
-        self.suspended = False  # the mode is off the stack for a moment
         self.visitor: nn.Module | None = None  # brought the mode into this thread
         self.visits = 0  # of it, one inside the other
 
@@ -132,41 +188,51 @@ class _Thread(threading.local):
 
     def take_mode(self) -> None:
         mode, self.mode = self.mode, None
-        if self.suspended:
-            self.suspended = False
-        elif mode in _modes():
-            # Ours is on top unless somebody's mode was entered since and not yet left.
-            above = []
-            while (top := _pop_mode()) is not mode:  # type: ignore[no-untyped-call]
-                above.append(top)
-            for other in reversed(above):
-                _push_mode(other)  # type: ignore[no-untyped-call]
+        if mode in _modes():
+            _rearranged(lambda modes: [other for other in modes if other is not mode])
 
     def suspend(self) -> None:
         """Take the mode off the stack if it is alone there; with another it makes no difference."""
         if self.mode is not None and _modes() == [self.mode]:
             _pop_mode()  # type: ignore[no-untyped-call]
-            self.suspended = True
 
     def resume(self) -> None:
-        if self.suspended:
-            _push_mode(self.mode)  # type: ignore[no-untyped-call]
-            self.suspended = False
+        """Put the mode back where it was, under what has come since."""
+        mode = self.mode
+        if mode is not None and mode not in _modes():
+            _rearranged(lambda modes: [mode, *modes])
 
 
 # These take a fused kernel, which rounds otherwise, unless somebody looks, and ask whether somebody
 # does before they run their first submodule. Until then nobody does: outputs stay the same.
-_FUSING = (nn.MultiheadAttention, nn.TransformerEncoder, nn.TransformerEncoderLayer)
+FUSING = (nn.MultiheadAttention, nn.TransformerEncoder, nn.TransformerEncoderLayer)
 
+_WRAPPER = (
+    "ignore",
+    re.compile(r"Using `torch\.compile\(module\)` when there are global hooks"),
+    UserWarning,
+    None,
+    0,
+)
 _lock = threading.Lock()
 _here = _Thread()
 _listeners: tuple[Listener, ...] = ()
 _handles: list[RemovableHandle] = []
+_eager: list[Any] = []
+_visits = [0]  # threads that have the mode for the time of a visit
 
 
 def _modes() -> list[TorchFunctionMode]:
     """Torch function modes of this thread, the innermost last."""
     return list(_get_current_function_mode_stack())  # type: ignore[no-untyped-call]
+
+
+def _rearranged(change: Callable[[list[Any]], list[Any]]) -> None:
+    modes = _modes()
+    for _ in modes:
+        _pop_mode()  # type: ignore[no-untyped-call]
+    for mode in change(modes):
+        _push_mode(mode)  # type: ignore[no-untyped-call]
 
 
 def _not_a_forward() -> bool:
@@ -179,29 +245,36 @@ def _not_a_forward() -> bool:
 
 
 def _enter(module: nn.Module, args: tuple[Any, ...]) -> None:
-    if _not_a_forward():
+    if torch.compiler.is_compiling() or _not_a_forward():
         return
     _here.resume()
     if _here.mode is None and any(listener.knows(module) for listener in _listeners):
         _here.visitor, _here.visits = module, 0
+        with _lock:
+            _visits[0] += 1
         _here.put_mode()
     _here.visits += module is _here.visitor
-    with torch._C.DisableTorchFunction():
+    with _alone():
         for listener in _listeners:
-            listener.enter(module, args)
-    if isinstance(module, _FUSING):
+            with _guarded(listener):
+                listener.enter(module, args)
+    if isinstance(module, FUSING):
         _here.suspend()
 
 
 def _leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-    if _not_a_forward():
+    if torch.compiler.is_compiling() or _not_a_forward():
         return
     _here.resume()
-    with torch._C.DisableTorchFunction():
+    with _alone():
         for listener in _listeners:
-            listener.leave(module, output)
+            with _guarded(listener):
+                listener.leave(module, output)
     if module is _here.visitor:
         _here.visits -= 1
         if _here.visits == 0:
             _here.visitor = None
             _here.take_mode()
+            with _lock:
+                _visits[0] -= 1
+                _unhook()

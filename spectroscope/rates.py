@@ -6,12 +6,12 @@ torch function: a stride multiplies it, an interpolation divides it, a transposi
 a function isn't known to keep it, it is lost, and unknown from there on.
 """
 
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from typing import Any
 
 from torch import Tensor
-from torch.utils.weak import WeakIdKeyDictionary
 
 # One entry an axis of the tensor: its decimation, or None where there is none to know (channels,
 # features, axes made by the model).
@@ -20,20 +20,36 @@ Rule = Callable[[Axes, tuple[Any, ...], dict[str, Any], Tensor], Axes | None]
 
 
 class Rates:
-    """The axes of the tensors of one forward. Tensors are referred to weakly."""
+    """The axes of the tensors of one forward. The tensors are referred to weakly."""
 
     def __init__(self) -> None:
-        self._axes = WeakIdKeyDictionary()
+        # By id; the reference tells whether a tensor of that id is still the one.
+        self._axes: dict[int, tuple[weakref.ref[Tensor], Axes]] = {}
 
     def start(self, inputs: Sequence[Any]) -> None:
         """Begin with the tensors among `inputs`, each axis of them at decimation 1."""
         for tensor in _tensors(inputs):
-            self._axes[tensor] = (Fraction(1),) * tensor.dim()
+            self._note(tensor, (Fraction(1),) * tensor.dim())
 
     def of(self, tensor: Tensor) -> Axes | None:
         """What is known of `tensor`, or None: nothing."""
-        found: Axes | None = self._axes.get(tensor)  # type: ignore[no-untyped-call]
-        return found if found is not None and len(found) == tensor.dim() else None
+        reference, axes = self._axes.get(id(tensor), (None, ()))
+        if reference is None or reference() is not tensor or len(axes) != tensor.dim():
+            return None
+        return axes
+
+    def concern(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether something may be known of a tensor among the arguments; quick to say no."""
+        for value in (*args, *kwargs.values()):
+            if id(value) in self._axes or isinstance(value, list | tuple):
+                return True
+        return False
+
+    def _note(self, tensor: Tensor, axes: Axes | None) -> None:
+        if axes is not None and len(axes) == tensor.dim():
+            self._axes[id(tensor)] = weakref.ref(tensor), axes
+        else:
+            self._axes.pop(id(tensor), None)
 
     def passed(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """Note what is known of the output of a torch function that has run.
@@ -60,10 +76,7 @@ class Rates:
                 axes = _merged([found for _, found in known]) if name not in _OPAQUE else None
             else:
                 axes = None
-            if axes is not None and len(axes) == tensor.dim():
-                self._axes[tensor] = axes
-            elif tensor in self._axes:
-                del self._axes[tensor]
+            self._note(tensor, axes)
 
 
 def _tensors(values: Sequence[Any]) -> Iterator[Tensor]:

@@ -1,10 +1,10 @@
 """`record`: a context manager that keeps statistics of every rectifier of a running model."""
 
 import math
+import operator
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Self
 
@@ -54,7 +54,7 @@ def record(
         A context manager that gives itself; its `report()` has the tables.
 
     Raises:
-        TypeError: `model` isn't an `nn.Module`.
+        TypeError: `model` isn't an `nn.Module`, or `select` or a `channel_axis` isn't of its kind.
         RequestError: `fs` isn't positive, `select` fits no rectifier, or a kind isn't known.
 
     >>> model = nn.Sequential(nn.Conv1d(1, 2, 3), nn.ReLU())
@@ -88,7 +88,8 @@ class Recorder:
             raise RequestError(f"{fs=} must be a positive number of samples per second, or None")
         self._fs = None if fs is None else float(fs)
         self._spectra = spectra
-        self._channel_axis = {"*": channel_axis} if isinstance(channel_axis, int) else channel_axis
+        by_glob = channel_axis if isinstance(channel_axis, Mapping) else {"*": channel_axis}
+        self._channel_axis = {glob: operator.index(axis) for glob, axis in by_glob.items()}
         self._records: dict[str, SiteRecord] = {}
         self._lock = threading.Lock()
         self._capture = Capture(model, self._observe, select, kinds)
@@ -117,8 +118,9 @@ class Recorder:
 
     def recording(self) -> Recording:
         """The plain data behind :meth:`report`."""
-        found = {name: replace(row) for name, row in self._capture.found.items()}
-        return Recording(self._fs, dict(self._records), found)
+        with self._lock:
+            records = dict(self._records)
+        return Recording(self._fs, records, self._capture.snapshot())
 
     def _observe(self, site: Site, tensor: Tensor) -> Callable[[Tensor], None]:
         """Reduce a rectifier's input now, its output when it is there, and add both together."""
@@ -222,7 +224,7 @@ def _decimation(axes: Axes | None, channel_axis: int) -> float:
 
     NaN where that isn't known or isn't the same for all of them, or where there are none.
     """
-    if axes is None:
+    if not axes:
         return math.nan
     channel = channel_axis % len(axes)
     spatial = {axis for i, axis in enumerate(axes) if i not in (0, channel)}

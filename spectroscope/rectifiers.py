@@ -1,7 +1,6 @@
 """What counts as a rectifier: which torch functions, with which arguments, and which modules."""
 
 from collections.abc import Callable, Iterable
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -113,7 +112,6 @@ MODULES: dict[type[nn.Module], str] = {
 }
 
 
-@lru_cache(4096)
 def function_name(function: Any) -> str:
     """Name of a torch function as the tables have it: no overload, no in-place underscore.
 
@@ -152,8 +150,12 @@ class Kinds(NamedTuple):
         names, classes = set(FAMILY), []
         for kind in [more] if isinstance(more, str | type) else more:
             if isinstance(kind, type) and issubclass(kind, nn.Module):
+                # Of the family what rectifies is seen anyway; asked for by class, all of it is.
                 name = MODULES.get(kind)
-                classes.append(kind) if name is None else names.add(name)
+                if name is None or name in FAMILY:
+                    classes.append(kind)
+                else:
+                    names.add(name)
             elif kind in MODULES.values():
                 names.add(str(kind))
             else:
@@ -163,7 +165,10 @@ class Kinds(NamedTuple):
 
     def of_module(self, module: nn.Module) -> str | None:
         """Kind that `module` is recorded as, or None if it isn't one that is looked for."""
-        if isinstance(module, self.classes):
-            return type(module).__name__
         kind = module_kind(module)
-        return kind if kind in self.names else None
+        if kind in self.names:
+            return kind
+        if not isinstance(module, self.classes):
+            return None
+        name = type(module).__name__  # a user's own ReLU is none of ours
+        return f"{type(module).__module__}.{name}" if name in MODULES.values() else name

@@ -137,8 +137,10 @@ def unrecordable(x: Tensor) -> str | None:
         return f"{x.dtype} is not a real floating-point type"
     if x.layout != torch.strided or x.is_quantized or x.is_nested:
         return "not a dense tensor"
-    if x.is_meta or type(x).__name__ == "FakeTensor":
+    if x.is_meta:
         return "a tensor without values"
+    if type(x).__torch_dispatch__ != Tensor.__torch_dispatch__:
+        return f"{type(x).__name__} is a tensor of its own kind"
     if torch._C._functorch.is_functorch_wrapped_tensor(x):
         return "inside a torch.func transform"
     return None

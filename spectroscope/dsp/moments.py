@@ -96,15 +96,17 @@ class RowMoments(NamedTuple):
     finite: Tensor | None
 
 
-# m2 = Σx² − n·mean² loses as many digits as Σx² is longer than m2: up to this factor, four of 16.
-_CANCELLATION = 4096.0
+# m2 = Σx² − n·mean² loses as many digits as Σx² is longer than m2: up to this factor, three of 16.
+_CANCELLATION = 1024.0
+# Up to this length, the norm, which adds one by one; `sum` adds in cascades and takes a pass more.
+_NAIVE = 4096
 
 
 def row_moments(rows: Tensor, work: Tensor, *, positive: bool = True) -> RowMoments:
     """Moments of the finite values along the last axis.
 
     On the CPU in one pass, from the sums, and in two for those rows alone in which the sums would
-    lose more than four digits or aren't finite. To look which those are would be a synchronisation
+    lose more than three digits or aren't finite. To look which those are would be a synchronisation
     on a GPU; there, all rows take two.
 
     Args:
@@ -120,7 +122,10 @@ def row_moments(rows: Tensor, work: Tensor, *, positive: bool = True) -> RowMome
     if not rows.is_cpu or length == 1:
         return _two_pass(rows, positive=positive)
     mean = rows.sum(-1).div_(length)
-    square = torch.linalg.vector_norm(rows, dim=-1).square_()
+    if length <= _NAIVE:
+        square = torch.linalg.vector_norm(rows, dim=-1).square_()
+    else:
+        square = torch.mul(rows, rows, out=work).sum(-1)
     m2 = torch.addcmul(square, mean, mean, value=-length)
     # So written that NaN is doubtful too, and a row of zeros isn't.
     doubtful = (square <= m2 * _CANCELLATION).logical_not_()
