@@ -85,8 +85,8 @@ def close_to(listener: Listener) -> None:
         _unhook()
     if listener in _here.open:
         _here.open.remove(listener)
-        if not _here.open:
-            _here.take_mode()
+    if not _here.open and _here.visitor is None:
+        _here.take_mode()
 
 
 def _hook() -> None:
@@ -187,9 +187,9 @@ class _Thread(threading.local):
         _push_mode(self.mode)  # type: ignore[no-untyped-call]
 
     def take_mode(self) -> None:
-        mode, self.mode = self.mode, None
-        if mode in _modes():
-            _rearranged(lambda modes: [other for other in modes if other is not mode])
+        if self.mode in _modes():
+            _rearranged(lambda modes: [mode for mode in modes if mode is not self.mode])
+        self.mode = None
 
     def suspend(self) -> None:
         """Take the mode off the stack if it is alone there; with another it makes no difference."""

@@ -96,8 +96,12 @@ class Recorder:
         self._model_name = type(model).__name__
 
     def __enter__(self) -> Self:
-        self._capture.attach()
-        return self
+        try:
+            self._capture.attach()
+            return self
+        except KeyboardInterrupt:  # attached, and yet no __exit__ would follow
+            self._capture.detach()
+            raise
 
     def __exit__(
         self,
@@ -105,7 +109,11 @@ class Recorder:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._capture.detach()
+        try:
+            self._capture.detach()
+        except KeyboardInterrupt:  # in the middle of it; once more finishes it
+            self._capture.detach()
+            raise
         if error is None:
             self._warn()
 
