@@ -96,9 +96,7 @@ def _hook() -> None:
     # What is compiled was compiled without us: its origin runs instead. Not asked for where
     # nothing can be compiled, for it takes a second to load the compiler.
     if not _eager and ("torch._dynamo" in sys.modules or any(x.compiled for x in _listeners)):
-        stance = torch.compiler.set_stance("force_eager")
-        stance.__enter__()
-        _eager.append(stance)
+        _eager.append(torch.compiler.set_stance("force_eager"))
         # torch warns that it calls our hooks for its wrapper too, which does no harm.
         warnings.filters.insert(0, _WRAPPER)  # type: ignore[attr-defined]
 
@@ -107,12 +105,15 @@ def _unhook() -> None:
     """Take out what :func:`_hook` put in, once nobody listens and no thread is on a visit."""
     if _listeners or _visits[0]:
         return
+    # Undone first and forgotten then: what an interrupt leaves between is undone again.
     while _handles:
-        _handles.pop().remove()
+        _handles[-1].remove()
+        _handles.pop()
     while _eager:
-        _eager.pop().__exit__(None, None, None)
-        if _WRAPPER in warnings.filters:
-            warnings.filters.remove(_WRAPPER)  # type: ignore[attr-defined]
+        _eager[-1].__exit__(None, None, None)
+        _eager.pop()
+    while _WRAPPER in warnings.filters:
+        warnings.filters.remove(_WRAPPER)  # type: ignore[attr-defined]
 
 
 class _Mode(TorchFunctionMode):

@@ -6,6 +6,7 @@ split: Chan, Golub & LeVeque, "Updating formulae and a pairwise algorithm for co
 variances", 1979.
 """
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -96,17 +97,17 @@ class RowMoments(NamedTuple):
     finite: Tensor | None
 
 
-# m2 = Σx² − n·mean² loses as many digits as Σx² is longer than m2: up to this factor, three of 16.
-_CANCELLATION = 1024.0
-# Up to this length, the norm, which adds one by one; `sum` adds in cascades and takes a pass more.
-_NAIVE = 4096
+# m2 = Σx² − n·mean² loses as many digits as Σx² is longer than m2: up to this factor, four of 16.
+_CANCELLATION = 4096.0
+# `vector_norm` adds one by one, which is good enough for so many; `sum` adds in cascades.
+_NAIVE = 1024
 
 
 def row_moments(rows: Tensor, work: Tensor, *, positive: bool = True) -> RowMoments:
     """Moments of the finite values along the last axis.
 
     On the CPU in one pass, from the sums, and in two for those rows alone in which the sums would
-    lose more than three digits or aren't finite. To look which those are would be a synchronisation
+    lose more than four digits or aren't finite. To look which those are would be a synchronisation
     on a GPU; there, all rows take two.
 
     Args:
@@ -122,10 +123,7 @@ def row_moments(rows: Tensor, work: Tensor, *, positive: bool = True) -> RowMome
     if not rows.is_cpu or length == 1:
         return _two_pass(rows, positive=positive)
     mean = rows.sum(-1).div_(length)
-    if length <= _NAIVE:
-        square = torch.linalg.vector_norm(rows, dim=-1).square_()
-    else:
-        square = torch.mul(rows, rows, out=work).sum(-1)
+    square = _sum_of_squares(rows, work)
     m2 = torch.addcmul(square, mean, mean, value=-length)
     # So written that NaN is doubtful too, and a row of zeros isn't.
     doubtful = (square <= m2 * _CANCELLATION).logical_not_()
@@ -139,6 +137,21 @@ def row_moments(rows: Tensor, work: Tensor, *, positive: bool = True) -> RowMome
         if tensor is not None and better is not None:
             tensor[doubtful] = better
     return found
+
+
+@lru_cache
+def _piece(length: int) -> int:
+    """Longest divisor of `length` that isn't longer than `_NAIVE`."""
+    return next(d for d in range(min(length, _NAIVE), 0, -1) if length % d == 0)
+
+
+def _sum_of_squares(rows: Tensor, work: Tensor) -> Tensor:
+    """Sum of squares along the last axis, by norms of pieces; `work` is overwritten."""
+    piece = _piece(rows.shape[-1])
+    if piece < 32 < rows.shape[-1]:  # as of a prime length: a pass more costs less than the pieces
+        return torch.mul(rows, rows, out=work).sum(-1)
+    norms: Tensor = torch.linalg.vector_norm(rows.view(*rows.shape[:-1], -1, piece), dim=-1)
+    return norms.square_().sum(-1)
 
 
 def _two_pass(rows: Tensor, *, positive: bool) -> RowMoments:
