@@ -246,7 +246,7 @@ class Capture:
     def leave(self, module: nn.Module, output: Any) -> None:
         """See :class:`spectroscope.door.Listener`."""
         running = self._thread.running
-        if any(frame.module is module for frame in running):
+        if running and any(frame.module is module for frame in reversed(running)):
             while (frame := running.pop()).module is not module:
                 pass
             if not running:

@@ -180,6 +180,7 @@ class _Thread(threading.local):
     def __init__(self) -> None:
         self.open: list[Listener] = []  # opened to from this thread
         self.mode: _Mode | None = None
+        self.suspended = False  # the mode may be off the stack for a moment
         self.visitor: nn.Module | None = None  # brought the mode into this thread
         self.visits = 0  # of it, one inside the other
 
@@ -195,13 +196,16 @@ class _Thread(threading.local):
     def suspend(self) -> None:
         """Take the mode off the stack if it is alone there; with another it makes no difference."""
         if self.mode is not None and _modes() == [self.mode]:
+            self.suspended = True
             _pop_mode()  # type: ignore[no-untyped-call]
 
     def resume(self) -> None:
         """Put the mode back where it was, under what has come since."""
-        mode = self.mode
-        if mode is not None and mode not in _modes():
-            _rearranged(lambda modes: [mode, *modes])
+        if self.suspended:
+            mode = self.mode
+            if mode is not None and mode not in _modes():
+                _rearranged(lambda modes: [mode, *modes])
+            self.suspended = False
 
 
 # These take a fused kernel, which rounds otherwise, unless somebody looks, and ask whether somebody

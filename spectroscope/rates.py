@@ -7,10 +7,11 @@ a function isn't known to keep it, it is lost, and unknown from there on.
 """
 
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from typing import Any
 
+import torch
 from torch import Tensor
 
 # One entry an axis of the tensor: its decimation, or None where there is none to know (channels,
@@ -29,7 +30,8 @@ class Rates:
     def start(self, inputs: Sequence[Any]) -> None:
         """Begin with the tensors among `inputs`, each axis of them at decimation 1."""
         for tensor in _tensors(inputs):
-            self._note(tensor, (Fraction(1),) * tensor.dim())
+            if _plain(tensor):
+                self._note(tensor, (Fraction(1),) * tensor.dim())
 
     def of(self, tensor: Tensor) -> Axes | None:
         """What is known of `tensor`, or None: nothing."""
@@ -60,26 +62,45 @@ class Rates:
             kwargs: its keyword arguments.
             output: what it returned.
         """
-        given = list(_tensors([*args, *kwargs.values()]))
+        given = [*_tensors(args), *_tensors(kwargs.values())]
         known = [(tensor, found) for tensor in given if (found := self.of(tensor)) is not None]
         if not known:
             return
-        source, first = known[0]
-        rule = _RULES.get(name.lstrip("_"))
-        for tensor in _tensors([output]):
-            axes: Axes | None
-            if _storage(tensor) == _storage(source):
-                axes = _of_view(first, source, tensor)
-            elif rule is not None:
-                axes = rule(first, args, kwargs, tensor) if source is given[0] else None
-            elif name in _JOINING or tensor.shape in [t.shape for t in given]:
-                axes = _merged([found for _, found in known]) if name not in _OPAQUE else None
-            else:
-                axes = None
-            self._note(tensor, axes)
+        name = name.lstrip("_")
+        for tensor in _tensors((output,)):
+            if tensor is known[0][0] and len(known) == 1:
+                continue  # worked on in place
+            self._note(tensor, _axes_of(tensor, name, args, kwargs, given, known))
 
 
-def _tensors(values: Sequence[Any]) -> Iterator[Tensor]:
+def _axes_of(
+    output: Tensor,
+    name: str,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    given: Sequence[Tensor],
+    known: Sequence[tuple[Tensor, Axes]],
+) -> Axes | None:
+    """Axes of a function's output, from those of its inputs; None: nothing is known of them."""
+    source, axes = known[0]
+    if not _plain(output):
+        return None
+    if name in _RULES:
+        return _RULES[name](axes, args, kwargs, output) if source is given[0] else None
+    # The same shape in memory too: neither a transposition nor a slice.
+    alike = output.shape == source.shape and output.stride() == source.stride()
+    if not alike and _storage(output) == _storage(source):
+        return _of_view(axes, source, output)
+    if name in _OPAQUE:
+        return None
+    if alike and len(known) == 1:
+        return axes
+    if name in _JOINING or any(output.shape == tensor.shape for tensor in given):
+        return _merged([axes for _, axes in known])
+    return None
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
     """Tensors among `values`, and in the lists and tuples among them."""
     for value in values:
         if isinstance(value, Tensor):
@@ -88,12 +109,18 @@ def _tensors(values: Sequence[Any]) -> Iterator[Tensor]:
             yield from (item for item in value if isinstance(item, Tensor))
 
 
+def _plain(tensor: Tensor) -> bool:
+    """Whether `tensor` has sizes, strides and memory as other tensors have."""
+    return (
+        tensor.layout == torch.strided
+        and not tensor.is_nested
+        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    )
+
+
 def _storage(tensor: Tensor) -> int:
-    """Identity of the memory that `tensor` lies in; of its own, if it has none to speak of."""
-    try:
-        return int(tensor.untyped_storage()._cdata)
-    except (NotImplementedError, RuntimeError):  # sparse, nested, within torch.func
-        return -id(tensor)
+    """Identity of the memory that `tensor` lies in."""
+    return int(tensor.untyped_storage()._cdata)
 
 
 def _of_view(axes: Axes, source: Tensor, view: Tensor) -> Axes:
@@ -128,12 +155,15 @@ def _merged(known: Sequence[Axes]) -> Axes:
 
     Fewer axes are the last ones, as in broadcasting. One on which two differ is lost.
     """
-    merged: list[set[Fraction]] = [set() for _ in range(max(map(len, known)))]
+    merged: list[Fraction | None] = [None] * max(map(len, known))
+    lost = set()
     for axes in known:
-        for here, axis in zip(reversed(merged), reversed(axes), strict=False):
-            if axis is not None:
-                here.add(axis)
-    return tuple(here.pop() if len(here) == 1 else None for here in merged)
+        for i, axis in enumerate(reversed(axes)):
+            if merged[i] is None:
+                merged[i] = axis
+            elif axis is not None and axis is not merged[i] and axis != merged[i]:
+                lost.add(i)
+    return tuple(None if i in lost else axis for i, axis in enumerate(merged))[::-1]
 
 
 def _argument(

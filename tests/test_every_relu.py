@@ -330,9 +330,23 @@ def test_autocast_and_inference_mode():
     assert len(recorder.report().sites()) == 3
 
 
+class ModReLU(nn.Module):
+    """A rectifier of complex numbers."""
+
+    def forward(self, z):
+        return (z.abs() - 0.1).relu() * torch.sgn(z)
+
+
 def test_complex_activations_are_left_alone_and_reported():
-    model = Calls(lambda x: torch.complex(x, x).real.relu() + torch.abs(torch.complex(x, x)))
-    assert sites_of(model, torch.randn(2, 3, 4)) == ["/relu#0"]
+    model, z = nn.Sequential(ModReLU()), torch.randn(2, 3, 4, dtype=torch.complex64)
+    expected = model(z)
+    with (
+        pytest.warns(UserWarning, match=r"torch.complex64 is not a real"),
+        spectroscope.record(model, kinds=[ModReLU]) as recorder,
+    ):
+        assert torch.equal(model(z), expected)
+    assert recorder.report().coverage()["status"].tolist() == ["incomplete"]
+    assert sites_of(model, z) == ["0/relu#0"]  # of its magnitude, which is real
 
 
 @pytest.mark.parametrize("grad", [False, True])
