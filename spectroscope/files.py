@@ -31,10 +31,9 @@ def output_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         yield staging
         _move(sorted(staging.iterdir()), folder)
-        missing = []
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-        _remove_empty(missing)
+        _remove_empty(missing)  # what has files in it by now stays
 
 
 def _move(files: list[Path], folder: Path) -> None:

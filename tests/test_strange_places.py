@@ -145,6 +145,14 @@ def test_compiled_functions_in_a_forward_are_seen(fullgraph):
     assert coverage["fired"].to_dict() == {"/relu": 1}
 
 
+def test_what_is_compiled_meanwhile_is_compiled_without_us():
+    model, x = nn.ReLU(), torch.randn(2, 3, 4)
+    compiled = torch.compile(lambda x: F.relu(x) * 2, backend="eager", fullgraph=True)
+    with spectroscope.record(model), torch.compiler.set_stance("default"):
+        model(x)
+        assert torch.equal(compiled(x), x.relu() * 2)
+
+
 class Operations(TorchDispatchMode):
     def __init__(self):
         super().__init__()

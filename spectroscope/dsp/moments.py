@@ -170,6 +170,6 @@ def _two_pass(rows: Tensor, *, positive: bool) -> RowMoments:
     mean = rows.sum(-1) / finite.clamp(min=1)
     centered = (rows - mean.unsqueeze(-1)).where(valid, 0)
     rest = centered.sum(-1) / finite.clamp(min=1)
-    m2 = centered.square().sum(-1) - finite * rest.square()
+    m2 = centered.square().sum(-1)
     above = (rows > 0).sum(-1, dtype=torch.float64) if positive else None
     return RowMoments(mean, m2, above, rest, finite)
