@@ -1,21 +1,18 @@
-"""Finding every rectifier call of a running model, naming it, and handing it to an observer."""
+"""Naming every rectifier call of a running model, and handing it to an observer."""
 
-import difflib
-import fnmatch
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-import torch
 from torch import Tensor, nn
 
 from spectroscope import door, rectifiers
-from spectroscope.errors import RequestError
+from spectroscope.inventory import Inventory
 from spectroscope.rates import Axes, Rates
-from spectroscope.sites import Found, Select, Site
+from spectroscope.sites import Select, Site
 
 # observe(site, input) is called before the rectifier runs, and its answer with the output. Both
 # tensors are the network's own. They must not be changed, and not be kept: an in-place rectifier
@@ -60,17 +57,12 @@ class Capture:
     Args:
         model: nothing in it is changed.
         observe: called on both sides of each selected rectifier call.
-        select: a glob or globs over names of modules, places or sites, `(name, module) -> bool`
-            with the place's name and its module, or None: all.
-        kinds: what to look for beyond the ReLU family: names such as ``"GELU"``, or module classes.
+        select: as of :class:`spectroscope.inventory.Inventory`, which says what is raised.
+        kinds: likewise.
 
     Attributes:
-        found: every rectifier of the model by place, and what can't be looked into.
+        inventory: every rectifier of the model, and what can't be looked into.
         ran: ``"model"`` once its own forward has run, ``"parts"`` while only others have, or None.
-
-    Raises:
-        TypeError: `model` isn't an `nn.Module`.
-        RequestError: `select` can fit nothing in the model, or a kind isn't known.
     """
 
     def __init__(
@@ -80,81 +72,13 @@ class Capture:
         select: Select = None,
         kinds: Iterable[str | type[nn.Module]] = (),
     ):
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"model must be an nn.Module, not {type(model).__name__}")
-        self.found: dict[str, Found] = {}
+        self.inventory = Inventory(model, select, kinds)
         self.ran: Literal["model", "parts"] | None = None
         self._model = model
         self._observe = observe
-        if isinstance(select, type):
-            raise TypeError(f"select takes globs or (name, module) -> bool, not {select.__name__}")
-        globs = [select] if isinstance(select, str) else select
-        self._select = globs if callable(globs) or globs is None else list(globs)
-        self._kinds = rectifiers.Kinds.of(kinds)
-        self._names: dict[nn.Module, list[str]] = {}
-        self._kind_of: dict[nn.Module, str | None] = {}
         self._entered: Counter[str] = Counter()
         self._thread = _Thread()
-        self._lock = threading.Lock()
-        self.compiled = False
         self._opened_by: int | None = None
-        self._find()
-        self._check_select()
-
-    def _find(self) -> None:
-        """Name every module, and list the rectifier modules and what can't be looked into."""
-        self._names.clear()
-        self._kind_of.clear()
-        scripted: list[str] = []
-        for path, module in _walk(self._model):
-            # torch.compile wraps a module in another that has it as `_orig_mod`.
-            name = ".".join(part for part in path.split(".") if part != "_orig_mod")
-            compiled = module._compiled_call_impl is not None or hasattr(module, "_orig_mod")
-            self.compiled |= compiled
-            first = module not in self._names
-            self._names.setdefault(module, []).append(name)
-            self._kind_of[module] = self._kinds.of_module(module)
-            if any(name.startswith(prefix) for prefix in scripted):
-                continue
-            if isinstance(module, torch.jit.ScriptModule):
-                scripted.append(f"{name}." if name else "")
-                self._unseen(name, module, "TorchScript runs it, where no hook fires")
-            elif isinstance(module, door.FUSING) and type(module) not in door.FUSING:
-                self._unseen(name, module, "what its own forward calls isn't seen: looking would "
-                             "keep it from its fused path")  # fmt: skip
-            elif _fused(module):
-                self._unseen(name, module, "convolution and ReLU are one quantized kernel")
-            elif first and (kind := self._kind_of[module]):
-                self._place(module, name, "", kind)
-
-    def _unseen(self, name: str, module: nn.Module, reason: str, function: str = "") -> None:
-        found = Found(name, function, type(module).__name__, reason=reason)
-        self.found[found.place] = found
-
-    def _check_select(self) -> None:
-        """Raise if nothing in the model, seen yet or not, could be selected."""
-        if self._select is None or any(found.selected for found in self.found.values()):
-            return
-        for module, names in self._names.items():
-            places = [f"{name}/{f}" for name in names for f in rectifiers.FUNCTIONS]
-            if any(self._may_select(place, module) for place in [*names, *places]):
-                return
-        names = list(self.found) or [names[0] for names in self._names.values()]
-        near = difflib.get_close_matches(str(self._select), names, n=3, cutoff=0)
-        raise RequestError(
-            f"select={self._select!r} fits no rectifier of {type(self._model).__name__}; "
-            f"there are, for example, {', '.join(near)}"
-        )
-
-    def _may_select(self, place: str, module: nn.Module) -> bool:
-        """Whether any call at `place` may be selected."""
-        if self._select is None:
-            return True
-        if callable(self._select):
-            return bool(self._select(place, module))
-        names = {place, place.partition("/")[0]}
-        heads = {glob.partition("#")[0] for glob in self._select}
-        return any(fnmatch.fnmatchcase(name, head) for name in names for head in heads)
 
     def attach(self) -> None:
         """Begin to listen.
@@ -164,7 +88,7 @@ class Capture:
         """
         if self._opened_by is not None:
             raise RuntimeError("this recorder is already recording")
-        self._find()  # again: modules may have been exchanged since
+        self.inventory.survey()  # again: modules may have been exchanged since
         self._thread = _Thread()
         self._opened_by = threading.get_ident()
         try:
@@ -184,17 +108,17 @@ class Capture:
         if opened_by not in (None, threading.get_ident()):
             raise RuntimeError("a recording must end in the thread in which it began")
         for place, times in self._entered.items():
-            found = self.found[place]
+            found = self.inventory.found[place]
             if not found.fired and not found.reason:
                 found.reason = (
                     f"ran {times} times without a rectifier call that can be seen; if its forward "
                     "is its own, kinds=[its class] records it whole"
                 )
 
-    def snapshot(self) -> dict[str, Found]:
-        """Copy of `found`."""
-        with self._lock:
-            return {place: replace(found) for place, found in self.found.items()}
+    @property
+    def compiled(self) -> bool:
+        """Whether the model has compiled parts."""
+        return self.inventory.compiled
 
     def axes(self, tensor: Tensor) -> Axes | None:
         """What is known of the sampling rate along the axes of `tensor`, in this thread's forward.
@@ -205,11 +129,11 @@ class Capture:
 
     def knows(self, module: nn.Module) -> bool:
         """Whether `module` is one of the model's."""
-        return module in self._names
+        return module in self.inventory.names
 
     def enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         """See :class:`spectroscope.door.Listener`."""
-        names = self._names.get(module)
+        names = self.inventory.names.get(module)
         if names is None:
             self._replica(module)
             return
@@ -228,19 +152,18 @@ class Capture:
         if here.running:
             inside = here.running[-1].inside
             here.running[-1].opened = True
-        kind = None if inside else self._kind_of[module]
+        kind = None if inside else self.inventory.kind_of[module]
         finish = None
         if kind is not None:
             self._entered[name] += 1
-            with self._lock:
-                self._place(module, name, "", kind)
-            if isinstance(module, self._kinds.classes):
+            self.inventory.row(module, name, "", kind)
+            if isinstance(module, self.inventory.kinds.classes):
                 inside = True
                 tensor = next((arg for arg in args if isinstance(arg, Tensor)), None)
                 if tensor is not None:
                     finish = self._begin(module, name, "", kind, tensor)
                 else:
-                    self.found[name].reason = "it was called without a tensor by position"
+                    self.inventory.note(name, module, "it was called without a tensor by position")
         here.running.append(Frame(module, name, kind, inside, finish))
 
     def leave(self, module: nn.Module, output: Any) -> None:
@@ -271,8 +194,7 @@ class Capture:
             elif "relu" in name and "relu" in name.split("_"):
                 reason = "its ReLU is part of one kernel with other work"
                 frame = here.running[-1]
-                with self._lock:
-                    self._unseen(frame.name, frame.module, reason, function=name)
+                self.inventory.unseen(frame.name, frame.module, reason, function=name)
         rates = here.rates
         if finish is None and not rates.concern(args, kwargs):
             return None
@@ -289,9 +211,7 @@ class Capture:
         running = self._thread.running
         name, module = (running[-1].name, running[-1].module) if running else ("", self._model)
         reason = f"{type(error).__name__} while looking: {str(error).partition(chr(10))[0]}"
-        with self._lock:
-            found = self.found.setdefault(name, Found(name, "", type(module).__name__))
-            found.reason = found.reason or reason
+        self.inventory.note(name, module, reason)
 
     def _rectify(
         self, function: str, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -299,7 +219,7 @@ class Capture:
         call = rectifiers.FUNCTIONS[function](args, kwargs)
         if call is None or not isinstance(call.input, Tensor):
             return None
-        if call.kind not in self._kinds.names:
+        if call.kind not in self.inventory.kinds.names:
             return None
         frame = self._thread.running[-1]
         place = "" if frame.kind else function
@@ -309,13 +229,10 @@ class Capture:
         self, module: nn.Module, name: str, function: str, kind: str, tensor: Tensor
     ) -> door.Finish | None:
         calls = self._thread.calls
-        with self._lock:
-            found = self._place(module, name, function, kind)
-            found.fired += 1
+        found = self.inventory.row(module, name, function, kind, calls=1)
         site = Site(name, function, calls[found.place], kind)
         calls[found.place] += 1
-        chosen = not isinstance(self._select, list) or any(map(site.matches, self._select))
-        if not found.selected or not chosen:
+        if not self.inventory.selects(site):
             return None
         finish = self._observe(site, tensor)
 
@@ -326,15 +243,6 @@ class Capture:
                 found.reason = f"it returns a {type(output).__name__}, not a tensor"
 
         return finish_with
-
-    def _place(self, module: nn.Module, name: str, function: str, kind: str) -> Found:
-        """Row of the coverage; made if it isn't there, as for functions and second names."""
-        new = Found(name, function, kind)
-        found = self.found.get(new.place)
-        if found is None:
-            found = self.found[new.place] = new
-            found.selected = self._may_select(new.place, module)
-        return found
 
     def _reached(self, names: list[str]) -> str:
         """Of the names of a shared module, the one under the modules that now run."""
@@ -347,30 +255,15 @@ class Capture:
     def _fused_layer(self, layer: nn.TransformerEncoderLayer, name: str, *, ran: bool) -> None:
         """Report the rectifier of a layer that took its fused path: it ran no module of its own."""
         kind = {1: "ReLU", 2: "GELU"}.get(layer.activation_relu_or_gelu)
-        if ran and kind in self._kinds.names:
+        if ran and kind in self.inventory.kinds.names:
             reason = "one fused kernel; torch.backends.mha.set_fastpath_enabled(False) shows it"
-            with self._lock:
-                self._unseen(name, layer, reason, function=kind.lower())
+            self.inventory.unseen(name, layer, reason, function=kind.lower())
 
     def _replica(self, module: nn.Module) -> None:
         """Report a copy of a part of the model that `nn.DataParallel` runs in another thread."""
-        if getattr(module, "_is_replica", False) and self._kinds.of_module(module):
-            with self._lock:
-                self._unseen("(replicas)", module, "nn.DataParallel runs copies of the model")
-
-
-def _walk(
-    module: nn.Module, name: str = "", above: tuple[nn.Module, ...] = ()
-) -> Iterator[tuple[str, nn.Module]]:
-    """Every name of every module in `module`, first the modules that it has as attributes.
-
-    As `named_modules(remove_duplicate=False)`, but a module that has one of its parents inside
-    doesn't make it go round in circles.
-    """
-    yield name, module
-    for key, child in module._modules.items():  # named_children() gives a shared one once
-        if child is not None and child is not module and child not in above:
-            yield from _walk(child, f"{name}.{key}" if name else key, (*above, module))
+        if getattr(module, "_is_replica", False) and self.inventory.kinds.of_module(module):
+            reason = "nn.DataParallel runs copies of the model"
+            self.inventory.unseen("(replicas)", module, reason)
 
 
 def _calls_itself(module: nn.Module) -> bool:
@@ -380,10 +273,3 @@ def _calls_itself(module: nn.Module) -> bool:
         if frame.f_code is nn.Module._call_impl.__code__:
             running += frame.f_locals["self"] is module
     return running > 1
-
-
-def _fused(module: nn.Module) -> bool:
-    """Whether `module` is a quantized kernel with a ReLU in it (torch.ao's ConvReLU2d and such)."""
-    kind = type(module)
-    quantized = kind.__module__.startswith("torch.ao.") and ".quantized" in kind.__module__
-    return quantized and "ReLU" in kind.__name__

@@ -45,8 +45,9 @@ Finish = Callable[[Any], None]
 class Listener(Protocol):
     """What may stand at the door."""
 
-    compiled: bool
-    """Whether the model has compiled parts."""
+    @property
+    def compiled(self) -> bool:
+        """Whether the model has compiled parts."""
 
     def knows(self, module: nn.Module) -> bool:
         """Whether `module` is of the model listened to."""

@@ -128,7 +128,7 @@ class Recorder:
         """The plain data behind :meth:`report`."""
         with self._lock:
             records = dict(self._records)
-        return Recording(self._fs, records, self._capture.snapshot())
+        return Recording(self._fs, records, self._capture.inventory.snapshot())
 
     def _observe(self, site: Site, tensor: Tensor) -> Callable[[Tensor], None]:
         """Reduce a rectifier's input now, its output when it is there, and add both together."""
@@ -194,11 +194,11 @@ class Recorder:
                 self._records[site.name] = new if old is None else old.merge(new)
 
     def _give_up(self, site: Site, reason: str) -> None:
-        self._capture.found[site.place].reason = f"call {site.call}: {reason}"
+        self._capture.inventory.found[site.place].reason = f"call {site.call}: {reason}"
 
     def _warn(self) -> None:
         """Say in one warning what was not recorded that one might think was."""
-        found = self._capture.found
+        found = self._capture.inventory.found
         unseen = [f"{row.place or 'itself'} ({row.reason})" for row in found.values() if row.reason]
         if unseen:
             more = ", …" if len(unseen) > 3 else ""

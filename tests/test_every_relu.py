@@ -10,22 +10,11 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import Calls, nothing_is_left
 from torch import nn
-from torch.nn.modules import module as module_hooks
 from torch.utils.checkpoint import checkpoint
 
 import spectroscope
-
-
-class Calls(nn.Module):
-    """Calls a function on what it is given."""
-
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, *args):
-        return self.function(*args)
 
 
 def sites_of(model, *args, **options):
@@ -397,11 +386,6 @@ def test_attention_keeps_its_fast_path_under_two_recorders():
         with spectroscope.record(model), spectroscope.record(model):
             during = run()
     assert torch.equal(before, during)
-
-
-def nothing_is_left():
-    hooks = (module_hooks._global_forward_hooks, module_hooks._global_forward_pre_hooks)
-    return not any(hooks) and torch.overrides._len_torch_function_stack() == 0
 
 
 class Raises(nn.Module):

@@ -10,8 +10,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 # Left to right, as the data flows. `errors` and `files` are for everybody.
-ORDER = ["dsp", "sites", "rectifiers", "door", "rates", "capture", "statistics", "recording",
-         "recorder", "storage", "report", "plots", "specimens", "run", "adapters",
+ORDER = ["dsp", "sites", "rectifiers", "door", "inventory", "rates", "capture", "statistics",
+         "recording", "recorder", "storage", "report", "plots", "specimens", "run", "adapters",
          "cli"]  # fmt: skip
 
 

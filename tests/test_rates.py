@@ -6,18 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
+from helpers import Calls
 from torch import nn
 
 import spectroscope
-
-
-class Calls(nn.Module):
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, x):
-        return self.function(x)
 
 
 def decimations(model, x, **options):

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import scipy.signal
 import torch
+from helpers import nothing_is_left
 from torch import nn
 from torch.nn.modules import module as module_hooks
 
@@ -219,11 +220,6 @@ def test_outputs_and_gradients_are_the_same_to_the_bit(train):
     for a, b, c in zip(before, during, after, strict=True):
         assert torch.equal(a, b)
         assert torch.equal(a, c)
-
-
-def nothing_is_left():
-    hooks = (module_hooks._global_forward_hooks, module_hooks._global_forward_pre_hooks)
-    return not any(hooks) and torch.overrides._len_torch_function_stack() == 0
 
 
 def hooks_of(model):

@@ -9,32 +9,14 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import Calls, nothing_is_left
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.nn.modules import module as module_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 import spectroscope
 from spectroscope import door
-
-
-class Calls(nn.Module):
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, *args):
-        return self.function(*args)
-
-
-def nothing_is_left():
-    hooks = (module_hooks._global_forward_hooks, module_hooks._global_forward_pre_hooks)
-    filters = any(entry is door._WRAPPER for entry in warnings.filters)
-    return (
-        not any(hooks) and torch.overrides._len_torch_function_stack() == 0
-        and not door._eager and not filters and not door._visits[0]
-    )  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
