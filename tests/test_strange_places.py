@@ -92,22 +92,6 @@ def test_tensors_of_another_kind_are_reported():
     assert "FakeTensor" in coverage.loc["0", "reason"]
 
 
-@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
-def test_two_recorders_of_a_compiled_model_end_in_any_order(order):
-    model = torch.compile(nn.Sequential(nn.Conv1d(3, 3, 1), nn.ReLU()), backend="eager")
-    x = torch.randn(2, 3, 4)
-    recorders = [spectroscope.record(model), spectroscope.record(model)]
-    for recorder in recorders:
-        recorder.__enter__()
-    model(x)
-    recorders[order[0]].__exit__(None, None, None)
-    model(x)
-    recorders[order[1]].__exit__(None, None, None)
-    model(x)
-    samples = [r.report().sites()["n_samples"].item() for r in recorders]
-    assert samples == ([2, 4] if order == (0, 1) else [4, 2])
-
-
 def test_filters_of_warnings_that_the_user_sets_meanwhile_stay():
     model = torch.compile(nn.ReLU(), backend="eager")
     with warnings.catch_warnings():
