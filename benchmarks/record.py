@@ -86,8 +86,8 @@ if __name__ == "__main__":
 # What was learned (2 cores, medians of ratios):
 #
 # - Seeing is cheap: with an observer that does nothing, 1.00 and 1.05 before the sampling rates
-#   were carried along, 1.04 … 1.07 and 1.05 since: about 2 ms for the 89 functions and 76 modules of
-#   a ResNet-18. All of the rest is reduction.
+#   were carried along, 1.04 … 1.07 and 1.05 since: about 2 ms for the 89 functions and 76 modules
+#   of a ResNet-18. All of the rest is reduction.
 # - First version, blocks of 1 MiB in float64, two passes (mean out, then square), tables of
 #   everything per input and channel: 1.65 and 2.60. Predicted that one pass (sum and norm, and two
 #   for the rows alone where that loses digits), blocks of 4 MiB in memory that is kept, and no
