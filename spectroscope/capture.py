@@ -59,6 +59,7 @@ class Capture:
         observe: called on both sides of each selected rectifier call.
         select: as of :class:`spectroscope.inventory.Inventory`, which says what is raised.
         kinds: likewise.
+        started: called with the positional arguments of each forward of the model as it begins.
 
     Attributes:
         inventory: every rectifier of the model, and what can't be looked into.
@@ -71,11 +72,13 @@ class Capture:
         observe: Observer,
         select: Select = None,
         kinds: Iterable[str | type[nn.Module]] = (),
+        started: Callable[[tuple[Any, ...]], None] = lambda args: None,
     ):
         self.inventory = Inventory(model, select, kinds)
         self.ran: Literal["model", "parts"] | None = None
         self._model = model
         self._observe = observe
+        self._started = started
         self._entered: Counter[str] = Counter()
         self._thread = _Thread()
         self._opened_by: int | None = None
@@ -147,6 +150,7 @@ class Capture:
             here.rates = Rates()
             if module is self._model:
                 here.rates.start(args)
+                self._started(args)
         name = names[0] if len(names) == 1 else self._reached(names)
         inside = False
         if here.running:

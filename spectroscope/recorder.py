@@ -6,20 +6,24 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
+import scipy.signal
 import torch
 from torch import Tensor, nn
 
 from spectroscope.capture import Capture
 from spectroscope.errors import RequestError
+from spectroscope.fundamentals import F0, Fundamental
 from spectroscope.rates import Axes
 from spectroscope.recording import Recording, SiteRecord
 from spectroscope.sites import Select, Site
-from spectroscope.statistics import SideStatistics, SiteStatistics, unrecordable
+from spectroscope.statistics import Analysis, SiteStatistics, transformed_axes, unrecordable
 
 if TYPE_CHECKING:
     from spectroscope.report import Report
+
+T = TypeVar("T")
 
 
 def record(
@@ -27,9 +31,13 @@ def record(
     *,
     fs: float | None = None,
     select: Select = None,
-    spectra: bool = True,
+    spectra: bool | Literal["plane"] = True,
+    f0: F0 = None,
+    harmonics: int = 8,
+    window: str = "boxcar",
     kinds: Iterable[str | type[nn.Module]] = (),
     channel_axis: int | Mapping[str, int] = 1,
+    decimation: float | Mapping[str, float] | None = None,
 ) -> "Recorder":
     """Keep statistics of both sides of every ReLU of `model` while the `with` block runs.
 
@@ -44,18 +52,30 @@ def record(
         fs: samples per second of a 1-D input; None: frequencies in cycles per sample.
         select: which rectifiers: a glob or globs over names of modules (``"block1.*"``) or of calls
             (``"*#0"``, ``"*/clamp#*"``), or ``(name, module) -> bool``. None: all.
-        spectra: keep power spectra too, of activations ``[N, C, T]``.
+        spectra: keep power spectra and the cross-spectrum of both sides: of ``[N, C, T]``, of
+            images ``[N, C, H, W]`` by rings of equal frequency (``"plane"``: whole, which takes the
+            memory of an activation), of the frames of video. False: the DC table alone.
+        f0: fundamental of the inputs, in the unit of `fs`: the amplitudes of its harmonics are
+            projected out, at their exact frequencies, of activations ``[N, C, T]``. A number, one
+            for each input (set `recorder.f0` before each batch), or ``"auto"``: the strongest
+            component of each input.
+        harmonics: how many of them, the fundamental included.
+        window: of the spectra, as ``scipy.signal.get_window`` takes it. With any but the boxcar the
+            DC is taken out first and put back exactly.
         kinds: rectifiers to record beyond the ReLU family: ``"LeakyReLU"``, ``"PReLU"``, ``"ELU"``,
             ``"GELU"``, ``"SiLU"``, ``"Hardswish"``, or a module class of your own.
         channel_axis: where the channels of an activation are; -1 for ``[N, T, C]``, 0 for an input
             without a batch axis. A dictionary gives it by glob, as in `select`; 1 for the others.
+        decimation: samples of the model's input to one of the site's, where that can't be told from
+            what ran; a dictionary gives it by glob.
 
     Returns:
         A context manager that gives itself; its `report()` has the tables.
 
     Raises:
         TypeError: `model` isn't an `nn.Module`, or `select` or a `channel_axis` isn't of its kind.
-        RequestError: `fs` isn't positive, `select` fits no rectifier, or a kind isn't known.
+        RequestError: `fs` or a `decimation` isn't positive, `f0` isn't between 0 and fs/2, the
+            window or a kind isn't known, or `select` fits no rectifier.
 
     >>> model = nn.Sequential(nn.Conv1d(1, 2, 3), nn.ReLU())
     >>> with record(model) as recorder:
@@ -64,7 +84,16 @@ def record(
     ['1#0']
     """
     return Recorder(
-        model, fs=fs, select=select, spectra=spectra, kinds=kinds, channel_axis=channel_axis
+        model,
+        fs=fs,
+        select=select,
+        spectra=spectra,
+        f0=f0,
+        harmonics=harmonics,
+        window=window,
+        kinds=kinds,
+        channel_axis=channel_axis,
+        decimation=decimation,
     )
 
 
@@ -80,20 +109,50 @@ class Recorder:
         *,
         fs: float | None,
         select: Select,
-        spectra: bool,
+        spectra: bool | Literal["plane"],
+        f0: F0,
+        harmonics: int,
+        window: str,
         kinds: Iterable[str | type[nn.Module]],
         channel_axis: int | Mapping[str, int],
+        decimation: float | Mapping[str, float] | None,
     ):
         if fs is not None and not (math.isfinite(fs) and fs > 0):
             raise RequestError(f"{fs=} must be a positive number of samples per second, or None")
+        if spectra not in (True, False, "plane"):
+            raise RequestError(f"{spectra=} must be True, False or 'plane'")
+        if operator.index(harmonics) < 1:
+            raise RequestError(f"{harmonics=} must be 1 or more")
+        try:
+            scipy.signal.get_window(window, 8)
+        except ValueError as error:
+            raise RequestError(f"{window=}: {error}") from error
+        self._decimation = {glob: float(d) for glob, d in _by_glob(decimation).items()}
+        if not all(0 < d < math.inf for d in self._decimation.values()):
+            raise RequestError(f"{decimation=} must be positive")
         self._fs = None if fs is None else float(fs)
-        self._spectra = spectra
-        by_glob = channel_axis if isinstance(channel_axis, Mapping) else {"*": channel_axis}
-        self._channel_axis = {glob: operator.index(axis) for glob, axis in by_glob.items()}
+        self._analysis = Analysis(bool(spectra), spectra == "plane", window, None, harmonics)
+        self.f0 = f0
+        self._channel_axis = {g: operator.index(a) for g, a in _by_glob(channel_axis).items()}
         self._records: dict[str, SiteRecord] = {}
         self._lock = threading.Lock()
-        self._capture = Capture(model, self._observe, select, kinds)
+        self._capture = Capture(
+            model, self._observe, select, kinds, lambda args: self._fundamental.start(args)
+        )
         self._model_name = type(model).__name__
+
+    @property
+    def f0(self) -> F0:
+        """Fundamental of the inputs to come, as in :func:`record`; may be set between batches.
+
+        Raises:
+            RequestError: set to what isn't between 0 and fs/2.
+        """
+        return self._fundamental.given
+
+    @f0.setter
+    def f0(self, value: F0) -> None:
+        self._fundamental = Fundamental(value, self._fs or 1.0)
 
     def __enter__(self) -> Self:
         try:
@@ -128,70 +187,83 @@ class Recorder:
         """The plain data behind :meth:`report`."""
         with self._lock:
             records = dict(self._records)
-        return Recording(self._fs, records, self._capture.inventory.snapshot())
+        window = self._analysis.window
+        return Recording(self._fs, window, records, self._capture.inventory.snapshot())
 
     def _observe(self, site: Site, tensor: Tensor) -> Callable[[Tensor], None]:
-        """Reduce a rectifier's input now, its output when it is there, and add both together."""
-        decimation = _decimation(self._capture.axes(tensor), self._axis(site))
-        before = self._reduce(site, tensor, active=False)
+        """Reduce a rectifier's input, and its output when it is there.
+
+        Of a ReLU both at once, before it runs: what it is going to return is known, and the input,
+        which an in-place call overwrites, needn't be kept for the cross-spectrum.
+        """
+        axes = self._capture.axes(tensor)
+        before = self._readable(site, tensor)
+        ready = None
+        if before is not None and site.kind == "ReLU":
+            ready = self._reduced(site, before, None, axes)
+        elif before is not None:
+            before = before.clone()
 
         def finish(output: Tensor) -> None:
-            after = None if before is None else self._reduce(site, output, active=True)
+            after = self._readable(site, output)
             if before is None or after is None:
                 return
             if before.shape == after.shape:
-                self._add(
-                    site,
-                    before.shape,
-                    SiteStatistics(before.statistics, after.statistics),
-                    decimation,
-                )
+                self._add(ready or self._reduced(site, before, after, axes))
             else:
-                self._give_up(site, f"{before.shape} goes in and {after.shape} comes out")
+                shapes = [tuple(side.shape[1:]) for side in (before, after)]
+                self._give_up(site, f"{shapes[0]} goes in and {shapes[1]} comes out")
 
         return finish
 
-    def _reduce(self, site: Site, tensor: Tensor, *, active: bool) -> "_Reduced | None":
-        """Reduce one side, or None: there are no values, or not such as we can read.
+    def _readable(self, site: Site, tensor: Tensor) -> Tensor | None:
+        """One side as ``[N, C, ...]``, or None: there are no values, or not such as we can read.
 
         The latter is noted in the coverage.
         """
         reason = unrecordable(tensor)
-        axis = self._axis(site)
+        axis = _of_site(site, self._channel_axis, 1)
         if reason is None and not -tensor.dim() <= axis < tensor.dim():
             reason = f"{list(tensor.shape)} has no channel_axis={axis} (0: without a batch axis)"
         if reason is not None:
             self._give_up(site, reason)
         if reason is not None or tensor.numel() == 0:
             return None
+        tensor = tensor.detach()
+        if tensor.device.type == "mps":  # has no float64
+            tensor = tensor.cpu()
+        if axis % tensor.dim() == 0:
+            tensor, axis = tensor.unsqueeze(0), 1
+        return tensor.movedim(axis, 1)
+
+    def _reduced(self, site: Site, x: Tensor, y: Tensor | None, axes: Axes | None) -> SiteRecord:
+        """The record of one call, of input and output ``[N, C, ...]``."""
+        shape = tuple(x.shape[1:])
+        decimation = _of_site(site, self._decimation, math.nan)
+        if math.isnan(decimation):
+            decimation = _common_decimation(axes, _of_site(site, self._channel_axis, 1), shape)
+        f0 = None
+        if len(transformed_axes(shape)) == 1:
+            f0 = self._fundamental.at(decimation, len(x))
+        if isinstance(f0, str):
+            self._give_up(site, f0)
+            f0 = None
         with torch.no_grad():
-            tensor = tensor.detach()
-            if tensor.device.type == "mps":  # has no float64
-                tensor = tensor.cpu()
-            if axis % tensor.dim() == 0:
-                tensor, axis = tensor.unsqueeze(0), 1
-            tensor = tensor.movedim(axis, 1)
-            statistics = SideStatistics.of(tensor, spectra=self._spectra, active=active)
-            return _Reduced(tuple(tensor.shape[1:]), statistics)
+            statistics = SiteStatistics.of(x, y, self._analysis._replace(f0=f0))
+        return SiteRecord(site, shape, decimation, statistics)
 
-    def _axis(self, site: Site) -> int:
-        """Axis of the channels at `site`."""
-        return next((axis for glob, axis in self._channel_axis.items() if site.matches(glob)), 1)
-
-    def _add(
-        self,
-        site: Site,
-        shape: tuple[int, ...],
-        statistics: SiteStatistics,
-        decimation: float,
-    ) -> None:
-        new = SiteRecord(site, shape, decimation, statistics)
+    def _add(self, new: SiteRecord) -> None:
         with self._lock, torch.no_grad():
-            old = self._records.get(site.name)
+            old = self._records.get(new.site.name)
             if old is not None and (reason := old.mergeable(new)):
-                self._give_up(site, reason)
+                self._give_up(new.site, reason)
             else:
-                self._records[site.name] = new if old is None else old.merge(new)
+                merged = new if old is None else old.merge(new)
+                parts = (old or new).statistics.spectra, new.statistics.spectra
+                if merged.statistics.spectra is None and parts != (None, None):
+                    lengths = f"{(old or new).shape[1:]} and {new.shape[1:]}"
+                    self._give_up(new.site, f"no spectra: inputs of lengths {lengths}")
+                self._records[new.site.name] = merged
 
     def _give_up(self, site: Site, reason: str) -> None:
         self._capture.inventory.found[site.place].reason = f"call {site.call}: {reason}"
@@ -220,21 +292,34 @@ class Recorder:
         warnings.warn(f"{self._model_name}: {message}", stacklevel=3)
 
 
-class _Reduced(NamedTuple):
-    """One side of one call: the shape of an input, ``(C, ...)``, and the batch's statistics."""
+def _by_glob(value: Any) -> Mapping[str, Any]:
+    """`value` for every site, unless it says itself for which."""
+    if value is None:
+        return {}
+    return value if isinstance(value, Mapping) else {"*": value}
 
-    shape: tuple[int, ...]
-    statistics: SideStatistics
+
+def _of_site(site: Site, by_glob: Mapping[str, T], default: T) -> T:
+    return next((value for glob, value in by_glob.items() if site.matches(glob)), default)
 
 
-def _decimation(axes: Axes | None, channel_axis: int) -> float:
-    """Samples of the model's input to one of the site's, along its axes of time or space.
+def _common_decimation(axes: Axes | None, channel_axis: int, shape: tuple[int, ...]) -> float:
+    """Samples of the model's input to one of the site's, along the axes that are transformed.
 
     NaN where that isn't known or isn't the same for all of them, or where there are none.
+
+    Args:
+        axes: of the tensor at the site.
+        channel_axis: the tensor's.
+        shape: of one input there, ``(C, ...)``.
     """
     if not axes:
         return math.nan
     channel = channel_axis % len(axes)
-    spatial = {axis for i, axis in enumerate(axes) if i not in (0, channel)}
-    (decimation,) = spatial if len(spatial) == 1 else (None,)
+    of_input = [axis for i, axis in enumerate(axes) if channel == 0 or i not in (0, channel)]
+    if channel == 0:
+        del of_input[0]
+    picked = [axis - 1 for axis in transformed_axes(shape)] or range(len(of_input))
+    found = {of_input[axis] for axis in picked}
+    (decimation,) = found if len(found) == 1 else (None,)
     return math.nan if decimation is None else float(decimation)

@@ -41,6 +41,9 @@ class SiteRecord:
             return f"{self.channels} channels, then {other.channels}"
         if len(self.shape) != len(other.shape):
             return f"{len(self.shape) - 1} axes of time or space, then {len(other.shape) - 1}"
+        mine, its = self.statistics.harmonics, other.statistics.harmonics
+        if mine is not None and its is not None and mine.freq.shape != its.freq.shape:
+            return f"{mine.freq.shape[1]} harmonics, then {its.freq.shape[1]}"
         return None
 
     def merge(self, other: "SiteRecord") -> "SiteRecord":
@@ -59,11 +62,13 @@ class Recording:
 
     Attributes:
         fs: samples per second of the model's input, or None: frequencies in cycles per sample.
+        window: of the spectra, as ``scipy.signal.get_window`` takes it.
         records: by site name.
         found: rectifiers of the model, by place.
     """
 
     fs: float | None
+    window: str
     records: Mapping[str, SiteRecord]
     found: Mapping[str, Found]
 
@@ -71,10 +76,12 @@ class Recording:
         """Both recordings as one, as if one recorder had seen both data sets.
 
         Raises:
-            RequestError: they differ in `fs`, or in a site's channels or axes.
+            RequestError: they differ in `fs`, `window`, or in a site's channels or axes.
         """
         if self.fs != other.fs:
             raise RequestError(f"recordings at fs={self.fs} and fs={other.fs} can't be merged")
+        if self.window != other.window:
+            raise RequestError(f"windows {self.window!r} and {other.window!r} can't be merged")
         records = dict(self.records)
         for name, record in other.records.items():
             if name not in records:
@@ -92,4 +99,4 @@ class Recording:
                 fired=mine.fired + row.fired,
                 reason=mine.reason or row.reason,
             )
-        return Recording(self.fs, records, found)
+        return Recording(self.fs, self.window, records, found)

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from spectroscope.dsp.moments import Moments
+from spectroscope.dsp.spectra import ring_count, shell_count
 from spectroscope.errors import RequestError
 from spectroscope.recording import Recording, SiteRecord
 from spectroscope.sites import Found, Site
-from spectroscope.statistics import SideStatistics, SiteStatistics
+from spectroscope.statistics import HarmonicSums, SideStatistics, SiteStatistics, SpectralSums
 
-FORMAT = 1
+FORMAT = 2
 
 Arrays = dict[str, Any]
 
@@ -30,12 +31,12 @@ def write(recording: Recording, path: Path) -> None:
         sites.append(
             {"site": record.site._asdict(), "shape": record.shape, "decimation": decimation}
         )
-        for side in ("input", "output"):
-            for name, array in _side_arrays(getattr(record.statistics, side)).items():
-                arrays[f"{number}.{side}.{name}"] = array
+        for name, array in _arrays(record.statistics).items():
+            arrays[f"{number}.{name}"] = array
     header = {
         "format": FORMAT,
         "fs": recording.fs,
+        "window": recording.window,
         "sites": sites,
         "found": [asdict(found) for found in recording.found.values()],
     }
@@ -61,12 +62,12 @@ def read(path: Path) -> Recording:
                     Site(**entry["site"]),
                     tuple(entry["shape"]),
                     math.nan if entry["decimation"] is None else float(entry["decimation"]),
-                    SiteStatistics(_side(arrays, f"{n}.input."), _side(arrays, f"{n}.output.")),
+                    _statistics(arrays, f"{n}."),
                 )
                 for n, entry in enumerate(header["sites"])
             ]
             found = [Found(**row) for row in header["found"]]
-            fs = header["fs"]
+            fs, window = header["fs"], str(header["window"])
             if fs is not None and not float(fs) > 0:
                 raise ValueError("fs")
     except RequestError:
@@ -78,39 +79,83 @@ def read(path: Path) -> Recording:
         raise RequestError(f"{path} is not a saved report, or damaged ({reason})") from error
     return Recording(
         fs,
+        window,
         {record.site.name: record for record in records},
         {row.place: row for row in found},
     )
 
 
-def _side_arrays(side: SideStatistics) -> Arrays:
-    arrays: Arrays = {
-        "inputs": np.array(side.inputs),
-        "length": np.array(-1 if side.length is None else side.length),
-        "dc": torch.stack(side.dc).cpu().numpy(),
-        "sums": side.sums.cpu().numpy(),
-    }
-    if side.spectrum is not None:
-        arrays["spectrum"] = side.spectrum.cpu().numpy()
+def _arrays(statistics: SiteStatistics) -> Arrays:
+    arrays: Arrays = {}
+    for name in ("input", "output"):
+        side: SideStatistics = getattr(statistics, name)
+        arrays[f"{name}.inputs"] = np.array(side.inputs)
+        arrays[f"{name}.dc"] = _numpy(torch.stack(side.dc))
+        arrays[f"{name}.sums"] = _numpy(side.sums)
+    for name in ("spectra", "harmonics"):
+        sums: SpectralSums | HarmonicSums | None = getattr(statistics, name)
+        if sums is not None:
+            for field, value in sums._asdict().items():
+                if value is not None:
+                    array = _numpy(value) if isinstance(value, Tensor) else np.array(value)
+                    arrays[f"{name}.{field}"] = array
     return arrays
 
 
-def _side(arrays: np.lib.npyio.NpzFile, prefix: str) -> SideStatistics:
-    def tensor(name: str) -> Tensor:
-        return torch.from_numpy(arrays[prefix + name])
+def _numpy(tensor: Tensor) -> Any:
+    return tensor.cpu().numpy()
 
-    length = int(arrays[prefix + "length"])
-    dc, sums = tensor("dc"), tensor("sums")
-    spectrum = tensor("spectrum") if prefix + "spectrum" in arrays else None
-    channels = sums.shape[-1]
-    if sums.shape != (4, channels) or dc.shape != (4, 2, channels):
-        raise ValueError("shapes that don't fit each other")
-    if spectrum is not None and spectrum.shape != (channels, length // 2 + 1):
-        raise ValueError("a spectrum whose shape doesn't fit")
-    return SideStatistics(
-        inputs=int(arrays[prefix + "inputs"]),
-        length=None if length < 0 else length,
-        dc=Moments(*dc),
-        sums=sums,
-        spectrum=spectrum,
+
+def _statistics(arrays: np.lib.npyio.NpzFile, prefix: str) -> SiteStatistics:
+    def tensor(name: str, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+        found = torch.from_numpy(arrays[prefix + name])
+        if found.shape != shape or found.dtype != dtype:
+            raise ValueError(f"{name} has {found.shape} {found.dtype}, not {shape} {dtype}")
+        return found
+
+    channels = arrays[f"{prefix}input.sums"].shape[-1]
+    before, after = (
+        SideStatistics(
+            int(arrays[f"{prefix}{side}.inputs"]),
+            Moments(*tensor(f"{side}.dc", 4, 2, channels)),
+            tensor(f"{side}.sums", 3, channels),
+        )
+        for side in ("input", "output")
     )
+    spectra = harmonics = None
+    if f"{prefix}spectra.input" in arrays:
+        lengths = tuple(map(int, arrays[f"{prefix}spectra.lengths"]))
+        bins = arrays[f"{prefix}spectra.input"].shape[-1]
+        if bins not in _bins(lengths):
+            raise ValueError(f"{bins} bins of {lengths}")
+        shells = None
+        if len(lengths) == 2:
+            shells = tensor("spectra.shells", channels, shell_count(*lengths))
+        spectra = SpectralSums(
+            lengths,
+            tensor("spectra.inputs", channels),
+            tensor("spectra.input", channels, bins),
+            tensor("spectra.output", channels, bins),
+            tensor("spectra.cross", channels, bins, dtype=torch.complex128),
+            shells,
+        )
+    if f"{prefix}harmonics.freq" in arrays:
+        orders = arrays[f"{prefix}harmonics.freq"].shape[-1]
+        harmonics = HarmonicSums(
+            tensor("harmonics.freq", 2, orders),
+            tensor("harmonics.inputs", 2, orders),
+            tensor("harmonics.found", 2, channels, orders),
+            tensor("harmonics.squares", 2, 2, channels, orders),
+            tensor("harmonics.tones", 4, channels),
+        )
+    return SiteStatistics(before, after, spectra, harmonics)
+
+
+def _bins(lengths: tuple[int, ...]) -> set[int]:
+    """How many bins a spectrum over `lengths` may have: of a line, rings or the whole plane."""
+    if len(lengths) not in (1, 2) or min(lengths) < 2:
+        raise ValueError(f"lengths {lengths}")
+    if len(lengths) == 1:
+        return {lengths[0] // 2 + 1}
+    height, width = lengths
+    return {ring_count(height, width), height * (width // 2 + 1)}

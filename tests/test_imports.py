@@ -11,8 +11,8 @@ ROOT = Path(__file__).parents[1]
 
 # Left to right, as the data flows. `errors` and `files` are for everybody.
 ORDER = ["dsp", "sites", "rectifiers", "door", "inventory", "rates", "capture", "statistics",
-         "recording", "recorder", "storage", "report", "plots", "specimens", "run", "adapters",
-         "cli"]  # fmt: skip
+         "fundamentals", "recording", "recorder", "storage", "report", "plots", "specimens", "run",
+         "adapters", "cli"]  # fmt: skip
 
 
 def loaded_by(statement):

@@ -101,7 +101,7 @@ class Evil:
         (lambda path: np.savez(path, something=np.ones(3)), "not a saved report"),
         (
             lambda path: np.savez(path, header=np.array(json.dumps({"format": 999}))),
-            "format 999; this version reads 1",
+            "format 999; this version reads 2",
         ),
     ],
 )
@@ -145,7 +145,7 @@ def test_damaged_reports_are_refused_or_read_but_never_crash(report, tmp_path):
     [
         lambda arrays: arrays.update(header=np.array("[" * 100_000)),
         lambda arrays: arrays.update({"0.input.sums": np.ones((4, 9))}),
-        lambda arrays: arrays.update({"0.input.spectrum": np.ones((4, 2))}),
+        lambda arrays: arrays.update({"0.spectra.input": np.ones((4, 2))}),
         lambda arrays: arrays.update({"0.input.inputs": np.array(np.inf)}),
         lambda arrays: arrays.pop("1.output.dc"),
         lambda arrays: arrays.update(

@@ -1,18 +1,24 @@
-"""Power spectra of real signals, as scipy.signal defines them."""
+"""Power spectra of real signals on a line and in a plane, as scipy.signal defines them."""
 
+import math
+from functools import lru_cache
+
+import scipy.signal
 import torch
 from torch import Tensor
 
 
-def power_spectrum(x: Tensor) -> Tensor:
+def power_spectrum(x: Tensor, window: str = "boxcar") -> Tensor:
     """One-sided power spectrum along the last axis.
 
     The meaning is that of ``scipy.signal.periodogram(x, scaling="spectrum", detrend=False)``:
     a tone A·cos that falls on a bin reads A²/2 there, the DC bin is the squared mean, and the
-    bins sum to the mean square (Parseval), for even and for odd T.
+    bins sum to the mean square (Parseval), for even and for odd T. With another window than
+    ``"boxcar"`` the mean is taken out before it and its square put into the DC bin.
 
     Args:
         x: real, floating point, ``[..., T]`` with T ≥ 1.
+        window: as ``scipy.signal.get_window`` takes it.
 
     Returns:
         ``[..., T // 2 + 1]``, in the square of x's unit. Bin k lies at k/T cycles per sample.
@@ -20,9 +26,127 @@ def power_spectrum(x: Tensor) -> Tensor:
     >>> power_spectrum(2 * torch.cos(torch.arange(8) * torch.pi / 2)).round(decimals=3)
     tensor([0., 0., 2., 0., 0.])
     """
-    length = x.shape[-1]
-    spectrum = torch.fft.rfft(x, norm="forward")
+    transform = Transform.of((x.shape[-1],), window, x.device)
+    mean = x.mean(-1)
+    spectrum = transform(x - mean.unsqueeze(-1))
     power: Tensor = spectrum.real.square() + spectrum.imag.square()
-    # Each bin stands for its negative frequency too, but for DC and, at even length, Nyquist.
-    power[..., 1 : (length + 1) // 2] *= 2
+    power = transform.fold(power).to(x.dtype)
+    power[..., 0] = mean.square()
     return power
+
+
+class Transform:
+    """The Fourier transform of real signals of given lengths, and how its bins are summed up.
+
+    On a line ``(T,)`` they are those of :func:`power_spectrum`. In a plane ``(H, W)`` they are
+    summed over rings of equal frequency, L = max(H, W): ring r has all components whose frequency
+    √(fy² + fx²) is nearest to r/L cycles per sample. A sum, not a mean: the rings too add up to the
+    mean square, and ring 0 is the DC alone. With ``plane=True`` the plane stays as it is, as
+    ``torch.fft.rfft2`` orders it; components that it leaves out, for they are the conjugates of
+    others, are counted in those.
+
+    Attributes:
+        lengths: ``(T,)`` or ``(H, W)``.
+        shape: of the transform, ``(T // 2 + 1,)`` or ``(H, W // 2 + 1)``.
+        bins: number of bins, or rings, or components of the plane.
+        rings: in a plane, the ring of each component, flat; else None.
+        shells: likewise, but by the larger of its two frequencies: what a decimation along both
+            axes folds lies outside of a square.
+        tapered: there is a window other than the boxcar.
+    """
+
+    def __init__(self, lengths: tuple[int, ...], window: str, plane: bool, device: torch.device):
+        self.lengths = lengths
+        self.shape = (*lengths[:-1], lengths[-1] // 2 + 1)
+        self.tapered = window not in ("boxcar", "rectangular")
+        taper = torch.ones((), dtype=torch.float64)
+        for length in lengths:
+            one = torch.from_numpy(scipy.signal.get_window(window, length))
+            taper = taper.unsqueeze(-1) * (one / one.mean())
+        self._taper = taper.to(device)
+        # Each component stands for its conjugate too, but where that is itself or there as well.
+        weights = torch.ones(self.shape, dtype=torch.float64)
+        weights[..., 1 : (lengths[-1] + 1) // 2] = 2
+        self._weights = weights.to(device)
+        self.rings = self.shells = None
+        self.bins = math.prod(self.shape)
+        if len(lengths) == 2:
+            height, width = lengths
+            fy = torch.fft.fftfreq(height, dtype=torch.float64).abs().unsqueeze(-1)
+            fx = torch.fft.rfftfreq(width, dtype=torch.float64).expand(height, -1)
+            self.shells = _nearest(torch.maximum(fy, fx), max(lengths)).to(device)
+            if not plane:
+                self.rings = _nearest(torch.hypot(fy, fx), max(lengths)).to(device)
+                self.bins = ring_count(height, width)
+
+    @classmethod
+    @lru_cache(maxsize=64)
+    def of(
+        cls, lengths: tuple[int, ...], window: str, device: torch.device, plane: bool = False
+    ) -> "Transform":
+        """The one transform of these properties."""
+        return cls(lengths, window, plane, device)
+
+    def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """Transform x over its last axes, scaled so that a constant reads itself at frequency 0.
+
+        Args:
+            x: real, ``[..., *lengths]``; overwritten if there is a window and `out` is given.
+            out: complex, ``[..., *shape]``, to be written to.
+        """
+        if self.tapered:
+            x = x * self._taper if out is None else x.mul_(self._taper)
+        if len(self.lengths) == 1:
+            line: Tensor = torch.fft.rfft(x, norm="forward", out=out)
+            return line
+        plane: Tensor = torch.fft.rfft2(x, norm="forward", out=out)
+        return plane
+
+    def fold(self, components: Tensor) -> Tensor:
+        """Sum ``[..., *shape]`` up into ``[..., bins]``: one-sided, and by rings in a plane."""
+        weighted = components * self._weights
+        weighted = weighted.flatten(weighted.dim() - len(self.shape))
+        return weighted if self.rings is None else _summed(weighted, self.rings, self.bins)
+
+    def fold_shells(self, components: Tensor) -> Tensor:
+        """Sum ``[..., H, W // 2 + 1]`` up by `shells`; bin s is at s/L cycles per sample."""
+        assert self.shells is not None
+        weighted = (components * self._weights).flatten(-2)
+        return _summed(weighted, self.shells, shell_count(*self.lengths))
+
+    def modes(self) -> Tensor:
+        """``[bins]``, how many components, conjugates included, each bin sums up."""
+        return self.fold(torch.ones(self.shape, dtype=torch.float64, device=self._weights.device))
+
+
+def ring_count(height: int, width: int) -> int:
+    """Number of rings in the plane of an image: the last has the highest frequency, in a corner."""
+    corner = math.hypot((height // 2) / height, (width // 2) / width)
+    return math.floor(corner * max(height, width) + 0.5) + 1
+
+
+def shell_count(height: int, width: int) -> int:
+    """Number of shells, likewise."""
+    highest = max((height // 2) / height, (width // 2) / width)
+    return math.floor(highest * max(height, width) + 0.5) + 1
+
+
+def noise_bandwidth(window: str, length: int) -> float:
+    """Equivalent noise bandwidth of a window, in bins: 1 for the boxcar, 1.5 for a long Hann.
+
+    What a power spectrum is divided by, beside the width of a bin, to be a density (F. J. Harris,
+    "On the use of windows for harmonic analysis with the DFT", *Proc. IEEE* 66, 1978).
+    """
+    taper = scipy.signal.get_window(window, length)
+    return float(length * (taper**2).sum() / taper.sum() ** 2)
+
+
+def _nearest(frequency: Tensor, length: int) -> Tensor:
+    """Index, flat, of the multiple of 1/length that is nearest to each frequency."""
+    return (frequency * length + 0.5).floor().long().flatten()
+
+
+def _summed(values: Tensor, index: Tensor, bins: int) -> Tensor:
+    """Sum of the values along the last axis that have the same index."""
+    total = values.new_zeros(*values.shape[:-1], bins)
+    return total.scatter_add_(-1, index.expand(values.shape), values)

@@ -1,0 +1,160 @@
+"""Amplitudes at the multiples of a fundamental, at their exact frequencies.
+
+All frequencies here are in cycles per sample. Amplitudes are of cosines: A·cos(2πft + φ) reads A.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+# Points of time projected at once.
+_STEP = 1 << 14
+
+
+class Harmonics(NamedTuple):
+    """Where the harmonics of some fundamentals are found in sampled signals of a given length.
+
+    Attributes:
+        f0: ``[N]``, the fundamentals, float64.
+        freq: ``[N, K]``, the frequency of harmonic 1 … K, folded into [0, 1/2].
+        folded: ``[N, K]``, whether that isn't k·f0 itself: it lies above the Nyquist frequency.
+        usable: ``[N, K]``, whether its amplitude can be told from everything else's.
+    """
+
+    f0: Tensor
+    freq: Tensor
+    folded: Tensor
+    usable: Tensor
+
+    @classmethod
+    def of(cls, f0: Tensor, orders: int, length: int) -> "Harmonics":
+        """The harmonics of `f0`, as signals of `length` samples resolve them.
+
+        A harmonic isn't usable where it lies less than 1/length, the width of a bin, from DC or
+        from its own mirror image at Nyquist; and a folded one not where it falls on another of the
+        orders 1 … `orders`. (One that isn't folded stays: what falls on it is in its amplitude.)
+
+        Args:
+            f0: ``[N]``, in cycles per sample; NaN where it isn't known, and nothing is usable.
+            orders: K ≥ 1.
+            length: T.
+        """
+        f0 = f0.double()
+        order = torch.arange(1, orders + 1, dtype=torch.float64, device=f0.device)
+        true = f0.unsqueeze(-1) * order
+        freq = (true - true.round()).abs()
+        folded = true > 0.5
+        # A bin apart, to rounding: f0 = 1/T is the fundamental of a whole period.
+        apart = (1 - 1e-9) / length
+        usable = (freq >= apart) & (1 - 2 * freq >= apart)
+        near = (freq.unsqueeze(-1) - freq.unsqueeze(-2)).abs() < apart
+        near &= ~torch.eye(orders, dtype=torch.bool, device=f0.device)
+        return cls(f0, freq, folded, usable & ~(folded & near.any(-1)))
+
+
+def amplitudes(x: Tensor, harmonics: Harmonics) -> Tensor:
+    """Amplitudes of the harmonics in x, all fitted together with the DC by least squares.
+
+    So none leaks into another, or the DC into them, at any f0: where 1, cos and sin at the usable
+    frequencies explain x, the amplitudes are exact (the multi-harmonic extension of IEEE Std 1057's
+    sine fit). What else is in x leaks as in a boxcar periodogram. The cosines and sines are
+    powers of one rotating phasor, which aliases as the samples do, so folding is no special case.
+
+    Args:
+        x: float64, ``[N, C, T]``.
+        harmonics: of N fundamentals, or of one for all, resolved at T.
+
+    Returns:
+        ``[N, C, K]``, in x's unit; 0 where not usable.
+    """
+    samples, channels, length = x.shape
+    count, orders = harmonics.freq.shape
+    middle = (length - 1) / 2
+    turn = 2 * math.pi * harmonics.f0.nan_to_num(0.25)
+    right = x.new_zeros(samples, channels, orders, 2)
+    for start in range(0, length, _STEP):
+        time = torch.arange(start, min(start + _STEP, length), dtype=torch.float64, device=x.device)
+        phase = turn.unsqueeze(-1) * (time - middle)
+        phasor = torch.polar(torch.ones_like(phase), -phase)
+        power, basis = phasor, []
+        for _ in range(orders):
+            basis.append(torch.view_as_real(power))
+            power = power * phasor
+        table = torch.stack(basis, dim=-2).flatten(-2)  # [count, time, 2K]
+        piece = x[..., start : start + _STEP]
+        right += torch.matmul(piece, table).view(samples, channels, orders, 2)
+    # Of x = Σ c_j·exp(2πi·j·f0·t), j = −K … K, time counted from the middle: then the Gram matrix
+    # is real, and conjugate symmetry of c leaves one equation for real and imaginary parts each.
+    index = torch.arange(-orders, orders + 1, dtype=torch.float64, device=x.device)
+    gram = _dirichlet(
+        harmonics.f0.nan_to_num(0.25).view(-1, 1, 1) * (index - index[:, None]), length
+    )
+    used = torch.cat([harmonics.usable.flip(-1), harmonics.usable.new_ones(count, 1),
+                      harmonics.usable], dim=-1)  # fmt: skip
+    both = used.unsqueeze(-1) & used.unsqueeze(-2)
+    gram = torch.where(both, gram, torch.eye(2 * orders + 1, dtype=gram.dtype, device=x.device))
+    mean = x.mean(-1)
+    right = right / length
+    mirrored = right.flip(2) * x.new_tensor([1.0, -1.0])
+    centre = torch.stack([mean, torch.zeros_like(mean)], -1).unsqueeze(2)
+    full = torch.cat([mirrored, centre, right], dim=2)  # [N, C, 2K + 1, 2]
+    full = full * used.view(count, 1, -1, 1)
+    columns = full.transpose(1, 2).flatten(2)
+    solved = torch.linalg.solve_ex(gram, columns, check_errors=False).result
+    found = solved.view(samples, 2 * orders + 1, channels, 2)[:, orders + 1 :]
+    size: Tensor = torch.linalg.vector_norm(found, dim=-1)
+    return 2 * size.transpose(1, 2)
+
+
+def dominant_frequency(x: Tensor) -> Tensor:
+    """Frequency of the strongest component of each signal, in cycles per sample.
+
+    The peak of the Hann-windowed periodogram, summed over channels and interpolated: by zero
+    padding to eight times the length, then by a parabola through the logarithms of three points
+    (J. O. Smith, *Spectral Audio Signal Processing*, "Quadratic Interpolation of Spectral Peaks").
+
+    Args:
+        x: real, ``[N, C, T]``.
+
+    Returns:
+        ``[N]``, float64, from one cycle in T up; NaN where x is constant, isn't finite, or T < 8.
+    """
+    samples, _, length = x.shape
+    if length < 8:
+        return torch.full((samples,), math.nan, dtype=torch.float64, device=x.device)
+    pad = 8
+    x = x.double()
+    taper = torch.hann_window(length, periodic=False, dtype=torch.float64, device=x.device)
+    spectrum = torch.fft.rfft((x - x.mean(-1, keepdim=True)) * taper, n=pad * length)
+    power = (spectrum.real.square() + spectrum.imag.square()).sum(1)
+    inside = power[:, pad:-1]
+    best = inside.argmax(-1, keepdim=True) + pad
+    low, middle, high = (power.gather(-1, best + step).log().squeeze(-1) for step in (-1, 0, 1))
+    offset = (0.5 * (low - high) / (low - 2 * middle + high)).clamp(-0.5, 0.5)
+    # What is left of a constant is rounding.
+    scale = torch.finfo(torch.float64).eps * length * x.square().sum((1, 2))
+    known = power.gather(-1, best).squeeze(-1) > scale
+    return torch.where(known, (best.squeeze(-1) + offset) / (pad * length), math.nan)
+
+
+def rectified_tone_dc(offset: Tensor, amplitude: Tensor) -> Tensor:
+    """DC of ReLU(offset + amplitude·cos), as :func:`theory.cosine_harmonics` has it, on tensors.
+
+    Args:
+        offset: in any unit.
+        amplitude: ≥ 0, in the same; 0 gives ReLU(offset).
+    """
+    ratio = (offset / amplitude).nan_to_num(0.0, math.inf, -math.inf).clamp(-1, 1)
+    angle = torch.acos(-ratio)
+    tone = (offset * angle + amplitude * angle.sin()) / math.pi
+    return torch.where(offset.abs() >= amplitude, offset.clamp_min(0), tone)
+
+
+def _dirichlet(freq: Tensor, length: int) -> Tensor:
+    """Mean of exp(2πi·freq·t) over `length` points of time around 0: sin(πTf) / (T·sin(πf))."""
+    near = (freq - freq.round()).abs() < 1e-12
+    sign = torch.where(freq.round().remainder(2) == 1, (-1.0) ** (length - 1), 1.0)
+    ratio = torch.sin(math.pi * length * freq) / (length * torch.sin(math.pi * freq))
+    return torch.where(near, sign, ratio)

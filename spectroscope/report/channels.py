@@ -1,0 +1,173 @@
+"""Figures of a site's channels, from the sums that were kept: arrays of one number per channel."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from spectroscope.dsp import theory
+from spectroscope.dsp.spectra import Transform, noise_bandwidth
+from spectroscope.dsp.split import RELU_GAIN, band_edge, introduced_power
+from spectroscope.recording import SiteRecord
+from spectroscope.statistics import SideStatistics, SpectralSums
+
+Floats = NDArray[np.float64]
+
+
+def numpy(tensor: Tensor) -> Floats:
+    """A real tensor as float64 on the CPU."""
+    return tensor.cpu().numpy().astype(np.float64)
+
+
+class Powers(NamedTuple):
+    """Of one side, each ``[C]``; NaN for a channel of which no finite value was seen."""
+
+    mean: Floats
+    dc_variance: Floats  # over inputs, each weighted by its number of values
+    ac: Floats
+
+    @classmethod
+    def of(cls, state: SideStatistics) -> "Powers":
+        """Powers from the state of one side."""
+        # The second row: each input weighted by its number of values.
+        count, mean, m2 = (numpy(t[1]) for t in (state.dc.weight, state.dc.mean, state.dc.m2))
+        count[count == 0] = np.nan
+        return cls(mean * count / count, m2 / count, numpy(state.ac_power) / count)
+
+    @property
+    def dc(self) -> Floats:
+        """Mean squared DC."""
+        return self.dc_variance + np.square(self.mean)
+
+    @property
+    def total(self) -> Floats:
+        """Mean square."""
+        return self.dc + self.ac
+
+    @property
+    def variance(self) -> Floats:
+        """Of all values."""
+        return self.dc_variance + self.ac
+
+
+class MeanSpectra(NamedTuple):
+    """Averages over inputs, each ``[C, bins]``; over lines and rings, planes included."""
+
+    power_in: Floats
+    power_out: Floats
+    cross: NDArray[np.complex128]
+
+    @classmethod
+    def of(cls, sums: SpectralSums) -> "MeanSpectra":
+        """Averages from the sums; NaN for a channel without an input that is finite throughout."""
+        inputs = numpy(sums.inputs)[:, None]
+        inputs[inputs == 0] = np.nan
+        cross = by_ring(sums, sums.cross).cpu().numpy()
+        return cls(
+            numpy(by_ring(sums, sums.input)) / inputs,
+            numpy(by_ring(sums, sums.output)) / inputs,
+            np.asarray(cross / inputs, dtype=np.complex128),
+        )
+
+    def without_window(self, window: str, lengths: tuple[int, ...]) -> "MeanSpectra":
+        """The same with bins that add up to the AC power: a window counts noise in several."""
+        width = float(np.prod([noise_bandwidth(window, length) for length in lengths]))
+        scale = np.full(self.power_in.shape[1], 1 / width)
+        scale[0] = 1
+        return MeanSpectra(self.power_in * scale, self.power_out * scale, self.cross * scale)
+
+
+def by_ring(sums: SpectralSums, values: Tensor) -> Tensor:
+    """`values` ``[C, B]`` of `sums` with a plane summed up into rings."""
+    if len(sums.lengths) == 1:
+        return values
+    transform = Transform.of(sums.lengths, "boxcar", values.device)
+    if transform.rings is None or values.shape[1] == transform.bins:
+        return values
+    rings = values.new_zeros(len(values), transform.bins)
+    return rings.index_add_(1, transform.rings, values)
+
+
+def dc_columns(record: SiteRecord) -> dict[str, Floats]:
+    """Columns of `Report.dc`, each ``[C]``."""
+    before, after, _, harmonics = record.statistics
+    x, y = Powers.of(before), Powers.of(after)
+    inputs, values = numpy(after.dc.weight)
+    relu = record.site.kind == "ReLU"
+    with np.errstate(invalid="ignore", divide="ignore"):  # 0/0: nothing finite, an all-zero output
+        gaussian = _gaussian_dc(record.site.kind, x.mean, np.sqrt(x.variance))
+        tone = np.full_like(x.mean, np.nan)
+        if harmonics is not None and relu:
+            count, _, _, dc = numpy(harmonics.tones)
+            tone = dc / np.where(count > 0, count, np.nan)
+        columns = {
+            "dc_in": x.mean,
+            "dc_out": y.mean,
+            "dc_out_std": np.sqrt(numpy(after.dc.m2)[0] / inputs),
+            "ac_rms_in": np.sqrt(x.ac),
+            "ac_rms_out": np.sqrt(y.ac),
+            "active_fraction": numpy(after.active) / values,
+            "dc_fraction": y.dc / y.total,
+            "dc_gaussian": gaussian,
+            "dc_gaussian_residual": y.mean - gaussian,
+            "dc_tone": tone,
+            "dc_tone_residual": y.mean - tone,
+        }
+    split = split_columns(record, "boxcar")
+    columns |= {name: split[name] for name in ("preserved_fraction", "introduced_fraction")}
+    counts = {"nonfinite": before.nonfinite, "nonfinite_out": after.nonfinite}
+    return columns | {name: numpy(count).astype(np.int64) for name, count in counts.items()}
+
+
+def split_columns(record: SiteRecord, window: str) -> dict[str, Floats]:
+    """Columns of `Report.introduced`, each ``[C]``; `band_edge` is a bin. NaN: not known.
+
+    The mean product of input and output is the output's mean square for a ReLU, where either the
+    output is 0 or both are equal; for other kinds it is the sum of the cross-spectrum.
+    """
+    before, after, sums, _ = record.statistics
+    x, y = Powers.of(before), Powers.of(after)
+    relu = record.site.kind == "ReLU"
+    unknown = np.full_like(x.mean, np.nan)
+    mean = None if sums is None else MeanSpectra.of(sums).without_window(window, sums.lengths)
+    product = y.total if relu else unknown
+    if not relu and mean is not None:
+        product = mean.cross.real.sum(1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        regression = (product - x.mean * y.mean) / x.variance
+        gain = np.full_like(regression, RELU_GAIN) if relu else regression
+        rest = introduced_power(x.total, y.total, product, gain)
+        columns = {
+            "gain": gain,
+            "regression_gain": regression,
+            "preserved_fraction": gain**2 * x.total / y.total,
+            "introduced_fraction": rest / y.total,
+            "introduced_dc_fraction": unknown,
+            "introduced_in_band_fraction": unknown,
+            "introduced_above_band_fraction": unknown,
+            "band_edge": unknown,
+        }
+        if mean is not None:
+            spectrum = introduced_power(
+                mean.power_in, mean.power_out, mean.cross.real, gain[:, None]
+            )
+            total = mean.power_out.sum(1)
+            edge = band_edge(np.nan_to_num(mean.power_in))
+            above = np.arange(spectrum.shape[1]) > edge[:, None]
+            dc = spectrum[:, 0]
+            columns |= {
+                "introduced_dc_fraction": dc / total,
+                "introduced_in_band_fraction": np.where(above, 0, spectrum)[:, 1:].sum(1) / total,
+                "introduced_above_band_fraction": np.where(above, spectrum, 0).sum(1) / total,
+                "band_edge": edge.astype(np.float64),
+            }
+    return columns
+
+
+def _gaussian_dc(kind: str, mean: Floats, std: Floats) -> Floats:
+    if kind == "ReLU":
+        return theory.gaussian_dc(mean, std)
+    if kind == "ReLU6":  # min(ReLU(x), 6) = ReLU(x) − ReLU(x − 6)
+        return theory.gaussian_dc(mean, std) - theory.gaussian_dc(mean - 6, std)
+    return np.full_like(mean, np.nan)

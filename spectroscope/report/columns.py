@@ -1,0 +1,169 @@
+"""Unit and definition of every column of every table: the one place where they are written."""
+
+from typing import NamedTuple
+
+
+class Column(NamedTuple):
+    """Unit and definition of a column."""
+
+    unit: str
+    definition: str
+
+
+# "activation" is the unit of the tensor at the site, whatever that is in this network.
+COLUMNS = {
+    "site": Column("", "one rectifier call: module#call or module/function#call"),
+    "place": Column("", "the site without its call: module or module/function"),
+    "module": Column(
+        "",
+        "qualified name of the rectifier module, or of the module that called the function",
+    ),
+    "function": Column("", "the function called; empty if the module is the rectifier"),
+    "call": Column("", "which call of the module in one forward of the model, from 0"),
+    "kind": Column("", "kind of rectifier: ReLU, ReLU6, Hardtanh, …"),
+    "channel": Column("", "channel of the activation, from 0"),
+    "channels": Column("", "number of channels"),
+    "shape": Column("", "of one input's activation, (C, ...); None where inputs differ"),
+    "fs": Column(
+        "Hz",
+        "sampling rate at the site: fs over decimation (samples of the site per sample of the"
+        " model's input if fs isn't given)",
+    ),
+    "nyquist": Column("Hz", "fs / 2 (cycles/sample of the model's input if fs isn't given)"),
+    "decimation": Column(
+        "1",
+        "samples of the model's input to one of the site's, on each axis of time or space; "
+        "NaN where unknown, or there is none",
+    ),
+    "n_samples": Column("1", "inputs (batch items) seen"),
+    "dc_in": Column("activation", "mean of the rectifier's input, over time or space and inputs"),
+    "dc_out": Column("activation", "mean of its output, likewise"),
+    "dc_out_std": Column(
+        "activation",
+        "standard deviation over inputs (of the population) of each input's own output DC: "
+        "what can carry information",
+    ),
+    "ac_rms_in": Column("activation", "RMS of the rectifier's input less each input's own DC"),
+    "ac_rms_out": Column("activation", "RMS of its output less each input's own DC"),
+    "active_fraction": Column("1", "fraction of output values > 0"),
+    "dc_fraction": Column(
+        "1",
+        "DC power over total power of the output: mean squared DC over mean square; NaN where"
+        " the output is all zero",
+    ),
+    "dc_gaussian": Column(
+        "activation",
+        "output DC, were the input Gaussian with the mean and standard deviation measured: "
+        "σφ(μ/σ) + μΦ(μ/σ); NaN for other kinds than ReLU and ReLU6",
+    ),
+    "dc_gaussian_residual": Column("activation", "dc_out − dc_gaussian"),
+    "dc_tone": Column(
+        "activation",
+        "output DC, were each input its own DC and fundamental alone: mean of (μθ + A·sin "
+        "θ)/π, θ = arccos(−μ/A); NaN without f0, and for other kinds than ReLU",
+    ),
+    "dc_tone_residual": Column("activation", "dc_out − dc_tone"),
+    "preserved_fraction": Column(
+        "1",
+        "power of gain·x over the output's, DC included; x is the rectifier's input",
+    ),
+    "introduced_fraction": Column(
+        "1",
+        "power of the rest, y − gain·x, over the output's. For ReLU, ½x and ½|x|, as much as "
+        "is preserved; the two overlap, and add up to 1 only where x·|x| has mean 0",
+    ),
+    "introduced_dc_fraction": Column(
+        "1",
+        "part of introduced_fraction that is DC: squared DC of the rest of each input",
+    ),
+    "introduced_in_band_fraction": Column("1", "part of it at other frequencies up to band_edge"),
+    "introduced_above_band_fraction": Column("1", "part of it above band_edge"),
+    "split": Column("", "half: gain is ½, as of ReLU; regression: gain is regression_gain"),
+    "gain": Column("1", "what x is multiplied by to be called preserved"),
+    "regression_gain": Column(
+        "1",
+        "covariance of output and input over the input's variance, over all values "
+        "(Bussgang's gain); Φ(μ/σ) for a ReLU of Gaussian input",
+    ),
+    "band_edge": Column("see freq_unit", "frequency up to which 99 % of the input's AC power lies"),
+    "above_next_nyquist": Column(
+        "1",
+        "part of the output's power above the Nyquist frequency of the next downsampling that"
+        " it meets; NaN where it meets none",
+    ),
+    "nonfinite": Column("1", "input values that are NaN or ±Inf, kept out of all the others"),
+    "nonfinite_out": Column("1", "output values that are NaN or ±Inf, likewise"),
+    "side": Column("", "in or out of the rectifier"),
+    "freq": Column(
+        "see freq_unit",
+        "frequency: of the bin; of a ring of equal √(fy² + fx²) in images; of a harmonic, "
+        "folded (mean over the inputs)",
+    ),
+    "freq_y": Column(
+        "see freq_unit",
+        "frequency along the height; its negative is the same up to half",
+    ),
+    "freq_x": Column(
+        "see freq_unit",
+        "frequency along the width, ≥ 0: a component counts for its conjugate too",
+    ),
+    "freq_unit": Column(
+        "",
+        "Hz if fs was given; else cycles/sample, or cycles/pixel of images, of the model's "
+        "input, or of the site where its decimation isn't known",
+    ),
+    "power": Column(
+        "activation²",
+        "one-sided power spectrum, averaged over inputs: a tone A·cos reads A²/2, the DC bin "
+        "mean squared DC; their sum is the mean square (scipy.signal.periodogram, "
+        "scaling='spectrum'). Of images summed over the ring",
+    ),
+    "density": Column(
+        "activation² per freq_unit",
+        "power per frequency (scaling='density'); of images per freq_unit², the mean over the ring",
+    ),
+    "amplitude": Column(
+        "activation",
+        "of the cosine that has this power, √(2·power); at DC and Nyquist √power",
+    ),
+    "cross_real": Column(
+        "activation²",
+        "real part of the cross-spectrum, mean of conj(X)·Y, one-sided and scaled as power",
+    ),
+    "cross_imag": Column("activation²", "imaginary part of it; 0 over rings"),
+    "coherence": Column(
+        "1",
+        "magnitude-squared: |cross|²/(power in · power out), biased by 1/n_inputs",
+    ),
+    "preserved": Column("activation²", "power of gain·x at this frequency: gain²·power in"),
+    "introduced": Column(
+        "activation²",
+        "power of y − gain·x: power out − 2·gain·cross_real + gain²·power in",
+    ),
+    "harmonic": Column("", "1 is the fundamental"),
+    "folded": Column(
+        "",
+        "whether k·f0 is above the site's Nyquist frequency, and freq where it appears",
+    ),
+    "n_inputs": Column("1", "inputs that the figure is of"),
+    "amplitude_in": Column(
+        "activation",
+        "of the input's component at freq, RMS over inputs; NaN where it can't be told from "
+        "another harmonic, DC or its own image",
+    ),
+    "amplitude_out": Column("activation", "of the output's, likewise"),
+    "thd_in": Column(
+        "1",
+        "total harmonic distortion of the input: RMS of the harmonics 2 … K over the fundamental",
+    ),
+    "thd_out": Column("1", "of the output, likewise"),
+    "sinad_in": Column("dB", "power of the input's fundamental over that of all else but DC"),
+    "sinad_out": Column("dB", "of the output, likewise"),
+    "status": Column(
+        "",
+        "fired, never fired, incomplete (something isn't recorded: see reason) or cannot be seen",
+    ),
+    "selected": Column("", "whether the recorder was asked to record it"),
+    "fired": Column("1", "calls seen"),
+    "reason": Column("", "why it can't be seen, or isn't recorded in full"),
+}

@@ -1,0 +1,217 @@
+"""`Report`: what was measured, as tidy pandas frames with units."""
+
+import difflib
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from spectroscope import storage
+from spectroscope.errors import RequestError
+from spectroscope.files import output_folder
+from spectroscope.recording import Recording, SiteRecord
+from spectroscope.report import channels, frequencies
+from spectroscope.report.columns import COLUMNS
+
+FILE = "report.npz"
+
+_SITE = ["site", "module", "function", "call", "kind"]
+_MEANS = ["dc_in", "dc_out", "dc_out_std", "ac_rms_in", "ac_rms_out", "active_fraction",
+          "dc_fraction", "dc_gaussian", "dc_gaussian_residual", "dc_tone", "dc_tone_residual",
+          "preserved_fraction", "introduced_fraction"]  # fmt: skip
+_COUNTS = ["nonfinite", "nonfinite_out"]
+
+
+class Report:
+    """Tables of a recording. The unit and definition of every column is in :meth:`describe`."""
+
+    def __init__(self, recording: Recording):
+        self._recording = recording
+        self._records = list(recording.records.values())
+
+    def __repr__(self) -> str:
+        channels = sum(record.channels for record in self._records)
+        return f"Report({len(self._records)} sites, {channels} channels)"
+
+    def dc(self) -> pd.DataFrame:
+        """DC and AC on both sides of the rectifiers, one row per site × channel."""
+        frames = [
+            pd.DataFrame(
+                _site_columns(record)
+                | {"channel": range(record.channels), "n_samples": record.statistics.output.inputs}
+                | channels.dc_columns(record)
+            )
+            for record in self._records
+        ]
+        columns = [*_SITE, "channel", "n_samples", *_MEANS, *_COUNTS]
+        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
+
+    def sites(self) -> pd.DataFrame:
+        """One row per site: channel means of :meth:`dc` (NaN left out), counts added up."""
+        rows = []
+        for record in self._records:
+            fs = frequencies.Rate.of(self._recording, record).fs
+            if math.isnan(record.decimation):
+                fs = math.nan
+            rows.append(
+                _site_columns(record)
+                | {"channels": record.channels, "shape": record.shape, "fs": fs, "nyquist": fs / 2}
+                | {"decimation": record.decimation, "n_samples": record.statistics.output.inputs}
+            )
+        columns = [*_SITE, "channels", "shape", "fs", "nyquist", "decimation", "n_samples"]
+        by_site = self.dc().groupby("site", sort=False)
+        totals = by_site[_MEANS].mean().join(by_site[_COUNTS].sum())
+        return pd.DataFrame(rows, columns=columns).join(totals, on="site")
+
+    def introduced(self) -> pd.DataFrame:
+        """What each rectifier kept of its input, and what it added, and where in frequency.
+
+        One row per site × channel. Powers of ½x and ½|x| for ReLU; for other kinds of gain·x and
+        y − gain·x, the gain by regression. Shares in frequency take spectra; NaN without.
+        """
+        frames = []
+        for record in self._records:
+            columns = channels.split_columns(record, self._recording.window)
+            rate = frequencies.Rate.of(self._recording, record)
+            sums = record.statistics.spectra
+            if sums is not None:
+                columns["band_edge"] = columns["band_edge"] * rate.fs / max(sums.lengths)
+            split = {"split": "half" if record.site.kind == "ReLU" else "regression"}
+            named = _site_columns(record) | {"channel": range(record.channels)} | split
+            frames.append(pd.DataFrame(named | columns | {"freq_unit": rate.unit}))
+        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=_SITE)
+
+    def spectra(
+        self,
+        select: str | Iterable[str] | None = None,
+        *,
+        scaling: Literal["spectrum", "density", "amplitude"] = "spectrum",
+    ) -> pd.DataFrame:
+        """Power spectra, one row per site, channel, side and frequency.
+
+        Args:
+            select: a glob or globs over module names or sites; None: all sites with a spectrum.
+            scaling: ``"spectrum"``: column `power`; ``"density"``: its density, column `density`;
+                ``"amplitude"``: the amplitude of a cosine of that power, column `amplitude`.
+
+        Raises:
+            RequestError: no site fits, or none of those that fit has a spectrum.
+        """
+        if scaling not in ("spectrum", "density", "amplitude"):
+            raise RequestError(f"{scaling=} must be 'spectrum', 'density' or 'amplitude'")
+        return self._over_frequency(
+            lambda record: frequencies.spectra(self._recording, record, scaling),
+            select,
+            "spectra were recorded",
+            "spectra=True and inputs of one length, longer than 1",
+        )
+
+    def cross_spectra(self, select: str | Iterable[str] | None = None) -> pd.DataFrame:
+        """Input against output: cross-spectrum, coherence, power preserved and introduced.
+
+        One row per site, channel and frequency. Arguments and errors as of :meth:`spectra`.
+        """
+        return self._over_frequency(
+            lambda record: frequencies.cross_spectra(self._recording, record),
+            select,
+            "spectra were recorded",
+            "spectra=True and inputs of one length, longer than 1",
+        )
+
+    def planes(self, select: str | Iterable[str] | None = None) -> pd.DataFrame:
+        """Power spectra of images, not summed over rings: one row per site, channel, side, fy, fx.
+
+        Arguments and errors as of :meth:`spectra`; takes ``record(..., spectra="plane")``.
+        """
+        return self._over_frequency(
+            lambda record: frequencies.planes(self._recording, record),
+            select,
+            "planes were recorded",
+            'spectra="plane" and images of one size',
+        )
+
+    def harmonics(self, select: str | Iterable[str] | None = None) -> pd.DataFrame:
+        """Amplitudes at the multiples of f0 on both sides, with THD and SINAD of the channel.
+
+        One row per site, channel and harmonic; two where it is folded in some inputs only.
+        Arguments and errors as of :meth:`spectra`; takes ``record(..., f0=...)``.
+        """
+        return self._over_frequency(
+            lambda record: frequencies.harmonics(self._recording, record),
+            select,
+            "harmonics were recorded",
+            "f0 and activations [N, C, T] whose sampling rate is known",
+        )
+
+    def coverage(self) -> pd.DataFrame:
+        """Every place with rectifiers, and what can't be looked into, one row each."""
+        columns = ["place", "module", "function", "kind", "status", "selected", "fired", "reason"]
+        rows = [
+            {**asdict(row), "place": row.place, "status": row.status}
+            for row in self._recording.found.values()
+        ]
+        return pd.DataFrame(rows, columns=columns)
+
+    def describe(self) -> pd.DataFrame:
+        """Unit and definition of every column of every table."""
+        rows = [(name, *column) for name, column in COLUMNS.items()]
+        return pd.DataFrame(rows, columns=["column", "unit", "definition"])
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write the report and its tables (CSV) into `folder`, all of them or none.
+
+        Raises:
+            RequestError: the folder can't be written to.
+        """
+        with output_folder(folder) as staging:
+            storage.write(self._recording, staging / FILE)
+            for name in ("dc", "sites", "coverage"):
+                getattr(self, name)().to_csv(staging / f"{name}.csv", index=False)
+
+    def merge(self, other: "Report") -> "Report":
+        """The report on both data sets, as if one recorder had seen them.
+
+        Raises:
+            RequestError: the recordings differ in fs, or in a site's channels or axes.
+        """
+        return Report(self._recording.merge(other._recording))
+
+    def _over_frequency(
+        self,
+        frames_of: Callable[[SiteRecord], Iterator[pd.DataFrame]],
+        select: str | Iterable[str] | None,
+        what: str,
+        takes: str,
+    ) -> pd.DataFrame:
+        """The frames of those sites that fit `select`, or an error that says why there are none."""
+        fitting = self._records
+        if select is not None:
+            globs = [select] if isinstance(select, str) else list(select)
+            fitting = [r for r in self._records if any(r.site.matches(glob) for glob in globs)]
+            if not fitting:
+                names = [record.site.name for record in self._records]
+                near = ", ".join(difflib.get_close_matches(str(select), names, n=3, cutoff=0))
+                raise RequestError(f"no site fits {select!r}; there are, for example, {near}")
+        frames = [frame for record in fitting for frame in frames_of(record)]
+        if not frames:
+            sites = ", ".join(record.site.name for record in fitting[:3])
+            raise RequestError(f"no {what} at {sites or 'any site'}: that takes {takes}")
+        return pd.concat(frames, ignore_index=True)
+
+
+def load(path: str | os.PathLike[str]) -> Report:
+    """The report that :meth:`Report.save` wrote into the folder `path`.
+
+    Raises:
+        RequestError: there is none, or it isn't one that this version reads.
+    """
+    path = Path(path)
+    return Report(storage.read(path / FILE if os.path.isdir(path) else path))
+
+
+def _site_columns(record: SiteRecord) -> dict[str, Any]:
+    return {"site": record.site.name, **record.site._asdict()}
