@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from spectroscope import door, rectifiers
 from spectroscope.inventory import Inventory
 from spectroscope.rates import Axes, Rates
-from spectroscope.sites import Select, Site
+from spectroscope.sites import Downsampling, Select, Site
 
 # observe(site, input) is called before the rectifier runs, and its answer with the output. Both
 # tensors are the network's own. They must not be changed, and not be kept: an in-place rectifier
@@ -63,6 +63,7 @@ class Capture:
 
     Attributes:
         inventory: every rectifier of the model, and what can't be looked into.
+        downsamplings: what lowers the sampling rate next after each site, by its name.
         ran: ``"model"`` once its own forward has run, ``"parts"`` while only others have, or None.
     """
 
@@ -75,6 +76,7 @@ class Capture:
         started: Callable[[tuple[Any, ...]], None] = lambda args: None,
     ):
         self.inventory = Inventory(model, select, kinds)
+        self.downsamplings: dict[str, Downsampling] = {}
         self.ran: Literal["model", "parts"] | None = None
         self._model = model
         self._observe = observe
@@ -204,9 +206,15 @@ class Capture:
             return None
 
         def after(output: Any) -> None:
+            lowered = rates.passed(name, args, kwargs, output)
             if finish is not None:
                 finish(output)
-            rates.passed(name, args, kwargs, output)
+            if lowered is not None:
+                sites, factor = lowered
+                place = f"{here.running[-1].name}/{name}" if here.running else name
+                for site, between in sites.items():
+                    found = Downsampling(place.lstrip("/"), factor, between)
+                    self.downsamplings.setdefault(site, found)
 
         return after
 
@@ -243,6 +251,7 @@ class Capture:
         def finish_with(output: Any) -> None:
             if isinstance(output, Tensor):
                 finish(output)
+                self._thread.rates.rectified(site.name, output)
             elif output is not None:  # None: it raised
                 found.reason = f"it returns a {type(output).__name__}, not a tensor"
 

@@ -6,8 +6,9 @@ torch function: a stride multiplies it, an interpolation divides it, a transposi
 a function isn't known to keep it, it is lost, and unknown from there on.
 """
 
+import math
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -17,6 +18,9 @@ from torch import Tensor
 # One entry an axis of the tensor: its decimation, or None where there is none to know (channels,
 # features, axes made by the model).
 Axes = tuple[Fraction | None, ...]
+# Rectifier calls upstream of a tensor at the sampling rate that it has, each with the number of
+# other rectifiers between.
+Upstream = Mapping[str, int]
 Rule = Callable[[Axes, tuple[Any, ...], dict[str, Any], Tensor], Axes | None]
 
 
@@ -26,12 +30,13 @@ class Rates:
     def __init__(self) -> None:
         # By id; the reference tells whether a tensor of that id is still the one.
         self._axes: dict[int, tuple[weakref.ref[Tensor], Axes]] = {}
+        self._upstream: dict[int, Upstream] = {}
 
     def start(self, inputs: Sequence[Any]) -> None:
         """Begin with the tensors among `inputs`, each axis of them at decimation 1."""
         for tensor in _tensors(inputs):
             if _plain(tensor):
-                self._note(tensor, (Fraction(1),) * tensor.dim())
+                self._note(tensor, (Fraction(1),) * tensor.dim(), {})
 
     def of(self, tensor: Tensor) -> Axes | None:
         """What is known of `tensor`, or None: nothing."""
@@ -47,13 +52,23 @@ class Rates:
                 return True
         return False
 
-    def _note(self, tensor: Tensor, axes: Axes | None) -> None:
+    def rectified(self, name: str, output: Tensor) -> None:
+        """Note that `output` comes from the rectifier call `name`."""
+        if self.of(output) is not None:
+            before = self._upstream.get(id(output), {})
+            self._upstream[id(output)] = {s: n + 1 for s, n in before.items()} | {name: 0}
+
+    def _note(self, tensor: Tensor, axes: Axes | None, upstream: Upstream) -> None:
         if axes is not None and len(axes) == tensor.dim():
             self._axes[id(tensor)] = weakref.ref(tensor), axes
+            self._upstream[id(tensor)] = upstream
         else:
             self._axes.pop(id(tensor), None)
+            self._upstream.pop(id(tensor), None)
 
-    def passed(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+    def passed(
+        self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> tuple[Upstream, float] | None:
         """Note what is known of the output of a torch function that has run.
 
         Args:
@@ -61,16 +76,30 @@ class Rates:
             args: its positional arguments.
             kwargs: its keyword arguments.
             output: what it returned.
+
+        Returns:
+            If it has lowered the sampling rate: the rectifier calls upstream, and by what factor.
         """
         given = [*_tensors(args), *_tensors(kwargs.values())]
         known = [(tensor, found) for tensor in given if (found := self.of(tensor)) is not None]
         if not known:
-            return
+            return None
         name = name.lstrip("_")
+        upstream: dict[str, int] = {}
+        for source, _ in known:
+            for site, between in self._upstream.get(id(source), {}).items():
+                upstream[site] = min(between, upstream.get(site, between))
+        lowered = 1.0
         for tensor in _tensors((output,)):
             if tensor is known[0][0] and len(known) == 1:
                 continue  # worked on in place
-            self._note(tensor, _axes_of(tensor, name, args, kwargs, given, known))
+            axes = _axes_of(tensor, name, args, kwargs, given, known)
+            factor = _lowered(known[0][1], axes)
+            if name == "mean" and tensor.dim() <= known[0][0].dim():
+                factor = math.inf
+            self._note(tensor, axes, {} if factor > 1 else upstream)
+            lowered = max(lowered, factor)
+        return (upstream, lowered) if lowered > 1 and upstream else None
 
 
 def _axes_of(
@@ -98,6 +127,15 @@ def _axes_of(
     if name in _JOINING or any(output.shape == tensor.shape for tensor in given):
         return _merged([axes for _, axes in known])
     return None
+
+
+def _lowered(before: Axes, after: Axes | None) -> float:
+    """By what factor the sampling rate is lower, along the axis where it is most; 1 if on none."""
+    if after is None or len(after) != len(before):
+        return 1.0
+    known = [sorted(axis for axis in axes if axis is not None) for axes in (before, after)]
+    pairs = zip(*known, strict=False)  # an axis less: channels that a convolution made
+    return max((float(b / a) for a, b in pairs), default=1.0)
 
 
 def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:

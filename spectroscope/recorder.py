@@ -187,8 +187,13 @@ class Recorder:
         """The plain data behind :meth:`report`."""
         with self._lock:
             records = dict(self._records)
-        window = self._analysis.window
-        return Recording(self._fs, window, records, self._capture.inventory.snapshot())
+        return Recording(
+            self._fs,
+            self._analysis.window,
+            records,
+            self._capture.inventory.snapshot(),
+            dict(self._capture.downsamplings),
+        )
 
     def _observe(self, site: Site, tensor: Tensor) -> Callable[[Tensor], None]:
         """Reduce a rectifier's input, and its output when it is there.

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from spectroscope.errors import RequestError
-from spectroscope.sites import Found, Site
+from spectroscope.sites import Downsampling, Found, Site
 from spectroscope.statistics import SiteStatistics
 
 Shape = tuple[int | None, ...]
@@ -65,12 +65,14 @@ class Recording:
         window: of the spectra, as ``scipy.signal.get_window`` takes it.
         records: by site name.
         found: rectifiers of the model, by place.
+        downsamplings: what lowers the sampling rate next after a site, by its name.
     """
 
     fs: float | None
     window: str
     records: Mapping[str, SiteRecord]
     found: Mapping[str, Found]
+    downsamplings: Mapping[str, Downsampling]
 
     def merge(self, other: "Recording") -> "Recording":
         """Both recordings as one, as if one recorder had seen both data sets.
@@ -99,4 +101,5 @@ class Recording:
                 fired=mine.fired + row.fired,
                 reason=mine.reason or row.reason,
             )
-        return Recording(self.fs, self.window, records, found)
+        downsamplings = {**other.downsamplings, **self.downsamplings}
+        return Recording(self.fs, self.window, records, found, downsamplings)

@@ -74,5 +74,24 @@ class Found:
         return "fired" if self.fired else "never fired"
 
 
+class Downsampling(NamedTuple):
+    """What lowers the sampling rate next after a site.
+
+    Attributes:
+        place: name of the module in which that is, and the function: `layer2.0.conv1/conv2d`.
+        factor: by how much, along the axis where it is most; infinite for a mean over all.
+        between: number of other rectifiers that the signal goes through before.
+    """
+
+    place: str
+    factor: float
+    between: int
+
+    @property
+    def function(self) -> str:
+        """The function alone."""
+        return self.place.rpartition("/")[2]
+
+
 def _place(module: str, function: str) -> str:
     return f"{module}/{function}" if function else module

@@ -14,7 +14,7 @@ from spectroscope.dsp.moments import Moments
 from spectroscope.dsp.spectra import ring_count, shell_count
 from spectroscope.errors import RequestError
 from spectroscope.recording import Recording, SiteRecord
-from spectroscope.sites import Found, Site
+from spectroscope.sites import Downsampling, Found, Site
 from spectroscope.statistics import HarmonicSums, SideStatistics, SiteStatistics, SpectralSums
 
 FORMAT = 2
@@ -38,6 +38,14 @@ def write(recording: Recording, path: Path) -> None:
         "fs": recording.fs,
         "window": recording.window,
         "sites": sites,
+        "downsamplings": {
+            site: [
+                lower.place,
+                lower.factor if math.isfinite(lower.factor) else None,
+                lower.between,
+            ]
+            for site, lower in recording.downsamplings.items()
+        },
         "found": [asdict(found) for found in recording.found.values()],
     }
     with path.open("wb") as file:
@@ -67,6 +75,10 @@ def read(path: Path) -> Recording:
                 for n, entry in enumerate(header["sites"])
             ]
             found = [Found(**row) for row in header["found"]]
+            downsamplings = {
+                site: Downsampling(str(place), float("inf" if f is None else f), int(between))
+                for site, (place, f, between) in header["downsamplings"].items()
+            }
             fs, window = header["fs"], str(header["window"])
             if fs is not None and not float(fs) > 0:
                 raise ValueError("fs")
@@ -82,6 +94,7 @@ def read(path: Path) -> Recording:
         window,
         {record.site.name: record for record in records},
         {row.place: row for row in found},
+        downsamplings,
     )
 
 

@@ -530,11 +530,19 @@ def test_spectra_false_keeps_none():
 
 
 def test_every_column_is_described():
-    model = nn.ReLU()
-    with spectroscope.record(model) as recorder:
-        model(torch.randn(2, 3, 4))
+    model = nn.Sequential(nn.ReLU(), nn.AvgPool1d(2))
+    with spectroscope.record(model, f0=0.1) as recorder:
+        model(torch.randn(2, 3, 40))
     report = recorder.report()
+    with spectroscope.record(model[0], spectra="plane") as recorder:
+        model[0](torch.randn(2, 3, 4, 6))
+    images = recorder.report()
     described = report.describe()
-    used = {c for name in ("dc", "sites", "spectra", "coverage") for c in getattr(report, name)()}
+    tables = ("dc", "sites", "spectra", "coverage", "introduced", "cross_spectra", "aliasing",
+              "planes", "harmonics")  # fmt: skip
+    used = {"density", "amplitude"}
+    for name in tables:
+        of = images if name == "planes" else report
+        used |= set(getattr(of, name)())
     assert used == set(described["column"])
     assert (described["definition"] != "").all()

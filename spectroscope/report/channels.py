@@ -1,5 +1,6 @@
 """Figures of a site's channels, from the sums that were kept: arrays of one number per channel."""
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -89,7 +90,7 @@ def by_ring(sums: SpectralSums, values: Tensor) -> Tensor:
     return rings.index_add_(1, transform.rings, values)
 
 
-def dc_columns(record: SiteRecord) -> dict[str, Floats]:
+def dc_columns(record: SiteRecord, window: str) -> dict[str, Floats]:
     """Columns of `Report.dc`, each ``[C]``."""
     before, after, _, harmonics = record.statistics
     x, y = Powers.of(before), Powers.of(after)
@@ -114,55 +115,88 @@ def dc_columns(record: SiteRecord) -> dict[str, Floats]:
             "dc_tone": tone,
             "dc_tone_residual": y.mean - tone,
         }
-    split = split_columns(record, "boxcar")
-    columns |= {name: split[name] for name in ("preserved_fraction", "introduced_fraction")}
+    split = Split.of(record, window)
+    columns |= split.fractions("preserved", "introduced")
     counts = {"nonfinite": before.nonfinite, "nonfinite_out": after.nonfinite}
     return columns | {name: numpy(count).astype(np.int64) for name, count in counts.items()}
 
 
-def split_columns(record: SiteRecord, window: str) -> dict[str, Floats]:
-    """Columns of `Report.introduced`, each ``[C]``; `band_edge` is a bin. NaN: not known.
+@dataclass(frozen=True)
+class Split:
+    """The output as gain·x and the rest, each ``[C]``; NaN what isn't known.
 
-    The mean product of input and output is the output's mean square for a ReLU, where either the
-    output is 0 or both are equal; for other kinds it is the sum of the cross-spectrum.
+    Attributes:
+        gain: ½ for a ReLU, `regression` for others.
+        regression: covariance of output and input over the input's variance.
+        output: power of the output, DC included, like the others.
+        preserved: of gain·x.
+        introduced: of the rest.
+        introduced_dc: of that, the DC. These three are of the inputs that are finite throughout.
+        introduced_in_band: up to `edge`, without DC.
+        introduced_above_band: the rest of the rest.
+        edge: bin up to which 99 % of the input's AC power lies.
     """
-    before, after, sums, _ = record.statistics
-    x, y = Powers.of(before), Powers.of(after)
-    relu = record.site.kind == "ReLU"
-    unknown = np.full_like(x.mean, np.nan)
-    mean = None if sums is None else MeanSpectra.of(sums).without_window(window, sums.lengths)
-    product = y.total if relu else unknown
-    if not relu and mean is not None:
-        product = mean.cross.real.sum(1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        regression = (product - x.mean * y.mean) / x.variance
+
+    gain: Floats
+    regression: Floats
+    output: Floats
+    preserved: Floats
+    introduced: Floats
+    introduced_dc: Floats
+    introduced_in_band: Floats
+    introduced_above_band: Floats
+    edge: Floats
+
+    @classmethod
+    def of(cls, record: SiteRecord, window: str) -> "Split":
+        """The split of each channel.
+
+        The mean product of input and output is the output's mean square for a ReLU, where either
+        the output is 0 or both are equal; for other kinds it is the sum of the cross-spectrum.
+        """
+        before, after, sums, _ = record.statistics
+        x, y = Powers.of(before), Powers.of(after)
+        relu = record.site.kind == "ReLU"
+        unknown = np.full_like(x.mean, np.nan)
+        mean = None if sums is None else MeanSpectra.of(sums).without_window(window, sums.lengths)
+        product = y.total if relu else unknown
+        if not relu and mean is not None:
+            product = mean.cross.real.sum(1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            regression = (product - x.mean * y.mean) / x.variance
         gain = np.full_like(regression, RELU_GAIN) if relu else regression
-        rest = introduced_power(x.total, y.total, product, gain)
-        columns = {
-            "gain": gain,
-            "regression_gain": regression,
-            "preserved_fraction": gain**2 * x.total / y.total,
-            "introduced_fraction": rest / y.total,
-            "introduced_dc_fraction": unknown,
-            "introduced_in_band_fraction": unknown,
-            "introduced_above_band_fraction": unknown,
-            "band_edge": unknown,
-        }
+        dc, in_band, above_band, edge = unknown, unknown, unknown, unknown
         if mean is not None:
-            spectrum = introduced_power(
-                mean.power_in, mean.power_out, mean.cross.real, gain[:, None]
+            rest = introduced_power(
+                mean.power_in, mean.power_out, mean.cross.real, gain[:, np.newaxis]
             )
-            total = mean.power_out.sum(1)
-            edge = band_edge(np.nan_to_num(mean.power_in))
-            above = np.arange(spectrum.shape[1]) > edge[:, None]
-            dc = spectrum[:, 0]
-            columns |= {
-                "introduced_dc_fraction": dc / total,
-                "introduced_in_band_fraction": np.where(above, 0, spectrum)[:, 1:].sum(1) / total,
-                "introduced_above_band_fraction": np.where(above, spectrum, 0).sum(1) / total,
-                "band_edge": edge.astype(np.float64),
-            }
-    return columns
+            found = band_edge(np.nan_to_num(mean.power_in))
+            above = np.arange(rest.shape[1]) > found[:, np.newaxis]
+            dc = rest[:, 0]
+            in_band = np.where(above, 0, rest)[:, 1:].sum(1)
+            above_band = np.where(above, rest, 0)[:, 1:].sum(1)
+            edge = found.astype(np.float64)
+        return cls(
+            gain=gain,
+            regression=regression,
+            output=y.total,
+            preserved=gain**2 * x.total,
+            introduced=introduced_power(x.total, y.total, product, gain),
+            introduced_dc=dc,
+            introduced_in_band=in_band,
+            introduced_above_band=above_band,
+            edge=edge,
+        )
+
+    def fractions(self, *names: str) -> dict[str, Floats]:
+        """Powers over the output's, as columns; NaN where the output is all zero."""
+        output = np.where(self.output > 0, self.output, np.nan)
+        return {f"{name}_fraction": getattr(self, name) / output for name in names}
+
+    def of_site(self, name: str) -> float:
+        """Power of all channels together over that of their outputs."""
+        output = np.nansum(self.output)
+        return float(np.nansum(getattr(self, name)) / output) if output > 0 else np.nan
 
 
 def _gaussian_dc(kind: str, mean: Floats, std: Floats) -> Floats:

@@ -86,6 +86,20 @@ COLUMNS = {
         "(Bussgang's gain); Φ(μ/σ) for a ReLU of Gaussian input",
     ),
     "band_edge": Column("see freq_unit", "frequency up to which 99 % of the input's AC power lies"),
+    "downsampling": Column(
+        "",
+        "what lowers the sampling rate next after the site: module/function, the first that runs",
+    ),
+    "factor": Column("1", "by how much, along the axis where it is most"),
+    "rectifiers_between": Column("1", "other rectifiers that the signal goes through before"),
+    "next_nyquist": Column("see freq_unit", "Nyquist frequency after that"),
+    "power_above": Column("activation²", "the output's power above it: to be removed, or folded"),
+    "peak_freq": Column("see freq_unit", "frequency above it with the greatest power"),
+    "folds_to": Column(
+        "see freq_unit",
+        "where that appears if the pooling or strided convolution lets it through; NaN for what "
+        "else lowers the rate",
+    ),
     "above_next_nyquist": Column(
         "1",
         "part of the output's power above the Nyquist frequency of the next downsampling that"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from spectroscope.dsp.spectra import Transform, noise_bandwidth
 from spectroscope.dsp.split import coherence, introduced_power
 from spectroscope.recording import Recording, SiteRecord
-from spectroscope.report.channels import MeanSpectra, numpy, split_columns
+from spectroscope.report.channels import MeanSpectra, Split, numpy
 
 Floats = NDArray[np.float64]
 
@@ -55,7 +55,7 @@ def cross_spectra(recording: Recording, record: SiteRecord) -> Iterator[pd.DataF
         return
     rate = Rate.of(recording, record)
     mean = MeanSpectra.of(sums)
-    gain = split_columns(record, recording.window)["gain"][:, None]
+    gain = Split.of(record, recording.window).gain[:, np.newaxis]
     values = {
         "cross_real": mean.cross.real,
         "cross_imag": mean.cross.imag,
@@ -122,6 +122,68 @@ def harmonics(recording: Recording, record: SiteRecord) -> Iterator[pd.DataFrame
         yield pd.concat(frames).sort_values(["channel", "harmonic", "folded"], kind="stable")
 
 
+def aliasing(recording: Recording, record: SiteRecord) -> Iterator[pd.DataFrame]:
+    """Rows of `Report.aliasing`."""
+    found = _Above.of(recording, record)
+    if found is None:
+        return
+    rate, lower = Rate.of(recording, record), recording.downsamplings[record.site.name]
+    with np.errstate(invalid="ignore"):
+        fraction = found.power / np.where(found.total > 0, found.total, np.nan)
+    folds_to = np.full_like(found.peak, np.nan)
+    if "pool" in lower.function or "conv" in lower.function:
+        step = 1 / lower.factor  # the new sampling rate, in cycles per sample of the site
+        folds_to = np.abs(found.peak - np.round(found.peak / step) * step)
+    yield pd.DataFrame(
+        {
+            "site": record.site.name,
+            "channel": np.arange(record.channels),
+            "downsampling": lower.place,
+            "factor": lower.factor,
+            "rectifiers_between": lower.between,
+            "above_next_nyquist": fraction,
+            "power_above": found.power,
+            "next_nyquist": 0.5 / lower.factor * rate.fs,
+            "peak_freq": found.peak * rate.fs,
+            "folds_to": folds_to * rate.fs,
+            "freq_unit": rate.unit,
+        }
+    )
+
+
+def above_next_nyquist(recording: Recording, record: SiteRecord) -> float:
+    """Of the output power of all channels together the part above the next Nyquist frequency."""
+    found = _Above.of(recording, record)
+    total = 0.0 if found is None else np.nansum(found.total)
+    return math.nan if found is None or not total > 0 else float(np.nansum(found.power) / total)
+
+
+class _Above(NamedTuple):
+    """Output power above the Nyquist frequency of the next downsampling, each ``[C]``."""
+
+    power: Floats
+    total: Floats  # of the output
+    peak: Floats  # frequency with the greatest power above, cycles per sample of the site
+
+    @classmethod
+    def of(cls, recording: Recording, record: SiteRecord) -> "_Above | None":
+        """None if no downsampling follows, or there are no spectra."""
+        sums, lower = record.statistics.spectra, recording.downsamplings.get(record.site.name)
+        if sums is None or lower is None:
+            return None
+        # What folds in images lies outside a square: above the new Nyquist along either axis.
+        by_axis = numpy(sums.output if sums.shells is None else sums.shells)
+        inputs = numpy(sums.inputs)[:, None]
+        power = by_axis / np.where(inputs > 0, inputs, np.nan)
+        power[:, 1:] /= _noise_bins(recording.window, sums.lengths)
+        cycles = np.arange(power.shape[1]) / max(sums.lengths)
+        above = cycles > 0.5 / lower.factor * (1 + 1e-9)
+        outside = np.where(above, power, 0)
+        peak = cycles[np.argmax(outside, axis=1)]
+        peak[~(outside.sum(1) > 0)] = np.nan
+        return cls(outside.sum(1), power.sum(1), peak)
+
+
 def _ratios(squares: Floats, count: Floats, tones: Floats) -> dict[str, Floats]:
     """THD and SINAD of both sides, each ``[C]``."""
     ratios = {}
@@ -137,6 +199,11 @@ def _ratios(squares: Floats, count: Floats, tones: Floats) -> dict[str, Floats]:
     return ratios
 
 
+def _noise_bins(window: str, lengths: tuple[int, ...]) -> float:
+    """How many bins a window spreads noise over, along all axes together."""
+    return math.prod(noise_bandwidth(window, length) for length in lengths)
+
+
 def _bins(lengths: tuple[int, ...], bins: int, rate: Rate) -> Floats:
     freq: Floats = np.arange(bins) * (rate.fs / max(lengths))
     return freq
@@ -150,8 +217,8 @@ def _scaled(
         transform = Transform.of(lengths, "boxcar", torch.device("cpu"))
         # Of a line each bin is one wide, though it counts for its conjugate.
         modes = np.ones(power.shape[1]) if len(lengths) == 1 else numpy(transform.modes())
-        width = [noise_bandwidth(window, length) * rate.fs / length for length in lengths]
-        density: Floats = power / (modes * float(np.prod(width)))
+        width = _noise_bins(window, lengths) * math.prod(rate.fs / length for length in lengths)
+        density: Floats = power / (modes * width)
         return density
     if scaling == "amplitude":
         double = np.full(power.shape[1], 2.0)

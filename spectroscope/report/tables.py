@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 
 from spectroscope import storage
@@ -21,8 +22,8 @@ FILE = "report.npz"
 
 _SITE = ["site", "module", "function", "call", "kind"]
 _MEANS = ["dc_in", "dc_out", "dc_out_std", "ac_rms_in", "ac_rms_out", "active_fraction",
-          "dc_fraction", "dc_gaussian", "dc_gaussian_residual", "dc_tone", "dc_tone_residual",
-          "preserved_fraction", "introduced_fraction"]  # fmt: skip
+          "dc_fraction", "dc_gaussian", "dc_gaussian_residual", "dc_tone",
+          "dc_tone_residual"]  # fmt: skip
 _COUNTS = ["nonfinite", "nonfinite_out"]
 
 
@@ -43,29 +44,40 @@ class Report:
             pd.DataFrame(
                 _site_columns(record)
                 | {"channel": range(record.channels), "n_samples": record.statistics.output.inputs}
-                | channels.dc_columns(record)
+                | channels.dc_columns(record, self._recording.window)
             )
             for record in self._records
         ]
-        columns = [*_SITE, "channel", "n_samples", *_MEANS, *_COUNTS]
+        columns = [*_SITE, "channel", "n_samples", *_MEANS, "preserved_fraction",
+                   "introduced_fraction", *_COUNTS]  # fmt: skip
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
 
     def sites(self) -> pd.DataFrame:
-        """One row per site: channel means of :meth:`dc` (NaN left out), counts added up."""
+        """One row per site: channel means of :meth:`dc` (NaN left out), counts added up.
+
+        Fractions preserved, introduced and above the next Nyquist frequency are of the power of all
+        channels together: in a mean a channel that is all but dead would outweigh the others.
+        """
         rows = []
         for record in self._records:
             fs = frequencies.Rate.of(self._recording, record).fs
             if math.isnan(record.decimation):
                 fs = math.nan
+            split = channels.Split.of(record, self._recording.window)
+            above = frequencies.above_next_nyquist(self._recording, record)
             rows.append(
                 _site_columns(record)
                 | {"channels": record.channels, "shape": record.shape, "fs": fs, "nyquist": fs / 2}
                 | {"decimation": record.decimation, "n_samples": record.statistics.output.inputs}
+                | {f"{name}_fraction": split.of_site(name) for name in ("preserved", "introduced")}
+                | {"above_next_nyquist": above}
             )
-        columns = [*_SITE, "channels", "shape", "fs", "nyquist", "decimation", "n_samples"]
+        columns = [*_SITE, "channels", "shape", "fs", "nyquist", "decimation", "n_samples",
+                   "preserved_fraction", "introduced_fraction", "above_next_nyquist"]  # fmt: skip
+        table = pd.DataFrame(rows, columns=columns)
         by_site = self.dc().groupby("site", sort=False)
         totals = by_site[_MEANS].mean().join(by_site[_COUNTS].sum())
-        return pd.DataFrame(rows, columns=columns).join(totals, on="site")
+        return table.join(totals, on="site")
 
     def introduced(self) -> pd.DataFrame:
         """What each rectifier kept of its input, and what it added, and where in frequency.
@@ -75,14 +87,21 @@ class Report:
         """
         frames = []
         for record in self._records:
-            columns = channels.split_columns(record, self._recording.window)
+            split = channels.Split.of(record, self._recording.window)
             rate = frequencies.Rate.of(self._recording, record)
             sums = record.statistics.spectra
-            if sums is not None:
-                columns["band_edge"] = columns["band_edge"] * rate.fs / max(sums.lengths)
-            split = {"split": "half" if record.site.kind == "ReLU" else "regression"}
-            named = _site_columns(record) | {"channel": range(record.channels)} | split
-            frames.append(pd.DataFrame(named | columns | {"freq_unit": rate.unit}))
+            bins = np.nan if sums is None else max(sums.lengths)
+            columns = {
+                "channel": range(record.channels),
+                "split": "half" if record.site.kind == "ReLU" else "regression",
+                "gain": split.gain,
+                "regression_gain": split.regression,
+                **split.fractions("preserved", "introduced", "introduced_dc",
+                                  "introduced_in_band", "introduced_above_band"),
+                "band_edge": split.edge * rate.fs / bins,
+                "freq_unit": rate.unit,
+            }  # fmt: skip
+            frames.append(pd.DataFrame(_site_columns(record) | columns))
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=_SITE)
 
     def spectra(
@@ -145,6 +164,21 @@ class Report:
             select,
             "harmonics were recorded",
             "f0 and activations [N, C, T] whose sampling rate is known",
+        )
+
+    def aliasing(self, select: str | Iterable[str] | None = None) -> pd.DataFrame:
+        """Output power above the Nyquist frequency of the next downsampling, the worst first.
+
+        One row per site and channel. Arguments and errors as of :meth:`spectra`.
+        """
+        table = self._over_frequency(
+            lambda record: frequencies.aliasing(self._recording, record),
+            select,
+            "downsampling follows, or no spectra were recorded,",
+            "spectra=True and a pooling or stride behind",
+        )
+        return table.sort_values(
+            "above_next_nyquist", ascending=False, kind="stable", ignore_index=True
         )
 
     def coverage(self) -> pd.DataFrame:
