@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from spectroscope.dsp import theory as theory
     from spectroscope.errors import RequestError as RequestError
+    from spectroscope.filters import filter_response as filter_response
     from spectroscope.recorder import Recorder as Recorder
     from spectroscope.recorder import record as record
     from spectroscope.report import Report as Report
@@ -20,6 +21,7 @@ _PUBLIC = {
     "Recorder": "spectroscope.recorder",
     "Report": "spectroscope.report",
     "Specimen": "spectroscope.specimens",
+    "filter_response": "spectroscope.filters",
     "load": "spectroscope.report",
     "record": "spectroscope.recorder",
     "specimen": "spectroscope.specimens",

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 # Left to right, as the data flows. `errors` and `files` are for everybody.
-ORDER = ["dsp", "sites", "rectifiers", "door", "inventory", "rates", "capture", "statistics",
+ORDER = ["dsp", "filters", "sites", "rectifiers", "door", "inventory", "rates", "capture", "statistics",
          "fundamentals", "recording", "recorder", "storage", "report", "plots", "specimens", "run",
          "adapters", "cli"]  # fmt: skip
 

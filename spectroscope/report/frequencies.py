@@ -205,7 +205,7 @@ def _noise_bins(window: str, lengths: tuple[int, ...]) -> float:
 
 
 def _bins(lengths: tuple[int, ...], bins: int, rate: Rate) -> Floats:
-    freq: Floats = np.arange(bins) * (rate.fs / max(lengths))
+    freq: Floats = np.arange(bins, dtype=np.float64) * (rate.fs / max(lengths))
     return freq
 
 
