@@ -211,9 +211,9 @@ class Capture:
                 finish(output)
             if lowered is not None:
                 sites, factor = lowered
-                place = f"{here.running[-1].name}/{name}" if here.running else name
+                place = f"{here.running[-1].name}/{name.strip('_')}".lstrip("/")
                 for site, between in sites.items():
-                    found = Downsampling(place.lstrip("/"), factor, between)
+                    found = Downsampling(place, factor, between)
                     self.downsamplings.setdefault(site, found)
 
         return after

@@ -19,7 +19,7 @@ from spectroscope.errors import RequestError
 
 # Columns of the per-layer table that fit a terminal; sites.csv has all of them.
 SHOWN = ["site", "shape", "fs", "dc_in", "dc_out", "dc_out_std", "dc_gaussian", "ac_rms_in",
-         "ac_rms_out", "active_fraction", "dc_fraction"]  # fmt: skip
+         "ac_rms_out", "active_fraction", "dc_fraction", "above_next_nyquist"]  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -95,7 +95,7 @@ class Rates:
                 continue  # worked on in place
             axes = _axes_of(tensor, name, args, kwargs, given, known)
             factor = _lowered(known[0][1], axes)
-            if name == "mean" and tensor.dim() <= known[0][0].dim():
+            if name == "mean" and _over_space(known[0][1], args, kwargs):
                 factor = math.inf
             self._note(tensor, axes, {} if factor > 1 else upstream)
             lowered = max(lowered, factor)
@@ -136,6 +136,15 @@ def _lowered(before: Axes, after: Axes | None) -> float:
     known = [sorted(axis for axis in axes if axis is not None) for axes in (before, after)]
     pairs = zip(*known, strict=False)  # an axis less: channels that a convolution made
     return max((float(b / a) for a, b in pairs), default=1.0)
+
+
+def _over_space(axes: Axes, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a mean is one over time or space: axes whose rate is known, and not the first."""
+    dim = _argument(args, kwargs, 1, "dim")
+    dims = dim if isinstance(dim, list | tuple) else [dim]
+    return bool(dims) and all(
+        isinstance(d, int) and d % len(axes) and axes[d] is not None for d in dims
+    )
 
 
 def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:

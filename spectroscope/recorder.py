@@ -6,7 +6,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Literal, Self
 
 import scipy.signal
 import torch
@@ -17,13 +17,11 @@ from spectroscope.errors import RequestError
 from spectroscope.fundamentals import F0, Fundamental
 from spectroscope.rates import Axes
 from spectroscope.recording import Recording, SiteRecord
-from spectroscope.sites import Select, Site
+from spectroscope.sites import ByGlob, Select, Site
 from spectroscope.statistics import Analysis, SiteStatistics, transformed_axes, unrecordable
 
 if TYPE_CHECKING:
     from spectroscope.report import Report
-
-T = TypeVar("T")
 
 
 def record(
@@ -127,13 +125,13 @@ class Recorder:
             scipy.signal.get_window(window, 8)
         except ValueError as error:
             raise RequestError(f"{window=}: {error}") from error
-        self._decimation = {glob: float(d) for glob, d in _by_glob(decimation).items()}
-        if not all(0 < d < math.inf for d in self._decimation.values()):
+        self._decimation = ByGlob(decimation, float, math.nan)
+        if not all(0 < d < math.inf for d in self._decimation.globs.values()):
             raise RequestError(f"{decimation=} must be positive")
         self._fs = None if fs is None else float(fs)
         self._analysis = Analysis(bool(spectra), spectra == "plane", window, None, harmonics)
         self.f0 = f0
-        self._channel_axis = {g: operator.index(a) for g, a in _by_glob(channel_axis).items()}
+        self._channel_axis = ByGlob(channel_axis, operator.index, 1)
         self._records: dict[str, SiteRecord] = {}
         self._lock = threading.Lock()
         self._capture = Capture(
@@ -227,7 +225,7 @@ class Recorder:
         The latter is noted in the coverage.
         """
         reason = unrecordable(tensor)
-        axis = _of_site(site, self._channel_axis, 1)
+        axis = self._channel_axis.of(site)
         if reason is None and not -tensor.dim() <= axis < tensor.dim():
             reason = f"{list(tensor.shape)} has no channel_axis={axis} (0: without a batch axis)"
         if reason is not None:
@@ -244,9 +242,9 @@ class Recorder:
     def _reduced(self, site: Site, x: Tensor, y: Tensor | None, axes: Axes | None) -> SiteRecord:
         """The record of one call, of input and output ``[N, C, ...]``."""
         shape = tuple(x.shape[1:])
-        decimation = _of_site(site, self._decimation, math.nan)
+        decimation = self._decimation.of(site)
         if math.isnan(decimation):
-            decimation = _common_decimation(axes, _of_site(site, self._channel_axis, 1), shape)
+            decimation = _common_decimation(axes, self._channel_axis.of(site), shape)
         f0 = None
         if len(transformed_axes(shape)) == 1:
             f0 = self._fundamental.at(decimation, len(x))
@@ -295,17 +293,6 @@ class Recorder:
         else:
             return
         warnings.warn(f"{self._model_name}: {message}", stacklevel=3)
-
-
-def _by_glob(value: Any) -> Mapping[str, Any]:
-    """`value` for every site, unless it says itself for which."""
-    if value is None:
-        return {}
-    return value if isinstance(value, Mapping) else {"*": value}
-
-
-def _of_site(site: Site, by_glob: Mapping[str, T], default: T) -> T:
-    return next((value for glob, value in by_glob.items() if site.matches(glob)), default)
 
 
 def _common_decimation(axes: Axes | None, channel_axis: int, shape: tuple[int, ...]) -> float:

@@ -32,9 +32,13 @@ def inspect(specimen: Specimen, *, spectra: bool = True, progress: bool = False)
     """
     outputs = []
     recorder = record(specimen.model, fs=specimen.fs, spectra=spectra)
+    first = 0
     bar = tqdm(total=specimen.n_inputs, unit=" inputs", desc=specimen.name, disable=not progress)
     with bar, recorder, torch.inference_mode():
         for batch in specimen.inputs:
+            if specimen.f0 is not None:
+                recorder.f0 = specimen.f0[first : first + len(batch)]
+                first += len(batch)
             output = specimen.model(batch)
             if specimen.metric is not None:
                 outputs.append(output)

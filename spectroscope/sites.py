@@ -1,12 +1,13 @@
 """Names: what a rectifier call is called, and which of them were asked for. Plain data."""
 
 import fnmatch
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from torch import nn
 
+T = TypeVar("T")
 Select: TypeAlias = str | Iterable[str] | Callable[[str, nn.Module], bool] | None
 
 
@@ -39,6 +40,25 @@ class Site(NamedTuple):
         """Whether the glob `pattern` fits the module's name, the place or the whole site."""
         names = (self.module, self.place, self.name)
         return any(fnmatch.fnmatchcase(name, pattern) for name in names)
+
+
+class ByGlob(Generic[T]):
+    """A number for every site, or one for those that each glob of a dictionary matches.
+
+    Args:
+        value: the number, the dictionary, or None: there is none.
+        kind: what makes a number of each.
+        default: for sites that nothing matches.
+    """
+
+    def __init__(self, value: Any, kind: Callable[[Any], T], default: T):
+        given = value if isinstance(value, Mapping) else {} if value is None else {"*": value}
+        self.globs = {glob: kind(number) for glob, number in given.items()}
+        self._default = default
+
+    def of(self, site: Site) -> T:
+        """The number of `site`: that of the first glob that matches."""
+        return next((n for glob, n in self.globs.items() if site.matches(glob)), self._default)
 
 
 @dataclass

@@ -4,6 +4,7 @@ import difflib
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -203,8 +204,8 @@ class Report:
         """
         with output_folder(folder) as staging:
             storage.write(self._recording, staging / FILE)
-            for name in ("dc", "sites", "coverage"):
-                getattr(self, name)().to_csv(staging / f"{name}.csv", index=False)
+            for name, table in self._tables():
+                table.to_csv(staging / f"{name}.csv", index=False)
 
     def merge(self, other: "Report") -> "Report":
         """The report on both data sets, as if one recorder had seen them.
@@ -213,6 +214,12 @@ class Report:
             RequestError: the recordings differ in fs, or in a site's channels or axes.
         """
         return Report(self._recording.merge(other._recording))
+
+    def _tables(self) -> Iterator[tuple[str, pd.DataFrame]]:
+        """Tables that are saved, by name: what has a row a channel or fewer, and there is."""
+        for name in ("dc", "sites", "introduced", "coverage", "aliasing", "harmonics"):
+            with suppress(RequestError):  # no downsampling, no f0
+                yield name, getattr(self, name)()
 
     def _over_frequency(
         self,

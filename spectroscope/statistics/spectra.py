@@ -148,7 +148,7 @@ class SpectraOfBatch:
         if self._open is None:
             return
         c, (components, imaginary) = self._channels, self._open
-        powers = components.sum(-1)
+        powers = components[..., 0] + components[..., 1]
         self._sums[:, c] = self._transform.fold(powers)
         # DC is what the means say it is, whatever a window has leaked there.
         self._sums[:, c, 0] = self._dc[:, c]

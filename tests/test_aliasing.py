@@ -1,0 +1,115 @@
+"""The next downsampling of each site, and what its output has above the Nyquist frequency then."""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.signal
+import torch
+import torch.nn.functional as F
+import torchvision
+from helpers import Calls
+from torch import nn
+
+import spectroscope
+
+
+def recorded(model, x, **options):
+    with torch.no_grad(), spectroscope.record(model, **options) as recorder:
+        model(x)
+    return recorder.report()
+
+
+BEHIND = {
+    "0.pool/avg_pool1d": ([("pool", nn.AvgPool1d(4))], 4, 0),
+    "0.down/conv1d": ([("conv", nn.Conv1d(3, 3, 3)), ("down", nn.Conv1d(3, 3, 3, 3))], 3, 0),
+    "0.max/max_pool1d": ([("relu", nn.ReLU()), ("max", nn.MaxPool1d(2))], 2, 1),
+    "0.slice/getitem": ([("slice", Calls(lambda x: x[..., ::2]))], 2, 0),
+    "0.down2/interpolate": ([("down2", nn.Upsample(scale_factor=0.5))], 2, 0),
+    "0.mean/mean": ([("mean", Calls(lambda x: x.mean(-1)))], math.inf, 0),
+    "0.gap/adaptive_avg_pool1d": ([("gap", nn.AdaptiveAvgPool1d(1))], 90, 0),
+    "0.last/max_pool1d": (
+        [("skip", Calls(lambda x: x + F.relu(x))), ("last", nn.MaxPool1d(5))], 5, 0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("place", BEHIND)
+@pytest.mark.parametrize("inplace", [False, True])
+def test_the_next_downsampling_is_found(place, inplace):
+    layers, factor, between = BEHIND[place]
+    model = nn.Sequential()
+    model.add_module("relu", nn.ReLU(inplace=inplace))
+    model.add_module("0", nn.Sequential())
+    for name, layer in layers:
+        model[1].add_module(name, layer)
+    report = recorded(model, torch.randn(2, 3, 90))
+    row = report.aliasing("relu").iloc[0]
+    assert row["downsampling"] == place
+    assert row["factor"] == factor
+    assert row["rectifiers_between"] == between
+    assert row["next_nyquist"] == 0.5 / factor
+
+
+@pytest.mark.parametrize(
+    "after",
+    [nn.Conv1d(3, 3, 5, dilation=2), nn.Upsample(scale_factor=2), nn.Flatten(), nn.Identity()],
+)
+def test_what_keeps_or_raises_the_rate_is_none(after):
+    report = recorded(nn.Sequential(nn.ReLU(), after), torch.randn(2, 3, 90))
+    assert report.sites()["above_next_nyquist"].isna().all()
+    with pytest.raises(spectroscope.RequestError, match="no downsampling follows"):
+        report.aliasing()
+
+
+@pytest.mark.parametrize("window", ["boxcar", "hann"])
+@pytest.mark.parametrize("factor", [2, 3])
+def test_the_power_above_is_that_of_scipys_periodogram(window, factor):
+    x = torch.randn(6, 3, 120)
+    report = recorded(nn.Sequential(nn.ReLU(), nn.AvgPool1d(factor)), x, fs=40.0, window=window)
+    y = x.relu().double().numpy()
+    freq, power = scipy.signal.periodogram(y, 40.0, window, detrend="constant", scaling="spectrum")
+    taper = scipy.signal.get_window(window, 120)
+    power /= 120 * (taper**2).sum() / taper.sum() ** 2
+    power[..., 0] = y.mean(-1) ** 2
+    power = power.mean(0)
+    above = power[:, freq > 20 / factor + 1e-9].sum(1)
+    table = report.aliasing().set_index("channel").sort_index()
+    np.testing.assert_allclose(table["power_above"], above, rtol=1e-11)
+    np.testing.assert_allclose(table["above_next_nyquist"], above / power.sum(1), rtol=1e-11)
+    assert report.sites()["above_next_nyquist"].item() == pytest.approx(above.sum() / power.sum())
+    assert report.aliasing()["above_next_nyquist"].is_monotonic_decreasing
+
+
+@pytest.mark.parametrize("shape", [(12, 12), (12, 18), (9, 15)])
+def test_in_images_it_is_what_lies_outside_a_square(shape):
+    x = torch.randn(4, 2, *shape, dtype=torch.float64)
+    report = recorded(nn.Sequential(nn.ReLU(), nn.MaxPool2d(3)), x)
+    power = (np.abs(np.fft.fft2(x.relu().numpy(), norm="forward")) ** 2).mean(0)
+    # To the nearest multiple of one over the longer side.
+    f = [np.abs(np.fft.fftfreq(length)) for length in shape]
+    highest = np.floor(np.maximum(f[0][:, None], f[1]) * max(shape) + 0.5) / max(shape)
+    expected = power[:, highest > 1 / 6 + 1e-9].sum(1) / power.sum((1, 2))
+    table = report.aliasing().set_index("channel").sort_index()
+    np.testing.assert_allclose(table["above_next_nyquist"], expected, rtol=1e-11)
+
+
+@pytest.mark.parametrize(("factor", "cycles"), [(2, 70), (3, 50), (4, 33), (5, 60)])
+def test_it_folds_to_where_every_nth_sample_has_it(factor, cycles):
+    length = 240
+    tone = torch.cos(2 * math.pi * cycles / length * torch.arange(length, dtype=torch.float64) + 1)
+    # Far from zero the ReLU leaves the tone alone.
+    model = nn.Sequential(nn.ReLU(), nn.Conv1d(1, 1, 1, stride=factor).double())
+    row = recorded(model, (9 + tone).expand(1, 1, -1), fs=240.0).aliasing().iloc[0]
+    assert row["peak_freq"] == cycles
+    freq, power = scipy.signal.periodogram(tone[::factor].numpy(), 240 / factor)
+    assert row["folds_to"] == pytest.approx(freq[power.argmax()])
+
+
+def test_resnet18_meets_its_strides():
+    model = torchvision.models.resnet18(weights=None).eval()
+    table = recorded(model, torch.randn(1, 3, 64, 64)).aliasing()
+    table = table.groupby("site")[["downsampling", "factor", "rectifiers_between"]].first()
+    assert tuple(table.loc["relu#0"]) == ("maxpool/max_pool2d", 2, 0)
+    assert tuple(table.loc["layer1.1.relu#1"]) == ("layer2.0.conv1/conv2d", 2, 0)
+    assert tuple(table.loc["layer2.0.relu#0"]) == ("layer3.0.conv1/conv2d", 2, 2)
+    assert tuple(table.loc["layer4.1.relu#1"]) == ("avgpool/adaptive_avg_pool2d", 2, 0)
