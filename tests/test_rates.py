@@ -93,6 +93,24 @@ def test_axes_that_differ_have_no_one_decimation():
     assert math.isnan(found)
 
 
+def test_axes_that_are_not_transformed_may_differ():
+    line = nn.Sequential(nn.Conv2d(1, 2, (4, 3), stride=(4, 2)), nn.ReLU())
+    assert decimations(line, torch.randn(1, 1, 4, 16)) == [2]
+    video = nn.Sequential(nn.Conv3d(1, 2, 3, stride=(1, 2, 2)), nn.ReLU())
+    assert decimations(video, torch.randn(1, 1, 8, 16, 16)) == [2]
+
+
+def test_what_can_not_be_known_can_be_given():
+    model = nn.Sequential(Calls(lambda x: torch.fft.fft(x).real[..., ::8]), nn.ReLU(), nn.ReLU())
+    x = torch.randn(2, 3, 64)
+    assert decimations(model, x, decimation=8) == [8, 8]
+    found = decimations(model, x, decimation={"2": 4.0})
+    assert math.isnan(found[0])
+    assert found[1] == 4
+    with pytest.raises(spectroscope.RequestError, match="must be positive"):
+        spectroscope.record(model, decimation={"2": 0})
+
+
 def test_a_channel_last_site_has_the_rate_of_its_time():
     model = nn.Sequential(nn.Conv1d(2, 5, 4, 4), Calls(lambda x: x.mT), nn.Linear(5, 7), nn.ReLU())
     assert decimations(model, torch.randn(2, 2, 64), channel_axis=-1) == [4]
