@@ -133,27 +133,28 @@ if __name__ == "__main__":
 # - First version, blocks of 1 MiB in float64, two passes (mean out, then square), tables of
 #   everything per input and channel: 1.65 and 2.60. Predicted that one pass (sum and norm, and two
 #   for the rows alone where that loses digits), blocks of 4 MiB in memory that is kept, and no
-#   tables where every value is finite would halve the excess: 1.3 … 1.4 and, in one run and
-#   another on the same machine, 1.6 … 2.0.
+#   tables where every value is finite would halve the excess: 1.3 … 1.4 and, in one run and another
+#   on the same machine, 1.6 … 2.0.
 # - `(x > 0).sum(-1)` of a bool tensor is ten times slower than `torch.gt(x, 0, out=float64)` and a
 #   sum of that; `bmm` for sums of squares three times slower than `linalg.vector_norm`. The norm
-#   adds one by one: over 50,176 values at mean 20 and standard deviation 1 it left 1e-11 of M2;
-#   in pieces of at most 1,024 it leaves 1e-13, and costs the same.
+#   adds one by one: over 50,176 values at mean 20 and standard deviation 1 it left 1e-11 of M2; in
+#   pieces of at most 1,024 it leaves 1e-13, and costs the same.
 # - What is left is four passes over float64 (convert, sum, norm, count). In float32 the same sums
 #   cost a fifth, but then a table depends on how the data was split at 1e-7, not 1e-15. The aim of
 #   1.03 and 1.10 takes a kernel that reads float32 once and adds in float64.
-# - The plain forward of the 1-D stack takes 35 or 65 ms with the state of malloc: 28,000 page faults
-#   a forward (110 MiB of fresh activations) or none. That, not the recorder, is why its ratios jump
-#   from run to run; compare within one.
+# - The plain forward of the 1-D stack takes 35 or 65 ms with the state of malloc: 28,000 page
+#   faults a forward (110 MiB of fresh activations) or none. That, not the recorder, is why its
+#   ratios jump from run to run; compare within one.
 # - Both sides and the cross-spectrum, in float64: first 2.44 and 2.86 (4.1 in a slow run). A ReLU's
 #   output is computed where its input is read, block by block, so that neither side is read twice
-#   and the input's transform isn't kept until the output comes. Predicted that the transforms
-#   would be most of it; they are 45 % (rfft2: 1.7 ns a value on 2 cores), the sums of products 25 %,
-#   moments 15 %. `components.sum(-1)` over real and imaginary parts, an axis of 2, took as long as a
-#   transform; adding two slices does not: 2.15. Blocks of 2^17 values are best, 2^16 and 2^19 cost
-#   a tenth more.
+#   and the input's transform isn't kept until the output comes. Predicted that the transforms would
+#   be most of it; they are 45 % (rfft2: 1.7 ns a value on 2 cores), the sums of products 25 %,
+#   moments 15 %. `components.sum(-1)` over real and imaginary parts, an axis of 2, took as long as
+#   a transform; adding two slices does not: 2.15. Blocks of 2^17 values are best by a tenth, but
+#   2^18 has half as many parallel regions, each of which waits for a core (4 ms) when another
+#   process has them all: then a forward of many small blocks takes twenty times as long.
 # - The same by the extractor and SciPy, which works in float32 and keeps all activations: 2.1 and
 #   3.0, beside our 2.3 and 3.2 with moments, rings and non-finite values looked for. A transform in
 #   float32 takes 70 % of the time of one in float64 here, and would put the floor of a spectrum at
-#   -140 dB of its peak, which the input of a PPG network's first ReLU has bins near. The aim of 1.25
-#   and 1.30 isn't reached.
+#   -140 dB of its peak, which the input of a PPG network's first ReLU has bins near. The aim of
+#   1.25 and 1.30 isn't reached.

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from spectroscope.capture import Capture
+from spectroscope.dsp.spectra import Window
 from spectroscope.errors import RequestError
 from spectroscope.fundamentals import F0, Fundamental
 from spectroscope.rates import Axes
@@ -32,7 +33,7 @@ def record(
     spectra: bool | Literal["plane"] = True,
     f0: F0 = None,
     harmonics: int = 8,
-    window: str = "boxcar",
+    window: Window = "boxcar",
     kinds: Iterable[str | type[nn.Module]] = (),
     channel_axis: int | Mapping[str, int] = 1,
     decimation: float | Mapping[str, float] | None = None,
@@ -110,7 +111,7 @@ class Recorder:
         spectra: bool | Literal["plane"],
         f0: F0,
         harmonics: int,
-        window: str,
+        window: Window,
         kinds: Iterable[str | type[nn.Module]],
         channel_axis: int | Mapping[str, int],
         decimation: float | Mapping[str, float] | None,

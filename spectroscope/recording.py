@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from spectroscope.dsp.spectra import Window
 from spectroscope.errors import RequestError
 from spectroscope.sites import Downsampling, Found, Site
 from spectroscope.statistics import SiteStatistics
@@ -69,7 +70,7 @@ class Recording:
     """
 
     fs: float | None
-    window: str
+    window: Window
     records: Mapping[str, SiteRecord]
     found: Mapping[str, Found]
     downsamplings: Mapping[str, Downsampling]

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy.signal
 import torch
 from torch import Tensor
 
-from spectroscope.dsp.moments import Moments
+from spectroscope.dsp.moments import CoMoments, Moments
 from spectroscope.dsp.spectra import ring_count, shell_count
 from spectroscope.errors import RequestError
 from spectroscope.recording import Recording, SiteRecord
@@ -79,7 +80,9 @@ def read(path: Path) -> Recording:
                 site: Downsampling(str(place), float("inf" if f is None else f), int(between))
                 for site, (place, f, between) in header["downsamplings"].items()
             }
-            fs, window = header["fs"], str(header["window"])
+            fs, window = header["fs"], header["window"]
+            window = tuple(window) if isinstance(window, list) else str(window)
+            scipy.signal.get_window(window, 8)
             if fs is not None and not float(fs) > 0:
                 raise ValueError("fs")
     except RequestError:
@@ -105,6 +108,8 @@ def _arrays(statistics: SiteStatistics) -> Arrays:
         arrays[f"{name}.inputs"] = np.array(side.inputs)
         arrays[f"{name}.dc"] = _numpy(torch.stack(side.dc))
         arrays[f"{name}.sums"] = _numpy(side.sums)
+    for field, value in statistics.joint._asdict().items():
+        arrays[f"joint.{field}"] = _numpy(value)
     for name in ("spectra", "harmonics"):
         sums: SpectralSums | HarmonicSums | None = getattr(statistics, name)
         if sums is not None:
@@ -135,6 +140,11 @@ def _statistics(arrays: np.lib.npyio.NpzFile, prefix: str) -> SiteStatistics:
         )
         for side in ("input", "output")
     )
+    joint = CoMoments(
+        tensor("joint.weight", channels),
+        tensor("joint.mean", 2, channels),
+        tensor("joint.m2", 3, channels),
+    )
     spectra = harmonics = None
     if f"{prefix}spectra.input" in arrays:
         lengths = tuple(map(int, arrays[f"{prefix}spectra.lengths"]))
@@ -161,7 +171,7 @@ def _statistics(arrays: np.lib.npyio.NpzFile, prefix: str) -> SiteStatistics:
             tensor("harmonics.squares", 2, 2, channels, orders),
             tensor("harmonics.tones", 4, channels),
         )
-    return SiteStatistics(before, after, spectra, harmonics)
+    return SiteStatistics(before, after, joint, spectra, harmonics)
 
 
 def _bins(lengths: tuple[int, ...]) -> set[int]:

@@ -54,8 +54,11 @@ def test_inspect_prints_the_table_the_error_and_the_progress(out):
 def test_inspect_writes_everything(out):
     folder, _ = out
     assert {file.name for file in folder.iterdir()} == {
+        "aliasing.csv",
         "coverage.csv",
         "dc.csv",
+        "harmonics.csv",
+        "introduced.csv",
         "report.npz",
         "sites.csv",
         "spectra.png",
@@ -149,7 +152,7 @@ def test_a_closed_pipe_costs_no_file(kid_ppg, tmp_path):
     _, errors = process.communicate(timeout=100)
     assert "Traceback" not in errors
     assert "Exception" not in errors
-    assert len(list(tmp_path.iterdir())) == 5
+    assert len(list(tmp_path.iterdir())) == 8
 
 
 def test_an_encoding_without_sigma_costs_a_letter_at_most(kid_ppg, tmp_path):

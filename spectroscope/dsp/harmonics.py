@@ -32,9 +32,10 @@ class Harmonics(NamedTuple):
     def of(cls, f0: Tensor, orders: int, length: int) -> "Harmonics":
         """The harmonics of `f0`, as signals of `length` samples resolve them.
 
-        A harmonic isn't usable where it lies less than 1/length, the width of a bin, from DC or
-        from its own mirror image at Nyquist; and a folded one not where it falls on another of the
-        orders 1 … `orders`. (One that isn't folded stays: what falls on it is in its amplitude.)
+        A harmonic isn't usable where it lies less than 1/length, the width of a bin, from DC, from
+        its own mirror image at Nyquist, or from the next one; and a folded one not where it falls
+        on another of the orders 1 … `orders`. (One that isn't folded stays: what falls on it is in
+        its amplitude.)
 
         Args:
             f0: ``[N]``, in cycles per sample; NaN where it isn't known, and nothing is usable.
@@ -48,14 +49,28 @@ class Harmonics(NamedTuple):
         folded = true > 0.5
         # A bin apart, to rounding: f0 = 1/T is the fundamental of a whole period.
         apart = (1 - 1e-9) / length
-        usable = (freq >= apart) & (1 - 2 * freq >= apart)
+        usable = (freq >= apart) & (1 - 2 * freq >= apart) & (f0.unsqueeze(-1) >= apart)
         near = (freq.unsqueeze(-1) - freq.unsqueeze(-2)).abs() < apart
         near &= ~torch.eye(orders, dtype=torch.bool, device=f0.device)
         return cls(f0, freq, folded, usable & ~(folded & near.any(-1)))
 
 
-def amplitudes(x: Tensor, harmonics: Harmonics) -> Tensor:
-    """Amplitudes of the harmonics in x, all fitted together with the DC by least squares.
+class Fit(NamedTuple):
+    """What :func:`fit` finds, in x's unit.
+
+    Attributes:
+        dc: ``[N, C]``.
+        amplitude: ``[N, C, K]``; 0 where not usable.
+        rest: ``[N, C]``, power of x without the DC and the fundamental.
+    """
+
+    dc: Tensor
+    amplitude: Tensor
+    rest: Tensor
+
+
+def fit(x: Tensor, harmonics: Harmonics, mean: Tensor, power: Tensor) -> Fit:
+    """Fit DC and harmonics to x, all together, by least squares.
 
     So none leaks into another, or the DC into them, at any f0: where 1, cos and sin at the usable
     frequencies explain x, the amplitudes are exact (the multi-harmonic extension of IEEE Std 1057's
@@ -65,47 +80,48 @@ def amplitudes(x: Tensor, harmonics: Harmonics) -> Tensor:
     Args:
         x: float64, ``[N, C, T]``.
         harmonics: of N fundamentals, or of one for all, resolved at T.
-
-    Returns:
-        ``[N, C, K]``, in x's unit; 0 where not usable.
+        mean: ``[N, C]``, x's mean over T.
+        power: likewise, its mean squared deviation from that.
     """
     samples, channels, length = x.shape
     count, orders = harmonics.freq.shape
-    middle = (length - 1) / 2
-    turn = 2 * math.pi * harmonics.f0.nan_to_num(0.25)
+    f0 = harmonics.f0.nan_to_num(0.25)  # of those nothing is usable
     right = x.new_zeros(samples, channels, orders, 2)
     for start in range(0, length, _STEP):
         time = torch.arange(start, min(start + _STEP, length), dtype=torch.float64, device=x.device)
-        phase = turn.unsqueeze(-1) * (time - middle)
+        phase = 2 * math.pi * f0.unsqueeze(-1) * (time - (length - 1) / 2)
         phasor = torch.polar(torch.ones_like(phase), -phase)
-        power, basis = phasor, []
+        turned, basis = phasor, []
         for _ in range(orders):
-            basis.append(torch.view_as_real(power))
-            power = power * phasor
+            basis.append(torch.view_as_real(turned))
+            turned = turned * phasor
         table = torch.stack(basis, dim=-2).flatten(-2)  # [count, time, 2K]
         piece = x[..., start : start + _STEP]
         right += torch.matmul(piece, table).view(samples, channels, orders, 2)
-    # Of x = Σ c_j·exp(2πi·j·f0·t), j = −K … K, time counted from the middle: then the Gram matrix
-    # is real, and conjugate symmetry of c leaves one equation for real and imaginary parts each.
-    index = torch.arange(-orders, orders + 1, dtype=torch.float64, device=x.device)
-    gram = _dirichlet(
-        harmonics.f0.nan_to_num(0.25).view(-1, 1, 1) * (index - index[:, None]), length
-    )
-    used = torch.cat([harmonics.usable.flip(-1), harmonics.usable.new_ones(count, 1),
-                      harmonics.usable], dim=-1)  # fmt: skip
+    # Of x - mean = Σ c_j·exp(2πi·j·f0·t), j = -K … K, time counted from the middle: then the Gram
+    # matrix is real, and conjugate symmetry of c leaves one equation for real and imaginary parts.
+    order = torch.arange(-orders, orders + 1, dtype=torch.float64, device=x.device)
+    gram = _dirichlet(f0.view(-1, 1, 1) * (order - order.unsqueeze(-1)), length)
+    right = right / length
+    zero = right.new_zeros(samples, channels, 1, 2)
+    right = torch.cat([right.flip(2) * right.new_tensor([1.0, -1.0]), zero, right], dim=2)
+    right[..., 0] -= mean.unsqueeze(-1) * gram[:, orders].unsqueeze(1)
+    right[:, :, orders] = 0
+    usable = harmonics.usable
+    used = torch.cat([usable.flip(-1), usable.new_ones(count, 1), usable], dim=-1)
     both = used.unsqueeze(-1) & used.unsqueeze(-2)
     gram = torch.where(both, gram, torch.eye(2 * orders + 1, dtype=gram.dtype, device=x.device))
-    mean = x.mean(-1)
-    right = right / length
-    mirrored = right.flip(2) * x.new_tensor([1.0, -1.0])
-    centre = torch.stack([mean, torch.zeros_like(mean)], -1).unsqueeze(2)
-    full = torch.cat([mirrored, centre, right], dim=2)  # [N, C, 2K + 1, 2]
-    full = full * used.view(count, 1, -1, 1)
-    columns = full.transpose(1, 2).flatten(2)
-    solved = torch.linalg.solve_ex(gram, columns, check_errors=False).result
-    found = solved.view(samples, 2 * orders + 1, channels, 2)[:, orders + 1 :]
-    size: Tensor = torch.linalg.vector_norm(found, dim=-1)
-    return 2 * size.transpose(1, 2)
+    right = (right * used.view(count, 1, -1, 1)).transpose(1, 2).flatten(2)  # [N, 2K + 1, 2C]
+    solved = torch.linalg.solve_ex(gram, right, check_errors=False).result
+    # What the fit leaves, and the power of what it finds beyond the fundamental.
+    beyond = solved.clone()
+    beyond[:, orders - 1 : orders + 2] = 0
+    rest = (torch.matmul(gram, beyond) * beyond - solved * right).sum(1)
+    rest = power + rest.view(samples, channels, 2).sum(-1)
+    found = solved.view(samples, 2 * orders + 1, channels, 2).transpose(1, 2)
+    positive = found[:, :, orders + 1 :]
+    amplitude = 2 * torch.hypot(positive[..., 0], positive[..., 1])
+    return Fit(mean + found[:, :, orders, 0], amplitude, rest.clamp_min(0))
 
 
 def dominant_frequency(x: Tensor) -> Tensor:
@@ -154,7 +170,5 @@ def rectified_tone_dc(offset: Tensor, amplitude: Tensor) -> Tensor:
 
 def _dirichlet(freq: Tensor, length: int) -> Tensor:
     """Mean of exp(2πi·freq·t) over `length` points of time around 0: sin(πTf) / (T·sin(πf))."""
-    near = (freq - freq.round()).abs() < 1e-12
-    sign = torch.where(freq.round().remainder(2) == 1, (-1.0) ** (length - 1), 1.0)
     ratio = torch.sin(math.pi * length * freq) / (length * torch.sin(math.pi * freq))
-    return torch.where(near, sign, ratio)
+    return torch.where(freq == 0, 1.0, ratio)

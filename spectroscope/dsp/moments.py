@@ -79,6 +79,44 @@ class Moments(NamedTuple):
         )
 
 
+class CoMoments(NamedTuple):
+    """Moments of pairs of numbers, per channel; merged likewise.
+
+    Attributes:
+        weight: ``[C]``, number of pairs.
+        mean: ``[2, C]``, of either.
+        m2: ``[3, C]``, sums of the squared deviations of the first and of the second from their
+            means, and of the products of both.
+    """
+
+    weight: Tensor
+    mean: Tensor
+    m2: Tensor
+
+    @classmethod
+    def of(cls, means: Tensor, m2: Tensor, weights: Tensor) -> "CoMoments":
+        """Moments of all pairs from those of the rows that they come in.
+
+        Args:
+            means: float64, ``[2, N, C]``, of each row.
+            m2: ``[3, C]``, summed over the rows, about each row's own means.
+            weights: ``[N, C]``, number of pairs in each row; 0: it counts for nothing.
+        """
+        weight = weights.sum(0)
+        mean = (weights * means).sum(1) / weight.clamp(min=1)
+        x, y = means - mean.unsqueeze(1)
+        between = torch.stack([(weights * a * b).sum(0) for a, b in ((x, x), (y, y), (x, y))])
+        return cls(weight, mean, m2 + between)
+
+    def merge(self, other: "CoMoments") -> "CoMoments":
+        """Moments of both streams together."""
+        weight = self.weight + other.weight
+        share = other.weight / weight.clamp(min=1)
+        x, y = apart = other.mean - self.mean
+        between = torch.stack([x * x, y * y, x * y]) * (self.weight * share)
+        return CoMoments(weight, self.mean + apart * share, self.m2 + other.m2 + between)
+
+
 class RowMoments(NamedTuple):
     """What :func:`row_moments` finds in each row, all float64 and of the rows' shape.
 

@@ -2,13 +2,21 @@
 
 import math
 from functools import lru_cache
+from typing import TypeAlias
 
 import scipy.signal
 import torch
 from torch import Tensor
 
+# As scipy.signal.get_window takes it: "hann", or ("tukey", 0.3).
+Window: TypeAlias = str | tuple[str | float, ...]
 
-def power_spectrum(x: Tensor, window: str = "boxcar") -> Tensor:
+# What is half-way between two rings belongs to the upper one, and all of it, whatever way rounding
+# has gone.
+_HALF = 0.5 + 1e-10
+
+
+def power_spectrum(x: Tensor, window: Window = "boxcar") -> Tensor:
     """One-sided power spectrum along the last axis.
 
     The meaning is that of ``scipy.signal.periodogram(x, scaling="spectrum", detrend=False)``:
@@ -55,7 +63,7 @@ class Transform:
         tapered: there is a window other than the boxcar.
     """
 
-    def __init__(self, lengths: tuple[int, ...], window: str, plane: bool, device: torch.device):
+    def __init__(self, lengths: tuple[int, ...], window: Window, plane: bool, device: torch.device):
         self.lengths = lengths
         self.shape = (*lengths[:-1], lengths[-1] // 2 + 1)
         self.tapered = window not in ("boxcar", "rectangular")
@@ -82,7 +90,7 @@ class Transform:
     @classmethod
     @lru_cache(maxsize=64)
     def of(
-        cls, lengths: tuple[int, ...], window: str, device: torch.device, plane: bool = False
+        cls, lengths: tuple[int, ...], window: Window, device: torch.device, plane: bool = False
     ) -> "Transform":
         """The one transform of these properties."""
         return cls(lengths, window, plane, device)
@@ -122,16 +130,16 @@ class Transform:
 def ring_count(height: int, width: int) -> int:
     """Number of rings in the plane of an image: the last has the highest frequency, in a corner."""
     corner = math.hypot((height // 2) / height, (width // 2) / width)
-    return math.floor(corner * max(height, width) + 0.5) + 1
+    return math.floor(corner * max(height, width) + _HALF) + 1
 
 
 def shell_count(height: int, width: int) -> int:
     """Number of shells, likewise."""
     highest = max((height // 2) / height, (width // 2) / width)
-    return math.floor(highest * max(height, width) + 0.5) + 1
+    return math.floor(highest * max(height, width) + _HALF) + 1
 
 
-def noise_bandwidth(window: str, length: int) -> float:
+def noise_bandwidth(window: Window, length: int) -> float:
     """Equivalent noise bandwidth of a window, in bins: 1 for the boxcar, 1.5 for a long Hann.
 
     What a power spectrum is divided by, beside the width of a bin, to be a density (F. J. Harris,
@@ -143,7 +151,7 @@ def noise_bandwidth(window: str, length: int) -> float:
 
 def _nearest(frequency: Tensor, length: int) -> Tensor:
     """Index, flat, of the multiple of 1/length that is nearest to each frequency."""
-    return (frequency * length + 0.5).floor().long().flatten()
+    return (frequency * length + _HALF).floor().long().flatten()
 
 
 def _summed(values: Tensor, index: Tensor, bins: int) -> Tensor:

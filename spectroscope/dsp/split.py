@@ -55,9 +55,10 @@ def band_edge(power: Floats, share: float = 0.99) -> NDArray[np.int64]:
         share: in (0, 1].
 
     Returns:
-        ``[...]``, index of a bin; 0 where there is no power.
+        ``[...]``, index of a bin; 0 where there is no power but what rounding leaves of a DC.
     """
     total = np.cumsum(power[..., 1:], axis=-1)
+    some = total[..., -1] > 1e-28 * power[..., 0]
     reached = total >= share * total[..., -1:] * (1 - 1e-12)
-    found: NDArray[np.int64] = np.argmax(reached, axis=-1) + (total[..., -1] > 0)
+    found: NDArray[np.int64] = np.where(some, np.argmax(reached, axis=-1) + 1, 0)
     return found

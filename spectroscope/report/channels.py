@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from spectroscope.dsp import theory
-from spectroscope.dsp.spectra import Transform, noise_bandwidth
+from spectroscope.dsp.spectra import Transform, Window, noise_bandwidth
 from spectroscope.dsp.split import RELU_GAIN, band_edge, introduced_power
 from spectroscope.recording import SiteRecord
 from spectroscope.statistics import SideStatistics, SpectralSums
@@ -64,14 +65,16 @@ class MeanSpectra(NamedTuple):
         """Averages from the sums; NaN for a channel without an input that is finite throughout."""
         inputs = numpy(sums.inputs)[:, None]
         inputs[inputs == 0] = np.nan
-        cross = by_ring(sums, sums.cross).cpu().numpy()
+        cross = sums.cross
+        if len(sums.lengths) == 2:  # of a plane only half is there: its conjugates cancel the rest
+            cross = by_ring(sums, cross.real.contiguous()).to(torch.complex128)
         return cls(
             numpy(by_ring(sums, sums.input)) / inputs,
             numpy(by_ring(sums, sums.output)) / inputs,
-            np.asarray(cross / inputs, dtype=np.complex128),
+            np.asarray(cross.cpu().numpy() / inputs, dtype=np.complex128),
         )
 
-    def without_window(self, window: str, lengths: tuple[int, ...]) -> "MeanSpectra":
+    def without_window(self, window: Window, lengths: tuple[int, ...]) -> "MeanSpectra":
         """The same with bins that add up to the AC power: a window counts noise in several."""
         width = float(np.prod([noise_bandwidth(window, length) for length in lengths]))
         scale = np.full(self.power_in.shape[1], 1 / width)
@@ -90,9 +93,9 @@ def by_ring(sums: SpectralSums, values: Tensor) -> Tensor:
     return rings.index_add_(1, transform.rings, values)
 
 
-def dc_columns(record: SiteRecord, window: str) -> dict[str, Floats]:
+def dc_columns(record: SiteRecord, window: Window) -> dict[str, Floats]:
     """Columns of `Report.dc`, each ``[C]``."""
-    before, after, _, harmonics = record.statistics
+    before, after, _, _, harmonics = record.statistics
     x, y = Powers.of(before), Powers.of(after)
     inputs, values = numpy(after.dc.weight)
     relu = record.site.kind == "ReLU"
@@ -131,7 +134,7 @@ class Split:
         output: power of the output, DC included, like the others.
         preserved: of gain·x.
         introduced: of the rest.
-        introduced_dc: of that, the DC. These three are of the inputs that are finite throughout.
+        introduced_dc: of that, the DC of each input.
         introduced_in_band: up to `edge`, without DC.
         introduced_above_band: the rest of the rest.
         edge: bin up to which 99 % of the input's AC power lies.
@@ -148,23 +151,19 @@ class Split:
     edge: Floats
 
     @classmethod
-    def of(cls, record: SiteRecord, window: str) -> "Split":
-        """The split of each channel.
-
-        The mean product of input and output is the output's mean square for a ReLU, where either
-        the output is 0 or both are equal; for other kinds it is the sum of the cross-spectrum.
-        """
-        before, after, sums, _ = record.statistics
-        x, y = Powers.of(before), Powers.of(after)
-        relu = record.site.kind == "ReLU"
-        unknown = np.full_like(x.mean, np.nan)
-        mean = None if sums is None else MeanSpectra.of(sums).without_window(window, sums.lengths)
-        product = y.total if relu else unknown
-        if not relu and mean is not None:
-            product = mean.cross.real.sum(1)
+    def of(cls, record: SiteRecord, window: Window) -> "Split":
+        """The split of each channel, over the inputs that are finite throughout on both sides."""
+        joint, sums = record.statistics.joint, record.statistics.spectra
+        weight = numpy(joint.weight)
+        weight[weight == 0] = np.nan
+        (x, y), (x_m2, y_m2, product) = numpy(joint.mean), numpy(joint.m2) / weight
+        x_power, y_power = x**2 + x_m2, y**2 + y_m2
         with np.errstate(invalid="ignore", divide="ignore"):
-            regression = (product - x.mean * y.mean) / x.variance
+            regression = product / x_m2
+        relu = record.site.kind == "ReLU"
         gain = np.full_like(regression, RELU_GAIN) if relu else regression
+        unknown = np.full_like(regression, np.nan)
+        mean = None if sums is None else MeanSpectra.of(sums).without_window(window, sums.lengths)
         dc, in_band, above_band, edge = unknown, unknown, unknown, unknown
         if mean is not None:
             rest = introduced_power(
@@ -179,9 +178,9 @@ class Split:
         return cls(
             gain=gain,
             regression=regression,
-            output=y.total,
-            preserved=gain**2 * x.total,
-            introduced=introduced_power(x.total, y.total, product, gain),
+            output=y_power,
+            preserved=gain**2 * x_power,
+            introduced=introduced_power(x_power, y_power, product + x * y, gain),
             introduced_dc=dc,
             introduced_in_band=in_band,
             introduced_above_band=above_band,

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from spectroscope.dsp.spectra import Transform, noise_bandwidth
+from spectroscope.dsp.spectra import Transform, Window, noise_bandwidth
 from spectroscope.dsp.split import coherence, introduced_power
 from spectroscope.recording import Recording, SiteRecord
 from spectroscope.report.channels import MeanSpectra, Split, numpy
@@ -193,13 +193,13 @@ def _ratios(squares: Floats, count: Floats, tones: Floats) -> dict[str, Floats]:
         power = squares[number].sum(0) / count.sum(0) / 2
         fundamental = squares[number, 0, :, 0] / count[0, :, 0] / 2
         distortion = np.nansum(power[:, 1:], axis=1)
-        rest = np.maximum(tones[1 + number] / tonal - fundamental, 0)
+        rest = tones[1 + number] / tonal
         ratios[f"thd_{side}"] = np.sqrt(distortion / fundamental)
         ratios[f"sinad_{side}"] = 10 * np.log10(fundamental / rest)
     return ratios
 
 
-def _noise_bins(window: str, lengths: tuple[int, ...]) -> float:
+def _noise_bins(window: Window, lengths: tuple[int, ...]) -> float:
     """How many bins a window spreads noise over, along all axes together."""
     return math.prod(noise_bandwidth(window, length) for length in lengths)
 
@@ -210,7 +210,7 @@ def _bins(lengths: tuple[int, ...], bins: int, rate: Rate) -> Floats:
 
 
 def _scaled(
-    power: Floats, scaling: str, window: str, lengths: tuple[int, ...], rate: Rate
+    power: Floats, scaling: str, window: Window, lengths: tuple[int, ...], rate: Rate
 ) -> Floats:
     """A power spectrum as such, as a density, or as amplitudes."""
     if scaling == "density":

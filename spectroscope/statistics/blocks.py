@@ -6,9 +6,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-# Values reduced at a time: in float64 1 MiB on the CPU, which stays in cache between passes, and
+# Values reduced at a time: in float64 2 MiB on the CPU, which stays in cache between passes, and
 # is enough to make the calls themselves cheap (benchmarks/record.py). A GPU wants fewer kernels.
-_BUDGET_CPU = 1 << 17
+_BUDGET_CPU = 1 << 18
 _BUDGET_GPU = 1 << 24
 
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from spectroscope.dsp.harmonics import Harmonics, amplitudes, rectified_tone_dc
+from spectroscope.dsp.harmonics import Harmonics, fit, rectified_tone_dc
 
 
 class HarmonicSums(NamedTuple):
@@ -22,8 +22,8 @@ class HarmonicSums(NamedTuple):
             values on both sides.
         squares: ``[2, 2, C, K]``, of the amplitudes; first the input's, then the output's.
         tones: ``[4, C]``, over the inputs with a fundamental that isn't folded: their number; the
-            AC power of the input and of the output; the DC of a ReLU of the input's own DC
-            and fundamental alone.
+            power of the input and of the output without DC and fundamental; the DC of a ReLU of the
+            input's own DC and fundamental alone.
     """
 
     freq: Tensor
@@ -87,14 +87,17 @@ class HarmonicsOfBatch:
         good = torch.ones_like(means[0], dtype=torch.bool) if finite is None else finite  # [n, c]
         counted = kinds.unsqueeze(2) * good.unsqueeze(-1)  # [2, n, c, K]
         self._found[:, c] += counted.sum(1)
-        of_sides = [amplitudes(side, harmonics) for side in sides]
-        for number, amplitude in enumerate(of_sides):
-            square = amplitude.square().where(good.unsqueeze(-1), 0)
+        length = sides[0].shape[-1]
+        both = fit(torch.cat(sides, 1), harmonics, torch.cat(means, 1), torch.cat(ac, 1) / length)
+        amplitude = both.amplitude.square()
+        channels = good.shape[1]
+        for number in range(2):
+            square = amplitude[:, number * channels :][:, :channels].where(good.unsqueeze(-1), 0)
             self._squares[number, :, c] += (counted * square).sum(1)
         tonal = counted[0, :, :, 0]
-        dc = rectified_tone_dc(means[0], of_sides[0][..., 0])
-        length = sides[0].shape[-1]
-        for number, value in enumerate((torch.ones_like(dc), ac[0] / length, ac[1] / length, dc)):
+        rest_in, rest_out = both.rest.chunk(2, 1)
+        dc = rectified_tone_dc(both.dc[:, :channels], both.amplitude[:, :channels, 0])
+        for number, value in enumerate((torch.ones_like(dc), rest_in, rest_out, dc)):
             self._tones[number, c] += (tonal * value.where(good, 0)).sum(0)
 
     def sums(self) -> HarmonicSums:

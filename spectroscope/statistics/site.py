@@ -5,7 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from spectroscope.dsp.moments import RowMoments, row_moments
+from spectroscope.dsp.moments import CoMoments, RowMoments, row_moments
+from spectroscope.dsp.spectra import Window
 from spectroscope.statistics.blocks import pieces, scratch
 from spectroscope.statistics.harmonics import HarmonicsOfBatch, HarmonicSums
 from spectroscope.statistics.sides import SideOfBatch, SideStatistics
@@ -25,7 +26,7 @@ class Analysis(NamedTuple):
 
     spectra: bool = True
     plane: bool = False
-    window: str = "boxcar"
+    window: Window = "boxcar"
     f0: Tensor | None = None
     orders: int = 8
 
@@ -36,6 +37,8 @@ class SiteStatistics(NamedTuple):
     Attributes:
         input: DC and AC of the rectifier's input.
         output: of its output.
+        joint: of the pairs of input and output values, of those inputs that are finite throughout
+            on both sides.
         spectra: None if there is no axis to transform, they weren't asked for, or inputs had
             different lengths.
         harmonics: of those inputs whose fundamental is known; None if there are none, or for what
@@ -44,6 +47,7 @@ class SiteStatistics(NamedTuple):
 
     input: SideStatistics
     output: SideStatistics
+    joint: CoMoments
     spectra: SpectralSums | None
     harmonics: HarmonicSums | None
 
@@ -64,6 +68,9 @@ class SiteStatistics(NamedTuple):
             spectra = SpectraOfBatch(x, analysis.window, plane=analysis.plane)
         if analysis.f0 is not None and len(axes) == 1:
             harmonics = HarmonicsOfBatch(x, analysis.f0, analysis.orders)
+        means = x.new_empty(2, *x.shape[:2], dtype=torch.float64)
+        weights = torch.full_like(means[0], x[0, 0].numel())
+        m2 = x.new_zeros(3, x.shape[1], dtype=torch.float64)
         for n, c in pieces(x):
             block = x[n, c]
             x_rows = _rows("x", block)
@@ -74,19 +81,25 @@ class SiteStatistics(NamedTuple):
             found = row_moments(x_rows, work, positive=False), row_moments(y_rows, work)
             before.add(n, c, found[0])
             after.add(n, c, found[1])
-            if spectra is None and harmonics is None:
-                continue
-            sides, means = (x_rows, y_rows), (found[0].mean, found[1].mean)
             finite = _finite(found, x_rows.shape[-1])
+            product = _product(found, x_rows, y_rows, work, relu=y is None)
+            for number, row in enumerate((found[0].m2, found[1].m2, product)):
+                m2[number, c] += (row if finite is None else row.where(finite, 0)).sum(0)
+            for number, side in enumerate(found):
+                means[number, n, c] = side.mean
+            if finite is not None:
+                weights[n, c] *= finite
+            pair = found[0].mean, found[1].mean
             if harmonics is not None:
                 ac = found[0].m2, found[1].m2
-                harmonics.add(n, c, sides, means, ac, finite)
+                harmonics.add(n, c, (x_rows, y_rows), pair, ac, finite)
             if spectra is not None:
                 shaped = x_rows.view(block.shape), y_rows.view(block.shape)
-                spectra.add(c, shaped, means, finite)
+                spectra.add(c, shaped, pair, finite)
         return cls(
             before.statistics(),
             after.statistics(),
+            CoMoments.of(means, m2, weights),
             None if spectra is None else spectra.sums(),
             None if harmonics is None else harmonics.sums(),
         )
@@ -100,7 +113,11 @@ class SiteStatistics(NamedTuple):
         if self.harmonics is not None and other.harmonics is not None:
             harmonics = self.harmonics.merge(other.harmonics)
         return SiteStatistics(
-            self.input.merge(other.input), self.output.merge(other.output), spectra, harmonics
+            self.input.merge(other.input),
+            self.output.merge(other.output),
+            self.joint.merge(other.joint),
+            spectra,
+            harmonics,
         )
 
 
@@ -109,6 +126,17 @@ def _rows(name: str, block: Tensor) -> Tensor:
     rows = scratch(f"rows of {name}", tuple(block.shape), block, torch.float64)
     rows.copy_(block)
     return rows.flatten(2) if rows.dim() > 2 else rows.unsqueeze(2)
+
+
+def _product(
+    found: tuple[RowMoments, RowMoments], x: Tensor, y: Tensor, work: Tensor, *, relu: bool
+) -> Tensor:
+    """``[n, c]``, sum over each row of (x - its mean)·(y - its mean)."""
+    before, after = found
+    if relu:  # x·y is y²: either both are the same, or y is 0
+        return torch.addcmul(after.m2, after.mean, after.mean - before.mean, value=x.shape[-1])
+    torch.sub(x, before.mean.unsqueeze(-1), out=work)
+    return work.mul_(y).sum(-1)
 
 
 def _finite(found: tuple[RowMoments, RowMoments], length: int) -> Tensor | None:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from spectroscope.dsp.spectra import Transform, shell_count
+from spectroscope.dsp.spectra import Transform, Window, shell_count
 from spectroscope.statistics.blocks import scratch
 
 
@@ -69,7 +69,7 @@ class SpectraOfBatch:
         plane: keep planes whole.
     """
 
-    def __init__(self, x: Tensor, window: str, *, plane: bool):
+    def __init__(self, x: Tensor, window: Window, *, plane: bool):
         lengths = tuple(x.shape[1 + axis] for axis in transformed_axes(tuple(x.shape[1:])))
         self._transform = Transform.of(lengths, window, x.device, plane)
         channels, bins = x.shape[1], self._transform.bins
