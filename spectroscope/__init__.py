@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from spectroscope.catalog import specimen as specimen
     from spectroscope.dsp import theory as theory
     from spectroscope.errors import RequestError as RequestError
     from spectroscope.filters import filter_response as filter_response
@@ -12,7 +13,6 @@ if TYPE_CHECKING:
     from spectroscope.report import Report as Report
     from spectroscope.report import load as load
     from spectroscope.specimens import Specimen as Specimen
-    from spectroscope.specimens import specimen as specimen
 
 # Each public name is imported when it is first asked for: `import spectroscope` costs
 # milliseconds and brings neither pandas nor seaborn nor torchvision with it.
@@ -24,7 +24,7 @@ _PUBLIC = {
     "filter_response": "spectroscope.filters",
     "load": "spectroscope.report",
     "record": "spectroscope.recorder",
-    "specimen": "spectroscope.specimens",
+    "specimen": "spectroscope.catalog",
     "theory": "spectroscope.dsp",
 }
 __all__ = list(_PUBLIC)

@@ -7,6 +7,7 @@ import argparse
 import io
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from importlib.metadata import version
@@ -21,6 +22,18 @@ from spectroscope.errors import RequestError
 SHOWN = ["site", "shape", "fs", "dc_in", "dc_out", "dc_out_std", "dc_gaussian", "ac_rms_in",
          "ac_rms_out", "active_fraction", "dc_fraction", "above_next_nyquist"]  # fmt: skip
 
+MOST_LABELS = 10
+
+# Each is passed on to the adapter if it is given; what it doesn't take it refuses.
+OPTIONS = {
+    "weights": ("WHICH", "a file of weights; of torchvision models also DEFAULT, a name, or none"),
+    "input": ("PATH", "your data: a folder of images, a file of PPG, or an array [N, ...]"),
+    "fs": ("HZ", "sampling rate of the input"),
+    "column": ("NAME", "which column of the input"),
+    "checkpoint": ("PATH", "weights of your own model, a state_dict"),
+    "channel_axis": ("AXIS", "axis of the channels in its activations; default 1"),
+}
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: the process's own) and return the exit status."""
@@ -32,14 +45,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     listing = commands.add_parser("list", help="list the specimens that are installed")
     listing.set_defaults(run=_list)
     inspect = commands.add_parser("inspect", help="run a specimen and report on its ReLUs")
-    inspect.add_argument("specimen", metavar="SPECIMEN", help="see `spectroscope list`")
+    inspect.add_argument(
+        "specimen",
+        metavar="SPECIMEN",
+        help="see `spectroscope list`; torchvision:resnet18; or package.module:callable",
+    )
     inspect.add_argument("--out", metavar="DIR", help="write tables, report and figure there")
-    inspect.add_argument("--weights", metavar="PATH", help="weights file, or the wheel with them")
+    for option, (metavar, what) in OPTIONS.items():
+        kind = {"fs": float, "channel_axis": int}.get(option, str)
+        inspect.add_argument(f"--{option.replace('_', '-')}", metavar=metavar, type=kind, help=what)
     inspect.set_defaults(run=_inspect)
     arguments = parser.parse_args(argv)
     # A σ or × must not cost a finished run where the terminal's encoding has none.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
+    warnings.formatwarning = _one_line
     try:
         arguments.run(arguments)
         sys.stdout.flush()
@@ -55,8 +75,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _one_line(message: Warning | str, *_: object, **__: object) -> str:
+    """A warning without the place in our code that it comes from."""
+    return f"spectroscope: warning: {message}\n"
+
+
 def _list(arguments: argparse.Namespace) -> None:
-    from spectroscope.specimens import adapters
+    from spectroscope.catalog import adapters
 
     for name, entry in adapters().items():
         try:
@@ -67,23 +92,31 @@ def _list(arguments: argparse.Namespace) -> None:
 
 
 def _inspect(arguments: argparse.Namespace) -> None:
+    from spectroscope.catalog import specimen
     from spectroscope.files import output_folder
-    from spectroscope.specimens import specimen
 
     # The folder is opened first: that it can't be written to is better said before the work.
     # All is written before a line is printed: a closed pipe must not cost it.
     to_folder = arguments.out is not None
     with output_folder(arguments.out) if to_folder else nullcontext() as out:
-        subject = specimen(arguments.specimen, weights=arguments.weights)
+        given = {name: getattr(arguments, name) for name in OPTIONS}
+        given = {name: value for name, value in given.items() if value is not None}
+        subject = specimen(arguments.specimen, **given)
         from spectroscope import run
 
-        report, scores = run.inspect(subject, spectra=to_folder, progress=sys.stderr is not None)
+        report, scores, labels = run.inspect(
+            subject, spectra=to_folder, progress=sys.stderr is not None
+        )
         if out is not None:
             run.export(subject, report, out)
             written = sorted(file.name for file in out.iterdir())
     print(f"{subject.name}: {subject.description} ({subject.license})\n")
     print(report.sites()[SHOWN].to_string(index=False, float_format="{:.4g}".format))
     print()
+    for label in labels[:MOST_LABELS]:
+        print(label)
+    if len(labels) > MOST_LABELS:
+        print(f"… and {len(labels) - MOST_LABELS} more")
     for what, value in scores.items():
         print(f"{what}: {value:.2f}")
     if to_folder:

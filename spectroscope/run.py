@@ -1,12 +1,15 @@
 """The long loop: every batch of a specimen through its model, recorded, with progress."""
 
-from collections.abc import Mapping
+import glob
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from tqdm import tqdm
 
+from spectroscope.errors import RequestError
 from spectroscope.files import output_folder
 from spectroscope.recorder import record
 from spectroscope.report import Report
@@ -16,10 +19,11 @@ SPECTRA = "spectra.png"
 
 
 class Inspection(NamedTuple):
-    """What :func:`inspect` found: the report, and the specimen's metric (empty if it has none)."""
+    """What :func:`inspect` found; scores and labels are empty where the specimen has none."""
 
     report: Report
     scores: Mapping[str, float]
+    labels: Sequence[str]
 
 
 def inspect(specimen: Specimen, *, spectra: bool = True, progress: bool = False) -> Inspection:
@@ -31,20 +35,25 @@ def inspect(specimen: Specimen, *, spectra: bool = True, progress: bool = False)
         progress: show a bar on standard error.
     """
     outputs = []
-    recorder = record(specimen.model, fs=specimen.fs, spectra=spectra)
+    recorder = record(
+        specimen.model, fs=specimen.fs, spectra=spectra, channel_axis=specimen.channel_axis
+    )
     first = 0
     bar = tqdm(total=specimen.n_inputs, unit=" inputs", desc=specimen.name, disable=not progress)
     with bar, recorder, torch.inference_mode():
         for batch in specimen.inputs:
+            arguments = batch if isinstance(batch, tuple) else (batch,)
+            last = first + len(arguments[0])
             if specimen.f0 is not None:
-                recorder.f0 = specimen.f0[first : first + len(batch)]
-                first += len(batch)
-            output = specimen.model(batch)
-            if specimen.metric is not None:
+                recorder.f0 = specimen.f0[first:last]
+            output = specimen.model(*arguments)
+            if specimen.metric is not None or specimen.labels is not None:
                 outputs.append(output)
-            bar.update(len(batch))
+            bar.update(last - first)
+            first = last
     scores = specimen.metric(torch.cat(outputs)) if specimen.metric is not None else {}
-    return Inspection(recorder.report(), scores)
+    labels = specimen.labels(torch.cat(outputs)) if specimen.labels is not None else []
+    return Inspection(recorder.report(), scores, labels)
 
 
 def export(specimen: Specimen, report: Report, folder: Path) -> None:
@@ -58,12 +67,21 @@ def export(specimen: Specimen, report: Report, folder: Path) -> None:
 
     with output_folder(folder) as staging:
         report.save(staging)
-        if specimen.showpiece is not None:
+        site = specimen.showpiece or _first_with_spectra(report)
+        if site is not None:
             figure = plots.spectra(
-                report.spectra(specimen.showpiece),
+                report.spectra(glob.escape(site)),
                 f0=specimen.f0,
                 f0_name=specimen.f0_name,
                 per_minute=specimen.per_minute,
-                title=f"{specimen.name}: power spectra at {specimen.showpiece}",
+                title=f"{specimen.name}: power spectra at {site}",
             )
             figure.savefig(staging / SPECTRA, dpi=120)
+
+
+def _first_with_spectra(report: Report) -> str | None:
+    for site in report.sites()["site"]:
+        with suppress(RequestError):
+            report.spectra(glob.escape(site))
+            return str(site)
+    return None

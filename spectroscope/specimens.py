@@ -1,22 +1,17 @@
-"""`Specimen`: a model with data to look at it on; and how adapters that make them are found."""
+"""`Specimen`: a model with data to look at it on. What an adapter makes."""
 
 from __future__ import annotations
 
-import difflib
-import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING
-
-from spectroscope.errors import RequestError
 
 if TYPE_CHECKING:  # a misspelt name shouldn't have to wait for torch
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
-GROUP = "spectroscope.adapters"
+    Batch = Tensor | Sequence[Tensor]
 
 
 @dataclass(frozen=True)
@@ -28,11 +23,13 @@ class Specimen:
         description: one line: what it is and does.
         license: of the weights and data, as an SPDX expression.
         model: in eval mode.
-        inputs: batches; ``model(batch)`` runs one.
+        inputs: batches; ``model(batch)`` runs one, ``model(*batch)`` one that is a tuple.
         n_inputs: number of inputs in all batches.
         fs: samples per second of a 1-D input; None: frequencies in cycles per sample.
         metric: from the outputs of all inputs, concatenated, to named numbers; each name says
             what it is, over what, and the unit.
+        labels: from the same to a line on each input, which shows that the model works.
+        channel_axis: as in :func:`spectroscope.record`.
         f0: ``[n_inputs]``, fundamental of each input in Hz, where it is known.
         f0_name: what that fundamental is.
         per_minute: show frequencies per minute (BPM) rather than per second (Hz).
@@ -43,50 +40,13 @@ class Specimen:
     description: str
     license: str
     model: nn.Module
-    inputs: Iterable[Tensor]
+    inputs: Iterable[Batch]
     n_inputs: int
     fs: float | None = None
     metric: Callable[[Tensor], Mapping[str, float]] | None = None
+    labels: Callable[[Tensor], Sequence[str]] | None = None
+    channel_axis: int | Mapping[str, int] = 1
     f0: NDArray[np.float64] | None = None
     f0_name: str = "f0"
     per_minute: bool = False
     showpiece: str | None = None
-
-
-def adapters() -> dict[str, EntryPoint]:
-    """Entry points of the group ``spectroscope.adapters``, by the name of what they make.
-
-    Each leads to a function ``(**options) -> Specimen`` whose docstring's first line says what
-    that is.
-    """
-    return {entry.name: entry for entry in sorted(entry_points(group=GROUP))}
-
-
-def specimen(name: str, **options: object) -> Specimen:
-    """The specimen called `name`.
-
-    Args:
-        name: of an installed adapter, such as ``"kid-ppg"``.
-        options: what its adapter takes; an option that is None counts as not given.
-
-    Raises:
-        RequestError: no adapter has that name, or it doesn't take one of the options, or it
-            can't make the specimen (its message says why).
-    """
-    found = adapters()
-    if name not in found:
-        near = difflib.get_close_matches(name, found, n=3, cutoff=0.4)
-        known = f"the nearest: {', '.join(near)}" if near else f"there are: {', '.join(found)}"
-        raise RequestError(f"unknown specimen {name!r}; {known}")
-    make = found[name].load()
-    given = {key: value for key, value in options.items() if value is not None}
-    signature = inspect.signature(make)
-    try:
-        signature.bind(**given)
-    except TypeError as error:
-        takes = ", ".join(signature.parameters) or "no options"
-        raise RequestError(f"{name} can't be made so ({error}); it takes {takes}") from error
-    made = make(**given)
-    if not isinstance(made, Specimen):
-        raise RequestError(f"the adapter of {name} made a {type(made).__name__}, not a Specimen")
-    return made
