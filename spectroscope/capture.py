@@ -10,14 +10,16 @@ from typing import Any, Literal, TypeAlias
 from torch import Tensor, nn
 
 from spectroscope import door, rectifiers
+from spectroscope.downsampling import Lowering, Origins
 from spectroscope.inventory import Inventory
 from spectroscope.rates import Axes, Rates
-from spectroscope.sites import Downsampling, Select, Site
+from spectroscope.sites import Select, Site
 
-# observe(site, input) is called before the rectifier runs, and its answer with the output. Both
+# observe(site, input, known) is called before the rectifier runs, and its answer with the output;
+# `known`: it is torch's own function of that kind, not a module that may do anything. Both
 # tensors are the network's own. They must not be changed, and not be kept: an in-place rectifier
 # overwrites its input as soon as `observe` returns.
-Observer: TypeAlias = Callable[[Site, Tensor], Callable[[Tensor], None]]
+Observer: TypeAlias = Callable[[Site, Tensor, bool], Callable[[Tensor], None]]
 
 
 @dataclass(slots=True)
@@ -48,7 +50,12 @@ class _Thread(threading.local):
     def __init__(self) -> None:
         self.running: list[Frame] = []
         self.calls: Counter[str] = Counter()
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget the tensors of the last forward."""
         self.rates = Rates()
+        self.origins = Origins(self.rates)
 
 
 class Capture:
@@ -63,7 +70,8 @@ class Capture:
 
     Attributes:
         inventory: every rectifier of the model, and what can't be looked into.
-        downsamplings: what lowers the sampling rate next after each site, by its name.
+        lowerings: what lowers the sampling rate behind each site, by its name and by place, in the
+            order in which it first ran.
         ran: ``"model"`` once its own forward has run, ``"parts"`` while only others have, or None.
     """
 
@@ -76,7 +84,7 @@ class Capture:
         started: Callable[[tuple[Any, ...]], None] = lambda args: None,
     ):
         self.inventory = Inventory(model, select, kinds)
-        self.downsamplings: dict[str, Downsampling] = {}
+        self.lowerings: dict[str, dict[str, Lowering]] = {}
         self.ran: Literal["model", "parts"] | None = None
         self._model = model
         self._observe = observe
@@ -149,7 +157,7 @@ class Capture:
         if not here.running:
             self.ran = "model" if module is self._model else self.ran or "parts"
             here.calls.clear()
-            here.rates = Rates()
+            here.restart()
             if module is self._model:
                 here.rates.start(args)
                 self._started(args)
@@ -167,7 +175,7 @@ class Capture:
                 inside = True
                 tensor = next((arg for arg in args if isinstance(arg, Tensor)), None)
                 if tensor is not None:
-                    finish = self._begin(module, name, "", kind, tensor)
+                    finish = self._begin(module, name, "", kind, tensor, known=False)
                 else:
                     self.inventory.note(name, module, "it was called without a tensor by position")
         here.running.append(Frame(module, name, kind, inside, finish))
@@ -179,7 +187,7 @@ class Capture:
             while (frame := running.pop()).module is not module:
                 pass
             if not running:
-                self._thread.rates = Rates()
+                self._thread.restart()
             if frame.finish is not None:
                 frame.finish(output)
             if isinstance(module, nn.TransformerEncoderLayer) and not frame.opened:
@@ -201,20 +209,18 @@ class Capture:
                 reason = "its ReLU is part of one kernel with other work"
                 frame = here.running[-1]
                 self.inventory.unseen(frame.name, frame.module, reason, function=name)
-        rates = here.rates
+        rates, origins = here.rates, here.origins
         if finish is None and not rates.concern(args, kwargs):
             return None
+        place = f"{here.running[-1].name}/{name.strip('_')}".lstrip("/")
 
         def after(output: Any) -> None:
-            lowered = rates.passed(name, args, kwargs, output)
+            sources = rates.passed(name, args, kwargs, output)
+            lowered = origins.passed(place, sources, args, kwargs, output) if sources else {}
+            for site, lowering in lowered.items():
+                self.lowerings.setdefault(site, {}).setdefault(lowering.place, lowering)
             if finish is not None:
                 finish(output)
-            if lowered is not None:
-                sites, factor = lowered
-                place = f"{here.running[-1].name}/{name.strip('_')}".lstrip("/")
-                for site, between in sites.items():
-                    found = Downsampling(place, factor, between)
-                    self.downsamplings.setdefault(site, found)
 
         return after
 
@@ -235,10 +241,17 @@ class Capture:
             return None
         frame = self._thread.running[-1]
         place = "" if frame.kind else function
-        return self._begin(frame.module, frame.name, place, call.kind, call.input)
+        return self._begin(frame.module, frame.name, place, call.kind, call.input, known=True)
 
     def _begin(
-        self, module: nn.Module, name: str, function: str, kind: str, tensor: Tensor
+        self,
+        module: nn.Module,
+        name: str,
+        function: str,
+        kind: str,
+        tensor: Tensor,
+        *,
+        known: bool,
     ) -> door.Finish | None:
         calls = self._thread.calls
         found = self.inventory.row(module, name, function, kind, calls=1)
@@ -246,12 +259,12 @@ class Capture:
         calls[found.place] += 1
         if not self.inventory.selects(site):
             return None
-        finish = self._observe(site, tensor)
+        finish = self._observe(site, tensor, known)
 
         def finish_with(output: Any) -> None:
             if isinstance(output, Tensor):
                 finish(output)
-                self._thread.rates.rectified(site.name, output)
+                self._thread.origins.rectified(site.name, output)
             elif output is not None:  # None: it raised
                 found.reason = f"it returns a {type(output).__name__}, not a tensor"
 

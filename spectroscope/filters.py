@@ -43,12 +43,17 @@ def filter_response(
         radians, is the output's lead at the sample n over the input's at n·stride; NaN for images.
 
     Raises:
-        RequestError: a layer isn't linear or of these kinds, there is none, or a channel too many.
+        RequestError: a layer isn't linear or of these kinds or takes another number of channels,
+            there is none, or no such channel, or `fs` isn't positive.
 
     >>> table = filter_response(nn.AvgPool1d(2), points=3)
     >>> table["gain"].round(4).tolist()
     [1.0, 0.7071, 0.0]
     """
+    if fs is not None and not (math.isfinite(fs) and fs > 0):
+        raise RequestError(f"{fs=} must be a positive number of samples per second, or None")
+    if points is not None and points < 2:
+        raise RequestError(f"{points=} must be 2 or more")
     chain = list(_flat([layers] if isinstance(layers, nn.Module) else layers))
     dims = {_dims(layer) for layer in chain} - {0}
     if len(dims) != 1:
@@ -85,7 +90,7 @@ def filter_response(
 
 def _flat(layers: Iterable[nn.Module]) -> Iterator[nn.Module]:
     for layer in layers:
-        if isinstance(layer, nn.Sequential):
+        if type(layer) is nn.Sequential:
             yield from _flat(layer)
         else:
             yield layer
@@ -96,7 +101,8 @@ def _dims(layer: nn.Module) -> int:
     if isinstance(layer, _NOTHING):
         return 0
     for number, classes in enumerate(zip(_CONVOLUTIONS, _NORMS, _POOLS, strict=True), start=1):
-        if isinstance(layer, classes):
+        # Not a subclass, whose forward may be another.
+        if type(layer) in classes:
             if isinstance(layer, _NORMS) and (layer.training or layer.running_var is None):
                 raise RequestError("batch normalisation is linear in eval mode only: model.eval()")
             return number
@@ -113,11 +119,13 @@ def _chained(chain: list[nn.Module], freq: Tensor, channels: Sequence[int] | Non
     for layer in chain:
         if isinstance(layer, _CONVOLUTIONS):
             # Only the chosen outputs of a single layer; of a chain's others all are needed.
+            _fits(total, layer, layer.in_channels)
             one = _convolution(layer, freq * step, channels if chain[-1] is layer else None)
             total = one if total is None else torch.einsum("omf,mif->oif", one, total)
             step = step * torch.tensor(layer.stride, dtype=torch.float64)
         elif isinstance(layer, _NORMS):
             scale = (layer.running_var.double() + layer.eps).rsqrt()  # type: ignore[union-attr]
+            _fits(total, layer, len(scale))
             scale = (scale * layer.weight.double() if layer.affine else scale).cpu()
             before = torch.eye(len(scale)).unsqueeze(-1).expand(-1, -1, len(freq))
             total = scale.view(-1, 1, 1) * (before if total is None else total)
@@ -126,7 +134,8 @@ def _chained(chain: list[nn.Module], freq: Tensor, channels: Sequence[int] | Non
                 list(value) if isinstance(value, tuple) else [value] * freq.shape[1]
                 for value in (layer.kernel_size, layer.stride, layer.padding)
             )
-            mean = torch.full(kernel, 1 / math.prod(kernel), dtype=torch.float64)
+            divisor = getattr(layer, "divisor_override", None) or math.prod(kernel)
+            mean = torch.full(kernel, 1 / divisor, dtype=torch.float64)
             ones = [1] * len(kernel)
             one = response(mean, freq * step, dilation=ones, padding=padding)
             total = one.view(1, 1, -1) if total is None else total * one
@@ -157,6 +166,11 @@ def _convolution(
         first = channel // per_group * each
         full[row, first : first + each] = own[row]
     return full
+
+
+def _fits(total: Tensor | None, layer: nn.Module, channels: int) -> None:
+    if total is not None and len(total) != channels:
+        raise RequestError(f"{len(total)} channels come to {layer}, which takes {channels}")
 
 
 def _checked(channels: Sequence[int], count: int) -> list[int]:

@@ -43,7 +43,7 @@ class Fundamental:
             except (TypeError, ValueError) as error:
                 raise RequestError(f"f0 must be a frequency or one per input: {error}") from error
             wrong = array[~(np.isnan(array) | ((array > 0) & (array < fs / 2)))]
-            if array.ndim != 1 or wrong.size:
+            if array.ndim != 1 or wrong.size or not array.size:
                 what = f"found {wrong[0]}" if wrong.size else f"of shape {array.shape}"
                 raise RequestError(f"f0 must lie between 0 and fs/2 = {fs / 2:g}, one per input; "
                                    f"{what}")  # fmt: skip

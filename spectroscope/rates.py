@@ -6,9 +6,8 @@ torch function: a stride multiplies it, an interpolation divides it, a transposi
 a function isn't known to keep it, it is lost, and unknown from there on.
 """
 
-import math
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -18,9 +17,6 @@ from torch import Tensor
 # One entry an axis of the tensor: its decimation, or None where there is none to know (channels,
 # features, axes made by the model).
 Axes = tuple[Fraction | None, ...]
-# Rectifier calls upstream of a tensor at the sampling rate that it has, each with the number of
-# other rectifiers between.
-Upstream = Mapping[str, int]
 Rule = Callable[[Axes, tuple[Any, ...], dict[str, Any], Tensor], Axes | None]
 
 
@@ -30,13 +26,12 @@ class Rates:
     def __init__(self) -> None:
         # By id; the reference tells whether a tensor of that id is still the one.
         self._axes: dict[int, tuple[weakref.ref[Tensor], Axes]] = {}
-        self._upstream: dict[int, Upstream] = {}
 
     def start(self, inputs: Sequence[Any]) -> None:
         """Begin with the tensors among `inputs`, each axis of them at decimation 1."""
-        for tensor in _tensors(inputs):
+        for tensor in tensors(inputs):
             if _plain(tensor):
-                self._note(tensor, (Fraction(1),) * tensor.dim(), {})
+                self._note(tensor, (Fraction(1),) * tensor.dim())
 
     def of(self, tensor: Tensor) -> Axes | None:
         """What is known of `tensor`, or None: nothing."""
@@ -52,23 +47,15 @@ class Rates:
                 return True
         return False
 
-    def rectified(self, name: str, output: Tensor) -> None:
-        """Note that `output` comes from the rectifier call `name`."""
-        if self.of(output) is not None:
-            before = self._upstream.get(id(output), {})
-            self._upstream[id(output)] = {s: n + 1 for s, n in before.items()} | {name: 0}
-
-    def _note(self, tensor: Tensor, axes: Axes | None, upstream: Upstream) -> None:
+    def _note(self, tensor: Tensor, axes: Axes | None) -> None:
         if axes is not None and len(axes) == tensor.dim():
             self._axes[id(tensor)] = weakref.ref(tensor), axes
-            self._upstream[id(tensor)] = upstream
         else:
             self._axes.pop(id(tensor), None)
-            self._upstream.pop(id(tensor), None)
 
     def passed(
         self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
-    ) -> tuple[Upstream, float] | None:
+    ) -> list[tuple[Tensor, Axes]]:
         """Note what is known of the output of a torch function that has run.
 
         Args:
@@ -78,28 +65,16 @@ class Rates:
             output: what it returned.
 
         Returns:
-            If it has lowered the sampling rate: the rectifier calls upstream, and by what factor.
+            The tensors among the arguments of which something was known, and what.
         """
-        given = [*_tensors(args), *_tensors(kwargs.values())]
+        given = [*tensors(args), *tensors(kwargs.values())]
         known = [(tensor, found) for tensor in given if (found := self.of(tensor)) is not None]
-        if not known:
-            return None
         name = name.lstrip("_")
-        upstream: dict[str, int] = {}
-        for source, _ in known:
-            for site, between in self._upstream.get(id(source), {}).items():
-                upstream[site] = min(between, upstream.get(site, between))
-        lowered = 1.0
-        for tensor in _tensors((output,)):
+        for tensor in tensors((output,)) if known else ():
             if tensor is known[0][0] and len(known) == 1:
                 continue  # worked on in place
-            axes = _axes_of(tensor, name, args, kwargs, given, known)
-            factor = _lowered(known[0][1], axes)
-            if name == "mean" and _over_space(known[0][1], args, kwargs):
-                factor = math.inf
-            self._note(tensor, axes, {} if factor > 1 else upstream)
-            lowered = max(lowered, factor)
-        return (upstream, lowered) if lowered > 1 and upstream else None
+            self._note(tensor, _axes_of(tensor, name, args, kwargs, given, known))
+        return known
 
 
 def _axes_of(
@@ -120,34 +95,32 @@ def _axes_of(
     alike = output.shape == source.shape and output.stride() == source.stride()
     if not alike and _storage(output) == _storage(source):
         return _of_view(axes, source, output)
-    if name in _OPAQUE:
+    if name in _OPAQUE or name.startswith("fft_"):
         return None
+    if name == "getitem" and any(True for _ in tensors([args[1], *_items(args[1])])):
+        return None  # picked by an index, in any order
     if alike and len(known) == 1:
         return axes
     if name in _JOINING or any(output.shape == tensor.shape for tensor in given):
-        return _merged([axes for _, axes in known])
+        joining = name in _JOINING
+        return _merged([_stretched(t, axes, output, joining=joining) for t, axes in known])
     return None
 
 
-def _lowered(before: Axes, after: Axes | None) -> float:
-    """By what factor the sampling rate is lower, along the axis where it is most; 1 if on none."""
-    if after is None or len(after) != len(before):
-        return 1.0
-    known = [sorted(axis for axis in axes if axis is not None) for axes in (before, after)]
-    pairs = zip(*known, strict=False)  # an axis less: channels that a convolution made
-    return max((float(b / a) for a, b in pairs), default=1.0)
+def _items(value: Any) -> Iterable[Any]:
+    return value if isinstance(value, list | tuple) else ()
 
 
-def _over_space(axes: Axes, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether a mean is one over time or space: axes whose rate is known, and not the first."""
-    dim = _argument(args, kwargs, 1, "dim")
-    dims = dim if isinstance(dim, list | tuple) else [dim]
-    return bool(dims) and all(
-        isinstance(d, int) and d % len(axes) and axes[d] is not None for d in dims
-    )
+def _stretched(tensor: Tensor, axes: Axes, output: Tensor, *, joining: bool) -> Axes:
+    """Axes of an input; those of length 1 that are broadcast have no rate of their own."""
+    if joining:
+        return axes
+    lengths = zip(reversed(tensor.shape), reversed(output.shape), strict=False)
+    kept = [None if a == 1 != b else axis for (a, b), axis in zip(lengths, axes[::-1], strict=True)]
+    return tuple(kept[::-1])
 
 
-def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+def tensors(values: Iterable[Any]) -> Iterator[Tensor]:
     """Tensors among `values`, and in the lists and tuples among them."""
     for value in values:
         if isinstance(value, Tensor):
@@ -302,5 +275,4 @@ _JOINING = {"cat", "concat", "concatenate"}
 # The output may have an input's shape, but not its axes.
 _OPAQUE = {"matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "baddbmm", "addmm", "einsum",
            "tensordot", "inverse", "sort", "argsort", "gather", "scatter", "index_select", "take",
-           "take_along_dim", "grid_sample", "cdist", "outer", "fft", "ifft", "fft2", "ifft2",
-           "fftn", "ifftn", "fftshift", "ifftshift", "hfft", "ihfft", "stft", "istft"}  # fmt: skip
+           "take_along_dim", "grid_sample", "cdist", "outer", "stft", "istft"}  # fmt: skip

@@ -4,9 +4,9 @@ import math
 import operator
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self, TypeVar
 
 import scipy.signal
 import torch
@@ -17,12 +17,14 @@ from spectroscope.dsp.spectra import Window
 from spectroscope.errors import RequestError
 from spectroscope.fundamentals import F0, Fundamental
 from spectroscope.rates import Axes
-from spectroscope.recording import Recording, SiteRecord
-from spectroscope.sites import ByGlob, Select, Site
+from spectroscope.recording import Recording, Shape, SiteRecord
+from spectroscope.sites import ByGlob, Downsampling, Select, Site
 from spectroscope.statistics import Analysis, SiteStatistics, transformed_axes, unrecordable
 
 if TYPE_CHECKING:
     from spectroscope.report import Report
+
+T = TypeVar("T")
 
 
 def record(
@@ -122,10 +124,7 @@ class Recorder:
             raise RequestError(f"{spectra=} must be True, False or 'plane'")
         if operator.index(harmonics) < 1:
             raise RequestError(f"{harmonics=} must be 1 or more")
-        try:
-            scipy.signal.get_window(window, 8)
-        except ValueError as error:
-            raise RequestError(f"{window=}: {error}") from error
+        window = _checked_window(window) if spectra else "boxcar"
         self._decimation = ByGlob(decimation, float, math.nan)
         if not all(0 < d < math.inf for d in self._decimation.globs.values()):
             raise RequestError(f"{decimation=} must be positive")
@@ -191,10 +190,10 @@ class Recorder:
             self._analysis.window,
             records,
             self._capture.inventory.snapshot(),
-            dict(self._capture.downsamplings),
+            {name: found for name, r in records.items() if (found := self._next_after(r))},
         )
 
-    def _observe(self, site: Site, tensor: Tensor) -> Callable[[Tensor], None]:
+    def _observe(self, site: Site, tensor: Tensor, known: bool) -> Callable[[Tensor], None]:
         """Reduce a rectifier's input, and its output when it is there.
 
         Of a ReLU both at once, before it runs: what it is going to return is known, and the input,
@@ -203,7 +202,7 @@ class Recorder:
         axes = self._capture.axes(tensor)
         before = self._readable(site, tensor)
         ready = None
-        if before is not None and site.kind == "ReLU":
+        if before is not None and known and site.kind == "ReLU":
             ready = self._reduced(site, before, None, axes)
         elif before is not None:
             before = before.clone()
@@ -212,13 +211,34 @@ class Recorder:
             after = self._readable(site, output)
             if before is None or after is None:
                 return
-            if before.shape == after.shape:
+            if ready is not None and site.name not in self._records and not _agrees(ready, after):
+                self._give_up(site, "what it returns is not the ReLU of its input")
+            elif before.shape == after.shape:
                 self._add(ready or self._reduced(site, before, after, axes))
             else:
                 shapes = [tuple(side.shape[1:]) for side in (before, after)]
                 self._give_up(site, f"{shapes[0]} goes in and {shapes[1]} comes out")
 
         return finish
+
+    def _next_after(self, record: SiteRecord) -> Downsampling | None:
+        """What lowers the sampling rate next after a site, along the axes that are transformed.
+
+        Of several the one with the fewest rectifiers between, that ran first; pooling over all of
+        time or space only where nothing else does, for it is mostly a side branch.
+        """
+        channel_axis = self._channel_axis.of(record.site)
+        found = []
+        for lowering in self._capture.lowerings.get(record.site.name, {}).values():
+            factors = _transformed(lowering.factors, channel_axis, record.shape)
+            if factors and max(factors) > 1:
+                factor = factors[0] if len(set(factors)) == 1 else math.nan
+                found.append((lowering, factor))
+        found.sort(key=lambda pair: (pair[0].whole, pair[0].between))  # stable
+        if not found:
+            return None
+        lowering, factor = found[0]
+        return Downsampling(lowering.place, factor, lowering.between)
 
     def _readable(self, site: Site, tensor: Tensor) -> Tensor | None:
         """One side as ``[N, C, ...]``, or None: there are no values, or not such as we can read.
@@ -296,23 +316,52 @@ class Recorder:
         warnings.warn(f"{self._model_name}: {message}", stacklevel=3)
 
 
-def _common_decimation(axes: Axes | None, channel_axis: int, shape: tuple[int, ...]) -> float:
+def _checked_window(window: Window) -> Window:
+    """`window`, if it is a name or a tuple of a name and numbers that SciPy knows."""
+    name, *numbers = window if isinstance(window, tuple) else (window,)
+    try:
+        if not isinstance(name, str):
+            raise TypeError("a name, or a tuple of a name and numbers, is taken")
+        checked: Window = (name, *map(float, numbers)) if numbers else name
+        scipy.signal.get_window(checked, 8)
+    except (TypeError, ValueError) as error:
+        raise RequestError(f"{window=}: {error}") from error
+    return "boxcar" if checked == "rectangular" else checked
+
+
+def _agrees(record: SiteRecord, output: Tensor) -> bool:
+    """Whether a rectifier's output is what it was reckoned to be: its mean is, or isn't finite.
+
+    A function mode of the user's that was there before ours can make of a ReLU what it likes.
+    """
+    with torch.no_grad():
+        joint = record.statistics.output
+        mean = output.double().mean()
+        expected = (joint.dc.mean[1] * joint.dc.weight[1]).sum() / output.numel()
+        close = (mean - expected).abs() <= 1e-9 * (mean.abs() + expected.abs())
+        return bool(close | ~mean.isfinite())
+
+
+def _common_decimation(axes: Axes | None, channel_axis: int, shape: Shape) -> float:
     """Samples of the model's input to one of the site's, along the axes that are transformed.
 
     NaN where that isn't known or isn't the same for all of them, or where there are none.
+    """
+    found = set(_transformed(axes, channel_axis, shape) if axes else ())
+    (decimation,) = found if len(found) == 1 else (None,)
+    return math.nan if decimation is None else float(decimation)
+
+
+def _transformed(of_axes: Sequence[T], channel_axis: int, shape: Shape) -> list[T]:
+    """Of something for each axis of a tensor that for those of time or space that are transformed.
 
     Args:
-        axes: of the tensor at the site.
+        of_axes: one for each axis of the tensor at the site.
         channel_axis: the tensor's.
         shape: of one input there, ``(C, ...)``.
     """
-    if not axes:
-        return math.nan
-    channel = channel_axis % len(axes)
-    of_input = [axis for i, axis in enumerate(axes) if channel == 0 or i not in (0, channel)]
-    if channel == 0:
-        del of_input[0]
-    picked = [axis - 1 for axis in transformed_axes(shape)] or range(len(of_input))
-    found = {of_input[axis] for axis in picked}
-    (decimation,) = found if len(found) == 1 else (None,)
-    return math.nan if decimation is None else float(decimation)
+    channel = channel_axis % len(of_axes)
+    rest = [x for i, x in enumerate(of_axes) if i != channel and (channel == 0 or i != 0)]
+    lengths = tuple(2 if length is None else length for length in shape)
+    axes = [axis - 1 for axis in transformed_axes(lengths)]
+    return [rest[axis] for axis in axes] if axes else rest

@@ -85,6 +85,7 @@ class Recording:
             raise RequestError(f"recordings at fs={self.fs} and fs={other.fs} can't be merged")
         if self.window != other.window:
             raise RequestError(f"windows {self.window!r} and {other.window!r} can't be merged")
+        lost: dict[str, str] = {}
         records = dict(self.records)
         for name, record in other.records.items():
             if name not in records:
@@ -92,7 +93,10 @@ class Recording:
                 continue
             if reason := records[name].mergeable(record):
                 raise RequestError(f"recordings differ at {name}: {reason}")
-            records[name] = records[name].merge(record)
+            records[name] = merged = records[name].merge(record)
+            parts = self.records[name].statistics.spectra, record.statistics.spectra
+            if merged.statistics.spectra is None and parts != (None, None):
+                lost[record.site.place] = "no spectra: not all of what was merged has the same"
         found = dict(self.found)
         for name, row in other.found.items():
             mine = found.setdefault(name, replace(row, fired=0))
@@ -100,7 +104,7 @@ class Recording:
                 mine,
                 selected=mine.selected or row.selected,
                 fired=mine.fired + row.fired,
-                reason=mine.reason or row.reason,
+                reason=mine.reason or row.reason or lost.get(name, ""),
             )
         downsamplings = {**other.downsamplings, **self.downsamplings}
         return Recording(self.fs, self.window, records, found, downsamplings)

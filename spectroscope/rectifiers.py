@@ -1,5 +1,6 @@
 """What counts as a rectifier: which torch functions, with which arguments, and which modules."""
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -54,7 +55,11 @@ def _threshold(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
 
 def _clamp(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
     low, high = _argument(args, kwargs, 1, "min"), _argument(args, kwargs, 2, "max")
-    return Call("ReLU", _input(args, kwargs)) if high is None and _is_zero(low) else None
+    if not _is_zero(low) or isinstance(high, Tensor):
+        return None
+    # Other limits are mostly those of boxes and colours.
+    kind = {None: "ReLU", math.inf: "ReLU", 6: "ReLU6"}.get(high)
+    return None if kind is None else Call(kind, _input(args, kwargs))
 
 
 def _maximum(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
@@ -119,6 +124,10 @@ def function_name(function: Any) -> str:
     >>> {function_name(f) for f in (torch.relu, torch.Tensor.relu_, torch.ops.aten.relu.default)}
     {'relu'}
     """
+    # An operator's name is of its library; those of others may be called as torch's are.
+    operator = getattr(function, "_schema", getattr(function, "_qualified_op_name", "aten::"))
+    if not str(operator).startswith("aten::"):
+        return str(operator).partition("(")[0]
     name = getattr(function, "__name__", "").partition(".")[0]
     return "threshold" if name == "_threshold" else name.rstrip("_")
 

@@ -99,7 +99,7 @@ class Downsampling(NamedTuple):
 
     Attributes:
         place: name of the module in which that is, and the function: `layer2.0.conv1/conv2d`.
-        factor: by how much, along the axis where it is most; infinite for a mean over all.
+        factor: by how much, infinite for a mean over all; NaN if that differs between axes.
         between: number of other rectifiers that the signal goes through before.
     """
 

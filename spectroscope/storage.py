@@ -40,11 +40,7 @@ def write(recording: Recording, path: Path) -> None:
         "window": recording.window,
         "sites": sites,
         "downsamplings": {
-            site: [
-                lower.place,
-                lower.factor if math.isfinite(lower.factor) else None,
-                lower.between,
-            ]
+            site: [lower.place, str(lower.factor), lower.between]
             for site, lower in recording.downsamplings.items()
         },
         "found": [asdict(found) for found in recording.found.values()],
@@ -77,8 +73,8 @@ def read(path: Path) -> Recording:
             ]
             found = [Found(**row) for row in header["found"]]
             downsamplings = {
-                site: Downsampling(str(place), float("inf" if f is None else f), int(between))
-                for site, (place, f, between) in header["downsamplings"].items()
+                site: Downsampling(str(place), float(factor), int(between))
+                for site, (place, factor, between) in header["downsamplings"].items()
             }
             fs, window = header["fs"], header["window"]
             window = tuple(window) if isinstance(window, list) else str(window)
@@ -169,7 +165,7 @@ def _statistics(arrays: np.lib.npyio.NpzFile, prefix: str) -> SiteStatistics:
             tensor("harmonics.inputs", 2, orders),
             tensor("harmonics.found", 2, channels, orders),
             tensor("harmonics.squares", 2, 2, channels, orders),
-            tensor("harmonics.tones", 4, channels),
+            tensor("harmonics.tones", 5, channels),
         )
     return SiteStatistics(before, after, joint, spectra, harmonics)
 

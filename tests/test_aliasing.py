@@ -113,3 +113,77 @@ def test_resnet18_meets_its_strides():
     assert tuple(table.loc["layer1.1.relu#1"]) == ("layer2.0.conv1/conv2d", 2, 0)
     assert tuple(table.loc["layer2.0.relu#0"]) == ("layer3.0.conv1/conv2d", 2, 2)
     assert tuple(table.loc["layer4.1.relu#1"]) == ("avgpool/adaptive_avg_pool2d", 2, 0)
+
+
+def next_of(function, x, site=0, **options):
+    """Place, factor and rectifiers between of the aliasing of a site, or None."""
+    report = recorded(Calls(function), x, **options)
+    try:
+        table = report.aliasing(f"/relu#{site}")
+    except spectroscope.RequestError:
+        return None
+    return tuple(table.iloc[0][["downsampling", "factor", "rectifiers_between"]])
+
+
+def gated(x):
+    x = F.relu(x)
+    x = x * torch.sigmoid(F.adaptive_avg_pool1d(x, 1))
+    return F.max_pool1d(F.relu(x), 2)
+
+
+def test_a_gate_is_no_downsampling_and_keeps_the_rate():
+    x = torch.randn(2, 3, 64)
+    assert next_of(gated, x) == ("max_pool1d", 2, 1)
+    assert recorded(Calls(gated), x).sites()["decimation"].tolist() == [1, 1]
+    assert next_of(lambda x: F.max_pool1d((y := F.relu(x)) - y.mean(-1, keepdim=True), 2), x) == (
+        "max_pool1d", 2, 0)  # fmt: skip
+
+
+def test_of_two_branches_it_is_the_one_with_fewer_rectifiers():
+    def residual(x):
+        x = F.relu(x)
+        inner = F.avg_pool1d(F.relu(x), 2)
+        return inner + F.max_pool1d(x, 2)
+
+    assert next_of(residual, torch.randn(2, 3, 64)) == ("max_pool1d", 2, 0)
+
+
+def test_up_and_down_again_is_not_down():
+    def hourglass(x):
+        x = F.interpolate(F.relu(x), scale_factor=2)
+        return F.avg_pool1d(F.relu(x), 4)
+
+    x = torch.randn(2, 3, 64)
+    assert next_of(hourglass, x) == ("avg_pool1d", 2, 1)
+    assert next_of(hourglass, x, site=1) == ("avg_pool1d", 4, 0)
+    assert next_of(lambda x: F.avg_pool1d(F.interpolate(F.relu(x), scale_factor=2), 2), x) is None
+
+
+def test_what_is_lowered_along_one_axis_of_two_is_not_told_by_a_square():
+    x = torch.randn(2, 3, 16, 16)
+    report = recorded(Calls(lambda x: F.max_pool2d(F.relu(x), (1, 2))), x)
+    assert math.isnan(report.aliasing()["factor"].iloc[0])
+    assert report.aliasing()["above_next_nyquist"].isna().all()
+    frames = torch.randn(2, 3, 4, 8, 8)
+    assert next_of(lambda x: F.avg_pool3d(F.relu(x), (2, 1, 1)), frames) is None
+    assert next_of(lambda x: F.avg_pool3d(F.relu(x), (1, 2, 2)), frames) == ("avg_pool3d", 2, 0)
+
+
+def test_channels_last_goes_by_the_axis_of_time():
+    def channels_last(x):
+        x = F.relu(F.linear(x, torch.randn(5, 3)))  # which says where the channels are
+        return F.avg_pool1d(F.conv1d(x.mT, torch.randn(4, 5, 3)), 2).mT
+
+    x = torch.randn(2, 64, 3)
+    assert next_of(channels_last, x, channel_axis=-1) == ("avg_pool1d", 2, 0)
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "efficientnet_b0", "regnet_y_400mf"])
+def test_networks_with_gates_keep_their_rates(name):
+    model = torchvision.models.get_model(name, weights=None).eval()
+    report = recorded(model, torch.randn(1, 3, 64, 64), kinds=["SiLU", "Hardswish"])
+    sites = report.sites()
+    images = sites[sites["shape"].map(len) == 3]
+    images = images[images["shape"].map(lambda shape: shape[1] > 1)]
+    assert images["decimation"].notna().all()
+    assert images["decimation"].max() == 32

@@ -170,7 +170,9 @@ def test_a_folder_in_the_way_is_one_line(kid_ppg, tmp_path):
 def test_list_names_the_specimens():
     done = command("list")
     assert done.returncode == 0
-    assert done.stdout.startswith("kid-ppg ")
+    names = [line.split()[0] for line in done.stdout.splitlines()]
+    assert names == ["crepe", "kid-ppg", "paper-ppg", "torchvision"]
+    assert "can't be loaded" not in done.stdout
 
 
 @pytest.mark.parametrize("arguments", [[], ["inspect"], ["dance"], ["inspect", "kid-ppg", "--no"]])

@@ -79,6 +79,7 @@ def test_a_function_that_rectifies_is_seen_once_with_its_true_input(name, functi
     [
         lambda x: x.clamp(min=1),
         lambda x: x.clamp(0, 1),
+        lambda x: x.clamp(0, torch.tensor(6.0)),
         lambda x: x.clamp(max=0),
         lambda x: x.clamp_min(-1),
         F.hardtanh,

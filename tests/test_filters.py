@@ -93,3 +93,30 @@ def test_an_image_filter_has_the_mean_power_of_its_rings():
 def test_what_is_no_linear_filter_is_refused(layers, options, message):
     with pytest.raises(spectroscope.RequestError, match=message):
         spectroscope.filter_response(layers, **options)
+
+
+class Residual(nn.Sequential):
+    """Not what its layers are one after the other."""
+
+    def forward(self, x):
+        return x + super().forward(x)
+
+
+def test_a_divisor_of_ones_own_is_used():
+    table = spectroscope.filter_response(nn.AvgPool2d(2, divisor_override=1), points=8)
+    assert table["gain"].iloc[0] == 4
+
+
+@pytest.mark.parametrize(
+    ("layers", "options", "message"),
+    [
+        (Residual(nn.AvgPool1d(1)), {}, "Residual has no frequency response"),
+        ([nn.Conv1d(8, 1, 3), nn.BatchNorm1d(4).eval()], {}, "1 channels come to"),
+        ([nn.Conv1d(8, 1, 3), nn.Conv1d(4, 1, 3)], {}, "1 channels come to"),
+        (nn.Conv1d(8, 1, 3), {"fs": 0.0}, "must be a positive number"),
+        (nn.Conv1d(8, 1, 3), {"points": 1}, "must be 2 or more"),
+    ],
+)
+def test_what_would_be_wrong_in_silence_is_refused(layers, options, message):
+    with pytest.raises(spectroscope.RequestError, match=message):
+        spectroscope.filter_response(layers, **options)

@@ -334,3 +334,14 @@ def test_saved_harmonics_are_loaded(tmp_path):
         pd.testing.assert_frame_equal(getattr(loaded, name)(), getattr(report, name)())
     with pytest.raises(spectroscope.RequestError, match="6 harmonics, then 8"):
         loaded.merge(report_of(nn.ReLU(), x, fs=32, f0=3))
+
+
+def test_the_residual_of_a_tone_is_over_the_inputs_that_have_one():
+    x = torch.randn(4, 1, 64)
+    x[2:] += 100
+    model = nn.ReLU()
+    with spectroscope.record(model, f0=[0.1, 0.1, math.nan, math.nan]) as recorder:
+        model(x)
+    row = recorder.report().dc().iloc[0]
+    expected = x[:2].relu().double().mean().item() - row["dc_tone"]
+    assert row["dc_tone_residual"] == pytest.approx(expected)

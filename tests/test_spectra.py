@@ -401,3 +401,27 @@ def test_what_is_not_known_is_refused(options):
         spectroscope.record(nn.ReLU(), **options)
     with pytest.raises(spectroscope.RequestError, match="scaling='power'"):
         report_of(nn.ReLU(), torch.randn(1, 1, 8)).spectra(scaling="power")
+
+
+@pytest.mark.parametrize(
+    "window", [8.0, "nothing", ("kaiser", "x"), ("general_cosine", [1.0, 0.5])]
+)
+def test_a_window_that_scipy_or_a_file_does_not_take_is_refused(window):
+    with pytest.raises(spectroscope.RequestError, match="window="):
+        spectroscope.record(nn.ReLU(), window=window)
+
+
+def test_spectra_that_a_merge_can_not_keep_are_noted():
+    model, x = nn.ReLU(), torch.randn(2, 1, 64)
+    reports = []
+    for options, signal in (
+        ({}, x),
+        ({"spectra": False}, x),
+        ({"window": "rectangular"}, x[..., 1:]),
+    ):
+        with spectroscope.record(model, **options) as recorder:
+            model(signal)
+        reports.append(recorder.report())
+    for other in reports[1:]:
+        coverage = reports[0].merge(other).coverage()
+        assert "no spectra: not all of what was merged" in coverage["reason"].item()

@@ -140,6 +140,8 @@ def dominant_frequency(x: Tensor) -> Tensor:
     samples, _, length = x.shape
     if length < 8:
         return torch.full((samples,), math.nan, dtype=torch.float64, device=x.device)
+    if samples > 1:  # one by one: eight times the length of a batch is too much
+        return torch.cat([dominant_frequency(one) for one in torch.split(x, 1)])
     pad = 8
     x = x.double()
     taper = torch.hann_window(length, periodic=False, dtype=torch.float64, device=x.device)

@@ -68,13 +68,13 @@ class Transform:
         self.shape = (*lengths[:-1], lengths[-1] // 2 + 1)
         self.tapered = window not in ("boxcar", "rectangular")
         taper = torch.ones((), dtype=torch.float64)
-        for length in lengths:
+        for length in lengths if self.tapered else ():
             one = torch.from_numpy(scipy.signal.get_window(window, length))
             taper = taper.unsqueeze(-1) * (one / one.mean())
         self._taper = taper.to(device)
         # Each component stands for its conjugate too, but where that is itself or there as well.
-        weights = torch.ones(self.shape, dtype=torch.float64)
-        weights[..., 1 : (lengths[-1] + 1) // 2] = 2
+        weights = torch.ones(self.shape[-1], dtype=torch.float64)
+        weights[1 : (lengths[-1] + 1) // 2] = 2
         self._weights = weights.to(device)
         self.rings = self.shells = None
         self.bins = math.prod(self.shape)
@@ -88,7 +88,7 @@ class Transform:
                 self.bins = ring_count(height, width)
 
     @classmethod
-    @lru_cache(maxsize=64)
+    @lru_cache(maxsize=16)
     def of(
         cls, lengths: tuple[int, ...], window: Window, device: torch.device, plane: bool = False
     ) -> "Transform":

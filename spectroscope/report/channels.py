@@ -101,10 +101,10 @@ def dc_columns(record: SiteRecord, window: Window) -> dict[str, Floats]:
     relu = record.site.kind == "ReLU"
     with np.errstate(invalid="ignore", divide="ignore"):  # 0/0: nothing finite, an all-zero output
         gaussian = _gaussian_dc(record.site.kind, x.mean, np.sqrt(x.variance))
-        tone = np.full_like(x.mean, np.nan)
+        tone = tonal = np.full_like(x.mean, np.nan)
         if harmonics is not None and relu:
-            count, _, _, dc = numpy(harmonics.tones)
-            tone = dc / np.where(count > 0, count, np.nan)
+            count, _, _, *dcs = numpy(harmonics.tones)
+            tone, tonal = dcs / np.where(count > 0, count, np.nan)
         columns = {
             "dc_in": x.mean,
             "dc_out": y.mean,
@@ -116,7 +116,7 @@ def dc_columns(record: SiteRecord, window: Window) -> dict[str, Floats]:
             "dc_gaussian": gaussian,
             "dc_gaussian_residual": y.mean - gaussian,
             "dc_tone": tone,
-            "dc_tone_residual": y.mean - tone,
+            "dc_tone_residual": tonal - tone,
         }
     split = Split.of(record, window)
     columns |= split.fractions("preserved", "introduced")

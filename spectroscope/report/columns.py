@@ -62,7 +62,7 @@ COLUMNS = {
         "output DC, were each input its own DC and fundamental alone: mean of (μθ + A·sin "
         "θ)/π, θ = arccos(−μ/A); NaN without f0, and for other kinds than ReLU",
     ),
-    "dc_tone_residual": Column("activation", "dc_out − dc_tone"),
+    "dc_tone_residual": Column("activation", "output DC of the same inputs − dc_tone"),
     "preserved_fraction": Column(
         "1",
         "power of gain·x over the output's, DC included; x is the rectifier's input",
@@ -74,7 +74,8 @@ COLUMNS = {
     ),
     "introduced_dc_fraction": Column(
         "1",
-        "part of introduced_fraction that is DC: squared DC of the rest of each input",
+        "part of introduced_fraction that is DC: squared DC of the rest of each input (of each "
+        "frame of video). With a window these three parts are estimates, and needn't add up to it",
     ),
     "introduced_in_band_fraction": Column("1", "part of it at other frequencies up to band_edge"),
     "introduced_above_band_fraction": Column("1", "part of it above band_edge"),
@@ -88,9 +89,14 @@ COLUMNS = {
     "band_edge": Column("see freq_unit", "frequency up to which 99 % of the input's AC power lies"),
     "downsampling": Column(
         "",
-        "what lowers the sampling rate next after the site: module/function, the first that runs",
+        "what lowers the sampling rate next after the site: module/function; of several the one "
+        "with the fewest rectifiers between, then the first that runs",
     ),
-    "factor": Column("1", "by how much, along the axis where it is most"),
+    "factor": Column(
+        "1",
+        "by how much, against the rate at the site; infinite: a mean over all; NaN: not the same "
+        "along both axes",
+    ),
     "rectifiers_between": Column("1", "other rectifiers that the signal goes through before"),
     "next_nyquist": Column("see freq_unit", "Nyquist frequency after that"),
     "power_above": Column("activation²", "the output's power above it: to be removed, or folded"),

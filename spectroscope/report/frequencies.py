@@ -131,7 +131,7 @@ def aliasing(recording: Recording, record: SiteRecord) -> Iterator[pd.DataFrame]
     with np.errstate(invalid="ignore"):
         fraction = found.power / np.where(found.total > 0, found.total, np.nan)
     folds_to = np.full_like(found.peak, np.nan)
-    if "pool" in lower.function or "conv" in lower.function:
+    if any(name in lower.function for name in ("pool", "conv", "getitem")):
         step = 1 / lower.factor  # the new sampling rate, in cycles per sample of the site
         folds_to = np.abs(found.peak - np.round(found.peak / step) * step)
     yield pd.DataFrame(
@@ -178,6 +178,8 @@ class _Above(NamedTuple):
         power[:, 1:] /= _noise_bins(recording.window, sums.lengths)
         cycles = np.arange(power.shape[1]) / max(sums.lengths)
         above = cycles > 0.5 / lower.factor * (1 + 1e-9)
+        if math.isnan(lower.factor):  # the square is none
+            power[:] = np.nan
         outside = np.where(above, power, 0)
         peak = cycles[np.argmax(outside, axis=1)]
         peak[~(outside.sum(1) > 0)] = np.nan

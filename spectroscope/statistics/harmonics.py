@@ -21,9 +21,9 @@ class HarmonicSums(NamedTuple):
         found: ``[2, C, K]``, number of inputs in `squares`: those with a usable harmonic and finite
             values on both sides.
         squares: ``[2, 2, C, K]``, of the amplitudes; first the input's, then the output's.
-        tones: ``[4, C]``, over the inputs with a fundamental that isn't folded: their number; the
+        tones: ``[5, C]``, over the inputs with a fundamental that isn't folded: their number; the
             power of the input and of the output without DC and fundamental; the DC of a ReLU of the
-            input's own DC and fundamental alone.
+            input's own DC and fundamental alone; the output's own DC.
     """
 
     freq: Tensor
@@ -58,7 +58,7 @@ class HarmonicsOfBatch:
         channels = x.shape[1]
         self._found = x.new_zeros(2, channels, orders, dtype=torch.float64)
         self._squares = x.new_zeros(2, 2, channels, orders, dtype=torch.float64)
-        self._tones = x.new_zeros(4, channels, dtype=torch.float64)
+        self._tones = x.new_zeros(5, channels, dtype=torch.float64)
 
     def add(
         self,
@@ -97,7 +97,7 @@ class HarmonicsOfBatch:
         tonal = counted[0, :, :, 0]
         rest_in, rest_out = both.rest.chunk(2, 1)
         dc = rectified_tone_dc(both.dc[:, :channels], both.amplitude[:, :channels, 0])
-        for number, value in enumerate((torch.ones_like(dc), rest_in, rest_out, dc)):
+        for number, value in enumerate((torch.ones_like(dc), rest_in, rest_out, dc, means[1])):
             self._tones[number, c] += (tonal * value.where(good, 0)).sum(0)
 
     def sums(self) -> HarmonicSums:
