@@ -4,27 +4,25 @@ import math
 import operator
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Literal, Self
 
-import scipy.signal
 import torch
 from torch import Tensor, nn
 
 from spectroscope.capture import Capture
-from spectroscope.dsp.spectra import Window
+from spectroscope.dsp.spectra import Window, checked_window
 from spectroscope.errors import RequestError
 from spectroscope.fundamentals import F0, Fundamental
 from spectroscope.rates import Axes
-from spectroscope.recording import Recording, Shape, SiteRecord
+from spectroscope.recording import Recording, SiteRecord
+from spectroscope.site_axes import common_decimation, next_downsampling
 from spectroscope.sites import ByGlob, Downsampling, Select, Site
 from spectroscope.statistics import Analysis, SiteStatistics, transformed_axes, unrecordable
 
 if TYPE_CHECKING:
     from spectroscope.report import Report
-
-T = TypeVar("T")
 
 
 def record(
@@ -124,7 +122,7 @@ class Recorder:
             raise RequestError(f"{spectra=} must be True, False or 'plane'")
         if operator.index(harmonics) < 1:
             raise RequestError(f"{harmonics=} must be 1 or more")
-        window = _checked_window(window) if spectra else "boxcar"
+        window = checked_window(window) if spectra else "boxcar"
         self._decimation = ByGlob(decimation, float, math.nan)
         if not all(0 < d < math.inf for d in self._decimation.globs.values()):
             raise RequestError(f"{decimation=} must be positive")
@@ -222,23 +220,8 @@ class Recorder:
         return finish
 
     def _next_after(self, record: SiteRecord) -> Downsampling | None:
-        """What lowers the sampling rate next after a site, along the axes that are transformed.
-
-        Of several the one with the fewest rectifiers between, that ran first; pooling over all of
-        time or space only where nothing else does, for it is mostly a side branch.
-        """
-        channel_axis = self._channel_axis.of(record.site)
-        found = []
-        for lowering in self._capture.lowerings.get(record.site.name, {}).values():
-            factors = _transformed(lowering.factors, channel_axis, record.shape)
-            if factors and max(factors) > 1:
-                factor = factors[0] if len(set(factors)) == 1 else math.nan
-                found.append((lowering, factor))
-        found.sort(key=lambda pair: (pair[0].whole, pair[0].between))  # stable
-        if not found:
-            return None
-        lowering, factor = found[0]
-        return Downsampling(lowering.place, factor, lowering.between)
+        lowerings = self._capture.lowerings.get(record.site.name, {}).values()
+        return next_downsampling(lowerings, self._channel_axis.of(record.site), record.shape)
 
     def _readable(self, site: Site, tensor: Tensor) -> Tensor | None:
         """One side as ``[N, C, ...]``, or None: there are no values, or not such as we can read.
@@ -265,7 +248,7 @@ class Recorder:
         shape = tuple(x.shape[1:])
         decimation = self._decimation.of(site)
         if math.isnan(decimation):
-            decimation = _common_decimation(axes, self._channel_axis.of(site), shape)
+            decimation = common_decimation(axes, self._channel_axis.of(site), shape)
         f0 = None
         if len(transformed_axes(shape)) == 1:
             f0 = self._fundamental.at(decimation, len(x))
@@ -316,19 +299,6 @@ class Recorder:
         warnings.warn(f"{self._model_name}: {message}", stacklevel=3)
 
 
-def _checked_window(window: Window) -> Window:
-    """`window`, if it is a name or a tuple of a name and numbers that SciPy knows."""
-    name, *numbers = window if isinstance(window, tuple) else (window,)
-    try:
-        if not isinstance(name, str):
-            raise TypeError("a name, or a tuple of a name and numbers, is taken")
-        checked: Window = (name, *map(float, numbers)) if numbers else name
-        scipy.signal.get_window(checked, 8)
-    except (TypeError, ValueError) as error:
-        raise RequestError(f"{window=}: {error}") from error
-    return "boxcar" if checked == "rectangular" else checked
-
-
 def _agrees(record: SiteRecord, output: Tensor) -> bool:
     """Whether a rectifier's output is what it was reckoned to be: its mean is, or isn't finite.
 
@@ -340,28 +310,3 @@ def _agrees(record: SiteRecord, output: Tensor) -> bool:
         expected = (joint.dc.mean[1] * joint.dc.weight[1]).sum() / output.numel()
         close = (mean - expected).abs() <= 1e-9 * (mean.abs() + expected.abs())
         return bool(close | ~mean.isfinite())
-
-
-def _common_decimation(axes: Axes | None, channel_axis: int, shape: Shape) -> float:
-    """Samples of the model's input to one of the site's, along the axes that are transformed.
-
-    NaN where that isn't known or isn't the same for all of them, or where there are none.
-    """
-    found = set(_transformed(axes, channel_axis, shape) if axes else ())
-    (decimation,) = found if len(found) == 1 else (None,)
-    return math.nan if decimation is None else float(decimation)
-
-
-def _transformed(of_axes: Sequence[T], channel_axis: int, shape: Shape) -> list[T]:
-    """Of something for each axis of a tensor that for those of time or space that are transformed.
-
-    Args:
-        of_axes: one for each axis of the tensor at the site.
-        channel_axis: the tensor's.
-        shape: of one input there, ``(C, ...)``.
-    """
-    channel = channel_axis % len(of_axes)
-    rest = [x for i, x in enumerate(of_axes) if i != channel and (channel == 0 or i != 0)]
-    lengths = tuple(2 if length is None else length for length in shape)
-    axes = [axis - 1 for axis in transformed_axes(lengths)]
-    return [rest[axis] for axis in axes] if axes else rest

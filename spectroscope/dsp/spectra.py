@@ -8,6 +8,8 @@ import scipy.signal
 import torch
 from torch import Tensor
 
+from spectroscope.errors import RequestError
+
 # As scipy.signal.get_window takes it: "hann", or ("tukey", 0.3).
 Window: TypeAlias = str | tuple[str | float, ...]
 
@@ -125,6 +127,23 @@ class Transform:
     def modes(self) -> Tensor:
         """``[bins]``, how many components, conjugates included, each bin sums up."""
         return self.fold(torch.ones(self.shape, dtype=torch.float64, device=self._weights.device))
+
+
+def checked_window(window: Window) -> Window:
+    """`window`, if it is a name or a tuple of a name and numbers that SciPy knows.
+
+    Raises:
+        RequestError: it isn't.
+    """
+    name, *numbers = window if isinstance(window, tuple) else (window,)
+    try:
+        if not isinstance(name, str):
+            raise TypeError("a name, or a tuple of a name and numbers, is taken")
+        checked: Window = (name, *map(float, numbers)) if numbers else name
+        scipy.signal.get_window(checked, 8)
+    except (TypeError, ValueError) as error:
+        raise RequestError(f"{window=}: {error}") from error
+    return "boxcar" if checked == "rectangular" else checked
 
 
 def ring_count(height: int, width: int) -> int:
