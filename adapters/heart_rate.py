@@ -1,17 +1,20 @@
-"""Heart-rate CNNs on wrist PPG: KID-PPG, with its trained weights and real recordings.
+"""Heart-rate CNNs on wrist PPG, with their trained weights, on real recordings or the user's own.
 
 KID-PPG (Kechris et al., 2024) estimates the heart rate and its own uncertainty from two
 overlapping 8 s windows of PPG. Weights and windows are in the wheel of the `kid-ppg` project
 (GPL-3.0), which asks for TensorFlow and an old Python; only the two files are taken from it.
+The network of the paper's Fig. 3 is its elder sister; its weights are the user's to bring.
 """
 
+import functools
 import io
+import math
 import os
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -19,15 +22,18 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from spectroscope.adapters import keras_weights
+from spectroscope.adapters import keras_weights, ppg_files
+from spectroscope.adapters.paper_ppg import PaperPPG, blocks, features
 from spectroscope.adapters.wheels import PinnedWheel, read_member
 from spectroscope.errors import RequestError
 from spectroscope.specimens import Specimen
 
-FS = 32.0  # Hz
+FS = ppg_files.FS
 BATCH = 64
 # The model is sure of itself where its σ is below this (BPM).
 SURE = 8.0
+# Heart rates that there are (BPM).
+POSSIBLE = (30.0, 220.0)
 
 WHEEL = PinnedWheel(
     "kid-ppg",
@@ -39,25 +45,7 @@ _WEIGHTS = "kid_ppg/model_weights/kid_ppg_weights.h5"
 _WINDOWS = "kid_ppg/demo/demo_data/PPGDalia_S6_stairs.pkl"
 
 Array = NDArray[np.float64]
-
-
-class CausalConv(nn.Sequential):
-    """Causal convolution (kernel 5, dilation 2) and ReLU, ``[N, C, T]`` → ``[N, filters, T]``."""
-
-    def __init__(self, channels: int, filters: int):
-        super().__init__()
-        self.pad = nn.ConstantPad1d((8, 0), 0.0)
-        self.conv = nn.Conv1d(channels, filters, kernel_size=5, dilation=2)
-        self.relu = nn.ReLU()
-
-
-def _block(channels: int, filters: int, pool: int) -> nn.Sequential:
-    return nn.Sequential(
-        CausalConv(channels, filters),
-        CausalConv(filters, filters),
-        CausalConv(filters, filters),
-        nn.AvgPool1d(pool),
-    )
+PathLike: TypeAlias = str | os.PathLike[str]
 
 
 class KidPPG(nn.Module):
@@ -65,18 +53,12 @@ class KidPPG(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.block1 = _block(1, 32, pool=4)
-        self.block2 = _block(32, 48, pool=2)
-        self.block3 = _block(48, 64, pool=2)
+        self.block1, self.block2, self.block3 = blocks()
         self.attention = nn.MultiheadAttention(64, num_heads=4, batch_first=True)
         self.norm = nn.LayerNorm(64, eps=1e-3)
         self.dense = nn.Linear(16 * 64, 256)
         self.dense_relu = nn.ReLU()
         self.head = nn.Linear(256, 2)
-
-    def _features(self, window: Tensor) -> Tensor:
-        features: Tensor = self.block3(self.block2(self.block1(window.unsqueeze(1))))
-        return features.transpose(1, 2)
 
     def forward(self, pairs: Tensor) -> Tensor:
         """Heart rate of the second window of each pair.
@@ -87,10 +69,11 @@ class KidPPG(nn.Module):
         Returns:
             ``[N, 2]``: mean and standard deviation σ of the estimate, in BPM.
         """
-        previous, current = self._features(pairs[..., 0]), self._features(pairs[..., 1])
+        convolutions = (self.block1, self.block2, self.block3)
+        previous, current = (features(convolutions, window) for window in pairs.unbind(-1))
         attended, _ = self.attention(current, previous, previous, need_weights=False)
-        features = self.norm(attended + current).flatten(1)
-        mean, scale = self.head(self.dense_relu(self.dense(features))).unbind(1)
+        both = self.norm(attended + current).flatten(1)
+        mean, scale = self.head(self.dense_relu(self.dense(both))).unbind(1)
         return torch.stack([mean, 1 + F.softplus(scale)], dim=1)
 
 
@@ -145,52 +128,175 @@ def read_windows(content: bytes) -> tuple[Array, Array]:
     return windows, heart_rates
 
 
-def kid_ppg(*, weights: str | os.PathLike[str] | None = None) -> Specimen:
+class _Recording(NamedTuple):
+    """PPG windows ``[n, 256]``, their true heart rates ``[n]`` in BPM if known, whose they are."""
+
+    windows: Array
+    truth: Array | None
+    source: str
+
+    @classmethod
+    def of_user(
+        cls, input: PathLike, fs: float | None, column: str | int | None, at_least: int
+    ) -> "_Recording":
+        if fs is None:
+            raise RequestError(f"fs is missing: the samples per second of {input}")
+        windows = ppg_files.to_windows(ppg_files.read_signal(input, column), fs, at_least=at_least)
+        return cls(ppg_files.to_scale(windows), None, os.path.basename(input))
+
+    @classmethod
+    def of_wheel(cls, wheel: Path) -> "_Recording":
+        return cls(*read_windows(read_member(wheel, _WINDOWS)), "PPG-DaLiA subject 6, stairs")
+
+
+def kid_ppg(
+    *,
+    weights: PathLike | None = None,
+    input: PathLike | None = None,
+    fs: float | None = None,
+    column: str | int | None = None,
+) -> Specimen:
     """KID-PPG: heart rate from wrist PPG, on 214 real window pairs (PPG-DaLiA, stairs).
 
     Args:
         weights: the `kid-ppg` wheel, or a Keras weights file (HDF5) of this network, to use
             instead of the wheel that pip fetches. With a weights file the windows still come
             from the wheel.
+        input: a PPG of your own, 10 s or more, to run instead: ``.csv``, ``.npy`` or ``.npz``
+            (see `ppg_files`). Its true heart rate isn't known, so f0 is what the network estimates.
+        fs: its samples per second.
+        column: its column's name, or number from 0, where it has more than one.
 
     Raises:
         RequestError: the wheel can't be fetched, or a file isn't what it should be.
     """
-    path = None if weights is None else Path(weights)
-    if path is not None and not os.path.isfile(path):
-        raise RequestError(f"there is no file {path} to read weights from")
+    _check_options(input, fs, column)
+    own = None if input is None else _Recording.of_user(input, fs, column, at_least=2)
+    path = None if weights is None else _weights_file(weights)
     if path is not None and zipfile.is_zipfile(path):
         WHEEL.verify(path)
         wheel, path = path, None
-    else:
+    elif path is None or own is None:
         wheel = WHEEL.locate()
     model = KidPPG().eval()
-    source = io.BytesIO(read_member(wheel, _WEIGHTS)) if path is None else path
-    keras_weights.load(model, source, str(wheel if path is None else path))
-    windows, heart_rates = read_windows(read_member(wheel, _WINDOWS))
-    pairs = torch.from_numpy(np.stack([windows[:-1], windows[1:]], axis=-1)).float()
-    truth = torch.from_numpy(heart_rates[1:])
-
-    def metric(outputs: Tensor) -> Mapping[str, float]:
-        mean, sigma = outputs.cpu().double().unbind(1)
-        error, sure = (mean - truth).abs(), sigma < SURE
-        over = {
-            f"all {len(error)} windows": error,
-            f"{int(sure.sum())} windows with σ < {SURE:.0f} BPM": error[sure],
-        }
-        return {f"heart-rate MAE, {what} (BPM)": part.mean().item() for what, part in over.items()}
-
-    return Specimen(
+    if path is None:
+        keras_weights.load(model, io.BytesIO(read_member(wheel, _WEIGHTS)), str(wheel))
+    else:
+        keras_weights.load(model, path, str(path))
+    recording = _Recording.of_wheel(wheel) if own is None else own
+    pairs = np.stack([recording.windows[:-1], recording.windows[1:]], axis=-1)
+    truth = None if recording.truth is None else recording.truth[1:]
+    return _specimen(
+        model,
+        pairs,
+        truth,
         name="kid-ppg",
-        description="KID-PPG, heart rate from wrist PPG, on PPG-DaLiA subject 6, stairs",
-        license="GPL-3.0-only",
-        model=model,
-        inputs=torch.split(pairs, BATCH),
-        n_inputs=len(pairs),
-        fs=FS,
-        metric=metric,
-        f0=heart_rates[1:] / 60,
-        f0_name="heart rate",
-        per_minute=True,
+        description=f"KID-PPG, heart rate from wrist PPG, on {recording.source}",
         showpiece="block1.2.relu#1",
     )
+
+
+def paper_ppg(
+    *,
+    weights: PathLike | None = None,
+    input: PathLike | None = None,
+    fs: float | None = None,
+    column: str | int | None = None,
+) -> Specimen:
+    """The heart-rate network of the paper's Fig. 3, on 215 real PPG windows (PPG-DaLiA, stairs).
+
+    Those windows are of subject 6: a network trained without another subject has seen them.
+
+    Args:
+        weights: Keras file (HDF5) of this network, such as ``model_S5.h5`` (trained without
+            subject 5) of the paper's code; must be given, for no package has it.
+        input: a PPG of your own, 8 s or more; this, `fs` and `column` as of :func:`kid_ppg`.
+            Otherwise the windows come from the `kid-ppg` wheel.
+        fs: its samples per second.
+        column: its column's name, or number from 0, where it has more than one.
+
+    Raises:
+        RequestError: `weights` is missing, the wheel can't be fetched, or a file isn't what it
+            should be.
+    """
+    takes = "the Keras file (HDF5) of the paper's network, such as model_S5.h5 of its code"
+    if weights is None:
+        raise RequestError(f"weights are missing: paper-ppg takes {takes}")
+    path = _weights_file(weights)
+    if zipfile.is_zipfile(path):
+        raise RequestError(f"{path} is a wheel or another archive: paper-ppg takes {takes}")
+    _check_options(input, fs, column)
+    own = None if input is None else _Recording.of_user(input, fs, column, at_least=1)
+    model = PaperPPG().eval()
+    keras_weights.load(model, path, str(path))
+    recording = _Recording.of_wheel(WHEEL.locate()) if own is None else own
+    return _specimen(
+        model,
+        recording.windows,
+        recording.truth,
+        name="paper-ppg",
+        description=f"heart-rate network of Kechris et al. (2024), Fig. 3, on {recording.source}",
+        showpiece="block1.2.relu#0",
+    )
+
+
+def _check_options(input: PathLike | None, fs: float | None, column: str | int | None) -> None:
+    given = [name for name, value in (("fs", fs), ("column", column)) if value is not None]
+    if input is None and given:
+        raise RequestError(f"{given[0]} is of an input of your own: give input too")
+
+
+def _weights_file(path: PathLike) -> Path:
+    if not os.path.isfile(path):
+        raise RequestError(f"there is no file {path} to read weights from")
+    return Path(path)
+
+
+def _specimen(
+    model: nn.Module, inputs: Array, truth: Array | None, *, name: str, description: str,
+    showpiece: str,
+) -> Specimen:  # fmt: skip
+    """The specimen of `model` on `inputs`, whose true heart rates (BPM) are `truth`, if known."""
+    batches = torch.split(torch.from_numpy(inputs).float(), BATCH)
+    return Specimen(
+        name=name,
+        description=description,
+        license="GPL-3.0-only",
+        model=model,
+        inputs=batches,
+        n_inputs=len(inputs),
+        fs=FS,
+        metric=functools.partial(_scores, truth),
+        f0=(_estimates(model, batches) if truth is None else truth) / 60,
+        f0_name="estimated heart rate" if truth is None else "heart rate",
+        per_minute=True,
+        showpiece=showpiece,
+    )
+
+
+def _estimates(model: nn.Module, batches: Iterable[Tensor]) -> Array:
+    """The network's own heart rates ``[n]``, in BPM; NaN where no heart beats so."""
+    with torch.inference_mode():
+        outputs = torch.cat([model(batch) for batch in batches])
+    rates: Array = outputs.view(len(outputs), -1)[:, 0].double().numpy()
+    return np.where((rates >= POSSIBLE[0]) & (rates <= POSSIBLE[1]), rates, np.nan)
+
+
+def _scores(truth: Array | None, outputs: Tensor) -> Mapping[str, float]:
+    """Error of all estimates, and of those the network is sure of; without truth their spread."""
+    columns = outputs.cpu().double().view(len(outputs), -1)
+    rates = columns[:, 0]
+    over = {f"all {len(rates)} windows": torch.ones_like(rates, dtype=torch.bool)}
+    if columns.shape[1] == 2:
+        sure = columns[:, 1] < SURE
+        over[f"{int(sure.sum())} windows with σ < {SURE:.0f} BPM"] = sure
+    if truth is not None:
+        error = (rates - torch.from_numpy(truth)).abs()
+        return {f"heart-rate MAE, {who} (BPM)": error[w].mean().item() for who, w in over.items()}
+    scores = {}
+    for who, which in over.items():
+        some = rates[which]
+        scores[f"estimated heart rate, mean over {who} (BPM)"] = some.mean().item()
+        spread = some.std(correction=0).item() if len(some) else math.nan
+        scores[f"estimated heart rate, standard deviation over {who} (BPM)"] = spread
+    return scores

@@ -32,12 +32,15 @@ def paper_ppg(kid_ppg, weights):
 
 
 def keras_arrays(path):
-    """Arrays of the weights file by the last part of their names, in the order of their layers."""
+    """Arrays of the weights file by name."""
     found = {}
+
+    def keep(name, item):  # anything but None would end the visit
+        if isinstance(item, h5py.Dataset):
+            found[name] = item[()]
+
     with h5py.File(path) as h5:
-        h5["model_weights"].visititems(
-            lambda name, item: found.setdefault(name, item[()]) if hasattr(item, "dtype") else None
-        )
+        h5["model_weights"].visititems(keep)
     return found
 
 
@@ -141,7 +144,8 @@ def test_what_is_no_weights_file_is_refused(tmp_path):
     with pytest.raises(spectroscope.RequestError, match=r"no file .*x\.h5"):
         spectroscope.specimen("paper-ppg", weights=tmp_path / "x.h5")
     archive = tmp_path / "x.whl"
-    np.savez(archive.open("wb"), a=1)
+    with archive.open("wb") as file:
+        np.savez(file, a=1)
     with pytest.raises(spectroscope.RequestError, match=r"x\.whl is a wheel or another archive"):
         spectroscope.specimen("paper-ppg", weights=archive)
 

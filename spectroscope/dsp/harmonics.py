@@ -112,7 +112,8 @@ def fit(x: Tensor, harmonics: Harmonics, mean: Tensor, power: Tensor) -> Fit:
     both = used.unsqueeze(-1) & used.unsqueeze(-2)
     gram = torch.where(both, gram, torch.eye(2 * orders + 1, dtype=gram.dtype, device=x.device))
     right = (right * used.view(count, 1, -1, 1)).transpose(1, 2).flatten(2)  # [N, 2K + 1, 2C]
-    solved = torch.linalg.solve_ex(gram, right, check_errors=False).result
+    # Inverted, for each solve with many right sides would start threads, and wait for them.
+    solved = torch.matmul(torch.linalg.inv_ex(gram).inverse, right)
     # What the fit leaves, and the power of what it finds beyond the fundamental.
     beyond = solved.clone()
     beyond[:, orders - 1 : orders + 2] = 0

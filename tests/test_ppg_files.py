@@ -1,0 +1,288 @@
+"""The user's own PPG: what is read, how it becomes windows, and what every fault is called."""
+
+import importlib.util
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import spectroscope
+from spectroscope import run
+from spectroscope.adapters import heart_rate, ppg_files
+from spectroscope.adapters.ppg_files import read_signal, to_scale, to_windows
+
+RAMP = np.arange(500.0)
+
+
+def write(folder, name, content):
+    path = folder / name
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif isinstance(content, str):
+        path.write_text(content, encoding="utf-8")
+    elif isinstance(content, dict):
+        np.savez(path, **content)
+    else:
+        np.save(path, content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "column"),
+    [
+        ("one.csv", "ppg\n1.5\n2\n-3\n", None),
+        ("bare.csv", "1.5\n2\n-3", None),
+        ("bom.csv", "\ufeffppg\r\n1.5\r\n2\r\n-3\r\n\r\n", "ppg"),
+        ("two.csv", "time, ppg\n0,1.5\n1,2\n2,-3\n", "ppg"),
+        ("two.csv", "time,ppg\n0,1.5\n1,2\n2,-3\n", "1"),
+        ("two.csv", "time,ppg\n0,1.5\n1,2\n2,-3\n", 1),
+        ("bare-two.csv", "0,1.5\n1,2\n2,-3\n", 1),
+        ("x.NPY", np.array([1.5, 2, -3], np.float32), None),
+        ("x.npz", {"ppg": np.array([1.5, 2, -3])}, None),
+        ("x.npz", {"a": np.zeros(3), "ppg": np.array([1.5, 2, -3])}, "ppg"),
+        # Another array that only a pickle could hold doesn't matter.
+        ("x.npz", {"meta": np.array([{}], object), "ppg": np.array([1.5, 2, -3])}, "ppg"),
+    ],
+)
+def test_a_signal_is_read(tmp_path, name, content, column):
+    path = write(tmp_path, name.lower(), content).rename(tmp_path / name)
+    found = read_signal(path, column)
+    assert found.dtype == np.float64
+    assert found.tolist() == [1.5, 2, -3]
+
+
+def test_a_name_goes_before_a_number(tmp_path):
+    path = write(tmp_path, "x.csv", "x,0\n1,9\n2,9\n")
+    assert read_signal(path, "0").tolist() == [9, 9]
+    assert read_signal(path, 1).tolist() == [9, 9]
+
+
+class Evil:
+    def __reduce__(self):
+        return print, ("ran",)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "column", "message"),
+    [
+        ("x.txt", "1\n2\n", None, r"x\.txt must be a file \.csv, \.npy, \.npz"),
+        ("x.csv", "", None, "cannot read .*EmptyDataError"),
+        ("x.csv", b"\xff\xfe\x00", None, "cannot read .*UnicodeDecodeError"),
+        ("x.csv", "a,b\n1,2\n", None, r"column must say which of .*x\.csv is the PPG: a, b"),
+        ("x.csv", "a,b\n1,2\n", "c", r"x\.csv has no column 'c': it has a, b"),
+        ("x.csv", "a,b\n1,2\n", 2, "has no column 2: it has a, b"),
+        ("x.csv", "a,b\n1,2\n", -1, "has no column -1: it has a, b"),
+        ("x.csv", ",".join("abcdefghijk") + "\n", None, "a, b, c, d, e, f, g, h and 3 more"),
+        ("x.csv", "a\n1\n2,5\n3\n", None, "cannot read .*Expected 1 fields in line 3"),
+        ("x.csv", "a\n1,2\n3,4\n", None, "cannot read .*header or names does not match"),
+        ("x.csv", "a\n1\noops\n3\n", None, r"real numbers, and has 'oops' at sample 1"),
+        ("x.csv", "t;a\n1;2\n", None, "has '1;2' at sample 0"),
+        ("x.csv", "a,b\n1,2\n1,x\n", "b", "'b' of .* has 'x' at sample 1"),
+        ("x.csv", "a\n1\n\n\n4\ninf\n6\nnan\n8", None, r"\(2 at sample 1, 1 at sample 4, 1 at"),
+        ("x.csv", "a\n" + "1\nnan\n" * 9 + "1", None, "1 at sample 9 and 4 more gaps"),
+        ("x.npy", b"", None, "cannot read .*x.npy"),
+        ("x.npy", b"garbage", None, "cannot read .*x.npy"),
+        ("x.npy", np.zeros((2, 5)), None, r"must be one signal, \[T\], and its shape is \[2, 5\]"),
+        ("x.npy", np.zeros(()), None, r"its shape is \[\]"),
+        ("x.npy", np.zeros(4, complex), None, "must be real numbers, and has complex128"),
+        ("x.npy", np.zeros(4, bool), None, "must be real numbers, and has bool"),
+        ("x.npy", np.array(["1", "b"]), None, "must be real numbers, and has .*'b'.* at sample 1"),
+        ("x.npz", {"a": RAMP, "b": RAMP}, None, "which of .* is the PPG: a, b"),
+        ("x.npz", {"a": RAMP}, "b", "has no column 'b': it has a"),
+        ("x.npz", {}, None, "it has none"),
+        ("x.npz", b"PK\x03\x04", None, "cannot read .*x.npz"),
+    ],
+)  # fmt: skip
+def test_a_fault_in_a_file_is_one_line_that_names_it(tmp_path, name, content, column, message):
+    path = write(tmp_path, name, content)
+    with pytest.raises(spectroscope.RequestError, match=message) as error:
+        read_signal(path, column)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["x.npy", "x.npz"])
+def test_nothing_is_unpickled(tmp_path, capsys, name):
+    evil = np.array([Evil()], object)
+    contents = [pickle.dumps(Evil()), evil if name == "x.npy" else {"ppg": evil}]
+    for content in contents:
+        path = write(tmp_path, name, content)
+        with pytest.raises(spectroscope.RequestError, match="cannot read"):
+            read_signal(path)
+    assert "ran" not in capsys.readouterr().out
+    pickle.loads(pickle.dumps(Evil()))  # and it would have: the test can fail
+    assert "ran" in capsys.readouterr().out
+
+
+def test_what_is_not_there_is_said():
+    with pytest.raises(spectroscope.RequestError, match=r"no file nowhere\.csv to read a PPG"):
+        read_signal("nowhere.csv")
+
+
+@pytest.mark.parametrize("fs", [25.0, 32, 64.0, 100, 117.3, 128.0, 250.0, 1000 / 7])
+def test_a_tone_stays_where_it_is_at_any_rate(fs):
+    time = np.arange(round(20 * fs)) / fs
+    windows = to_windows(700 + 3 * np.cos(2 * np.pi * 1.7 * time), fs)
+    assert windows.shape == (7, 256)
+    for number, window in enumerate(windows):
+        expected = 700 + 3 * np.cos(2 * np.pi * 1.7 * (np.arange(256) / 32 + 2 * number))
+        # Where the resampling filter reaches beyond the ends something has to be guessed.
+        inside = slice(32, 224)
+        np.testing.assert_allclose(window[inside], expected[inside], atol=0.02)
+
+
+def test_what_would_fold_is_taken_out():
+    time = np.arange(2000) / 100
+    windows = to_windows(np.cos(2 * np.pi * 30 * time), 100)  # folds to 2 Hz at 32 Hz
+    assert np.abs(windows[:, 32:224]).max() < 0.01
+
+
+def test_windows_are_8_s_long_and_2_s_apart():
+    windows = to_windows(RAMP, 32)
+    assert windows[:, 0].tolist() == [0, 64, 128, 192]
+    assert windows[:, -1].tolist() == [255, 319, 383, 447]
+    windows[0] = 0  # a copy, not a view of what was given
+    assert RAMP[1] == 1
+    assert len(to_windows(RAMP[:256], 32)) == 1
+    assert len(to_windows(RAMP[:320], 32, at_least=2)) == 2
+    assert len(to_windows(np.arange(800.0), 100)) == 1
+
+
+@pytest.mark.parametrize(
+    ("fs", "at_least", "message"),
+    [
+        (100, 1, r"is 5\.0 s long \(500 samples at 100 Hz\), and 8 s are needed"),
+        (60.0, 2, r"is 8\.3 s long \(500 samples at 60 Hz\), and 10 s are needed"),
+        (0, 1, "fs=0.0 must be positive"),
+        (-32, 1, "fs=-32.0 must be positive"),
+        (np.nan, 1, "fs=nan must be positive"),
+        (np.inf, 1, "fs=inf must be positive"),
+        (5, 1, "fs=5.0 is too low"),
+        ("x", 1, "fs='x' must be a number"),
+        (1e9, 1, "and 8 s are needed"),
+    ],
+)
+def test_rates_and_lengths_that_will_not_do(fs, at_least, message):
+    with pytest.raises(spectroscope.RequestError, match=message):
+        to_windows(RAMP, fs, at_least=at_least)
+
+
+def test_the_unit_of_the_sensor_does_not_matter():
+    windows = np.random.default_rng(0).normal(size=(5, 256)) * np.array([[1, 2, 3, 4, 5]]).T
+    scaled = to_scale(windows)
+    np.testing.assert_allclose(to_scale(512 + windows / 300), scaled, atol=1e-8)
+    assert np.median(scaled.std(1)) == pytest.approx(ppg_files.SCALE)
+    np.testing.assert_allclose(scaled.mean(1), 0, atol=1e-12)
+    ratio = scaled / (windows - windows.mean(1, keepdims=True))
+    np.testing.assert_allclose(ratio, ratio[0, 0])  # the weak stay weaker
+
+
+@pytest.mark.parametrize("value", [0.0, 512.7])
+def test_a_constant_is_no_pulse(value):
+    with pytest.raises(spectroscope.RequestError, match="no pulse in the PPG"):
+        to_scale(to_windows(np.full(2000, value), 100))
+
+
+@pytest.fixture
+def demo(kid_ppg, tmp_path):
+    """The demo windows as the one recording that they were cut from, in another unit."""
+    content = heart_rate.read_member(heart_rate.WHEEL.locate(), heart_rate._WINDOWS)
+    windows, _ = heart_rate.read_windows(content)
+    ppg = np.concatenate([windows[0], *windows[1:, -64:]])
+    path = tmp_path / "demo.csv"
+    pd.DataFrame({"t": np.arange(len(ppg)) / 32, "ppg": 2000 + ppg / 7}).to_csv(path, index=False)
+    return path
+
+
+def test_an_own_recording_gives_the_estimates_that_the_windows_give(kid_ppg, demo):
+    own = spectroscope.specimen("kid-ppg", input=demo, fs=32, column="ppg")
+    assert own.n_inputs == 214
+    assert own.f0_name == "estimated heart rate"
+    expected, found = torch.cat(list(kid_ppg.inputs)), torch.cat(list(own.inputs))
+    np.testing.assert_allclose(
+        found, expected - expected.mean(1, keepdim=True), rtol=1e-3, atol=1e-3
+    )
+    with torch.inference_mode():
+        rates = own.model(found)[:, 0].double().numpy()
+    np.testing.assert_allclose(own.f0 * 60, rates, rtol=1e-5)
+    error = np.abs(own.f0 - kid_ppg.f0).mean() * 60
+    assert error < 7.5  # 6.4 BPM on the windows as they are
+    inspection = run.inspect(own, spectra=False)
+    names = [name for name in inspection.scores if "estimated heart rate, " in name]
+    assert len(names) == len(inspection.scores) == 4
+    assert inspection.scores[names[0]] == pytest.approx(rates.mean(), rel=1e-5)
+    assert inspection.scores[names[1]] == pytest.approx(rates.std(), rel=1e-4)
+    assert len(inspection.report.harmonics()) > 0
+
+
+def test_the_same_at_another_rate(kid_ppg, demo, tmp_path):
+    ppg = ppg_files.read_signal(demo, "ppg")
+    faster = ppg_files.signal.resample_poly(ppg, 25, 8, padtype="line")
+    path = write(tmp_path, "demo.npz", {"ppg": faster})
+    own = spectroscope.specimen("kid-ppg", input=path, fs=100)
+    # The file has 13 952 samples of 32 per second; what is near 16 Hz both filters take.
+    assert own.n_inputs == 214
+    difference = np.abs(own.f0 - spectroscope.specimen(
+        "kid-ppg", input=demo, fs=32, column="ppg").f0) * 60  # fmt: skip
+    assert np.median(difference) < 0.5
+
+
+def test_estimates_that_no_heart_has_are_unknown():
+    class Says(torch.nn.Module):
+        def forward(self, x):
+            return x[:, 0]
+
+    said = [29.9, 30.0, 100.0, 220.0, 220.1, float("nan")]
+    batches = [torch.tensor(said[:4]).unsqueeze(1), torch.tensor(said[4:]).unsqueeze(1)]
+    found = heart_rate._estimates(Says(), batches)
+    np.testing.assert_array_equal(found, [np.nan, 30, 100, 220, np.nan, np.nan])
+
+
+def test_without_any_estimate_there_are_no_harmonics_and_all_else_is_there(
+    kid_ppg, demo, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(heart_rate, "POSSIBLE", (500.0, 600.0))
+    own = spectroscope.specimen("kid-ppg", input=demo, fs=32, column="ppg")
+    assert np.isnan(own.f0).all()
+    inspection = run.inspect(own)
+    run.export(own, inspection.report, tmp_path / "out")
+    written = {file.name for file in (tmp_path / "out").iterdir()}
+    assert {"dc.csv", "spectra.png"} <= written
+    assert "harmonics.csv" not in written
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"input": "{demo}", "column": "ppg"}, r"fs is missing: the samples per second of .*demo"),
+        ({"input": "{demo}", "fs": 32}, "column must say which of .*: t, ppg"),
+        ({"fs": 32}, "fs is of an input of your own: give input too"),
+        ({"column": "ppg"}, "column is of an input of your own: give input too"),
+        ({"input": "{demo}", "fs": 2000, "column": "ppg"}, "and 10 s are needed"),
+        ({"input": "nowhere.csv", "fs": 32}, "no file nowhere.csv"),
+    ],
+)
+def test_options_that_do_not_fit_together(demo, options, message):
+    given = {k: str(demo) if v == "{demo}" else v for k, v in options.items()}
+    with pytest.raises(spectroscope.RequestError, match=message) as error:
+        spectroscope.specimen("kid-ppg", **given)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "column", "fs", "seconds"),
+    [("data.csv", None, 100.0, 24), ("data2.csv", "hr", 117.3, 127)],
+)
+def test_real_recordings_of_another_sensor(kid_ppg, dataset, column, fs, seconds):
+    # Only to find its files: an import of heartpy 1.2.7 fails beside a new matplotlib.
+    found = importlib.util.find_spec("heartpy")
+    if found is None:
+        pytest.skip("needs heartpy's recordings")
+    path = f"{found.submodule_search_locations[0]}/data/{dataset}"
+    own = spectroscope.specimen("kid-ppg", input=path, fs=fs, column=column)
+    assert own.n_inputs == (seconds - 8) // 2
+    scores = run.inspect(own, spectra=False).scores
+    # Another sensor, another place on the body: the estimates are wrong, and the network says so.
+    assert all(name.startswith("estimated heart rate") for name in scores)
+    assert np.isfinite(list(scores.values())[:2]).all()
