@@ -156,7 +156,7 @@ def kid_ppg(
     fs: float | None = None,
     column: str | int | None = None,
 ) -> Specimen:
-    """KID-PPG: heart rate from wrist PPG, on 214 real window pairs (PPG-DaLiA, stairs).
+    """KID-PPG: heart rate from wrist PPG, on 214 real windows of PPG-DaLiA. GPL-3.0-only.
 
     Args:
         weights: the `kid-ppg` wheel, or a Keras weights file (HDF5) of this network, to use
@@ -203,7 +203,7 @@ def paper_ppg(
     fs: float | None = None,
     column: str | int | None = None,
 ) -> Specimen:
-    """The heart-rate network of the paper's Fig. 3, on 215 real PPG windows (PPG-DaLiA, stairs).
+    """The heart-rate network of the paper's Fig. 3, on 215 such windows. GPL-3.0-only.
 
     Those windows are of subject 6: a network trained without another subject has seen them.
 

@@ -59,7 +59,7 @@ class Crepe(nn.Module):
 def crepe(
     model: str = "tiny", *, weights: str | os.PathLike[str] | None = None, inputs: int = 256
 ) -> Specimen:
-    """CREPE: the pitch of 256 harmonic tones of 80 to 800 Hz; crepe:full is the larger network.
+    """CREPE: the pitch of harmonic tones; crepe:full is the larger network. MIT.
 
     Args:
         model: ``"tiny"`` or ``"full"``.

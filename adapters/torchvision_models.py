@@ -26,7 +26,7 @@ def torchvision_model(
     weights: str | None = "DEFAULT",
     input: str | os.PathLike[str] | None = None,
 ) -> Specimen:
-    """torchvision:MODEL, any of torchvision's, on your images (--input) or on built-in probes.
+    """torchvision:MODEL, any of torchvision's, on your images or on probes. BSD-3-Clause.
 
     Args:
         model: one of ``torchvision.models.list_models()``.
@@ -90,13 +90,15 @@ def _models() -> ModuleType:
 
 def _with_weights(models: Any, model: str, weights: str | None) -> tuple[nn.Module, Any]:
     """The model, and its entry among torchvision's weights, if they are those."""
+    known = models.get_model_weights(model)
     if weights is None or weights == "none":
         return _bare(models, model), None
     if os.path.exists(weights):
         made = _bare(models, model)
         load_checkpoint(made, weights)
-        return made, None
-    known = models.get_model_weights(model)
+        # A file of torchvision's own, fetched elsewhere, has the categories of those weights.
+        own = (entry for entry in known if entry.url.endswith(f"/{os.path.basename(weights)}"))
+        return made, next(own, None)
     if weights not in known.__members__:
         names = ", ".join(known.__members__)
         raise RequestError(

@@ -14,7 +14,8 @@ def adapters() -> dict[str, EntryPoint]:
     """Entry points of the group ``spectroscope.adapters``, by the name of what they make.
 
     Each leads to a function ``(**options) -> Specimen`` whose docstring's first line says what
-    that is. One that makes many, ``name:which``, takes `which` as its option `model`.
+    that is, and its licence. One that makes many, ``name:which``, takes `which` as its option
+    `model`.
     """
     return {entry.name: entry for entry in sorted(entry_points(group=GROUP))}
 

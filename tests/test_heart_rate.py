@@ -6,6 +6,7 @@ import zipfile
 import h5py
 import numpy as np
 import pytest
+import scipy.signal
 import torch
 
 import spectroscope
@@ -188,3 +189,25 @@ def test_a_damaged_cache_is_fetched_again(kid_ppg, tmp_path, monkeypatch, capfd)
     assert cached.read_bytes() == good.read_bytes()
     assert "fetching it again" in capfd.readouterr().err
     assert list(tmp_path.iterdir()) == [cached]
+
+
+def test_spectra_of_real_ppg_are_welchs_of_the_windows_end_to_end(kid_ppg):
+    ppg = torch.cat(list(kid_ppg.inputs))[:, :, 1].double()  # [N, 256]
+    model = torch.nn.ReLU()
+    for window in ("boxcar", "hann"):
+        with spectroscope.record(model, fs=32.0, window=window) as recorder:
+            for batch in ppg.unsqueeze(1).split(50):
+                model(batch)
+        options = {"fs": 32.0, "window": window, "nperseg": 256, "noverlap": 0,
+                   "detrend": "constant", "scaling": "spectrum"}  # fmt: skip
+        x, y = (side.flatten().numpy() for side in (ppg, ppg.relu()))
+        report = recorder.report()
+        for side, signal in (("in", x), ("out", y)):
+            freq, power = scipy.signal.welch(signal, **options)
+            rows = report.spectra()
+            rows = rows[rows["side"] == side]
+            np.testing.assert_allclose(rows["freq"], freq)
+            np.testing.assert_allclose(rows["power"][1:], power[1:], rtol=1e-9)
+        cross, found = scipy.signal.csd(x, y, **options)[1], report.cross_spectra()
+        found_cross = (found["cross_real"] + 1j * found["cross_imag"]).to_numpy()
+        np.testing.assert_allclose(found_cross[1:], cross[1:], rtol=1e-9, atol=1e-12)
