@@ -111,7 +111,8 @@ def _inspect(arguments: argparse.Namespace) -> None:
             run.export(subject, report, out)
             written = sorted(file.name for file in out.iterdir())
     print(f"{subject.name}: {subject.description} ({subject.license})\n")
-    print(report.sites()[SHOWN].to_string(index=False, float_format="{:.4g}".format))
+    table = report.sites()[SHOWN].dropna(axis=1, how="all")  # without spectra, without fs
+    print(table.to_string(index=False, float_format="{:.4g}".format))
     print()
     for label in labels[:MOST_LABELS]:
         print(label)
