@@ -3,6 +3,7 @@
 import difflib
 import inspect
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import Any
@@ -49,11 +50,12 @@ def torchvision_model(
     prepare = (chosen or known.DEFAULT).transforms()
     folder = None if input is None else Folder(input)
     images = list(_normalised(prepare)) if folder is None else folder
-    family = {
+    families: dict[str, type[_Batches]] = {
         "VideoClassification": _Clips,
         "OpticalFlow": _Pairs,
         "ObjectDetection": _Lists,
-    }.get(type(prepare).__name__, _Stacks)
+    }
+    family = families.get(type(prepare).__name__, _Stacks)
     inputs = family(images, _as_they_are if folder is None else prepare)
     n_inputs = inputs.count(len(images))
     if n_inputs < 1:
@@ -139,7 +141,7 @@ def _normalised(prepare: Any) -> Iterator[Tensor]:
         yield (image - mean) / std
 
 
-class _Batches:
+class _Batches(ABC):
     """Batches of images, prepared one by one; may be iterated over again."""
 
     def __init__(self, images: list[Tensor] | Folder, prepare: Callable[..., Any]):
@@ -149,8 +151,9 @@ class _Batches:
         """Inputs that so many images make."""
         return images
 
+    @abstractmethod
     def __iter__(self) -> Iterator[Any]:
-        raise NotImplementedError
+        """The batches."""
 
 
 class _Stacks(_Batches):

@@ -55,4 +55,4 @@ def next_downsampling(
     if not found:
         return None
     lowering, factor = min(found, key=lambda pair: (pair[0].whole, pair[0].between))
-    return Downsampling(lowering.place, factor, lowering.between)
+    return Downsampling(lowering.place, factor, lowering.between, lowering.whole)

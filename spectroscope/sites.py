@@ -101,11 +101,13 @@ class Downsampling(NamedTuple):
         place: name of the module in which that is, and the function: `layer2.0.conv1/conv2d`.
         factor: by how much, infinite for a mean over all; NaN if that differs between axes.
         between: number of other rectifiers that the signal goes through before.
+        whole: it leaves one value of all of time or space, as global pooling does.
     """
 
     place: str
     factor: float
     between: int
+    whole: bool
 
     @property
     def function(self) -> str:

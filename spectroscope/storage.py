@@ -40,7 +40,7 @@ def write(recording: Recording, path: Path) -> None:
         "window": recording.window,
         "sites": sites,
         "downsamplings": {
-            site: [lower.place, str(lower.factor), lower.between]
+            site: [lower.place, str(lower.factor), lower.between, lower.whole]
             for site, lower in recording.downsamplings.items()
         },
         "found": [asdict(found) for found in recording.found.values()],
@@ -73,8 +73,8 @@ def read(path: Path) -> Recording:
             ]
             found = [Found(**row) for row in header["found"]]
             downsamplings = {
-                site: Downsampling(str(place), float(factor), int(between))
-                for site, (place, factor, between) in header["downsamplings"].items()
+                site: Downsampling(str(place), float(factor), int(between), bool(whole))
+                for site, (place, factor, between, whole) in header["downsamplings"].items()
             }
             fs, window = header["fs"], header["window"]
             window = tuple(window) if isinstance(window, list) else str(window)

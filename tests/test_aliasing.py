@@ -48,6 +48,7 @@ def test_the_next_downsampling_is_found(place, inplace):
     assert row["factor"] == factor
     assert row["rectifiers_between"] == between
     assert row["next_nyquist"] == 0.5 / factor
+    assert row["global_pooling"] == (place in ("0.mean/mean", "0.gap/adaptive_avg_pool1d"))
 
 
 @pytest.mark.parametrize(
@@ -108,6 +109,8 @@ def test_it_folds_to_where_every_nth_sample_has_it(factor, cycles):
 def test_resnet18_meets_its_strides():
     model = torchvision.models.resnet18(weights=None).eval()
     table = recorded(model, torch.randn(1, 3, 64, 64)).aliasing()
+    assert table["global_pooling"].is_monotonic_increasing
+    assert not table["global_pooling"].iloc[0]
     table = table.groupby("site")[["downsampling", "factor", "rectifiers_between"]].first()
     assert tuple(table.loc["relu#0"]) == ("maxpool/max_pool2d", 2, 0)
     assert tuple(table.loc["layer1.1.relu#1"]) == ("layer2.0.conv1/conv2d", 2, 0)

@@ -67,7 +67,6 @@ def test_random_weights_are_the_same_every_time_and_touch_no_generator():
      ("ssdlite320_mobilenet_v3_large", 18)],
 )  # fmt: skip
 def test_probes_go_through_models_of_every_kind(model, inputs):
-    pytest.importorskip("torchvision")
     specimen = spectroscope.specimen(f"torchvision:{model}", weights=None)
     extra = len(probes(8)) - 18  # scikit-learn's photographs
     assert specimen.n_inputs in (inputs, inputs + extra)

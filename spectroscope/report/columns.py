@@ -98,6 +98,9 @@ COLUMNS = {
         "along both axes",
     ),
     "rectifiers_between": Column("1", "other rectifiers that the signal goes through before"),
+    "global_pooling": Column(
+        "", "whether it leaves one value of all of time or space: the DC, and nothing folds"
+    ),
     "next_nyquist": Column("see freq_unit", "Nyquist frequency after that"),
     "power_above": Column("activation²", "the output's power above it: to be removed, or folded"),
     "peak_freq": Column("see freq_unit", "frequency above it with the greatest power"),

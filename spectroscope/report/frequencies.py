@@ -131,7 +131,7 @@ def aliasing(recording: Recording, record: SiteRecord) -> Iterator[pd.DataFrame]
     with np.errstate(invalid="ignore"):
         fraction = found.power / np.where(found.total > 0, found.total, np.nan)
     folds_to = np.full_like(found.peak, np.nan)
-    if any(name in lower.function for name in ("pool", "conv", "getitem")):
+    if not lower.whole and any(name in lower.function for name in ("pool", "conv", "getitem")):
         step = 1 / lower.factor  # the new sampling rate, in cycles per sample of the site
         folds_to = np.abs(found.peak - np.round(found.peak / step) * step)
     yield pd.DataFrame(
@@ -141,6 +141,7 @@ def aliasing(recording: Recording, record: SiteRecord) -> Iterator[pd.DataFrame]
             "downsampling": lower.place,
             "factor": lower.factor,
             "rectifiers_between": lower.between,
+            "global_pooling": lower.whole,
             "above_next_nyquist": fraction,
             "power_above": found.power,
             "next_nyquist": 0.5 / lower.factor * rate.fs,

@@ -170,6 +170,8 @@ class Report:
     def aliasing(self, select: str | Iterable[str] | None = None) -> pd.DataFrame:
         """Output power above the Nyquist frequency of the next downsampling, the worst first.
 
+        What global pooling leaves out comes last: all but the DC, and none of it folds.
+
         One row per site and channel. Arguments and errors as of :meth:`spectra`.
         """
         table = self._over_frequency(
@@ -179,7 +181,7 @@ class Report:
             "spectra=True and a pooling or stride behind",
         )
         return table.sort_values(
-            "above_next_nyquist", ascending=False, kind="stable", ignore_index=True
+            ["global_pooling", "above_next_nyquist"], ascending=[True, False], ignore_index=True
         )
 
     def coverage(self) -> pd.DataFrame:
