@@ -273,6 +273,6 @@ for _n in (1, 2, 3):
 # The output's shape isn't that of an input, but its axes are.
 _JOINING = {"cat", "concat", "concatenate"}
 # The output may have an input's shape, but not its axes.
-_OPAQUE = {"matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "baddbmm", "addmm", "einsum",
+_OPAQUE = {"matmul", "rmatmul", "mm", "bmm", "baddbmm", "addmm", "einsum",
            "tensordot", "inverse", "sort", "argsort", "gather", "scatter", "index_select", "take",
            "take_along_dim", "grid_sample", "cdist", "outer", "stft", "istft"}  # fmt: skip

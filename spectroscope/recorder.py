@@ -268,9 +268,8 @@ class Recorder:
                 self._give_up(new.site, reason)
             else:
                 merged = new if old is None else old.merge(new)
-                parts = (old or new).statistics.spectra, new.statistics.spectra
-                if merged.statistics.spectra is None and parts != (None, None):
-                    lengths = f"{(old or new).shape[1:]} and {new.shape[1:]}"
+                if old is not None and (old.loses_spectra(merged) or new.loses_spectra(merged)):
+                    lengths = f"{old.shape[1:]} and {new.shape[1:]}"
                     self._give_up(new.site, f"no spectra: inputs of lengths {lengths}")
                 self._records[new.site.name] = merged
 

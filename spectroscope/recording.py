@@ -47,6 +47,10 @@ class SiteRecord:
             return f"{mine.freq.shape[1]} harmonics, then {its.freq.shape[1]}"
         return None
 
+    def loses_spectra(self, merged: "SiteRecord") -> bool:
+        """Whether this has spectra, and what it was merged into hasn't."""
+        return self.statistics.spectra is not None and merged.statistics.spectra is None
+
     def merge(self, other: "SiteRecord") -> "SiteRecord":
         """Both together. The caller has asked :meth:`mergeable`."""
         return SiteRecord(
@@ -94,8 +98,7 @@ class Recording:
             if reason := records[name].mergeable(record):
                 raise RequestError(f"recordings differ at {name}: {reason}")
             records[name] = merged = records[name].merge(record)
-            parts = self.records[name].statistics.spectra, record.statistics.spectra
-            if merged.statistics.spectra is None and parts != (None, None):
+            if self.records[name].loses_spectra(merged) or record.loses_spectra(merged):
                 lost[record.site.place] = "no spectra: not all of what was merged has the same"
         found = dict(self.found)
         for name, row in other.found.items():

@@ -2,6 +2,9 @@
 
 import warnings
 
+import numpy as np
+import pandas as pd
+import scipy.signal
 import torch
 from torch import nn
 from torch.nn.modules import module as module_hooks
@@ -41,3 +44,46 @@ class Swish(nn.Module):
 
     def forward(self, x):
         return x.relu() * torch.sigmoid(x)
+
+
+def report_of(model, *batches, **options):
+    with spectroscope.record(model, **options) as recorder:
+        for batch in batches:
+            model(batch.clone())
+    return recorder.report()
+
+
+def values(table, column, side=None):
+    """One column as ``[C, F]``."""
+    rows = table if side is None else table[table["side"] == side]
+    return rows[column].to_numpy().reshape(rows["channel"].nunique(), -1)
+
+
+def assert_close(found, expected):
+    """Equal to rounding, which in tiny bins is that of the others."""
+    np.testing.assert_allclose(found, expected, rtol=1e-11, atol=1e-13 * np.abs(expected).mean())
+
+
+def cross_spectrum(x, y, window="boxcar"):
+    """Scipy's, ``[C, F]``, mean over inputs; what a taper leaves in the DC bin is put right."""
+    x, y = (np.asarray(side, np.float64) for side in (x, y))
+    detrend = False if window == "boxcar" else "constant"
+    _, cross = scipy.signal.csd(
+        x, y, window=window, nperseg=x.shape[-1], detrend=detrend, scaling="spectrum"
+    )
+    cross[..., 0] = x.mean(-1) * y.mean(-1)
+    return cross.mean(0)
+
+
+def power_spectrum(x, window="boxcar"):
+    return cross_spectrum(x, x, window).real
+
+
+TABLES = ["dc", "sites", "spectra", "cross_spectra", "introduced"]
+
+
+def assert_same_tables(found, expected, names=TABLES):
+    for name in names:
+        pd.testing.assert_frame_equal(
+            getattr(found, name)(), getattr(expected, name)(), rtol=1e-10, atol=1e-14
+        )

@@ -10,20 +10,6 @@ import torch
 
 from spectroscope.dsp import theory
 from spectroscope.dsp.moments import Moments, row_moments
-from spectroscope.dsp.spectra import power_spectrum
-
-
-@pytest.mark.parametrize("length", [1, 2, 3, 16, 255, 256])
-def test_power_spectrum_is_scipys_periodogram(length):
-    x = 3 + torch.randn(4, length, dtype=torch.float64)
-    _, expected = scipy.signal.periodogram(x.numpy(), scaling="spectrum", detrend=False)
-    torch.testing.assert_close(power_spectrum(x).numpy(), expected, rtol=1e-12, atol=1e-14)
-
-
-@pytest.mark.parametrize("length", [255, 256])
-def test_power_spectrum_conserves_energy(length):
-    x = torch.randn(length, dtype=torch.float64)
-    assert power_spectrum(x).sum().item() == pytest.approx(x.square().mean().item(), rel=1e-13)
 
 
 @pytest.mark.parametrize(("mean", "std"), [(0, 1), (1.7, 0.3), (-4, 2), (-12, 2), (1e4, 1)])

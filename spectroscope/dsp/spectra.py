@@ -18,42 +18,19 @@ Window: TypeAlias = str | tuple[str | float, ...]
 _HALF = 0.5 + 1e-10
 
 
-def power_spectrum(x: Tensor, window: Window = "boxcar") -> Tensor:
-    """One-sided power spectrum along the last axis.
-
-    The meaning is that of ``scipy.signal.periodogram(x, scaling="spectrum", detrend=False)``:
-    a tone A·cos that falls on a bin reads A²/2 there, the DC bin is the squared mean, and the
-    bins sum to the mean square (Parseval), for even and for odd T. With another window than
-    ``"boxcar"`` the mean is taken out before it and its square put into the DC bin.
-
-    Args:
-        x: real, floating point, ``[..., T]`` with T ≥ 1.
-        window: as ``scipy.signal.get_window`` takes it.
-
-    Returns:
-        ``[..., T // 2 + 1]``, in the square of x's unit. Bin k lies at k/T cycles per sample.
-
-    >>> power_spectrum(2 * torch.cos(torch.arange(8) * torch.pi / 2)).round(decimals=3)
-    tensor([0., 0., 2., 0., 0.])
-    """
-    transform = Transform.of((x.shape[-1],), window, x.device)
-    mean = x.mean(-1)
-    spectrum = transform(x - mean.unsqueeze(-1))
-    power: Tensor = spectrum.real.square() + spectrum.imag.square()
-    power = transform.fold(power).to(x.dtype)
-    power[..., 0] = mean.square()
-    return power
-
-
 class Transform:
     """The Fourier transform of real signals of given lengths, and how its bins are summed up.
 
-    On a line ``(T,)`` they are those of :func:`power_spectrum`. In a plane ``(H, W)`` they are
-    summed over rings of equal frequency, L = max(H, W): ring r has all components whose frequency
-    √(fy² + fx²) is nearest to r/L cycles per sample. A sum, not a mean: the rings too add up to the
-    mean square, and ring 0 is the DC alone. With ``plane=True`` the plane stays as it is, as
-    ``torch.fft.rfft2`` orders it; components that it leaves out, for they are the conjugates of
-    others, are counted in those.
+    On a line ``(T,)`` the power in them is that of
+    ``scipy.signal.periodogram(x, scaling="spectrum", detrend=False)``: a tone A·cos that falls on a
+    bin reads A²/2 there, the DC bin is the squared mean, and the bins sum to the mean square
+    (Parseval), for even and for odd T. Bin k lies at k/T cycles per sample.
+
+    In a plane ``(H, W)`` they are summed over rings of equal frequency, L = max(H, W): ring r has
+    all components whose frequency √(fy² + fx²) is nearest to r/L cycles per sample. A sum, not a
+    mean: the rings too add up to the mean square, and ring 0 is the DC alone. With ``plane=True``
+    the plane stays as it is, as ``torch.fft.rfft2`` orders it; components that it leaves out, for
+    they are the conjugates of others, are counted in those.
 
     Attributes:
         lengths: ``(T,)`` or ``(H, W)``.
@@ -158,14 +135,15 @@ def shell_count(height: int, width: int) -> int:
     return math.floor(highest * max(height, width) + _HALF) + 1
 
 
-def noise_bandwidth(window: Window, length: int) -> float:
+def noise_bandwidth(window: Window, lengths: tuple[int, ...]) -> float:
     """Equivalent noise bandwidth of a window, in bins: 1 for the boxcar, 1.5 for a long Hann.
 
     What a power spectrum is divided by, beside the width of a bin, to be a density (F. J. Harris,
-    "On the use of windows for harmonic analysis with the DFT", *Proc. IEEE* 66, 1978).
+    "On the use of windows for harmonic analysis with the DFT", *Proc. IEEE* 66, 1978). Over several
+    axes the product of each.
     """
-    taper = scipy.signal.get_window(window, length)
-    return float(length * (taper**2).sum() / taper.sum() ** 2)
+    tapers = (scipy.signal.get_window(window, length) for length in lengths)
+    return math.prod(float(len(w) * (w**2).sum() / w.sum() ** 2) for w in tapers)
 
 
 def _nearest(frequency: Tensor, length: int) -> Tensor:

@@ -76,8 +76,7 @@ class MeanSpectra(NamedTuple):
 
     def without_window(self, window: Window, lengths: tuple[int, ...]) -> "MeanSpectra":
         """The same with bins that add up to the AC power: a window counts noise in several."""
-        width = float(np.prod([noise_bandwidth(window, length) for length in lengths]))
-        scale = np.full(self.power_in.shape[1], 1 / width)
+        scale = np.full(self.power_in.shape[1], 1 / noise_bandwidth(window, lengths))
         scale[0] = 1
         return MeanSpectra(self.power_in * scale, self.power_out * scale, self.cross * scale)
 

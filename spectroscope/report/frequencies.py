@@ -176,7 +176,7 @@ class _Above(NamedTuple):
         by_axis = numpy(sums.output if sums.shells is None else sums.shells)
         inputs = numpy(sums.inputs)[:, None]
         power = by_axis / np.where(inputs > 0, inputs, np.nan)
-        power[:, 1:] /= _noise_bins(recording.window, sums.lengths)
+        power[:, 1:] /= noise_bandwidth(recording.window, sums.lengths)
         cycles = np.arange(power.shape[1]) / max(sums.lengths)
         above = cycles > 0.5 / lower.factor * (1 + 1e-9)
         if math.isnan(lower.factor):  # the square is none
@@ -202,11 +202,6 @@ def _ratios(squares: Floats, count: Floats, tones: Floats) -> dict[str, Floats]:
     return ratios
 
 
-def _noise_bins(window: Window, lengths: tuple[int, ...]) -> float:
-    """How many bins a window spreads noise over, along all axes together."""
-    return math.prod(noise_bandwidth(window, length) for length in lengths)
-
-
 def _bins(lengths: tuple[int, ...], bins: int, rate: Rate) -> Floats:
     freq: Floats = np.arange(bins, dtype=np.float64) * (rate.fs / max(lengths))
     return freq
@@ -220,7 +215,7 @@ def _scaled(
         transform = Transform.of(lengths, "boxcar", torch.device("cpu"))
         # Of a line each bin is one wide, though it counts for its conjugate.
         modes = np.ones(power.shape[1]) if len(lengths) == 1 else numpy(transform.modes())
-        width = _noise_bins(window, lengths) * math.prod(rate.fs / length for length in lengths)
+        width = noise_bandwidth(window, lengths) * math.prod(rate.fs / length for length in lengths)
         density: Floats = power / (modes * width)
         return density
     if scaling == "amplitude":

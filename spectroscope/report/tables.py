@@ -25,6 +25,8 @@ _SITE = ["site", "module", "function", "call", "kind"]
 _MEANS = ["dc_in", "dc_out", "dc_out_std", "ac_rms_in", "ac_rms_out", "active_fraction",
           "dc_fraction", "dc_gaussian", "dc_gaussian_residual", "dc_tone",
           "dc_tone_residual"]  # fmt: skip
+# What is missing where there are no spectra, and what they take.
+_SPECTRA = ("spectra were recorded", "spectra=True and inputs of one length, longer than 1")
 _COUNTS = ["nonfinite", "nonfinite_out"]
 
 
@@ -126,8 +128,7 @@ class Report:
         return self._over_frequency(
             lambda record: frequencies.spectra(self._recording, record, scaling),
             select,
-            "spectra were recorded",
-            "spectra=True and inputs of one length, longer than 1",
+            *_SPECTRA,
         )
 
     def cross_spectra(self, select: str | Iterable[str] | None = None) -> pd.DataFrame:
@@ -138,8 +139,7 @@ class Report:
         return self._over_frequency(
             lambda record: frequencies.cross_spectra(self._recording, record),
             select,
-            "spectra were recorded",
-            "spectra=True and inputs of one length, longer than 1",
+            *_SPECTRA,
         )
 
     def planes(self, select: str | Iterable[str] | None = None) -> pd.DataFrame:
