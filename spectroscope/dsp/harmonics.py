@@ -158,19 +158,6 @@ def dominant_frequency(x: Tensor) -> Tensor:
     return torch.where(known, (best.squeeze(-1) + offset) / (pad * length), math.nan)
 
 
-def rectified_tone_dc(offset: Tensor, amplitude: Tensor) -> Tensor:
-    """DC of ReLU(offset + amplitude·cos), as :func:`theory.cosine_harmonics` has it, on tensors.
-
-    Args:
-        offset: in any unit.
-        amplitude: ≥ 0, in the same; 0 gives ReLU(offset).
-    """
-    ratio = (offset / amplitude).nan_to_num(0.0, math.inf, -math.inf).clamp(-1, 1)
-    angle = torch.acos(-ratio)
-    tone = (offset * angle + amplitude * angle.sin()) / math.pi
-    return torch.where(offset.abs() >= amplitude, offset.clamp_min(0), tone)
-
-
 def _dirichlet(freq: Tensor, length: int) -> Tensor:
     """Mean of exp(2πi·freq·t) over `length` points of time around 0: sin(πTf) / (T·sin(πf))."""
     ratio = torch.sin(math.pi * length * freq) / (length * torch.sin(math.pi * freq))

@@ -198,8 +198,8 @@ class Split:
 
 
 def _gaussian_dc(kind: str, mean: Floats, std: Floats) -> Floats:
-    if kind == "ReLU":
-        return theory.gaussian_dc(mean, std)
-    if kind == "ReLU6":  # min(ReLU(x), 6) = ReLU(x) − ReLU(x − 6)
-        return theory.gaussian_dc(mean, std) - theory.gaussian_dc(mean - 6, std)
-    return np.full_like(mean, np.nan)
+    if kind not in ("ReLU", "ReLU6"):
+        return np.full_like(mean, np.nan)
+    dc: Floats = theory.gaussian_dc(mean, std)
+    # min(ReLU(x), 6) = ReLU(x) − ReLU(x − 6)
+    return dc if kind == "ReLU" else dc - theory.gaussian_dc(mean - 6, std)

@@ -5,7 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from spectroscope.dsp.harmonics import Harmonics, fit, rectified_tone_dc
+from spectroscope.dsp.harmonics import Harmonics, fit
+from spectroscope.dsp.theory.tones import rectified_tone_dc
 
 
 class HarmonicSums(NamedTuple):

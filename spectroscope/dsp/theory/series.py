@@ -1,0 +1,250 @@
+"""ReLU as a polynomial: the paper's Taylor series, and Chebyshev's.
+
+ReLU(x) = ½x + ½|x|, |x| = √(x²), and x² = A·(1 + g) with g = x²/A − 1, so that
+ReLU(x) = ½x + ½√A·Σ c_n gⁿ, c_n = binom(½, n) (Kechris et al., arXiv 2407.16556). The series of
+√(1 + g) converges where |g| ≤ 1, that is where x² ≤ 2A, and like ρⁿ where |g| ≤ ρ < 1. But g = −1
+where x = 0, at every zero crossing: there, and so in the mean, the error falls like a power of the
+number of terms N only: largest error ~N^−½, RMS ~N^−¾, DC ~N^−1.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.signal import convolve
+from torch import Tensor
+
+from spectroscope.dsp.arrays import Values, tensors
+
+
+def series_coefficients(terms: int) -> NDArray[np.float64]:
+    """Taylor coefficients c_0 … of √(1 + g) at g = 0: c_n = (−1)ⁿ(2n)! / ((1 − 2n)(n!)²4ⁿ).
+
+    Args:
+        terms: how many, ≥ 1.
+
+    Returns:
+        ``[terms]``, no unit; binom(½, n), by c_n = c_{n−1}·(3/2 − n)/n.
+
+    Raises:
+        ValueError: `terms` is less than 1.
+
+    >>> series_coefficients(5).tolist()
+    [1.0, 0.5, -0.125, 0.0625, -0.0390625]
+    """
+    if terms < 1:
+        raise ValueError(f"{terms=} must be 1 or more")
+    n = np.arange(1, terms)
+    return np.cumprod(np.concatenate([[1.0], (1.5 - n) / n]))
+
+
+def relu_series(x: Values, terms: int, a: Values | None = None) -> Any:
+    """The paper's approximation of ReLU(x): ½x + ½√A·Σ c_n (x²/A − 1)ⁿ, n = 0 … terms − 1.
+
+    A polynomial of degree 2·(terms − 1) in x.
+
+    Args:
+        x: ``[..., T]``, any unit.
+        terms: ≥ 1.
+        a: the paper's A, in x's unit squared, broadcast against ``[..., 1]``. None: ½·max x² of
+            each signal, the smallest with which the series converges, and the best: the error at
+            the zero crossings is ½√A times the same number. The paper takes ½·(Σ|amplitudes|)².
+
+    Returns:
+        As x.
+
+    Raises:
+        ValueError: `a` is less than ½·max x², so that the series diverges; `terms` is less than 1.
+
+    >>> relu_series([-1.0, 0.0, 1.0], 100).round(3).tolist()  # slow where x = 0
+    [0.0, 0.02, 1.0]
+    """
+    (x, *given), back = tensors(*([x] if a is None else [x, a]))
+    root, g = _root_and_g(x, given[0] if given else None)
+    total = torch.zeros_like(g)
+    for c in reversed(series_coefficients(terms).tolist()):  # Horner
+        total = total * g + c
+    return back(0.5 * x + 0.5 * root * total)
+
+
+def relu_series_terms(x: Values, terms: int, a: Values | None = None) -> Any:
+    """The terms ½√A·c_n·gⁿ of :func:`relu_series` one by one, as signals.
+
+    Args:
+        x: ``[..., T]``.
+        terms: ≥ 1.
+        a: as there.
+
+    Returns:
+        ``[terms, ..., T]``, in x's unit. With ½x they add up to :func:`relu_series`; the mean over
+        the last axis is what each adds to the DC.
+
+    Raises:
+        ValueError: as there.
+
+    >>> relu_series_terms([1.0, 0.0], 3).round(4).tolist()
+    [[0.3536, 0.3536], [0.1768, -0.1768], [-0.0442, -0.0442]]
+    """
+    (x, *given), back = tensors(*([x] if a is None else [x, a]))
+    root, g = _root_and_g(x, given[0] if given else None)
+    found, power = [], 0.5 * root * torch.ones_like(g)
+    for c in series_coefficients(terms).tolist():
+        found.append(c * power)
+        power = power * g
+    return back(torch.stack(found))
+
+
+def relu_series_phasors(phasors: Values, terms: int, a: float | None = None) -> Any:
+    """The spectrum of each term of :func:`relu_series`, exact and without folding.
+
+    Of a periodic signal x(t) = Re Σ p_k·exp(2πi·k·f·t), k = 0 … K. In frequency gⁿ is the n-fold
+    convolution of g's spectrum with itself (the paper's section on frequency); g's is that of x²:
+    DC, sums and differences. So term n reaches up to 2·n·K·f.
+
+    Args:
+        phasors: ``[K + 1]``, real or complex: amplitude, and phase as of a cosine, at DC (real)
+            and at every multiple of a base frequency f, in any unit.
+        terms: ≥ 1.
+        a: the paper's A, in that unit squared. None: ½·(Σ|p_k|)², the paper's choice.
+
+    Returns:
+        ``[terms, 2·K·(terms − 1) + 1]``, complex, phasors likewise; column 0 is the DC of each
+        term, and |p|²/2 the power of a line at the others.
+
+    Raises:
+        ValueError: `a` is less than ½·(Σ|p_k|)²; no phasors; a DC that isn't real.
+
+    >>> relu_series_phasors([0.0, 1.0], 2).real.round(4).tolist()  # a cosine, A = ½: g = cos 2ωt
+    [[0.3536, 0.0, 0.0], [0.0, 0.0, 0.1768]]
+    """
+    (given,), back = tensors(phasors)
+    p = given.detach().cpu().numpy()
+    if p.ndim != 1 or not len(p):
+        raise ValueError(f"phasors must be [K + 1], of DC and K harmonics; found {list(p.shape)}")
+    if p[0].imag != 0:
+        raise ValueError(f"the phasor of DC must be real, found {p[0]}")
+    bound = 0.5 * float(np.abs(p).sum()) ** 2
+    a = bound if a is None else float(a)
+    _check(a, bound, "½·(Σ|phasors|)²")
+    half = p[1:] / 2
+    two_sided = np.concatenate([half[::-1].conj(), p[:1].real, half])
+    square = convolve(two_sided, two_sided) / (a or 1.0)
+    square[len(square) // 2] -= 1  # x²/A − 1
+    width = 2 * (len(p) - 1) * (terms - 1)
+    found = np.zeros((terms, width + 1), np.complex128)
+    power = np.full(1, 0.5 * math.sqrt(a), np.complex128)
+    for n, c in enumerate(series_coefficients(terms)):
+        power = convolve(power, square) if n else power
+        middle = len(power) // 2
+        found[n, : middle + 1] = c * power[middle:]
+    found[:, 1:] *= 2  # of both sides, one
+    return back(torch.from_numpy(found).to(given.device))
+
+
+def relu_chebyshev(x: Values, terms: int, limit: Values | None = None) -> Any:
+    """ReLU(x) ≈ ½x + ½L·(2/π + (4/π)·Σ (−1)^{n+1}/(4n² − 1)·T_2n(x/L)), n = 1 … terms − 1.
+
+    The Chebyshev series of |x| on [−L, L]: a polynomial of the degree of :func:`relu_series` with
+    as many terms, and a better one: its largest error falls like N^−1, not N^−½ (Trefethen,
+    *Approximation Theory and Approximation Practice*, chapters 3 and 7). For one tone of amplitude
+    L term n is its harmonic 2n, for T_2n(cos θ) = cos 2nθ.
+
+    Args:
+        x: ``[..., T]``, any unit.
+        terms: ≥ 1.
+        limit: L, in x's unit, broadcast against ``[..., 1]``; None: max |x| of each signal.
+
+    Returns:
+        As x.
+
+    Raises:
+        ValueError: `limit` is less than max |x|, outside of which the series diverges; `terms` is
+            less than 1.
+
+    >>> relu_chebyshev([-1.0, 0.0, 1.0], 100).round(4).tolist()
+    [0.0, 0.0016, 1.0]
+    """
+    if terms < 1:
+        raise ValueError(f"{terms=} must be 1 or more")
+    (x, *given), back = tensors(*([x] if limit is None else [x, limit]))
+    peak = _peak(x)
+    if given:
+        _check(given[0], peak, "max |x|", "the polynomials grow without bound")
+        peak = given[0]
+    u = x / torch.where(peak > 0, peak, 1.0)
+    v = 2 * u.square() - 1  # T_2n(u) = T_n(2u² − 1)
+    one = two = torch.zeros_like(v)
+    for n in range(terms - 1, 0, -1):  # Clenshaw
+        c = 4 / math.pi * (-1) ** (n + 1) / (4 * n * n - 1)
+        one, two = 2 * v * one - two + c, one
+    return back(0.5 * x + 0.5 * peak * (v * one - two + 2 / math.pi))
+
+
+class ApproximationError(NamedTuple):
+    """How far an approximation of ReLU(x) is from it, and the paper's figure for it.
+
+    Attributes:
+        relative_rms: RMS of approximation − ReLU(x) over RMS of ReLU(x).
+        dc: relative error of the DC: mean of the approximation over that of ReLU(x), − 1.
+        paper: √(mean((x − approximation)²) / Σx²), as the paper's script computes the 0.69 % under
+            its Fig. 1. It is the distance to the *input*, over √T more than RMS by RMS: the same
+            for ReLU(x) itself, however good the approximation, and smaller for a longer signal.
+    """
+
+    relative_rms: Any
+    dc: Any
+    paper: Any
+
+
+def approximation_error(x: Values, approximation: Values) -> ApproximationError:
+    """Errors of an approximation of ReLU(x), over the last axis.
+
+    Args:
+        x: ``[..., T]``, the rectifier's input, any unit.
+        approximation: ``[..., T]`` of its output, in the same.
+
+    Returns:
+        Each ``[...]``, no unit; NaN where ReLU(x) is all zero.
+
+    >>> approximation_error([-1.0, 1.0], [0.0, 1.01]).relative_rms.round(3)
+    np.float64(0.01)
+    """
+    (x, found), back = tensors(x, approximation)
+    true = x.clamp_min(0)
+    rms, dc = (found - true).square().mean(-1).sqrt(), found.mean(-1) / true.mean(-1) - 1
+    paper = ((x - found).square().mean(-1) / x.square().sum(-1)).sqrt()
+    return ApproximationError(back(rms / true.square().mean(-1).sqrt()), back(dc), back(paper))
+
+
+def _root_and_g(x: Tensor, a: Tensor | None) -> tuple[Tensor, Tensor]:
+    """√A and g = x²/A − 1, without squaring x itself, which may overflow."""
+    peak = _peak(x)
+    root = peak / math.sqrt(2)
+    if a is not None:
+        _check(a, peak.square() / 2, "½·max x²")
+        root = a.sqrt().expand_as(peak) if peak.dim() else a.sqrt()
+    return root, (x / torch.where(root > 0, root, 1.0)).square() - 1
+
+
+def _peak(x: Tensor) -> Tensor:
+    """Max |x| of each signal, ``[..., 1]``."""
+    if not x.numel():
+        return x.new_zeros(*x.shape[:-1], 1) if x.dim() else x
+    return x.abs().amax(-1, keepdim=True) if x.dim() else x.abs()
+
+
+def _check(
+    given: Tensor | float, least: Tensor | float, name: str, why: str = "|x²/a − 1| > 1 somewhere"
+) -> None:
+    """Refuse what is too small by more than rounding: what else passes is NaN."""
+    given, least = torch.as_tensor(given), torch.as_tensor(least)
+    wrong = given < least * (1 - 1e-12)
+    if wrong.any():
+        worst = (least - given).where(wrong, torch.tensor(-math.inf).to(least)).argmax()
+        value = given.expand_as(wrong).flatten()[worst].item()
+        bound = least.expand_as(wrong).flatten()[worst].item()
+        raise ValueError(
+            f"{value:.6g} is less than {name} = {bound:.6g}: {why}, and the series diverges"
+        )

@@ -1,0 +1,221 @@
+"""Rectified tones, exact.
+
+One tone with an offset has closed forms. For tones of frequencies without a common measure, whose
+phases are as good as independent and uniform, averages over time are averages over the phases, and
+those are integrals over products of Bessel functions, the characteristic function of such a sum
+(S. O. Rice, "Mathematical analysis of random noise", Bell System Technical Journal 24, 1945,
+part IV).
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import jv
+from torch import Tensor
+
+from spectroscope.dsp.arrays import Values, tensors
+
+Floats = NDArray[np.float64]
+
+# Relative to the range of the signal: what may be left out of a sum, and where it ends anyway (then
+# what is left out is 1e-10 at most, of a tone alone).
+_TAIL = 1e-12
+_LONGEST = 1 << 20
+
+
+def cosine_harmonics(
+    amplitude: Values, offset: Values = 0.0, orders: int | Sequence[int] | NDArray[np.int_] = 8
+) -> Any:
+    """Amplitudes of all that is in ReLU(offset + amplitude·cos θ): Σ c_n·cos nθ, exact.
+
+    The ReLU is open where |θ| < α, cos α = −offset/amplitude. Fourier's integrals over that
+    interval are c_0 = (offset·α + amplitude·sin α)/π and, with amplitude/π before each,
+    c_1 = α − sin α·cos α and c_n = (sin (n−1)α/(n−1) − sin (n+1)α/(n+1))/n: the harmonics of an
+    amplifier by conduction angle (S. C. Cripps, *RF Power Amplifiers*, chapter 3). For no offset
+    that is amplitude/π, amplitude/2, and 2·amplitude/(π(1 − n²))·cos(nπ/2) of even n.
+
+    Args:
+        amplitude: ≥ 0, any shape, any unit.
+        offset: broadcast against it, in the same unit.
+        orders: a number K for 0 … K, or the orders themselves, each ≥ 0; 0 is the DC.
+
+    Returns:
+        ``[..., orders]``, in the same unit, signed. Of sampled signals what lies above the Nyquist
+        frequency is found folded.
+
+    Raises:
+        ValueError: an amplitude or an order is negative.
+
+    >>> cosine_harmonics(1.0, 0.0, [0, 1, 2, 4]).round(4).tolist()
+    [0.3183, 0.5, 0.2122, -0.0424]
+    """
+    wanted = range(orders + 1) if isinstance(orders, (int, np.integer)) else list(orders)
+    if min(wanted, default=0) < 0:
+        raise ValueError(f"orders must be ≥ 0, found {min(wanted)}")
+    (a, mu), back = tensors(amplitude, offset)
+    if (a < 0).any():
+        raise ValueError(f"amplitude must be ≥ 0, found {a.min().item():.6g}")
+    alpha = conduction_angle(mu, a)
+    found = []
+    for n in wanted:
+        if n == 0:
+            found.append(rectified_tone_dc(mu, a))
+        elif n == 1:
+            found.append(a / math.pi * (alpha - 0.5 * (2 * alpha).sin()))
+        else:
+            below, above = (((n + step) * alpha).sin() / (n + step) for step in (-1, 1))
+            found.append(a / (math.pi * n) * (below - above))
+    return back(torch.stack(found, -1) if found else alpha.new_zeros(*alpha.shape, 0))
+
+
+def conduction_angle(offset: Tensor, amplitude: Tensor) -> Tensor:
+    """Where ReLU(offset + amplitude·cos θ) is open: |θ| < α, in radians, from 0 to π.
+
+    Args:
+        offset: any shape and unit.
+        amplitude: ≥ 0, of the same shape and unit; 0: all or nothing.
+    """
+    # arccos(−offset/amplitude), but good for angles near 0 too.
+    ratio = ((offset + amplitude) / (2 * amplitude)).nan_to_num(0.0, math.inf, -math.inf)
+    return 2 * ratio.clamp(0, 1).sqrt().asin()
+
+
+def rectified_tone_dc(offset: Tensor, amplitude: Tensor) -> Tensor:
+    """DC of ReLU(offset + amplitude·cos θ): :func:`cosine_harmonics`'s, on tensors unchecked.
+
+    Args:
+        offset: any shape and unit.
+        amplitude: ≥ 0, of the same shape and unit; 0 gives ReLU(offset).
+    """
+    angle = conduction_angle(offset, amplitude)
+    tone = (offset * angle + amplitude * angle.sin()) / math.pi
+    return torch.where(offset.abs() >= amplitude, offset.clamp_min(0), tone)
+
+
+def tones_dc(amplitudes: Values, offset: Values = 0.0, noise: Values = 0.0) -> Any:
+    """DC of ReLU(offset + Σ a_i·cos φ_i + noise), tones of independent phase and Gaussian noise.
+
+    ½·offset + (1/π)·∫₀^∞ (1 − cos(offset·u)·exp(−(noise·u)²/2)·Π J₀(a_i·u))/u² du.
+
+    Args:
+        amplitudes: ``[..., K]``, K ≥ 0, any unit.
+        offset: ``[...]``, in the same unit.
+        noise: ``[...]``, its standard deviation, ≥ 0, in the same unit.
+
+    Returns:
+        ``[...]``, in the same unit; without gradient. To 1e-10 of the largest value that the signal
+        can have, and mostly far better; NaN where an argument is.
+
+    Raises:
+        ValueError: a `noise` is negative, or `amplitudes` has no axis.
+
+    >>> tones_dc([1.0, 1.0, 1.0, 1.0]).round(5)
+    np.float64(0.57267)
+    """
+    (a, mu, sigma), back = tensors(amplitudes, offset, noise)
+    if a.dim() == 0:
+        raise ValueError("amplitudes must have an axis of tones, [..., K]; found a number")
+    return back(_phase_average(a, [0] * a.shape[-1], mu, sigma))
+
+
+def intermodulation(
+    amplitudes: Values, orders: Sequence[int], offset: Values = 0.0, noise: Values = 0.0
+) -> Any:
+    """Amplitude of cos(Σ m_i·φ_i) in ReLU(offset + Σ a_i·cos φ_i + noise), exact.
+
+    The intermodulation product at Σ m_i·f_i, signed: (1, −1) is the difference of two tones, (2, 0)
+    the second harmonic of the first. For (1, 0) the paper's ½·a_1, and what ½|x| adds to it where
+    there is an offset. −(2/π)·∫₀^∞ cos(offset·u + mπ/2)·exp(−(noise·u)²/2)·Π J_{m_i}(a_i·u)/u² du,
+    m = Σ|m_i|, of ½|x|.
+
+    Args:
+        amplitudes: ``[..., K]``, any unit.
+        orders: K integers m_i, not all 0 (that is :func:`tones_dc`).
+        offset: ``[...]``, in the same unit.
+        noise: ``[...]``, its standard deviation, ≥ 0, in the same unit.
+
+    Returns:
+        ``[...]``, as :func:`tones_dc`.
+
+    Raises:
+        ValueError: `orders` are all 0, or not as many as tones; a `noise` is negative.
+
+    >>> intermodulation([1.0, 1.0], (1, -1)).round(5)  # 8/(3π²)
+    np.float64(0.27019)
+    """
+    (a, mu, sigma), back = tensors(amplitudes, offset, noise)
+    if a.dim() == 0 or a.shape[-1] != len(orders):
+        raise ValueError(f"{orders=} must be one for each tone of [..., K] = {list(a.shape)}")
+    if not any(orders):
+        raise ValueError(f"{orders=}: that is the DC, see tones_dc")
+    return back(_phase_average(a, [abs(int(order)) for order in orders], mu, sigma))
+
+
+def _phase_average(a: Tensor, orders: list[int], mu: Tensor, sigma: Tensor) -> Tensor:
+    """Average of ReLU, or of ReLU·2·cos Σ m_i·φ_i, over phases and noise."""
+    if (sigma < 0).any():
+        raise ValueError(f"noise must be ≥ 0, found {sigma.min().item():.6g}")
+    shape = np.broadcast_shapes(a.shape[:-1], mu.shape, sigma.shape)
+    rows = [
+        value.detach().expand(shape).reshape(-1).cpu().numpy().tolist() for value in (mu, sigma)
+    ]
+    tones = np.abs(a.detach().expand(*shape, a.shape[-1]).reshape(-1, a.shape[-1]).cpu().numpy())
+    signs = np.sign(a.detach().cpu().numpy()) ** np.array(orders)
+    found = [
+        _absolute(one, orders, offset, noise)
+        for one, offset, noise in zip(tones, *rows, strict=True)
+    ]
+    value = a.new_tensor(found).view(shape) * torch.from_numpy(signs).to(a).prod(-1)
+    if not any(orders):
+        return 0.5 * (mu + value)
+    linear = a[..., orders.index(1)] if sum(orders) == 1 else 0.0
+    return 0.5 * (value + linear)
+
+
+def _absolute(a: Floats, orders: list[int], mu: float, sigma: float) -> float:
+    """The same of |x|, by its Fourier series on an interval that x doesn't leave.
+
+    On [−L, L] |x| = L/2 − (4L/π²)·Σ cos(kπx/L)/k² over odd k: Bessel's integral, sampled at
+    u = kπ/L, and exact as long as |x| ≤ L.
+    """
+    total = sum(orders)
+    limit = abs(mu) + float(a.sum()) + 9 * sigma  # noise passes it with probability 1e-19
+    if limit == 0 or not math.isfinite(limit):
+        return 0.0 if limit == 0 else math.nan
+    used = (a > 0) | (np.array(orders) > 0)
+    a, m = a[used], np.array(orders, np.float64)[used]
+    longest = _longest(a, m, sigma, limit)
+    step = 1 << 15
+    series = 0.0
+    for first in range(1, longest, 2 * step):
+        k = np.arange(first, min(first + 2 * step, longest + 1), 2, dtype=np.float64)
+        u = k * (math.pi / limit)
+        # cos(mu·u + total·π/2), exact in the quarter turns.
+        turn = (np.cos, np.sin, np.cos, np.sin)[total % 4](mu * u) * (1, -1, -1, 1)[total % 4]
+        product = turn * np.exp(-0.5 * np.square(sigma * u)) / np.square(k)
+        for tone, order in zip(a, m, strict=True):
+            product *= jv(order, tone * u)
+        series += float(product.sum())
+    series *= -4 * limit / math.pi**2
+    return limit / 2 + series if total == 0 else 2 * series
+
+
+def _longest(a: Floats, m: Floats, sigma: float, limit: float) -> int:
+    """How many k the sum takes: until the envelope of what is left is below `_TAIL`·limit.
+
+    √x·|J_m(x)| is bounded (A. Ya. Olenko, "Upper bound on √x·J_ν(x) and its applications", Integral
+    Transforms and Special Functions 17, 2006).
+    """
+    cube = np.cbrt(np.maximum(m, 1))
+    bound = np.where(m > 0, 0.675 * np.sqrt(cube + 1.856 / cube + 1.034 / cube**3), 0.798)
+    k = 2.0 ** np.arange(5, 21)
+    u = k * (math.pi / limit)
+    with np.errstate(divide="ignore"):
+        each = np.minimum(1, bound / np.sqrt(a * u[:, np.newaxis]))
+    envelope = np.exp(-0.5 * np.square(sigma * u)) * each.prod(1)
+    small = 4 / math.pi**2 * envelope / (2 * k) < _TAIL
+    return int(k[small.argmax()]) if small.any() else _LONGEST
