@@ -68,11 +68,10 @@ class MeanSpectra(NamedTuple):
         cross = sums.cross
         if len(sums.lengths) == 2:  # of a plane only half is there: its conjugates cancel the rest
             cross = by_ring(sums, cross.real.contiguous()).to(torch.complex128)
-        return cls(
-            numpy(by_ring(sums, sums.input)) / inputs,
-            numpy(by_ring(sums, sums.output)) / inputs,
-            np.asarray(cross.cpu().numpy() / inputs, dtype=np.complex128),
-        )
+        with np.errstate(invalid="ignore"):  # a complex number over NaN
+            mean = np.asarray(cross.cpu().numpy() / inputs, dtype=np.complex128)
+        power_in, power_out = (numpy(by_ring(sums, side)) for side in (sums.input, sums.output))
+        return cls(power_in / inputs, power_out / inputs, mean)
 
     def without_window(self, window: Window, lengths: tuple[int, ...]) -> "MeanSpectra":
         """The same with bins that add up to the AC power: a window counts noise in several."""

@@ -63,6 +63,16 @@ COLUMNS = {
         "θ)/π, θ = arccos(−μ/A); NaN without f0, and for other kinds than ReLU",
     ),
     "dc_tone_residual": Column("activation", "output DC of the same inputs − dc_tone"),
+    "assumption": Column(
+        "",
+        "what is assumed of the input. gaussian: that it is, with the mean and standard deviation "
+        "measured (theory.gaussian_dc). tone: each input its DC and fundamental alone (cosine_"
+        "harmonics). tones: its bins with 1 % of the AC power or more are tones of independent "
+        "phase, and the rest noise (tones_dc). series: the leading term of the paper's series, "
+        "½μ + ½√A, A = ½(|μ| + Σ amplitudes)², over all bins",
+    ),
+    "dc_predicted": Column("activation", "output DC under the assumption"),
+    "dc_residual": Column("activation", "dc_out − dc_predicted"),
     "preserved_fraction": Column(
         "1",
         "power of gain·x over the output's, DC included; x is the rectifier's input",

@@ -16,7 +16,7 @@ from spectroscope import storage
 from spectroscope.errors import RequestError
 from spectroscope.files import output_folder
 from spectroscope.recording import Recording, SiteRecord
-from spectroscope.report import channels, frequencies
+from spectroscope.report import channels, frequencies, predictions
 from spectroscope.report.columns import COLUMNS
 
 FILE = "report.npz"
@@ -165,6 +165,19 @@ class Report:
             select,
             "harmonics were recorded",
             "f0 and activations [N, C, T] whose sampling rate is known",
+        )
+
+    def predictions(self, select: str | Iterable[str] | None = None) -> pd.DataFrame:
+        """Measured DC beside what theory predicts, under each assumption about the input.
+
+        One row per site, channel and assumption; see `assumption` in :meth:`describe`. Arguments
+        and errors as of :meth:`spectra`.
+        """
+        return self._over_frequency(
+            lambda record: predictions.predictions(self._recording, record),
+            select,
+            "predictions can be made",
+            "ReLUs that fired",
         )
 
     def aliasing(self, select: str | Iterable[str] | None = None) -> pd.DataFrame:

@@ -163,13 +163,13 @@ def _phase_average(a: Tensor, orders: list[int], mu: Tensor, sigma: Tensor) -> T
     rows = [
         value.detach().expand(shape).reshape(-1).cpu().numpy().tolist() for value in (mu, sigma)
     ]
-    tones = np.abs(a.detach().expand(*shape, a.shape[-1]).reshape(-1, a.shape[-1]).cpu().numpy())
-    signs = np.sign(a.detach().cpu().numpy()) ** np.array(orders)
+    tones = a.detach().expand(*shape, a.shape[-1]).reshape(math.prod(shape), -1).abs().cpu().numpy()
+    signs = a.detach().sign() ** a.new_tensor(orders)
     found = [
         _absolute(one, orders, offset, noise)
         for one, offset, noise in zip(tones, *rows, strict=True)
     ]
-    value = a.new_tensor(found).view(shape) * torch.from_numpy(signs).to(a).prod(-1)
+    value = a.new_tensor(found).view(shape) * signs.prod(-1)
     if not any(orders):
         return 0.5 * (mu + value)
     linear = a[..., orders.index(1)] if sum(orders) == 1 else 0.0
