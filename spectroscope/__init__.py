@@ -8,6 +8,17 @@ if TYPE_CHECKING:
     from spectroscope.dsp import theory as theory
     from spectroscope.errors import RequestError as RequestError
     from spectroscope.filters import filter_response as filter_response
+    from spectroscope.interventions import intervene as intervene
+    from spectroscope.operations import Firing as Firing
+    from spectroscope.operations import high_pass as high_pass
+    from spectroscope.operations import introduced_only as introduced_only
+    from spectroscope.operations import low_pass as low_pass
+    from spectroscope.operations import mean_dc as mean_dc
+    from spectroscope.operations import only_dc as only_dc
+    from spectroscope.operations import preserved_only as preserved_only
+    from spectroscope.operations import remove_dc as remove_dc
+    from spectroscope.operations import remove_harmonics as remove_harmonics
+    from spectroscope.operations import shuffle_dc as shuffle_dc
     from spectroscope.recorder import Recorder as Recorder
     from spectroscope.recorder import record as record
     from spectroscope.report import Report as Report
@@ -22,6 +33,17 @@ _PUBLIC = {
     "Report": "spectroscope.report",
     "Specimen": "spectroscope.specimens",
     "filter_response": "spectroscope.filters",
+    "intervene": "spectroscope.interventions",
+    "Firing": "spectroscope.operations",
+    "high_pass": "spectroscope.operations",
+    "introduced_only": "spectroscope.operations",
+    "low_pass": "spectroscope.operations",
+    "mean_dc": "spectroscope.operations",
+    "only_dc": "spectroscope.operations",
+    "preserved_only": "spectroscope.operations",
+    "remove_dc": "spectroscope.operations",
+    "remove_harmonics": "spectroscope.operations",
+    "shuffle_dc": "spectroscope.operations",
     "load": "spectroscope.report",
     "record": "spectroscope.recorder",
     "specimen": "spectroscope.catalog",

@@ -21,6 +21,10 @@ from spectroscope.sites import Select, Site
 # overwrites its input as soon as `observe` returns.
 Observer: TypeAlias = Callable[[Site, Tensor, bool], Callable[[Tensor], None]]
 
+# change(site, input, output) is called once the rectifier has run, and returns what the model is to
+# have instead of the output.
+Change: TypeAlias = Callable[[Site, Tensor, Tensor], Tensor]
+
 
 @dataclass(slots=True)
 class Frame:
@@ -32,7 +36,7 @@ class Frame:
         kind: of rectifier, if it is one that is looked for.
         inside: it is, or runs inside, a rectifier of the user's own class: what that calls is
             part of it.
-        finish: to be called with its output.
+        finish: to be called with its output; may answer what is to replace it.
         opened: it has run a module of its own.
     """
 
@@ -40,7 +44,7 @@ class Frame:
     name: str
     kind: str | None
     inside: bool
-    finish: door.Finish | None
+    finish: Callable[[Any], Any] | None
     opened: bool = False
 
 
@@ -63,7 +67,8 @@ class Capture:
 
     Args:
         model: nothing in it is changed.
-        observe: called on both sides of each selected rectifier call.
+        observe: called on both sides of each selected rectifier call; or else
+        change: called with both sides; what it raises the model raises.
         select: as of :class:`spectroscope.inventory.Inventory`, which says what is raised.
         kinds: likewise.
         started: called with the positional arguments of each forward of the model as it begins.
@@ -78,16 +83,18 @@ class Capture:
     def __init__(
         self,
         model: nn.Module,
-        observe: Observer,
+        observe: Observer | None = None,
         select: Select = None,
         kinds: Iterable[str | type[nn.Module]] = (),
         started: Callable[[tuple[Any, ...]], None] = lambda args: None,
+        change: Change | None = None,
     ):
         self.inventory = Inventory(model, select, kinds)
         self.lowerings: dict[str, dict[str, Lowering]] = {}
         self.ran: Literal["model", "parts"] | None = None
         self._model = model
         self._observe = observe
+        self._change = change
         self._started = started
         self._entered: Counter[str] = Counter()
         self._thread = _Thread()
@@ -127,6 +134,11 @@ class Capture:
                     f"ran {times} times without a rectifier call that can be seen; if its forward "
                     "is its own, kinds=[its class] records it whole"
                 )
+
+    @property
+    def changes(self) -> bool:
+        """Whether it changes what rectifiers return."""
+        return self._change is not None
 
     @property
     def compiled(self) -> bool:
@@ -175,42 +187,49 @@ class Capture:
                 inside = True
                 tensor = next((arg for arg in args if isinstance(arg, Tensor)), None)
                 if tensor is not None:
+                    # What it does with its input nobody knows.
+                    tensor = tensor.clone() if self.changes else tensor
                     finish = self._begin(module, name, "", kind, tensor, known=False)
                 else:
                     self.inventory.note(name, module, "it was called without a tensor by position")
         here.running.append(Frame(module, name, kind, inside, finish))
 
-    def leave(self, module: nn.Module, output: Any) -> None:
+    def leave(self, module: nn.Module, output: Any) -> Any:
         """See :class:`spectroscope.door.Listener`."""
-        running = self._thread.running
+        running, new = self._thread.running, None
         if running and any(frame.module is module for frame in reversed(running)):
             while (frame := running.pop()).module is not module:
                 pass
             if not running:
                 self._thread.restart()
             if frame.finish is not None:
-                frame.finish(output)
+                new = frame.finish(output)
             if isinstance(module, nn.TransformerEncoderLayer) and not frame.opened:
                 self._fused_layer(module, frame.name, ran=output is not None)
+        return new
 
     def before(
-        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> door.Finish | None:
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        changed: bool,
+    ) -> door.Answer | None:
         """See :class:`spectroscope.door.Listener`."""
         here = self._thread
         if not here.running:
             return None
         name = rectifiers.function_name(function)
-        finish = None
+        finish = around = None
         if not here.running[-1].inside:
             if name in rectifiers.FUNCTIONS:
-                finish = self._rectify(name, args, kwargs)
+                around, finish = self._rectify(name, args, kwargs, known=not changed)
             elif "relu" in name and "relu" in name.split("_"):
                 reason = "its ReLU is part of one kernel with other work"
                 frame = here.running[-1]
                 self.inventory.unseen(frame.name, frame.module, reason, function=name)
         rates, origins = here.rates, here.origins
-        if finish is None and not rates.concern(args, kwargs):
+        if finish is around is None and not rates.concern(args, kwargs):
             return None
         place = f"{here.running[-1].name}/{name.strip('_')}".lstrip("/")
 
@@ -222,26 +241,36 @@ class Capture:
             if finish is not None:
                 finish(output)
 
-        return after
+        return door.Answer(around, after)
 
     def failed(self, error: Exception) -> None:
-        """See :class:`spectroscope.door.Listener`."""
+        """See :class:`spectroscope.door.Listener`.
+
+        Raises:
+            Exception: `error`, where outputs are changed: a model that isn't must not pass for one
+                that is.
+        """
+        if self.changes:
+            raise error
         running = self._thread.running
         name, module = (running[-1].name, running[-1].module) if running else ("", self._model)
         reason = f"{type(error).__name__} while looking: {str(error).partition(chr(10))[0]}"
         self.inventory.note(name, module, reason)
 
     def _rectify(
-        self, function: str, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> door.Finish | None:
+        self, function: str, args: tuple[Any, ...], kwargs: dict[str, Any], *, known: bool
+    ) -> door.Answer:
         call = rectifiers.FUNCTIONS[function](args, kwargs)
         if call is None or not isinstance(call.input, Tensor):
-            return None
+            return door.Answer()
         if call.kind not in self.inventory.kinds.names:
-            return None
+            return door.Answer()
         frame = self._thread.running[-1]
         place = "" if frame.kind else function
-        return self._begin(frame.module, frame.name, place, call.kind, call.input, known=True)
+        finish = self._begin(frame.module, frame.name, place, call.kind, call.input, known=known)
+        if finish is None or not self.changes:
+            return door.Answer(finish=finish)
+        return door.Answer(around=_on_a_copy(call.input, finish))
 
     def _begin(
         self,
@@ -252,21 +281,25 @@ class Capture:
         tensor: Tensor,
         *,
         known: bool,
-    ) -> door.Finish | None:
+    ) -> Callable[[Any], Any] | None:
         calls = self._thread.calls
         found = self.inventory.row(module, name, function, kind, calls=1)
         site = Site(name, function, calls[found.place], kind)
         calls[found.place] += 1
         if not self.inventory.selects(site):
             return None
-        finish = self._observe(site, tensor, known)
+        finish = self._observe(site, tensor, known) if self._observe else None
 
-        def finish_with(output: Any) -> None:
+        def finish_with(output: Any) -> Any:
             if isinstance(output, Tensor):
-                finish(output)
+                if self._change is not None:
+                    return self._change(site, tensor, output)
+                if finish is not None:
+                    finish(output)
                 self._thread.origins.rectified(site.name, output)
             elif output is not None:  # None: it raised
                 found.reason = f"it returns a {type(output).__name__}, not a tensor"
+            return None
 
         return finish_with
 
@@ -290,6 +323,29 @@ class Capture:
         if getattr(module, "_is_replica", False) and self.inventory.kinds.of_module(module):
             reason = "nn.DataParallel runs copies of the model"
             self.inventory.unseen("(replicas)", module, reason)
+
+
+def _on_a_copy(tensor: Tensor, finish: Callable[[Any], Any]) -> Callable[..., Any]:
+    """Run a function on a copy of its input `tensor`, and change what it returns by `finish`.
+
+    A copy, because what an in-place function returns is needed for its gradient, and must not be
+    written to. What it would have overwritten is overwritten in the end with what the model gets.
+    """
+
+    def around(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        copy = tensor.clone()
+        swapped = [copy if arg is tensor else arg for arg in args]
+        named = {
+            key: copy if arg is tensor and key != "out" else arg for key, arg in kwargs.items()
+        }
+        output = function(*swapped, **named)
+        new = finish(output)
+        if new is None:
+            new = output
+        target = tensor if output is copy else kwargs.get("out")
+        return new if target is None else target.copy_(new)
+
+    return around
 
 
 def _calls_itself(module: nn.Module) -> bool:

@@ -12,7 +12,9 @@ Two things are put into torch while anybody listens, and taken out when nobody d
 A mode belongs to a thread. The thread that opens the door has it from then on; another thread gets
 it while it runs a module that a listener knows.
 
-Whatever goes wrong with a listener is told to that listener and to nobody else: the model runs on.
+Some listeners only hear, others change what calls return; the latter come first, so that the former
+hear what the model gets. Whatever goes wrong with a listener is told to that listener and to nobody
+else: the model runs on, unless the listener raises it again.
 """
 
 import re
@@ -21,7 +23,8 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import nn
@@ -38,12 +41,26 @@ from torch.overrides import (
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.hooks import RemovableHandle
 
-# Given what a rectifier call returned.
-Finish = Callable[[Any], None]
+
+class Answer(NamedTuple):
+    """What a listener wants of a call of a torch function.
+
+    Attributes:
+        around: called instead of the function, with the function and its arguments; what it
+            returns is what the model gets. What it raises, the model raises.
+        finish: called with what the model gets.
+    """
+
+    around: Callable[..., Any] | None = None
+    finish: Callable[[Any], None] | None = None
 
 
 class Listener(Protocol):
     """What may stand at the door."""
+
+    @property
+    def changes(self) -> bool:
+        """Whether it changes what calls and modules return."""
 
     @property
     def compiled(self) -> bool:
@@ -55,16 +72,20 @@ class Listener(Protocol):
     def enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         """`module` starts to run with the positional arguments `args`."""
 
-    def leave(self, module: nn.Module, output: Any) -> None:
-        """`module` has run; `output` is None if it raised."""
+    def leave(self, module: nn.Module, output: Any) -> Any:
+        """`module` has run; `output` is None if it raised. An answer, if any, replaces it."""
 
     def before(
-        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Finish | None:
-        """A torch function is about to run; the answer, if any, is called with what it returns."""
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        changed: bool,
+    ) -> Answer | None:
+        """A torch function is about to run; `changed`: another listener may change its result."""
 
     def failed(self, error: Exception) -> None:
-        """One of these, or what `before` answered, has raised `error`."""
+        """One of these, or the `finish` of an answer, has raised `error`."""
 
 
 def open_to(listener: Listener) -> None:
@@ -74,7 +95,8 @@ def open_to(listener: Listener) -> None:
     if _here.mode is None:
         _here.put_mode()
     with _lock:
-        _listeners = (*_listeners, listener)
+        # Stable: those that change come first, each kind in the order in which it came.
+        _listeners = tuple(sorted((*_listeners, listener), key=lambda other: not other.changes))
         _hook()
 
 
@@ -130,14 +152,19 @@ class _Mode(TorchFunctionMode):
         kwargs = kwargs or {}
         if torch.compiler.is_compiling() or _not_a_forward():
             return function(*args, **kwargs)
-        finishing: list[tuple[Listener, Finish]] = []
+        run = function
+        finishing: list[tuple[Listener, Callable[[Any], None]]] = []
         with _alone():
             for listener in _listeners:
                 with _guarded(listener):
-                    finish = listener.before(function, args, kwargs)
-                    if finish is not None:
-                        finishing.append((listener, finish))
-        output = function(*args, **kwargs)
+                    answer = listener.before(function, args, kwargs, run is not function)
+                    if answer is None:
+                        continue
+                    if answer.around is not None:
+                        run = partial(answer.around, run)
+                    if answer.finish is not None:
+                        finishing.append((listener, answer.finish))
+        output = run(*args, **kwargs)
         if finishing:
             with _alone():
                 for listener, finish in finishing:
@@ -251,7 +278,14 @@ def _not_a_forward() -> bool:
 
 
 def _enter(module: nn.Module, args: tuple[Any, ...]) -> None:
-    if torch.compiler.is_compiling() or _not_a_forward():
+    if torch.compiler.is_compiling():
+        return
+    if _not_a_forward():
+        if any(listener.changes and listener.knows(module) for listener in _listeners):
+            raise RuntimeError(
+                "an intervention can't follow into activation checkpointing, which runs parts of "
+                "the model again in the backward pass, nor into torch.jit.trace: end it before"
+            )
         return
     _here.resume()
     if _here.mode is None and any(listener.knows(module) for listener in _listeners):
@@ -268,14 +302,17 @@ def _enter(module: nn.Module, args: tuple[Any, ...]) -> None:
         _here.suspend()
 
 
-def _leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+def _leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
     if torch.compiler.is_compiling() or _not_a_forward():
-        return
+        return None
     _here.resume()
+    changed = None
     with _alone():
         for listener in _listeners:
             with _guarded(listener):
-                listener.leave(module, output)
+                new = listener.leave(module, output)
+                if new is not None:
+                    output = changed = new
     if module is _here.visitor:
         _here.visits -= 1
         if _here.visits == 0:
@@ -284,3 +321,4 @@ def _leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             with _lock:
                 _visits[0] -= 1
                 _unhook()
+    return changed
