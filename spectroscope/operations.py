@@ -114,7 +114,7 @@ def mean_dc(report: "Report") -> Operation:
     Returns:
         The operation. It raises RequestError at a site that the report hasn't.
     """
-    means = {site: rows["dc_out"].to_numpy() for site, rows in report.dc().groupby("site")}
+    means = {site: rows["dc_out"].to_numpy(copy=True) for site, rows in report.dc().groupby("site")}
 
     def operation(output: Tensor, firing: Firing) -> Tensor:
         if firing.name not in means:
