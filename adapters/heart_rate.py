@@ -267,6 +267,9 @@ def _specimen(
         n_inputs=len(inputs),
         fs=FS,
         metric=functools.partial(_scores, truth),
+        targets=None if truth is None else torch.from_numpy(truth),
+        error=None if truth is None else _error,
+        error_name="heart-rate MAE (BPM)",
         f0=(_estimates(model, batches) if truth is None else truth) / 60,
         f0_name="estimated heart rate" if truth is None else "heart rate",
         per_minute=True,
@@ -280,6 +283,11 @@ def _estimates(model: nn.Module, batches: Iterable[Tensor]) -> Array:
         outputs = torch.cat([model(batch) for batch in batches])
     rates: Array = outputs.view(len(outputs), -1)[:, 0].double().numpy()
     return np.where((rates >= POSSIBLE[0]) & (rates <= POSSIBLE[1]), rates, np.nan)
+
+
+def _error(outputs: Tensor, truth: Tensor) -> Tensor:
+    """Of each estimate, in BPM."""
+    return (outputs.view(len(outputs), -1)[:, 0].double() - truth.to(outputs.device)).abs()
 
 
 def _scores(truth: Array | None, outputs: Tensor) -> Mapping[str, float]:

@@ -81,8 +81,7 @@ def crepe(
     true = torch.from_numpy(f0)
 
     def metric(outputs: Tensor) -> Mapping[str, float]:
-        heard = 10 * 2 ** ((outputs.argmax(1).double() * CENTS + FIRST) / 1200)
-        cents = 1200 * (heard / true).log2().abs()
+        cents = _error(outputs, true)
         return {
             f"median error, {inputs} tones (cents)": cents.median().item(),
             f"pitch within 50 cents, {inputs} tones (%)": 100 * (cents < 50).double().mean().item(),
@@ -97,10 +96,19 @@ def crepe(
         n_inputs=inputs,
         fs=FS,
         metric=metric,
+        targets=true,
+        error=_error,
+        error_name="mean error of pitch (cents)",
         f0=f0,
         f0_name="pitch",
         showpiece="/relu#0",
     )
+
+
+def _error(outputs: Tensor, f0: Tensor) -> Tensor:
+    """Of each pitch heard, in cents; `f0` in Hz."""
+    heard = 10 * 2 ** ((outputs.argmax(1).double() * CENTS + FIRST) / 1200)
+    return 1200 * (heard / f0.to(heard.device)).log2().abs()
 
 
 def _tones(f0: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from spectroscope.ablation import importance as importance
     from spectroscope.catalog import specimen as specimen
     from spectroscope.dsp import theory as theory
     from spectroscope.errors import RequestError as RequestError
@@ -33,6 +34,7 @@ _PUBLIC = {
     "Report": "spectroscope.report",
     "Specimen": "spectroscope.specimens",
     "filter_response": "spectroscope.filters",
+    "importance": "spectroscope.ablation",
     "intervene": "spectroscope.interventions",
     "Firing": "spectroscope.operations",
     "high_pass": "spectroscope.operations",

@@ -12,8 +12,12 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from spectroscope.errors import RequestError
+
+if TYPE_CHECKING:
+    from spectroscope.specimens import Specimen
 
 # Torch, pandas and seaborn are imported where they are needed: `--help` and a misspelt name don't
 # wait for them.
@@ -23,6 +27,9 @@ SHOWN = ["site", "shape", "fs", "dc_in", "dc_out", "dc_out_std", "dc_gaussian", 
          "ac_rms_out", "active_fraction", "dc_fraction", "above_next_nyquist"]  # fmt: skip
 
 MOST_LABELS = 10
+
+# Of spectroscope.metrics, those that take no more than the outputs.
+METRICS = ("agreement", "kl", "relative_l2")
 
 # Each is passed on to the adapter if it is given; what it doesn't take it refuses.
 OPTIONS = {
@@ -45,16 +52,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     listing = commands.add_parser("list", help="list the specimens that are installed")
     listing.set_defaults(run=_list)
     inspect = commands.add_parser("inspect", help="run a specimen and report on its ReLUs")
-    inspect.add_argument(
-        "specimen",
-        metavar="SPECIMEN",
-        help="see `spectroscope list`; torchvision:resnet18; or package.module:callable",
-    )
-    inspect.add_argument("--out", metavar="DIR", help="write tables, report and figure there")
-    for option, (metavar, what) in OPTIONS.items():
-        kind = {"fs": float, "channel_axis": int}.get(option, str)
-        inspect.add_argument(f"--{option.replace('_', '-')}", metavar=metavar, type=kind, help=what)
     inspect.set_defaults(run=_inspect)
+    ablate = commands.add_parser("ablate", help="take the DC away, or all else, ReLU by ReLU")
+    ablate.add_argument("--metric", choices=METRICS, help="default: the specimen's own error, or "
+                        "relative_l2 against the untouched model")  # fmt: skip
+    ablate.set_defaults(run=_ablate)
+    for command in (inspect, ablate):
+        command.add_argument(
+            "specimen",
+            metavar="SPECIMEN",
+            help="see `spectroscope list`; torchvision:resnet18; or package.module:callable",
+        )
+        command.add_argument("--out", metavar="DIR", help="write tables and figures there")
+        for option, (metavar, what) in OPTIONS.items():
+            kind = {"fs": float, "channel_axis": int}.get(option, str)
+            name = f"--{option.replace('_', '-')}"
+            command.add_argument(name, metavar=metavar, type=kind, help=what)
     arguments = parser.parse_args(argv)
     # A σ or × must not cost a finished run where the terminal's encoding has none.
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -91,17 +104,44 @@ def _list(arguments: argparse.Namespace) -> None:
         print(f"{name:20} {about}")
 
 
-def _inspect(arguments: argparse.Namespace) -> None:
+def _specimen(arguments: argparse.Namespace) -> "Specimen":
     from spectroscope.catalog import specimen
+
+    given = {name: getattr(arguments, name) for name in OPTIONS}
+    given = {name: value for name, value in given.items() if value is not None}
+    return specimen(arguments.specimen, **given)
+
+
+def _ablate(arguments: argparse.Namespace) -> None:
+    from spectroscope.files import output_folder
+
+    to_folder = arguments.out is not None
+    with output_folder(arguments.out) if to_folder else nullcontext() as out:
+        subject = _specimen(arguments)
+        from spectroscope import run
+
+        table = run.ablate(subject, metric=arguments.metric, progress=sys.stderr is not None)
+        if out is not None:
+            run.export_ablation(subject, table, out)
+            written = sorted(file.name for file in out.iterdir())
+    print(f"{subject.name}: {subject.description} ({subject.license})\n")
+    wide = table.pivot(index="site", columns="operation", values=["value"])["value"]
+    wide = wide.loc[table["site"].unique(), table["operation"].unique()].reset_index()
+    print(f"{table['metric'].iloc[0]}, {table['n_samples'].max()} inputs, "
+          f"one ReLU changed at a time; {table['baseline'].iloc[0]:.4g} with none")  # fmt: skip
+    print(wide.to_string(index=False, float_format="{:.4g}".format))
+    if to_folder:
+        print(f"wrote {', '.join(written)} to {Path(arguments.out)}")
+
+
+def _inspect(arguments: argparse.Namespace) -> None:
     from spectroscope.files import output_folder
 
     # The folder is opened first: that it can't be written to is better said before the work.
     # All is written before a line is printed: a closed pipe must not cost it.
     to_folder = arguments.out is not None
     with output_folder(arguments.out) if to_folder else nullcontext() as out:
-        given = {name: getattr(arguments, name) for name in OPTIONS}
-        given = {name: value for name, value in given.items() if value is not None}
-        subject = specimen(arguments.specimen, **given)
+        subject = _specimen(arguments)
         from spectroscope import run
 
         report, scores, labels = run.inspect(

@@ -10,6 +10,8 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+# As operations say them, and as people do.
+_OPERATIONS = {"only_dc": "only the DC stays", "remove_dc": "the DC goes"}
 SIDES = {"in": "input of the ReLU", "out": "output of the ReLU"}
 
 
@@ -72,4 +74,36 @@ def spectra(
         figure.supylabel("power (activation², per bin)", fontsize="medium")
     figure.suptitle(title if title is not None else f"{sites[0]}: power spectra")
     figure.legend(*grid.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
+
+
+def importance(frame: pd.DataFrame, *, title: str | None = None) -> Figure:
+    """What becomes of a model's outputs when one ReLU is changed: a row for each.
+
+    Args:
+        frame: :func:`spectroscope.importance`'s; its `metric` has the unit.
+        title: above it; None: none.
+    """
+    sites, operations = list(dict.fromkeys(frame["site"])), list(dict.fromkeys(frame["operation"]))
+    (metric,) = frame["metric"].unique()
+    rows = {site: row for row, site in enumerate(sites)}
+    palette = sns.color_palette("colorblind", len(operations))
+    with sns.axes_style("whitegrid"), sns.plotting_context("paper"):
+        figure = Figure(figsize=(7.5, 1.6 + 0.22 * len(sites)), layout="constrained")
+        axes = figure.subplots()
+        for number, (operation, color) in enumerate(zip(operations, palette, strict=True)):
+            some = frame[frame["operation"] == operation]
+            place = some["site"].map(rows) + 0.3 * ((number + 0.5) / len(operations) - 0.5)
+            ends = some[["change_low", "change_high"]].sub(some["change"], axis=0).abs().T
+            axes.errorbar(some["value"], place, xerr=ends.fillna(0).to_numpy(), color=color,
+                          fmt="os^Dv"[number % 5], ms=4, lw=1,
+                          label=_OPERATIONS.get(operation, operation))  # fmt: skip
+        axes.axvline(frame["baseline"].mean(), color="0.3", ls="--", lw=1, label="nothing changed")
+        axes.set(yticks=range(len(sites)), yticklabels=sites, xlabel=metric)
+        axes.set_ylim(len(sites) - 0.4, -0.6)  # as the data flows, from above
+        axes.grid(axis="y", visible=False)
+        sns.despine(ax=axes, left=True)
+    if title is not None:
+        figure.suptitle(title)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure

@@ -4,11 +4,13 @@ import glob
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import pandas as pd
 import torch
 from tqdm import tqdm
 
+from spectroscope.ablation import importance
 from spectroscope.errors import RequestError
 from spectroscope.files import output_folder
 from spectroscope.recorder import record
@@ -16,6 +18,7 @@ from spectroscope.report import Report
 from spectroscope.specimens import Specimen
 
 SPECTRA = "spectra.png"
+ABLATION = "importance.png"
 
 
 class Inspection(NamedTuple):
@@ -54,6 +57,50 @@ def inspect(specimen: Specimen, *, spectra: bool = True, progress: bool = False)
     scores = specimen.metric(torch.cat(outputs)) if specimen.metric is not None else {}
     labels = specimen.labels(torch.cat(outputs)) if specimen.labels is not None else []
     return Inspection(recorder.report(), scores, labels)
+
+
+def ablate(
+    specimen: Specimen, *, metric: str | None = None, progress: bool = False
+) -> pd.DataFrame:
+    """Take the DC away, and all but the DC, at one rectifier of `specimen` after the other.
+
+    Args:
+        specimen: what to look at.
+        metric: as in :func:`spectroscope.importance`. None: the specimen's own error, or else
+            ``"relative_l2"``: how far the outputs are from the untouched model's.
+        progress: show a bar on standard error.
+
+    Returns:
+        As :func:`spectroscope.importance`.
+
+    Raises:
+        RequestError: as there.
+    """
+    judged: Any = metric or specimen.error or "relative_l2"
+    table = importance(
+        specimen.model,
+        ((batch, None) for batch in specimen.inputs),
+        judged,
+        targets=specimen.targets,
+        progress=progress,
+        fs=specimen.fs,
+        channel_axis=specimen.channel_axis,
+    )
+    return table.assign(metric=specimen.error_name) if judged is specimen.error else table
+
+
+def export_ablation(specimen: Specimen, table: pd.DataFrame, folder: Path) -> None:
+    """Write the table and its picture into `folder`.
+
+    Raises:
+        RequestError: the folder can't be written to.
+    """
+    from spectroscope import plots
+
+    with output_folder(folder) as staging:
+        table.to_csv(staging / "importance.csv", index=False)
+        figure = plots.importance(table, title=f"{specimen.name}: one ReLU changed at a time")
+        figure.savefig(staging / ABLATION, dpi=120)
 
 
 def export(specimen: Specimen, report: Report, folder: Path) -> None:

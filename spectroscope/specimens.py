@@ -28,6 +28,9 @@ class Specimen:
         fs: samples per second of a 1-D input; None: frequencies in cycles per sample.
         metric: from the outputs of all inputs, concatenated, to named numbers; each name says
             what it is, over what, and the unit.
+        targets: ``[n_inputs]``, what the model should find, where that is known.
+        error: from outputs and targets of some inputs to the error of each, ``[N]``.
+        error_name: what that is, averaged, and its unit.
         labels: from the same to a line on each input, which shows that the model works.
         channel_axis: as in :func:`spectroscope.record`.
         f0: ``[n_inputs]``, fundamental of each input in Hz, where it is known.
@@ -44,6 +47,9 @@ class Specimen:
     n_inputs: int
     fs: float | None = None
     metric: Callable[[Tensor], Mapping[str, float]] | None = None
+    targets: Tensor | None = None
+    error: Callable[[Tensor, Tensor], Tensor] | None = None
+    error_name: str = "error"
     labels: Callable[[Tensor], Sequence[str]] | None = None
     channel_axis: int | Mapping[str, int] = 1
     f0: NDArray[np.float64] | None = None
