@@ -63,14 +63,14 @@ def _accuracy(outputs: Tensor, reference: Tensor, targets: Tensor | None) -> Ten
 
 
 def _agreement(outputs: Tensor, reference: Tensor, targets: Tensor | None) -> Tensor:
-    same: Tensor = torch.eq(_classes(outputs), _classes(reference))
-    return same.double()
+    return torch.eq(_classes(outputs), _classes(reference)).double()
 
 
 def _kl(outputs: Tensor, reference: Tensor, targets: Tensor | None) -> Tensor:
     _classes(outputs)
     p, q = (x.double().log_softmax(1) for x in (reference, outputs))
-    return (p.exp() * (p - q)).sum(1)
+    divergence: Tensor = (p.exp() * (p - q)).sum(1)
+    return divergence
 
 
 def _relative_l2(outputs: Tensor, reference: Tensor, targets: Tensor | None) -> Tensor:

@@ -11,7 +11,11 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 # As operations say them, and as people do.
-_OPERATIONS = {"only_dc": "only the DC stays", "remove_dc": "the DC goes"}
+_OPERATIONS = {
+    "remove_dc": "DC removed",
+    "mean_dc": "DC the same for all inputs",
+    "only_dc": "only the DC left",
+}
 SIDES = {"in": "input of the ReLU", "out": "output of the ReLU"}
 
 

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from spectroscope.ablation import importance
 from spectroscope.errors import RequestError
 from spectroscope.files import output_folder
+from spectroscope.operations import mean_dc, only_dc, remove_dc
 from spectroscope.recorder import record
 from spectroscope.report import Report
 from spectroscope.specimens import Specimen
@@ -62,7 +63,7 @@ def inspect(specimen: Specimen, *, spectra: bool = True, progress: bool = False)
 def ablate(
     specimen: Specimen, *, metric: str | None = None, progress: bool = False
 ) -> pd.DataFrame:
-    """Take the DC away, and all but the DC, at one rectifier of `specimen` after the other.
+    """Take the DC away, or what it tells, or all else, at one rectifier after the other.
 
     Args:
         specimen: what to look at.
@@ -77,11 +78,13 @@ def ablate(
         RequestError: as there.
     """
     judged: Any = metric or specimen.error or "relative_l2"
+    means = inspect(specimen, spectra=False, progress=progress).report
     table = importance(
         specimen.model,
         ((batch, None) for batch in specimen.inputs),
         judged,
         targets=specimen.targets,
+        operations=(remove_dc, mean_dc(means), only_dc),
         progress=progress,
         fs=specimen.fs,
         channel_axis=specimen.channel_axis,
