@@ -75,7 +75,8 @@ def _kl(outputs: Tensor, reference: Tensor, targets: Tensor | None) -> Tensor:
 
 def _relative_l2(outputs: Tensor, reference: Tensor, targets: Tensor | None) -> Tensor:
     x, y = (side.double().flatten(1) for side in (outputs, reference))
-    return (x - y).norm(dim=1) / y.norm(dim=1)
+    distance: Tensor = (x - y).norm(dim=1) / y.norm(dim=1)
+    return distance
 
 
 METRICS = {
