@@ -124,6 +124,11 @@ COLUMNS = {
         "part of the output's power above the Nyquist frequency of the next downsampling that"
         " it meets; NaN where it meets none",
     ),
+    "feeds_global_pooling": Column(
+        "",
+        "whether global pooling is what comes next, with no other rectifier between: then of the "
+        "output the DC alone goes on, by construction",
+    ),
     "nonfinite": Column("1", "input values that are NaN or ±Inf, kept out of all the others"),
     "nonfinite_out": Column("1", "output values that are NaN or ±Inf, likewise"),
     "side": Column("", "in or out of the rectifier"),

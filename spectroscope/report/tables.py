@@ -68,15 +68,18 @@ class Report:
                 fs = math.nan
             split = channels.Split.of(record, self._recording.window)
             above = frequencies.above_next_nyquist(self._recording, record)
+            after = self._recording.downsamplings.get(record.site.name)
+            to_head = after is not None and after.whole and after.between == 0
             rows.append(
                 _site_columns(record)
                 | {"channels": record.channels, "shape": record.shape, "fs": fs, "nyquist": fs / 2}
                 | {"decimation": record.decimation, "n_samples": record.statistics.output.inputs}
                 | {f"{name}_fraction": split.of_site(name) for name in ("preserved", "introduced")}
-                | {"above_next_nyquist": above}
+                | {"above_next_nyquist": above, "feeds_global_pooling": to_head}
             )
         columns = [*_SITE, "channels", "shape", "fs", "nyquist", "decimation", "n_samples",
-                   "preserved_fraction", "introduced_fraction", "above_next_nyquist"]  # fmt: skip
+                   "preserved_fraction", "introduced_fraction", "above_next_nyquist",
+                   "feeds_global_pooling"]  # fmt: skip
         table = pd.DataFrame(rows, columns=columns)
         by_site = self.dc().groupby("site", sort=False)
         totals = by_site[_MEANS].mean().join(by_site[_COUNTS].sum())
