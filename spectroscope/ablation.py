@@ -13,6 +13,7 @@ from scipy import stats
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from spectroscope.batches import tensor, with_targets
 from spectroscope.capture import Capture
 from spectroscope.errors import RequestError
 from spectroscope.interventions import Intervention, intervene
@@ -77,25 +78,16 @@ def importance(
         raise RequestError("importance takes a model in eval mode: call model.eval() first")
     named = _named(operations)
     chosen = _metric(metric)
-    given = None if targets is None else torch.as_tensor(targets)
     watched = _Watched(model, select, options.get("kinds", ()))
     interventions: dict[tuple[Site, str], Intervention] = {}
     scores: dict[tuple[Site, str], list[Tensor]] = {}
     bases: list[Tensor] = []
     bar = tqdm(unit=" forwards", disable=not progress)
-    first = 0
     try:
         with bar, torch.inference_mode():
-            for batch in batches:
-                inputs, target = _split(batch)
-                count = len(inputs[0])
-                if target is None and given is not None:
-                    target = given[first : first + count]
-                    if len(target) < count:
-                        raise RequestError(f"{len(given)} targets for {first + count} inputs")
-                first += count
+            for inputs, target in with_targets(batches, targets):
                 with watched.replay.recording(), watched:
-                    reference = _tensor(model(*inputs))
+                    reference = tensor(model(*inputs))
                 bases.append(_scored(chosen, reference, reference, target))
                 bar.update()
                 for site, position in watched.positions.items():
@@ -105,7 +97,7 @@ def importance(
                             one = glob.escape(site.name)
                             interventions[key] = intervene(model, one, operation, **options)
                         with watched.replay.up_to(position), interventions[key]:
-                            output = _tensor(model(*inputs))
+                            output = tensor(model(*inputs))
                         scores.setdefault(key, []).append(
                             _scored(chosen, output, reference, target)
                         )
@@ -113,11 +105,13 @@ def importance(
                         bar.update()
     except KeyboardInterrupt:
         warnings.warn(
-            f"interrupted after {len(bases)} batches: rows are of the inputs that came so far",
+            f"interrupted in batch {len(bases)}: each row is of the inputs that came so far",
             stacklevel=2,
         )
     finally:
         watched.replay.forget()
+    if missed := watched.missed():
+        warnings.warn(f"{type(model).__name__}: not judged: {missed}", stacklevel=2)
     if not scores:
         raise RequestError("importance: no batch was given, or no rectifier asked for ran")
     label = metric if isinstance(metric, str) else getattr(metric, "__name__", "metric")
@@ -137,6 +131,10 @@ class _Watched:
         self.replay = Replay()
         self.positions: dict[Site, int] = {}
         self._capture = Capture(model, self._fired, select, kinds)
+
+    def missed(self) -> str:
+        """What can't be seen, and why."""
+        return self._capture.inventory.missed()
 
     def __enter__(self) -> None:
         self.positions.clear()
@@ -174,23 +172,6 @@ def _metric(metric: str | Custom) -> Metric:
         return found
 
     return Metric(score, False, "")
-
-
-def _split(batch: Any) -> tuple[tuple[Tensor, ...], Tensor | None]:
-    """Arguments of the model, and targets."""
-    target = None
-    if isinstance(batch, list | tuple):
-        if len(batch) != 2:
-            raise RequestError(f"a batch is inputs, or (inputs, targets), not {len(batch)} things")
-        batch, target = batch
-    return (tuple(batch) if isinstance(batch, list | tuple) else (batch,)), target
-
-
-def _tensor(output: Any) -> Tensor:
-    if not isinstance(output, Tensor):
-        raise RequestError(f"the model returns a {type(output).__name__}; wrap it in one that "
-                           "returns the tensor to be judged")  # fmt: skip
-    return output
 
 
 def _scored(metric: Metric, output: Tensor, reference: Tensor, target: Tensor | None) -> Tensor:

@@ -1,0 +1,224 @@
+"""`importance`: against one intervention at a time by hand, and what it saves."""
+
+import glob
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torchvision
+from helpers import nothing_is_left
+from scipy import special
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import spectroscope
+from spectroscope import cli, importance, intervene, only_dc, remove_dc
+from spectroscope.metrics import METRICS
+
+
+class Tangled(nn.Module):
+    """Writes to what convolutions return, keeps views of it, and joins them again."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = (nn.Conv1d(n, 6, 3, padding=1) for n in (1, 6, 6))
+        self.relu = nn.ReLU(inplace=True)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x):
+        x = self.a(x)
+        half = x[:, :3]
+        half *= 2
+        x = self.relu(x)
+        y = self.b(x)
+        y += x
+        left, right = y.chunk(2, 1)
+        left.relu_()
+        z = self.c(torch.cat([right.clamp(min=0), left], 1)) + y
+        return self.head(self.relu(z).mean(-1))
+
+
+def by_hand(model, x, operations, select):
+    """Relative L2 change of each site and operation, one full forward each."""
+    with torch.no_grad():
+        reference = model(x)
+        with spectroscope.record(model, spectra=False, select=select) as recorder:
+            model(x)
+        for site in recorder.report().sites()["site"]:
+            for operation in operations:
+                with intervene(model, glob.escape(site), operation):
+                    change = (model(x) - reference).norm(dim=1) / reference.norm(dim=1)
+                yield site, operation.__name__, change.double().mean().item()
+
+
+@pytest.mark.parametrize(("make", "select"), [
+    (Tangled, "*"),
+    (partial(torchvision.models.resnet18, weights=None), "layer[24]*"),
+    (partial(torchvision.models.googlenet, weights=None, init_weights=False), "inception4[ae]*"),
+    (partial(torchvision.models.densenet121, weights=None), "*denselayer1[0-9].relu1"),
+])  # fmt: skip
+def test_it_is_what_one_intervention_at_a_time_gives(make, select):
+    torch.manual_seed(0)
+    model = make().eval()
+    x = torch.randn(3, 1, 40) if isinstance(model, Tangled) else torch.randn(2, 3, 40, 40)
+    operations = [remove_dc, only_dc] if select == "*" else [only_dc]
+    table = importance(model, [x], "relative_l2", operations=operations, select=select)
+    expected = pd.DataFrame(
+        by_hand(model, x, operations, select), columns=["site", "operation", "value"]
+    )
+    assert table[["site", "operation"]].equals(expected[["site", "operation"]])
+    np.testing.assert_allclose(table["value"], expected["value"], rtol=1e-4, atol=1e-7)
+    assert table["baseline"].eq(0).all()
+    assert nothing_is_left()
+
+
+class Convolutions(TorchDispatchMode):
+    """Counts them."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += str(function).startswith("aten.conv")
+        return function(*args, **(kwargs or {}))
+
+
+def test_the_work_before_a_site_is_done_once():
+    layers = [(nn.Conv1d(2, 2, 3), nn.ReLU()) for _ in range(5)]
+    model = nn.Sequential(*(layer for pair in layers for layer in pair), nn.Flatten()).eval()
+    with Convolutions() as mode:
+        table = importance(model, [torch.randn(2, 2, 30)] * 3, "relative_l2")
+    assert len(table) == 5 * 2
+    # Of each batch: once all five, then for each operation those that follow the site.
+    assert mode.count == 3 * (5 + 2 * (4 + 3 + 2 + 1 + 0))
+
+
+@pytest.fixture(scope="module")
+def regression():
+    torch.manual_seed(1)
+    model = Tangled().eval()
+    x = torch.randn(30, 1, 40)
+    with torch.no_grad():
+        return model, x, model(x) + torch.randn(30, 3)
+
+
+@pytest.mark.parametrize("metric", ["mae", "rmse", "relative_l2"])
+def test_any_size_of_batches_gives_the_same(regression, metric):
+    model, x, targets = regression
+    whole = importance(model, [(x, targets)], metric)
+    for size in (1, 7):
+        batches = list(zip(x.split(size), targets.split(size), strict=True))
+        found = importance(model, batches, metric)
+        pd.testing.assert_frame_equal(found, whole, rtol=1e-4, atol=1e-6)
+    pd.testing.assert_frame_equal(
+        importance(model, x.split(7), metric, targets=targets.numpy()),
+        whole,
+        rtol=1e-4,
+        atol=1e-6,
+    )
+
+
+def test_the_interval_is_that_of_the_mean_difference(regression):
+    model, x, targets = regression
+    row = importance(model, [(x, targets)], "mae", select="relu#0").iloc[0]
+    assert row["operation"] == "remove_dc"
+    with torch.no_grad():
+        before = (model(x) - targets).abs().mean(1)
+        with intervene(model, "relu#0", remove_dc):
+            after = (model(x) - targets).abs().mean(1)
+    assert row["baseline"] == pytest.approx(before.mean().item(), rel=1e-5)
+    assert row["change"] == pytest.approx((after - before).mean().item(), rel=1e-4)
+    # The percentile interval of a mean is near to the normal one.
+    error = (after - before).std(correction=0).item() / 30**0.5
+    ends = row["change"] + 1.96 * error * np.array([-1, 1])
+    assert row[["change_low", "change_high"]].to_list() == pytest.approx(ends, abs=0.4 * error)
+
+
+def test_global_pooling_reads_nothing_but_dc(regression):
+    model, x, _ = regression
+    table = importance(model, [x], "relative_l2", select="relu#1").set_index("operation")
+    assert table["value"]["only_dc"] < 1e-6
+    bias = model.head.bias.detach()
+    with torch.no_grad():
+        left = (model(x) - bias).norm(dim=1) / model(x).norm(dim=1)
+    assert table["value"]["remove_dc"] == pytest.approx(left.mean().item(), rel=1e-4)
+
+
+def test_metrics_are_those_of_numpy():
+    rng = np.random.default_rng(0)
+    out, ref, target = rng.normal(size=(3, 20, 4))
+    classes = rng.integers(0, 4, 20)
+    p, q = special.softmax(ref, 1), special.softmax(out, 1)
+    expected = {
+        "mae": (np.abs(out - target).mean(), target),
+        "rmse": (np.sqrt(((out - target) ** 2).mean()), target),
+        "accuracy": ((out.argmax(1) == classes).mean(), classes),
+        "agreement": ((out.argmax(1) == ref.argmax(1)).mean(), None),
+        "kl": (special.rel_entr(p, q).sum(1).mean(), None),
+        "relative_l2": (np.mean(np.linalg.norm(out - ref, axis=1) / np.linalg.norm(ref, axis=1)),
+                        None),
+    }  # fmt: skip
+    assert set(expected) == set(METRICS)
+    for name, (value, targets) in expected.items():
+        metric = METRICS[name]
+        given = None if targets is None else torch.from_numpy(targets)
+        scores = metric.score(torch.from_numpy(out), torch.from_numpy(ref), given)
+        assert scores.shape == (20,)
+        assert metric.of(scores) == pytest.approx(value, rel=1e-12), name
+
+
+def test_ctrl_c_leaves_the_finished_rows(regression):
+    model, x, _ = regression
+    asked = []
+
+    def metric(outputs, reference):
+        asked.append(len(outputs))
+        if len(asked) == 21:  # 9 a batch
+            raise KeyboardInterrupt
+        return (outputs - reference).abs().sum(1)
+
+    with pytest.warns(UserWarning, match="interrupted in batch 3"):
+        table = importance(model, x.split(10), metric)
+    assert table["n_samples"].tolist() == [30] + [20] * 7
+    assert nothing_is_left()
+    part = importance(model, x[:20].split(10), lambda y, ref: (y - ref).abs().sum(1))
+    columns = ["n_samples", "value", "change", "change_low", "change_high"]
+    pd.testing.assert_frame_equal(table[columns][1:], part[columns][1:])
+
+
+def test_what_it_refuses(regression):
+    model, x, targets = regression
+    refused = partial(pytest.raises, spectroscope.RequestError)
+    with refused(match="call model.eval"):
+        importance(Tangled().train(), [x], "mae")
+    with refused(match="metric='mea' is none of mae, rmse"):
+        importance(model, [x], "mea")
+    with refused(match="takes targets"):
+        importance(model, [x], "mae")
+    with refused(match="30 inputs or more"):
+        importance(model, [x], "mae", targets=targets[:29])
+    with refused(match=r"one score for each input, \[30\], not \[\]"):
+        importance(model, [(x, targets)], lambda y, t: (y - t).abs().mean())
+    with refused(match="not 3 things"):
+        importance(model, [(x, targets, x)], "mae")
+    with refused(match="no batch was given"):
+        importance(model, [], "kl")
+    with refused(match="returns a tuple"):
+        importance(nn.LSTM(4, 4).eval(), [torch.randn(3, 2, 4)], "kl", select=lambda *_: True)
+    assert nothing_is_left()
+
+
+def test_the_command(tmp_path, capsys, kid_ppg):
+    assert cli.main(["ablate", "kid-ppg", "--out", str(tmp_path)]) == 0
+    assert {file.name for file in tmp_path.iterdir()} == {"importance.csv", "importance.png"}
+    table = pd.read_csv(tmp_path / "importance.csv").set_index(["site", "operation"])
+    assert len(table) == 19 * 3
+    assert table["n_samples"].eq(214).all()
+    assert table["metric"].eq("heart-rate MAE (BPM)").all()
+    # The same by hand at one call of a block that runs twice.
+    inputs, truth = torch.cat(list(kid_ppg.inputs)), kid_ppg.targets
+    with torch.inference_mode(), intervene(kid_ppg.model, "block1.0.relu#1", remove_dc):
+        error = (kid_ppg.model(inputs)[:, 0].double() - truth).abs().mean().item()
+    assert table["value"]["block1.0.relu#1", "remove_dc"] == pytest.approx(error, rel=1e-5)
+    assert f"{error:.4g}" in capsys.readouterr().out
