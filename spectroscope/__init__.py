@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from spectroscope.operations import remove_dc as remove_dc
     from spectroscope.operations import remove_harmonics as remove_harmonics
     from spectroscope.operations import shuffle_dc as shuffle_dc
+    from spectroscope.probes import dc_by_sample as dc_by_sample
+    from spectroscope.probes import probe as probe
     from spectroscope.recorder import Recorder as Recorder
     from spectroscope.recorder import record as record
     from spectroscope.report import Report as Report
@@ -33,6 +35,7 @@ _PUBLIC = {
     "Recorder": "spectroscope.recorder",
     "Report": "spectroscope.report",
     "Specimen": "spectroscope.specimens",
+    "dc_by_sample": "spectroscope.probes",
     "filter_response": "spectroscope.filters",
     "importance": "spectroscope.ablation",
     "intervene": "spectroscope.interventions",
@@ -47,6 +50,7 @@ _PUBLIC = {
     "remove_harmonics": "spectroscope.operations",
     "shuffle_dc": "spectroscope.operations",
     "load": "spectroscope.report",
+    "probe": "spectroscope.probes",
     "record": "spectroscope.recorder",
     "specimen": "spectroscope.catalog",
     "theory": "spectroscope.dsp",

@@ -103,6 +103,12 @@ class Inventory:
             found = self.found.setdefault(name, Found(name, "", type(module).__name__))
             found.reason = found.reason or reason
 
+    def missed(self) -> str:
+        """What can't be seen, or not in full, and why: the first three; empty if all is seen."""
+        rows = [row for row in self.found.values() if row.reason]
+        first = ", ".join(f"{row.place or 'itself'} ({row.reason})" for row in rows[:3])
+        return f"{first}, …" if len(rows) > 3 else first
+
     def snapshot(self) -> dict[str, Found]:
         """Copy of `found`."""
         with self._lock:

@@ -278,14 +278,10 @@ class Recorder:
 
     def _warn(self) -> None:
         """Say in one warning what was not recorded that one might think was."""
-        found = self._capture.inventory.found
-        unseen = [f"{row.place or 'itself'} ({row.reason})" for row in found.values() if row.reason]
-        if unseen:
-            more = ", …" if len(unseen) > 3 else ""
-            message = (
-                f"{len(unseen)} places are not recorded in full, see report.coverage(): "
-                f"{', '.join(unseen[:3])}{more}"
-            )
+        inventory = self._capture.inventory
+        if missed := inventory.missed():
+            count = sum(bool(row.reason) for row in inventory.found.values())
+            message = f"{count} places are not recorded in full, see report.coverage(): {missed}"
         elif self._capture.ran is None:
             message = "nothing was recorded: it did not run"
         elif not self._records:
