@@ -144,8 +144,7 @@ class _Watched:
         self._capture.detach()
 
     def _fired(self, site: Site, tensor: Tensor, known: bool) -> Callable[[Tensor], None]:
-        # A function has been counted by now; a module of the user's own is about to call some.
-        self.positions.setdefault(site, self.replay.position - known)
+        self.positions.setdefault(site, self.replay.position)
         return lambda output: None
 
 
