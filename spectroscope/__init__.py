@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from spectroscope.report import Report as Report
     from spectroscope.report import load as load
     from spectroscope.specimens import Specimen as Specimen
+    from spectroscope.trackers import Tracker as Tracker
 
 # Each public name is imported when it is first asked for: `import spectroscope` costs
 # milliseconds and brings neither pandas nor seaborn nor torchvision with it.
@@ -21,6 +22,7 @@ _PUBLIC = {
     "Recorder": "spectroscope.recorder",
     "Report": "spectroscope.report",
     "Specimen": "spectroscope.specimens",
+    "Tracker": "spectroscope.trackers",
     "filter_response": "spectroscope.filters",
     "load": "spectroscope.report",
     "record": "spectroscope.recorder",
