@@ -3,6 +3,7 @@
 import contextlib
 import io
 
+import figure1
 import figure2
 import figure5
 import numpy as np
@@ -10,6 +11,7 @@ import pandas as pd
 import pytest
 import scipy.signal
 from scipy.integrate import quad
+from scipy.special import binom
 
 
 def run(example, folder):
@@ -22,6 +24,33 @@ def run(example, folder):
     text = " ".join(text.getvalue().split())
     assert text.count("Paper: ") == text.count("Here: ") > 1
     return pd.read_csv(folder / f"{name}.csv"), text
+
+
+def test_figure1_has_the_errors_of_the_series(tmp_path):
+    table, text = run(figure1, tmp_path)
+    x = tones(np.arange(8192) / 1024)
+    taylor, chebyshev, away = (
+        table[table["method"] == method].set_index("terms")
+        for method in ("taylor", "chebyshev", "taylor, no zero crossing")
+    )
+    # The sum by hand: of binomial coefficients and powers of g.
+    for n in (10, 100):
+        powers = (x**2 / 8 - 1) ** np.arange(n)[:, np.newaxis]
+        found = x / 2 + np.sqrt(2) * binom(0.5, np.arange(n)) @ powers
+        error = found - np.maximum(x, 0)
+        rms = np.sqrt((error**2).mean() / (np.maximum(x, 0) ** 2).mean())
+        assert taylor["relative_rms"][n] == pytest.approx(rms, rel=1e-9)
+        assert taylor["largest"][n] == pytest.approx(np.abs(error).max(), rel=1e-9)
+        paper = np.sqrt(((x - found) ** 2).mean() / (x**2).sum())
+        assert taylor["paper"][n] == pytest.approx(paper, rel=1e-9)
+    assert taylor["relative_rms"][100] == pytest.approx(0.0100, abs=1e-4)
+    assert taylor["paper"][100] == pytest.approx(0.00694, abs=1e-5)
+    assert chebyshev["relative_rms"][100] < taylor["relative_rms"][100] / 10
+    # g is −ρ to ρ, and the remainder of a series with n^−1½·ρⁿ falls a little faster than ρⁿ.
+    low, high = ((x + 6) ** 2).min(), ((x + 6) ** 2).max()
+    falls = (away["relative_rms"][20] / away["relative_rms"][10]) ** 0.1
+    assert 0.8 < falls / ((high - low) / (high + low)) < 1
+    assert "0.694%" in text
 
 
 @pytest.fixture(scope="module")
