@@ -1,9 +1,10 @@
 """What recording costs, as a ratio to the plain forward in the same run.
 
-    python benchmarks/record.py [--pairs 15] [--only resnet18|stack]
+    python benchmarks/record.py [--pairs 15] [--only resnet18|stack] [--device cuda]
 
 Plain and recorded forwards run in turn, so that a machine that slows down slows both; the figures
-are the median and the quartiles of the ratios, pair by pair.
+are the median and the quartiles of the ratios, pair by pair. On a GPU a forward has run when all
+its kernels have; the peer takes its activations to the CPU.
 
 What was learned here is at the end of this file.
 """
@@ -41,10 +42,12 @@ def stack() -> tuple[nn.Module, Tensor]:
     return nn.Sequential(*layers).eval(), torch.randn(512, 1, 256)
 
 
-def seconds(run: Callable[[], object]) -> float:
-    """Wall time of one call."""
+def seconds(run: Callable[[], object], device: torch.device) -> float:
+    """Wall time of one call, until what it has left to a GPU is done."""
     start = time.perf_counter()
     run()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
     return time.perf_counter() - start
 
 
@@ -81,7 +84,7 @@ def extracted(model: nn.Module, x: Tensor) -> Callable[[], object]:
     def run() -> None:
         found = extractor(x)
         for pair in pairs:
-            sides = [found[name].numpy() for name in pair]
+            sides = [found[name].cpu().numpy() for name in pair]
             axes = tuple(range(2, sides[0].ndim))
             before, after = (
                 scipy.fft.rfftn(side, axes=axes, norm="forward", workers=2) for side in sides
@@ -98,14 +101,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=15)
     parser.add_argument("--only", choices=["resnet18", "stack"])
+    parser.add_argument("--device", type=torch.device, default="cpu")
     arguments = parser.parse_args()
     torch.manual_seed(0)
-    print(f"{arguments.pairs} interleaved rounds, {torch.get_num_threads()} threads")
+    device = arguments.device
+    on = f"{torch.get_num_threads()} threads"
+    if device.type == "cuda":
+        on = torch.cuda.get_device_name(device)
+    print(f"{arguments.pairs} interleaved rounds, {on}")
     print(f"{'':32} median  quartiles")
     for make in (resnet18, stack):
         if arguments.only not in (None, make.__name__):
             continue
         model, x = make()
+        model, x = model.to(device), x.to(device)
         runs = {
             "DC table": recorded(model, x, spectra=False),
             "spectra and cross-spectrum": recorded(model, x, spectra=True),
@@ -115,8 +124,8 @@ def main() -> None:
         with torch.inference_mode():
             for _ in tqdm(range(arguments.pairs + 3), leave=False):
                 for name, run in runs.items():
-                    plain = seconds(lambda: model(x))  # noqa: B023, called at once
-                    found[name].append(seconds(run) / plain)
+                    plain = seconds(lambda: model(x), device)  # noqa: B023, called at once
+                    found[name].append(seconds(run, device) / plain)
         for name, ratios in found.items():
             low, middle, high = statistics.quantiles(ratios[3:], n=4)
             print(f"{make.__name__ + ', ' + name:36} {middle:6.3f}  {low:.3f} … {high:.3f}")

@@ -10,9 +10,9 @@ harmonic of the true heart rate is after each of the nine, with DC as 1.
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
+import figures
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -24,7 +24,6 @@ from torch import Tensor
 
 import spectroscope
 from spectroscope.dsp.harmonics import Harmonics, fit
-from spectroscope.files import output_folder
 from spectroscope.report import Report
 
 HARMONICS = 6
@@ -36,30 +35,26 @@ Array = NDArray[np.float64]
 
 def main(argv: list[str] | None = None) -> int:
     """Write the figure and the table, and print what the table says; the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = figures.parser("figure3", __doc__, quick=f"the first {QUICK} windows only")
     parser.add_argument("--weights", help="Keras file of the paper's network; without: KID-PPG")
-    parser.add_argument("--out", default="figure3", metavar="DIR", help="default: figure3/")
-    parser.add_argument("--quick", action="store_true", help=f"the first {QUICK} windows only")
-    arguments = parser.parse_args(argv)
-    try:
-        with output_folder(arguments.out) as folder:
-            name = "kid-ppg" if arguments.weights is None else "paper-ppg"
-            specimen = spectroscope.specimen(name, weights=arguments.weights)
-            batches = [batch for batch in specimen.inputs if isinstance(batch, Tensor)]
-            inputs = torch.cat(batches)[: QUICK if arguments.quick else None]
-            assert specimen.f0 is not None
-            heart_rates = specimen.f0[: len(inputs)]  # Hz
-            table = harmonics_by_layer(specimen.model, inputs, heart_rates)
-            table.to_csv(folder / "figure3.csv", index=False)
-            figure = draw(specimen.model, inputs, heart_rates, name)
-            figure.savefig(folder / "figure3.png", dpi=110)
-    except spectroscope.RequestError as error:
-        print(f"figure3: {error}", file=sys.stderr)
-        return 2
-    print(f"{name}, {len(inputs)} windows, heart rate {heart_rates.min() * 60:.0f} to "
-          f"{heart_rates.max() * 60:.0f} BPM\n\n{summary(table)}\n")  # fmt: skip
-    print(f"wrote figure3.csv, figure3.png to {Path(arguments.out)}")
-    return 0
+    return figures.run(parser, make, argv)
+
+
+def make(arguments: argparse.Namespace) -> figures.Result:
+    """The network, looked at."""
+    name = "kid-ppg" if arguments.weights is None else "paper-ppg"
+    specimen = spectroscope.specimen(name, weights=arguments.weights)
+    batches = [batch for batch in specimen.inputs if isinstance(batch, Tensor)]
+    inputs = torch.cat(batches)[: QUICK if arguments.quick else None]
+    assert specimen.f0 is not None
+    heart_rates = specimen.f0[: len(inputs)]  # Hz
+    table = harmonics_by_layer(specimen.model, inputs, heart_rates)
+    head = (
+        f"{name}, {len(inputs)} windows, heart rate {heart_rates.min() * 60:.0f} to "
+        f"{heart_rates.max() * 60:.0f} BPM"
+    )
+    figure = draw(specimen.model, inputs, heart_rates, name)
+    return figures.Result(table, figure, f"{head}\n\n{summary(table)}")
 
 
 def record(model: torch.nn.Module, inputs: Tensor, f0: Array) -> Report:

@@ -27,31 +27,33 @@ if TYPE_CHECKING:
     from spectroscope.report import Report as Report
     from spectroscope.report import load as load
     from spectroscope.specimens import Specimen as Specimen
+    from spectroscope.trackers import Tracker as Tracker
 
 # Each public name is imported when it is first asked for: `import spectroscope` costs
 # milliseconds and brings neither pandas nor seaborn nor torchvision with it.
 _PUBLIC = {
-    "RequestError": "spectroscope.errors",
+    "Firing": "spectroscope.operations",
     "Recorder": "spectroscope.recorder",
     "Report": "spectroscope.report",
+    "RequestError": "spectroscope.errors",
     "Specimen": "spectroscope.specimens",
+    "Tracker": "spectroscope.trackers",
     "dc_by_sample": "spectroscope.probes",
     "filter_response": "spectroscope.filters",
+    "high_pass": "spectroscope.operations",
     "importance": "spectroscope.ablation",
     "intervene": "spectroscope.interventions",
-    "Firing": "spectroscope.operations",
-    "high_pass": "spectroscope.operations",
     "introduced_only": "spectroscope.operations",
+    "load": "spectroscope.report",
     "low_pass": "spectroscope.operations",
     "mean_dc": "spectroscope.operations",
     "only_dc": "spectroscope.operations",
     "preserved_only": "spectroscope.operations",
+    "probe": "spectroscope.probes",
+    "record": "spectroscope.recorder",
     "remove_dc": "spectroscope.operations",
     "remove_harmonics": "spectroscope.operations",
     "shuffle_dc": "spectroscope.operations",
-    "load": "spectroscope.report",
-    "probe": "spectroscope.probes",
-    "record": "spectroscope.recorder",
     "specimen": "spectroscope.catalog",
     "theory": "spectroscope.dsp",
 }

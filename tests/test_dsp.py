@@ -1,36 +1,11 @@
-"""Against scipy, closed forms, quadrature and exact rational arithmetic."""
+"""Against exact rational arithmetic."""
 
 from fractions import Fraction
 
-import numpy as np
 import pytest
-import scipy.integrate
-import scipy.signal
 import torch
 
-from spectroscope.dsp import theory
 from spectroscope.dsp.moments import Moments, row_moments
-
-
-@pytest.mark.parametrize(("mean", "std"), [(0, 1), (1.7, 0.3), (-4, 2), (-12, 2), (1e4, 1)])
-def test_gaussian_dc_is_the_integral_of_the_rectified_density(mean, std):
-    def integrand(z):
-        return max(mean + std * z, 0) * np.exp(-z * z / 2) / np.sqrt(2 * np.pi)
-
-    expected, _ = scipy.integrate.quad(
-        integrand, max(-mean / std, -40), 40, epsabs=0, epsrel=1e-11, limit=500
-    )
-    assert theory.gaussian_dc(mean, std) == pytest.approx(expected, rel=1e-9)
-
-
-def test_gaussian_dc_of_a_constant_is_its_relu():
-    np.testing.assert_array_equal(theory.gaussian_dc([-2.0, 0.0, 3.0], 0.0), [0, 0, 3])
-
-
-def test_gaussian_dc_passes_nan_on_and_refuses_a_negative_std():
-    assert np.isnan(theory.gaussian_dc(np.nan, 1.0))
-    with pytest.raises(ValueError, match=r"std must be ≥ 0, found -1\.0"):
-        theory.gaussian_dc(0.0, -1.0)
 
 
 def exact_moments(values):

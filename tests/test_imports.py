@@ -12,8 +12,9 @@ ROOT = Path(__file__).parents[1]
 # Left to right, as the data flows. `errors` and `files` are for everybody.
 ORDER = ["dsp", "filters", "sites", "rectifiers", "door", "inventory", "rates", "downsampling",
          "capture", "statistics", "fundamentals", "recording", "site_axes", "recorder",
-         "storage", "report", "operations", "interventions", "batches", "replay", "metrics", "ablation", "probes", "plots", "specimens", "checkpoints", "own", "catalog", "run",
-         "adapters", "cli"]  # fmt: skip
+         "storage", "report", "trackers", "operations", "interventions", "batches", "replay",
+         "metrics", "ablation", "probes", "plots", "specimens", "checkpoints", "own", "catalog",
+         "run", "adapters", "cli"]  # fmt: skip
 
 
 def loaded_by(statement):

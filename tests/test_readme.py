@@ -1,16 +1,27 @@
-"""The README's Python works as it stands there."""
+"""The Python of README and docs works as it stands there."""
 
 import re
 from pathlib import Path
 
+import pytest
+
 import spectroscope
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+
+
+def code_of(path):
+    return "\n".join(re.findall(r"```python\n(.*?)```", path.read_text("utf-8"), re.DOTALL))
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("docs/*.md")), ids=lambda path: path.name)
+def test_the_python_of_the_docs_runs(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code_of(path), path.name, "exec"), {})
 
 
 def test_the_readmes_python_runs(tmp_path, monkeypatch, capsys):
-    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, "README.md", "exec"), {})
+    exec(compile(code_of(ROOT / "README.md"), "README.md", "exec"), {})
     assert "layer1.0.relu#1" in capsys.readouterr().out
     assert len(spectroscope.load("out/").sites()) == 17

@@ -104,7 +104,8 @@ def fit(x: Tensor, harmonics: Harmonics, mean: Tensor, power: Tensor) -> Fit:
     gram = _dirichlet(f0.view(-1, 1, 1) * (order - order.unsqueeze(-1)), length)
     right = right / length
     zero = right.new_zeros(samples, channels, 1, 2)
-    right = torch.cat([right.flip(2) * right.new_tensor([1.0, -1.0]), zero, right], dim=2)
+    mirrored = torch.stack([right[..., 0], -right[..., 1]], -1).flip(2)
+    right = torch.cat([mirrored, zero, right], dim=2)
     right[..., 0] -= mean.unsqueeze(-1) * gram[:, orders].unsqueeze(1)
     right[:, :, orders] = 0
     usable = harmonics.usable

@@ -24,6 +24,8 @@ def unrecordable(x: Tensor) -> str | None:
         return f"{type(x).__name__} is a tensor of its own kind"
     if torch._C._functorch.is_functorch_wrapped_tensor(x):
         return "inside a torch.func transform"
+    if x.is_cuda and torch.cuda.is_current_stream_capturing():
+        return "captured into a CUDA graph, whose replays can't be seen"
     return None
 
 

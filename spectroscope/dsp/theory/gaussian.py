@@ -148,7 +148,7 @@ def gaussian_spectrum(power: Values, length: int, mean: Values = 0.0) -> Any:
     if length % 2 == 0:
         sides[-1] = 1
     first = (power[..., :1] - mean.square().unsqueeze(-1)).clamp_min(0)
-    varying = torch.cat([first.expand_as(power[..., :1]), power[..., 1:]], -1)
+    varying = torch.cat([first, power[..., 1:].expand(*first.shape[:-1], -1)], -1)
     covariance = torch.fft.irfft(varying / sides, n=length, norm="forward")
     output = torch.fft.rfft(gaussian_autocorrelation(covariance, mean), norm="forward")
     return back((output.real * sides).clamp_min(0))

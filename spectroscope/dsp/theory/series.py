@@ -125,18 +125,20 @@ def relu_series_phasors(phasors: Values, terms: int, a: float | None = None) -> 
         raise ValueError(f"phasors must be [K + 1], of DC and K harmonics; found {list(p.shape)}")
     if p[0].imag != 0:
         raise ValueError(f"the phasor of DC must be real, found {p[0]}")
-    bound = 0.5 * float(np.abs(p).sum()) ** 2
-    a = bound if a is None else float(a)
-    _check(a, bound, "½·(Σ|phasors|)²")
-    half = p[1:] / 2
-    two_sided = np.concatenate([half[::-1].conj(), p[:1].real, half])
-    square = convolve(two_sided, two_sided) / (a or 1.0)
-    square[len(square) // 2] -= 1  # x²/A − 1
-    width = 2 * (len(p) - 1) * (terms - 1)
-    found = np.zeros((terms, width + 1), np.complex128)
-    power = np.full(1, 0.5 * math.sqrt(a), np.complex128)
-    for n, c in enumerate(series_coefficients(terms)):
-        power = convolve(power, square) if n else power
+    coefficients = series_coefficients(terms)
+    scale = float(np.abs(p).sum())  # so that no square overflows
+    scaled = p / (scale or 1.0)
+    if a is not None:
+        _check(float(a), 0.5 * scale * scale, "½·(Σ|phasors|)²")
+    square = 0.5 if a is None or not scale else float(a) / scale / scale
+    half = scaled[1:] / 2
+    two_sided = np.concatenate([half[::-1].conj(), scaled[:1].real, half])
+    g = convolve(two_sided, two_sided) / square
+    g[len(g) // 2] -= 1  # x²/A − 1
+    found = np.zeros((terms, 2 * (len(p) - 1) * (terms - 1) + 1), np.complex128)
+    power = np.full(1, 0.5 * scale * math.sqrt(square), np.complex128)
+    for n, c in enumerate(coefficients):
+        power = convolve(power, g) if n else power
         middle = len(power) // 2
         found[n, : middle + 1] = c * power[middle:]
     found[:, 1:] *= 2  # of both sides, one
@@ -213,9 +215,10 @@ def approximation_error(x: Values, approximation: Values) -> ApproximationError:
     """
     (x, found), back = tensors(x, approximation)
     true = x.clamp_min(0)
-    rms, dc = (found - true).square().mean(-1).sqrt(), found.mean(-1) / true.mean(-1) - 1
+    mean = torch.where((true > 0).any(-1), true.mean(-1), math.nan)
+    rms = ((found - true).square().mean(-1) / true.square().mean(-1)).sqrt() + 0 * mean
     paper = ((x - found).square().mean(-1) / x.square().sum(-1)).sqrt()
-    return ApproximationError(back(rms / true.square().mean(-1).sqrt()), back(dc), back(paper))
+    return ApproximationError(back(rms), back(found.mean(-1) / mean - 1), back(paper))
 
 
 def _root_and_g(x: Tensor, a: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -224,7 +227,7 @@ def _root_and_g(x: Tensor, a: Tensor | None) -> tuple[Tensor, Tensor]:
     root = peak / math.sqrt(2)
     if a is not None:
         _check(a, peak.square() / 2, "½·max x²")
-        root = a.sqrt().expand_as(peak) if peak.dim() else a.sqrt()
+        root = a.sqrt()
     return root, (x / torch.where(root > 0, root, 1.0)).square() - 1
 
 

@@ -54,8 +54,9 @@ def cosine_harmonics(
     [0.3183, 0.5, 0.2122, -0.0424]
     """
     wanted = range(orders + 1) if isinstance(orders, (int, np.integer)) else list(orders)
-    if min(wanted, default=0) < 0:
-        raise ValueError(f"orders must be ≥ 0, found {min(wanted)}")
+    lowest = orders if isinstance(orders, (int, np.integer)) else min(wanted, default=0)
+    if lowest < 0:
+        raise ValueError(f"orders must be ≥ 0, found {lowest}")
     (a, mu), back = tensors(amplitude, offset)
     if (a < 0).any():
         raise ValueError(f"amplitude must be ≥ 0, found {a.min().item():.6g}")
@@ -80,7 +81,8 @@ def conduction_angle(offset: Tensor, amplitude: Tensor) -> Tensor:
         amplitude: ≥ 0, of the same shape and unit; 0: all or nothing.
     """
     # arccos(−offset/amplitude), but good for angles near 0 too.
-    ratio = ((offset + amplitude) / (2 * amplitude)).nan_to_num(0.0, math.inf, -math.inf)
+    some = torch.where(amplitude == 0, 1.0, amplitude)
+    ratio = torch.where(amplitude == 0, (offset > 0).to(offset), (offset + some) / (2 * some))
     return 2 * ratio.clamp(0, 1).sqrt().asin()
 
 
@@ -157,14 +159,13 @@ def intermodulation(
 
 def _phase_average(a: Tensor, orders: list[int], mu: Tensor, sigma: Tensor) -> Tensor:
     """Average of ReLU, or of ReLU·2·cos Σ m_i·φ_i, over phases and noise."""
+    a, mu, sigma = a.detach(), mu.detach(), sigma.detach()
     if (sigma < 0).any():
         raise ValueError(f"noise must be ≥ 0, found {sigma.min().item():.6g}")
     shape = np.broadcast_shapes(a.shape[:-1], mu.shape, sigma.shape)
-    rows = [
-        value.detach().expand(shape).reshape(-1).cpu().numpy().tolist() for value in (mu, sigma)
-    ]
-    tones = a.detach().expand(*shape, a.shape[-1]).reshape(math.prod(shape), -1).abs().cpu().numpy()
-    signs = a.detach().sign() ** a.new_tensor(orders)
+    rows = [value.expand(shape).reshape(-1).cpu().numpy().tolist() for value in (mu, sigma)]
+    tones = a.expand(*shape, a.shape[-1]).reshape(math.prod(shape), a.shape[-1]).abs().cpu().numpy()
+    signs = a.sign() ** a.new_tensor(orders)
     found = [
         _absolute(one, orders, offset, noise)
         for one, offset, noise in zip(tones, *rows, strict=True)
@@ -183,9 +184,13 @@ def _absolute(a: Floats, orders: list[int], mu: float, sigma: float) -> float:
     u = kπ/L, and exact as long as |x| ≤ L.
     """
     total = sum(orders)
-    limit = abs(mu) + float(a.sum()) + 9 * sigma  # noise passes it with probability 1e-19
-    if limit == 0 or not math.isfinite(limit):
-        return 0.0 if limit == 0 else math.nan
+    reach = float(a.sum()) + 9 * sigma  # noise passes that with probability 1e-19
+    limit = abs(mu) + reach
+    if not math.isfinite(limit):
+        return math.nan
+    if abs(mu) >= reach:  # x never changes its sign
+        tone = float(a[orders.index(1)]) if total == 1 else 0.0
+        return abs(mu) if total == 0 else math.copysign(tone, mu)
     used = (a > 0) | (np.array(orders) > 0)
     a, m = a[used], np.array(orders, np.float64)[used]
     longest = _longest(a, m, sigma, limit)

@@ -1,0 +1,302 @@
+"""A tracker tells how training went, and training doesn't notice."""
+
+import copy
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from helpers import nothing_is_left
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import spectroscope
+from spectroscope.trackers import Tracker
+
+
+def network():
+    return nn.Sequential(
+        nn.Conv1d(1, 4, 3), nn.BatchNorm1d(4), nn.ReLU(), nn.Dropout(0.3), nn.Flatten(),
+        nn.Linear(4 * 14, 2),
+    )  # fmt: skip
+
+
+def train(model, epochs, tracker=None):
+    """Adam on noise; the mean loss of each epoch, and the random numbers' state at the end."""
+    torch.manual_seed(1)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    losses = []
+
+    def epoch():
+        total = torch.zeros(())
+        for batch in torch.randn(3, 5, 1, 16):
+            optimizer.zero_grad()
+            loss = model(batch).square().mean()
+            loss.backward()
+            optimizer.step()
+            total += loss.detach() / 3
+        losses.append(total.item())
+        return total
+
+    for _ in range(epochs):
+        if tracker is None:
+            epoch()
+        else:
+            with tracker.epoch() as numbers:
+                numbers["loss"] = epoch()
+    return losses, torch.get_rng_state()
+
+
+def moved(model, amount):
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += amount
+
+
+def distances(tracker, column="distance"):
+    return tracker.weights().pivot(index="epoch", columns="parameter", values=column)
+
+
+def test_training_is_the_same_to_the_bit():
+    plain = network()
+    tracked = copy.deepcopy(plain)
+    tracker = Tracker(tracked)
+    (losses, state), (expected, expected_state) = train(tracked, 3, tracker), train(plain, 3)
+    assert losses == expected
+    assert torch.equal(state, expected_state)
+    for name, tensor in plain.state_dict().items():
+        assert torch.equal(tensor, tracked.state_dict()[name]), name
+    assert tracker.numbers()["loss"].tolist() == losses
+    assert nothing_is_left()
+
+
+def test_distances_are_those_of_numpy():
+    model = network()
+    tracker = Tracker(model)
+    states = [copy.deepcopy(model.state_dict())]
+    for _ in range(3):
+        train(model, 1, tracker)
+        states.append(copy.deepcopy(model.state_dict()))
+    names = [name for name, _ in model.named_parameters()]
+    table = tracker.weights()
+    assert table["parameter"].tolist() == names * 4
+    assert table["epoch"].tolist() == np.repeat(range(4), len(names)).tolist()
+    for row in table.itertuples():
+        start, now = (states[e][row.parameter].double().numpy() for e in (0, row.epoch))
+        distance = np.sqrt(np.sum((now - start) ** 2))
+        np.testing.assert_allclose(row.distance, distance, rtol=1e-6)
+        if start.any():
+            relative = distance / np.sqrt(np.sum(start**2))
+            np.testing.assert_allclose(row.relative_distance, relative, rtol=1e-6)
+        else:  # the bias of the batch norm
+            assert np.isnan(row.relative_distance)
+    assert table["relative_distance"].notna().sum() == 4 * 5
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.complex64])
+def test_distances_are_no_coarser_than_float32(dtype):
+    weight = torch.linspace(-300, 300, 4001).to(dtype)
+    start = weight.clone()
+    tracker = Tracker(nn.Identity(), weights=[("weight", weight)])
+    with tracker.epoch():
+        weight.copy_(weight * -1.3)
+    wide = np.complex128 if dtype.is_complex else np.float64
+    before, after = (
+        (t if dtype.is_complex else t.double()).numpy().astype(wide) for t in (start, weight)
+    )
+    # In half precision the difference would round, as it doesn't between w and 2·w; and its
+    # squares add up to 6·10⁸, where float16 ends at 6.6·10⁴.
+    expected = np.linalg.norm(after - before)
+    np.testing.assert_allclose(distances(tracker)["weight"][1], expected, rtol=1e-7)
+
+
+def test_tables_are_of_what_ran_in_the_block():
+    model = network().eval()
+    tracker = Tracker(model, select="2")
+    inputs = torch.randn(3, 7, 1, 16)
+    for x in inputs:
+        model(torch.randn(50, 1, 16))  # as in training outside of the block
+        with tracker.epoch(), torch.no_grad():
+            model(x[:3])
+            model(x[3:])
+    sites, dc = tracker.sites(), tracker.dc()
+    assert sites["epoch"].tolist() == [1, 2, 3]
+    assert sites["n_samples"].tolist() == [7] * 3
+    assert dc[["epoch", "channel"]].to_numpy().tolist() == [[e, c] for e in (1, 2, 3)
+                                                            for c in range(4)]  # fmt: skip
+    y = torch.stack([model[:3](x) for x in inputs]).detach().double()
+    np.testing.assert_allclose(dc["dc_out"], y.mean((1, 3)).flatten(), rtol=1e-6)
+    active = (y > 0).double().mean((1, 2, 3))
+    np.testing.assert_allclose(sites["active_fraction"], active, rtol=1e-12)
+    assert sites.columns[0] == dc.columns[0] == "epoch"
+
+
+def test_spectra_are_there_if_asked_for():
+    model = nn.ReLU()
+    tracker, plain = Tracker(model, spectra=True, fs=32.0), Tracker(model)
+    tone = torch.cos(2 * torch.pi * 4 / 32 * torch.arange(64.0)).view(1, 1, 64)
+    for scale in (1, 3):
+        with tracker.epoch(), plain.epoch():
+            model(scale * tone)
+    for epoch, scale in ((1, 1), (2, 3)):
+        spectra = tracker.report(epoch).spectra()
+        at_4_hz = spectra[(spectra["freq"] == 4) & (spectra["side"] == "in")]["power"]
+        np.testing.assert_allclose(at_4_hz, scale**2 / 2, rtol=1e-6)
+    with pytest.raises(spectroscope.RequestError, match="no spectra were recorded"):
+        plain.report(1).spectra()
+    for epoch in (0, 3):
+        with pytest.raises(spectroscope.RequestError, match=f"epoch={epoch} must be from 1 to 2"):
+            tracker.report(epoch)
+
+
+def test_an_epoch_that_raises_is_none():
+    model = network()
+    tracker = Tracker(model)
+    for error in (RuntimeError, KeyboardInterrupt):
+        with pytest.raises(error), tracker.epoch() as numbers:
+            numbers["loss"] = 1.0
+            train(model, 1)
+            raise error
+        assert nothing_is_left()
+    assert tracker.weights()["epoch"].unique().tolist() == [0]
+    assert tracker.numbers().empty
+    assert tracker.sites().empty
+    train(model, 1, tracker)
+    assert tracker.sites()[["epoch", "n_samples"]].to_numpy().tolist() == [[1, 15]]
+
+
+def test_blocks_without_a_forward_and_models_without_a_relu():
+    model = nn.Linear(3, 2)
+    tracker = Tracker(model)
+    assert tracker.dc().columns.tolist() == ["epoch", *spectroscope.record(model).report().dc()]
+    with tracker.epoch():
+        moved(model, 0.5)
+    with tracker.epoch() as numbers:  # and nothing warns
+        model(torch.randn(5, 3))
+        numbers["loss"] = 2
+    assert tracker.sites().empty
+    assert tracker.dc().empty
+    np.testing.assert_allclose(distances(tracker)["weight"], [0, *[0.5 * 6**0.5] * 2], rtol=1e-6)
+    pd.testing.assert_frame_equal(
+        tracker.numbers(), pd.DataFrame({"epoch": [1, 2], "loss": [np.nan, 2.0]})
+    )
+    model = nn.Sequential(model, nn.ReLU())
+    tracker = Tracker(model)
+    for ran in (False, True, False):
+        with tracker.epoch():
+            if ran:
+                model(torch.randn(5, 3))
+    assert tracker.sites()["epoch"].tolist() == [2]
+
+
+def test_what_can_not_be_seen_is_said():
+    with pytest.warns(FutureWarning, match=r"torch\.jit\.script"):
+        scripted = torch.jit.script(nn.Sequential(nn.ReLU()))
+    tracker = Tracker(nn.Sequential(nn.Identity(), scripted))
+    with pytest.warns(UserWarning, match="not recorded in full.*TorchScript"), tracker.epoch():
+        pass
+    model = network()
+    tracker = Tracker(model, select="5/relu")
+    with pytest.warns(UserWarning, match="no rectifier that was asked for"), tracker.epoch():
+        model(torch.randn(2, 1, 16))
+
+
+def test_views_are_followed_and_where_they_can_not_be_is_nan():
+    model = nn.Linear(3, 2)
+    views = [(f"row {r}", row) for r, row in enumerate(model.weight.detach())]
+    tracker = Tracker(model, weights=iter([*views, ("bias", model.bias)]))
+    with tracker.epoch(), torch.no_grad():
+        model.weight[1] -= 2
+    found = distances(tracker)
+    assert found["row 0"].tolist() == found["bias"].tolist() == [0, 0]
+    np.testing.assert_allclose(found["row 1"], [0, 2 * 3**0.5], rtol=1e-6)
+    with tracker.epoch():
+        model.double()  # a new memory, of which `views` knows nothing
+        moved(model, 1.0)
+    found = distances(tracker)
+    assert found.loc[2, ["row 0", "row 1"]].isna().all()
+    np.testing.assert_allclose(found["bias"], [0, 0, 2**0.5], rtol=1e-6)
+
+
+def test_parameters_that_are_exchanged_are_followed_by_name():
+    model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2), nn.Linear(2, 1))
+    start = model[0].weight.detach().clone()
+    tracker = Tracker(model)
+    with tracker.epoch():
+        model[0].weight = nn.Parameter(start + 1)
+        model[1] = nn.Linear(2, 5)
+        del model[2]
+    found = distances(tracker).loc[1]
+    np.testing.assert_allclose(found["0.weight"], 6**0.5, rtol=1e-6)
+    assert found[["1.weight", "2.weight", "2.bias"]].isna().all()
+
+
+def test_numbers_are_those_at_the_end_of_the_block():
+    tracker = Tracker(nn.Identity())
+    running = torch.zeros(1, requires_grad=True) + 1
+    for epoch in range(3):
+        with tracker.epoch() as numbers:
+            numbers["running"] = running
+            running += epoch
+            if epoch == 1:
+                numbers["lr"] = np.float32(0.5)
+    expected = pd.DataFrame(
+        {"epoch": [1, 2, 3], "running": [1.0, 2, 4], "lr": [np.nan, 0.5, np.nan]}
+    )
+    pd.testing.assert_frame_equal(tracker.numbers(), expected)
+
+
+def test_what_is_no_number_is_refused():
+    tracker = Tracker(nn.Identity())
+    for name, value, message in (
+        ("loss", torch.zeros(4), r"loss must be one number, not a tensor \[4\]"),
+        ("loss", "low", "loss must be one number, not 'low'"),
+        ("loss", None, "loss must be one number, not None"),
+        ("epoch", 3, "a number can't be called 'epoch'"),
+    ):
+        with pytest.raises(spectroscope.RequestError, match=message), tracker.epoch() as numbers:
+            numbers[name] = value
+    assert tracker.numbers().empty
+
+
+class NoWaiting(TorchDispatchMode):
+    """Raises where a GPU would have to be waited for."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        assert function is not torch.ops.aten._local_scalar_dense.default
+        assert function is not torch.ops.aten.nonzero.default
+        return function(*args, **(kwargs or {}))
+
+
+def test_nothing_waits_for_the_device():
+    model = network()
+    with NoWaiting():
+        tracker = Tracker(model)
+        with tracker.epoch() as numbers:
+            moved(model, 1.0)
+            numbers["loss"] = torch.ones(1)
+    with NoWaiting(), pytest.raises(AssertionError):
+        tracker.weights()
+    with NoWaiting(), pytest.raises(AssertionError):
+        tracker.numbers()
+    np.testing.assert_allclose(distances(tracker)["0.weight"][1], 12**0.5, rtol=1e-6)
+
+
+def test_what_is_wrong_is_said_before_training():
+    model = network()
+    with pytest.raises(spectroscope.RequestError, match="fits no rectifier"):
+        Tracker(model, select="nowhere")
+    with pytest.raises(TypeError, match="unexpected keyword argument 'spectrum'"):
+        Tracker(model, spectrum=True)
+    pairs = [("a", torch.zeros(1)), ("b", torch.zeros(1)), ("b", torch.ones(1))]
+    with pytest.raises(spectroscope.RequestError, match="two weights are called 'b'"):
+        Tracker(model, weights=pairs)
+
+
+def test_options_that_can_be_read_once_hold_in_every_epoch():
+    model = nn.Sequential(nn.ReLU(), nn.GELU(), nn.ReLU())
+    tracker = Tracker(model, kinds=iter(["GELU"]), select=iter(["0", "1"]))
+    for _ in range(2):
+        with tracker.epoch():
+            model(torch.randn(2, 3, 8))
+    assert tracker.sites()["site"].tolist() == ["0#0", "1#0"] * 2
