@@ -2,17 +2,21 @@
 
 import sys
 import threading
+import types
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
+import torch
 from torch import Tensor, nn
+from torch.utils import checkpoint
 
 from spectroscope import door, rectifiers
 from spectroscope.downsampling import Lowering, Origins
 from spectroscope.inventory import Inventory
-from spectroscope.rates import Axes, Rates
+from spectroscope.rates import Axes, Rates, tensors
 from spectroscope.sites import Select, Site
 
 # observe(site, input, known) is called before the rectifier runs, and its answer with the output;
@@ -21,9 +25,9 @@ from spectroscope.sites import Select, Site
 # overwrites its input as soon as `observe` returns.
 Observer: TypeAlias = Callable[[Site, Tensor, bool], Callable[[Tensor], None]]
 
-# change(site, input, output) is called once the rectifier has run, and returns what the model is to
-# have instead of the output.
-Change: TypeAlias = Callable[[Site, Tensor, Tensor], Tensor]
+# change(site, input, axes, output) is called once the rectifier has run, and returns what the model
+# is to have instead of the output; `axes`: what is known of the sampling rate along the input's.
+Change: TypeAlias = Callable[[Site, Tensor, Axes | None, Tensor], Tensor]
 
 
 @dataclass(slots=True)
@@ -187,9 +191,10 @@ class Capture:
                 inside = True
                 tensor = next((arg for arg in args if isinstance(arg, Tensor)), None)
                 if tensor is not None:
-                    # What it does with its input nobody knows.
-                    tensor = tensor.clone() if self.changes else tensor
                     finish = self._begin(module, name, "", kind, tensor, known=False)
+                    if finish is not None and self.changes:
+                        # What it does with its input nobody knows.
+                        finish = partial(finish, given=tensor.clone())
                 else:
                     self.inventory.note(name, module, "it was called without a tensor by position")
         here.running.append(Frame(module, name, kind, inside, finish))
@@ -270,7 +275,7 @@ class Capture:
         finish = self._begin(frame.module, frame.name, place, call.kind, call.input, known=known)
         if finish is None or not self.changes:
             return door.Answer(finish=finish)
-        return door.Answer(around=_on_a_copy(call.input, finish))
+        return door.Answer(around=partial(_on_a_copy, rectifiers.FUNCTIONS[function], finish))
 
     def _begin(
         self,
@@ -281,19 +286,26 @@ class Capture:
         tensor: Tensor,
         *,
         known: bool,
-    ) -> Callable[[Any], Any] | None:
+    ) -> Callable[..., Any] | None:
         calls = self._thread.calls
         found = self.inventory.row(module, name, function, kind, calls=1)
         site = Site(name, function, calls[found.place], kind)
         calls[found.place] += 1
         if not self.inventory.selects(site):
             return None
+        if self.changes and _runs_again():
+            raise RuntimeError(
+                f"an intervention at {site.name} can't follow into activation checkpointing, which "
+                "runs parts of the model again in the backward pass: switch that off"
+            )
         finish = self._observe(site, tensor, known) if self._observe else None
+        axes = self.axes(tensor)
 
-        def finish_with(output: Any) -> Any:
+        def finish_with(output: Any, given: Tensor = tensor) -> Any:
             if isinstance(output, Tensor):
                 if self._change is not None:
-                    return self._change(site, tensor, output)
+                    with door.aside():
+                        return self._change(site, given, axes, output)
                 if finish is not None:
                     finish(output)
                 self._thread.origins.rectified(site.name, output)
@@ -325,27 +337,45 @@ class Capture:
             self.inventory.unseen("(replicas)", module, reason)
 
 
-def _on_a_copy(tensor: Tensor, finish: Callable[[Any], Any]) -> Callable[..., Any]:
-    """Run a function on a copy of its input `tensor`, and change what it returns by `finish`.
+def _on_a_copy(
+    read: rectifiers.Reader,
+    finish: Callable[..., Any],
+    function: Callable[..., Any],
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    """Run a rectifier on a copy of its input, and change what it returns by `finish`.
 
     A copy, because what an in-place function returns is needed for its gradient, and must not be
     written to. What it would have overwritten is overwritten in the end with what the model gets.
     """
+    call, out = read(args, kwargs), kwargs.get("out")
+    assert call is not None  # it was read before
+    tensor, copy = call.input, call.input.clone()
+    swapped = [copy if arg is tensor else arg for arg in args]
+    named = {key: copy if arg is tensor and key != "out" else arg for key, arg in kwargs.items()}
+    # What is to be overwritten may be needed for a gradient of the change.
+    given = tensor if out is None else tensor.clone()
+    output = function(*swapped, **named)
+    if output is copy:
+        given, out = tensor.clone(), tensor
+    new = finish(output, given)
+    if new is None:
+        new = output
+    return new if out is None else out.copy_(new)
 
-    def around(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        copy = tensor.clone()
-        swapped = [copy if arg is tensor else arg for arg in args]
-        named = {
-            key: copy if arg is tensor and key != "out" else arg for key, arg in kwargs.items()
-        }
-        output = function(*swapped, **named)
-        new = finish(output)
-        if new is None:
-            new = output
-        target = tensor if output is copy else kwargs.get("out")
-        return new if target is None else target.copy_(new)
 
-    return around
+def _runs_again() -> bool:
+    """Whether what runs now is going to run again in a backward pass (torch.utils.checkpoint)."""
+    frame: types.FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_globals is vars(checkpoint):
+            # With reentrant checkpointing, the arguments alone know of gradients.
+            given = frame.f_locals.get("args", ())
+            if torch.is_grad_enabled() or any(tensor.requires_grad for tensor in tensors(given)):
+                return True
+        frame = frame.f_back
+    return False
 
 
 def _calls_itself(module: nn.Module) -> bool:

@@ -139,6 +139,17 @@ def _unhook() -> None:
         warnings.filters.remove(_WRAPPER)  # type: ignore[attr-defined]
 
 
+@contextmanager
+def aside() -> Iterator[None]:
+    """Context in which modules that run, the model's own too, are no part of its forward."""
+    before = _here.aside
+    try:
+        _here.aside = True
+        yield
+    finally:
+        _here.aside = before
+
+
 class _Mode(TorchFunctionMode):
     """Sees every call of a torch function in its thread."""
 
@@ -209,6 +220,7 @@ class _Thread(threading.local):
         self.open: list[Listener] = []  # opened to from this thread
         self.mode: _Mode | None = None
         self.suspended = False  # the mode may be off the stack for a moment
+        self.aside = False  # nobody is to hear
         self.visitor: nn.Module | None = None  # brought the mode into this thread
         self.visits = 0  # of it, one inside the other
 
@@ -220,6 +232,7 @@ class _Thread(threading.local):
         if self.mode in _modes():
             _rearranged(lambda modes: [mode for mode in modes if mode is not self.mode])
         self.mode = None
+        self.aside = False  # an interrupt may have left it
 
     def suspend(self) -> None:
         """Take the mode off the stack if it is alone there; with another it makes no difference."""
@@ -278,7 +291,7 @@ def _not_a_forward() -> bool:
 
 
 def _enter(module: nn.Module, args: tuple[Any, ...]) -> None:
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or _here.aside:
         return
     if _not_a_forward():
         if any(listener.changes and listener.knows(module) for listener in _listeners):
@@ -303,7 +316,7 @@ def _enter(module: nn.Module, args: tuple[Any, ...]) -> None:
 
 
 def _leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-    if torch.compiler.is_compiling() or _not_a_forward():
+    if torch.compiler.is_compiling() or _here.aside or _not_a_forward():
         return None
     _here.resume()
     changed = None

@@ -1,5 +1,6 @@
 """`intervene`: a context manager that changes what rectifiers give to the rest of the model."""
 
+import fnmatch
 import operator
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,8 +13,9 @@ from torch import Tensor, nn
 from spectroscope.capture import Capture
 from spectroscope.errors import RequestError
 from spectroscope.operations import Firing, Operation
+from spectroscope.rates import Axes
 from spectroscope.site_axes import common_decimation
-from spectroscope.sites import ByGlob, Select, Site
+from spectroscope.sites import ByGlob, Found, Select, Site
 from spectroscope.statistics import unrecordable
 
 
@@ -98,17 +100,21 @@ class Intervention:
     ):
         if not callable(operation):
             raise TypeError(f"operation must be a function of (output, firing), not {operation!r}")
+        self._model = model
+        globs = [select] if isinstance(select, str) else select
+        self._select = globs if callable(globs) or globs is None else list(globs)
         self._operation = operation
         self._fs = fs
         self._channels: ByGlob[tuple[int, ...] | None] = ByGlob(channels, _indices, None)
         self._channel_axis = ByGlob(channel_axis, operator.index, 1)
         self._decimation = ByGlob(decimation, float, float("nan"))
-        self._capture = Capture(model, select=select, kinds=kinds, change=self._change)
-        self._model_name = type(model).__name__
+        self._capture = Capture(model, select=self._select, kinds=kinds, change=self._change)
+        self._changed: set[Site] = set()
 
     def __enter__(self) -> Self:
         try:
             self._capture.attach()
+            self._changed.clear()
             return self
         except KeyboardInterrupt:  # attached, and yet no __exit__ would follow
             self._capture.detach()
@@ -128,7 +134,7 @@ class Intervention:
         if error is None:
             self._warn()
 
-    def _change(self, site: Site, x: Tensor, y: Tensor) -> Tensor:
+    def _change(self, site: Site, x: Tensor, axes: Axes | None, y: Tensor) -> Tensor:
         reason = unrecordable(y)
         axis = self._channel_axis.of(site)
         if reason is None and not -y.dim() <= axis < y.dim():
@@ -146,48 +152,61 @@ class Intervention:
         if chosen is not None:
             if not all(-output.shape[1] <= i < output.shape[1] for i in chosen):
                 raise RequestError(f"channels={list(chosen)}: {site.name} has {output.shape[1]}")
-            index = torch.tensor([i % output.shape[1] for i in chosen], device=y.device)
+            once = dict.fromkeys(i % output.shape[1] for i in chosen)
+            index = torch.tensor(list(once), dtype=torch.int64, device=y.device)
         decimation = self._decimation.of(site)
         if decimation != decimation:
-            axes = self._capture.axes(x)
             decimation = common_decimation(axes, self._channel_axis.of(site), output.shape[1:])
         taken = output if index is None else output.index_select(1, index)
         given = before if index is None else before.index_select(1, index)
+        self._changed.add(site)
         new = self._operation(taken, Firing(site, given, index, self._fs, decimation))
-        if not isinstance(new, Tensor) or new.shape != taken.shape:
-            what = list(new.shape) if isinstance(new, Tensor) else type(new).__name__
-            raise RequestError(
-                f"the operation at {site.name} must return a tensor {list(taken.shape)}, not {what}"
-            )
+        if not isinstance(new, Tensor) or new.shape != taken.shape or new.is_complex():
+            what = f"{new.dtype} {list(new.shape)}" if isinstance(new, Tensor) else repr(type(new))
+            raise RequestError(f"the operation at {site.name} must return a real tensor "
+                               f"{list(taken.shape)}, not {what}")  # fmt: skip
+        if new is output:
+            return y
         if index is not None:
             new = output.index_copy(1, index, new.to(output.dtype))
         new = new.movedim(1, axis)
-        return _like(y, new.squeeze(0) if single else new)
+        # A copy of its own, ordered in memory as y: what the operation returned may be the user's,
+        # or the input, and the model may overwrite what it gets.
+        return torch.empty_like(y).copy_(new.squeeze(0) if single else new)
 
     def _warn(self) -> None:
         """Say in one warning what was to be changed and wasn't."""
-        found = [row for row in self._capture.inventory.found.values() if row.selected]
-        missed = [f"{row.place or 'itself'} ({row.reason or 'never ran'})" for row in found
-                  if row.reason or not row.fired]  # fmt: skip
+        missed = [f"{row.place or 'itself'} ({row.reason or 'never ran'})"
+                  for row in self._capture.inventory.found.values()
+                  if (row.reason or not row.fired) and self._asked(row)]  # fmt: skip
+        if not missed and isinstance(self._select, list):
+            missed = [f"select={glob!r} (fits no call)" for glob in self._select
+                      if not any(site.matches(glob) for site in self._changed)]  # fmt: skip
+        listed = ", ".join(missed[:3]) + ", …" * (len(missed) > 3)
         if self._capture.ran is None:
             message = "nothing was changed: it did not run"
+        elif not self._changed:
+            reason = listed or "no rectifier that was asked for was called"
+            message = f"nothing was changed: {reason}"
         elif missed:
-            more = ", …" if len(missed) > 3 else ""
-            message = f"not changed, or not always: {', '.join(missed[:3])}{more}"
-        elif not found:
-            message = "nothing was changed: no rectifier that was asked for was called"
+            message = f"not changed, or not always: {listed}"
         else:
             return
-        warnings.warn(f"{self._model_name}: {message}", stacklevel=3)
+        warnings.warn(f"{type(self._model).__name__}: {message}", stacklevel=3)
+
+    def _asked(self, row: Found) -> bool:
+        """Whether what is at a place, or within it where that can't be seen, was asked for."""
+        if row.selected or not row.reason or self._select is None:
+            return row.selected or bool(row.reason)
+        within = f"{row.module}." if row.module else ""
+        modules = {name: module for module, names in self._capture.inventory.names.items()
+                   for name in names if name == row.module or name.startswith(within)}  # fmt: skip
+        if callable(self._select):
+            return bool(self._select(row.place, modules.get(row.module, self._model)))
+        heads = {glob.partition("#")[0] for glob in self._select}
+        return any(fnmatch.fnmatchcase(name, head) for name in [row.place, *modules]
+                   for head in heads)  # fmt: skip
 
 
 def _indices(channels: int | Iterable[int]) -> tuple[int, ...]:
     return tuple(map(operator.index, [channels] if isinstance(channels, int) else channels))
-
-
-def _like(y: Tensor, new: Tensor) -> Tensor:
-    """`new` with the dtype, and the order in memory, of `y`."""
-    new = new.to(y.dtype)
-    if new.stride() == y.stride():
-        return new
-    return torch.empty_like(y).copy_(new)  # which gradients pass

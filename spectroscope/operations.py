@@ -9,6 +9,7 @@ DC.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
@@ -184,7 +185,8 @@ class RemoveHarmonics:
             raise RequestError(f"remove_harmonics at {firing.name}: {f0}")
         found = Harmonics.of(f0.to(output.device), self._harmonics, length)
         time = torch.arange(length, dtype=torch.float64, device=output.device)
-        phase = 2 * math.pi * found.freq.unsqueeze(-1) * time  # [N or 1, K, T]
+        freq = torch.where(found.usable, found.freq, 0.0)  # NaN where f0 isn't known
+        phase = 2 * math.pi * freq.unsqueeze(-1) * time  # [N or 1, K, T]
         tones = torch.cat([phase.cos(), phase.sin()], 1) * found.usable.repeat(1, 2).unsqueeze(-1)
         table = torch.cat([torch.ones_like(tones[:, :1]), tones], 1)
         # By the pseudoinverse, for which a row of zeros is no obstacle.
@@ -204,7 +206,7 @@ def remove_harmonics(f0: F0, harmonics: int = 8) -> RemoveHarmonics:
 
     Args:
         f0: in the unit of `fs`; a number, or one for each input of a batch, then to be set as
-            attribute `f0` of what is returned before each batch.
+            attribute `f0` of what is returned before each batch; NaN: that input stays as it is.
         harmonics: how many, the fundamental included.
 
     Returns:
@@ -218,12 +220,17 @@ def remove_harmonics(f0: F0, harmonics: int = 8) -> RemoveHarmonics:
 
 
 def _pass(name: str, cutoff: float, unit: Unit, *, above: bool) -> Operation:
-    if not isinstance(cutoff, int | float) or not cutoff >= 0:
-        raise RequestError(f"{name}(cutoff) takes a frequency of 0 or more, found {cutoff!r}")
+    if not isinstance(cutoff, Real) or not cutoff >= 0:
+        found = cutoff if isinstance(cutoff, Real) else type(cutoff).__name__
+        raise RequestError(f"{name}(cutoff) takes a frequency of 0 or more, found {found}")
     if unit not in ("input", "site", "nyquist"):
         raise RequestError(f"{unit=} must be 'input', 'site' or 'nyquist'")
 
     def operation(output: Tensor, firing: Firing) -> Tensor:
+        lengths = output.shape[2:]
+        if len(lengths) not in (1, 2):
+            raise RequestError(f"{name} takes [N, C, T] or [N, C, H, W]; {firing.name} has "
+                               f"{list(output.shape)}")  # fmt: skip
         limit = cutoff / 2 if unit == "nyquist" else float(cutoff)
         if unit == "input":
             if math.isnan(firing.decimation):
@@ -231,10 +238,6 @@ def _pass(name: str, cutoff: float, unit: Unit, *, above: bool) -> Operation:
                                    "decimation= gives it, or unit='site'")  # fmt: skip
             time = output.dim() == 3
             limit *= firing.decimation / (firing.fs if firing.fs and time else 1.0)
-        lengths = output.shape[2:]
-        if len(lengths) not in (1, 2):
-            raise RequestError(f"{name} takes [N, C, T] or [N, C, H, W]; {firing.name} has "
-                               f"{list(output.shape)}")  # fmt: skip
         wide = _at_least_single(output)
         device, double = wide.device, torch.float64
         square = torch.fft.rfftfreq(lengths[-1], device=device, dtype=double).square()
