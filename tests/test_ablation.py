@@ -1,7 +1,9 @@
 """`importance`: against one intervention at a time by hand, and what it saves."""
 
 import glob
+import re
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,6 +18,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import spectroscope
 from spectroscope import cli, importance, intervene, only_dc, remove_dc
 from spectroscope.metrics import METRICS
+
+
+README = Path(__file__).parents[1] / "README.md"
 
 
 class Tangled(nn.Module):
@@ -222,3 +227,11 @@ def test_the_command(tmp_path, capsys, kid_ppg):
         error = (kid_ppg.model(inputs)[:, 0].double() - truth).abs().mean().item()
     assert table["value"]["block1.0.relu#1", "remove_dc"] == pytest.approx(error, rel=1e-5)
     assert f"{error:.4g}" in capsys.readouterr().out
+    # The README's table is what came out, give or take what another processor rounds.
+    shown = re.findall(
+        r"^ *(\S+#\d) +([\d.]+) +([\d.]+) +([\d.]+)$", README.read_text("utf-8"), re.M
+    )
+    assert len(shown) == 19
+    for site, *values in shown:
+        row = table["value"][site][["remove_dc", "mean_dc", "only_dc"]]
+        np.testing.assert_allclose(row, np.array(values, float), rtol=0.01)

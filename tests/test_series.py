@@ -72,6 +72,8 @@ def test_every_signal_has_an_a_of_its_own(shape):
         ([0.2, -0.5, 0.1j], 400, None),
         ([-2.0], 5, None),
         ([0.0, 0.0], 3, None),
+        ([0.0, 0.0], 3, 2.0),
+        ([0.0, 1e-200], 3, 2.0),
     ],
 )
 def test_phasors_are_the_fft_of_the_sampled_terms(phasors, terms, a):
@@ -218,6 +220,7 @@ def test_errors_relative_to_nothing_are_nan():
         ),
         (lambda: theory.relu_series_phasors([], 2), r"phasors must be \[K \+ 1\].* found \[0\]"),
         (lambda: theory.relu_series_phasors([0, 1], 0), r"terms=0 must be 1 or more"),
+        (lambda: theory.relu_series([[1, 2], [3, 4]], 2, [8, 8]), r"one number .* found \[2\]"),
     ],
 )
 def test_what_is_refused(call, message):

@@ -180,7 +180,7 @@ def test_numpy_gives_numpy_and_tensors_give_tensors(call):
         (lambda: theory.gaussian_autocorrelation([-2, 0]), r"the variance must be ≥ 0, found -2"),
         (
             lambda: theory.gaussian_spectrum([1, 1], 4),
-            r"power must be \[..., 3\] for length=4: .*2.*",
+            r"power must be \[..., 3\] for length=4, found .*2.*",
         ),
     ],
 )

@@ -150,10 +150,17 @@ def test_offset_and_noise_are_broadcast_against_the_tones():
             assert value == pytest.approx(expected, abs=1e-12)
 
 
-@pytest.mark.parametrize("tone", [0, 1e-6, 1e-3])
+@pytest.mark.parametrize("tone", [0, 1e-6, 1e-3, 0.3])
 def test_an_offset_beyond_the_tones_keeps_the_relu_open_or_shut(tone):
-    close(theory.tones_dc([[tone, 0]], [1.0, -1.0]), [1, 0], atol=1e-10)
-    close(theory.intermodulation([tone, 0], (1, 0), [1.0, -1.0]), [tone, 0], atol=1e-10)
+    a = (tone, -2 * tone)
+    for orders, open_always in [((0, 0), 1), ((1, 0), a[0]), ((0, 1), a[1]), ((1, 1), 0)]:
+        close(found_of(a, orders, [1.0, -1.0]), [open_always, 0], atol=1e-10)
+
+
+@pytest.mark.parametrize("offset", [-0.99, -0.95, 0.95, 0.99])
+def test_an_offset_that_a_tone_just_overcomes(offset):
+    for order in (0, 1, 2):
+        close(found_of([1], (order,), offset), harmonic(order, 1, offset), atol=2e-10)
 
 
 def test_harmonics_about_an_unknown_offset_are_unknown():

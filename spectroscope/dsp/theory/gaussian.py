@@ -82,7 +82,7 @@ def gaussian_autocorrelation(autocovariance: Values, mean: Values = 0.0) -> Any:
 
         R_y/σ² = (φ(μ) + μΦ(μ))² + ρ·Φ(μ)² + (1/2π)·∫₀^{arcsin ρ} (ρ − sin θ)·e^{−μ²/(1 + sin θ)} dθ
 
-    (integrated numerically, to 1e-12 of σ²); for μ = 0 it is (√(1 − ρ²) + ρ·(π − arccos ρ))/2π, the
+    (integrated numerically, to 1e-11 of σ²); for μ = 0 it is (√(1 − ρ²) + ρ·(π − arccos ρ))/2π, the
     arc-cosine kernel of order 1 (Cho and Saul, "Kernel methods for deep learning", 2009).
 
     Args:
@@ -142,7 +142,8 @@ def gaussian_spectrum(power: Values, length: int, mean: Values = 0.0) -> Any:
     """
     (power, mean), back = tensors(power, mean)
     if power.dim() == 0 or power.shape[-1] != length // 2 + 1:
-        raise ValueError(f"power must be [..., {length // 2 + 1}] for {length=}: {power.shape}")
+        shape = list(power.shape)
+        raise ValueError(f"power must be [..., {length // 2 + 1}] for {length=}, found {shape}")
     sides = torch.full((length // 2 + 1,), 2.0, dtype=power.dtype, device=power.device)
     sides[0] = 1
     if length % 2 == 0:

@@ -127,16 +127,15 @@ def relu_series_phasors(phasors: Values, terms: int, a: float | None = None) -> 
         raise ValueError(f"the phasor of DC must be real, found {p[0]}")
     coefficients = series_coefficients(terms)
     scale = float(np.abs(p).sum())  # so that no square overflows
-    scaled = p / (scale or 1.0)
     if a is not None:
         _check(float(a), 0.5 * scale * scale, "½·(Σ|phasors|)²")
-    square = 0.5 if a is None or not scale else float(a) / scale / scale
-    half = scaled[1:] / 2
-    two_sided = np.concatenate([half[::-1].conj(), scaled[:1].real, half])
-    g = convolve(two_sided, two_sided) / square
+    root = scale / math.sqrt(2) if a is None else math.sqrt(a)
+    half = p[1:] / (scale or 1.0) / 2
+    two_sided = np.concatenate([half[::-1].conj(), p[:1].real / (scale or 1.0), half])
+    g = convolve(two_sided, two_sided) * (scale / (root or 1.0)) ** 2
     g[len(g) // 2] -= 1  # x²/A − 1
     found = np.zeros((terms, 2 * (len(p) - 1) * (terms - 1) + 1), np.complex128)
-    power = np.full(1, 0.5 * scale * math.sqrt(square), np.complex128)
+    power = np.full(1, 0.5 * root, np.complex128)
     for n, c in enumerate(coefficients):
         power = convolve(power, g) if n else power
         middle = len(power) // 2
@@ -243,6 +242,9 @@ def _check(
 ) -> None:
     """Refuse what is too small by more than rounding: what else passes is NaN."""
     given, least = torch.as_tensor(given), torch.as_tensor(least)
+    if given.dim() and given.shape[-1] != 1:
+        shape = list(given.shape)
+        raise ValueError(f"one number for each signal, [..., 1], is taken, found {shape}")
     wrong = given < least * (1 - 1e-12)
     if wrong.any():
         worst = (least - given).where(wrong, torch.tensor(-math.inf).to(least)).argmax()

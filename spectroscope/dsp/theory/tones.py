@@ -8,6 +8,7 @@ part IV).
 """
 
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -152,9 +153,10 @@ def intermodulation(
     (a, mu, sigma), back = tensors(amplitudes, offset, noise)
     if a.dim() == 0 or a.shape[-1] != len(orders):
         raise ValueError(f"{orders=} must be one for each tone of [..., K] = {list(a.shape)}")
-    if not any(orders):
+    whole = [abs(operator.index(order)) for order in orders]
+    if not any(whole):
         raise ValueError(f"{orders=}: that is the DC, see tones_dc")
-    return back(_phase_average(a, [abs(int(order)) for order in orders], mu, sigma))
+    return back(_phase_average(a, whole, mu, sigma))
 
 
 def _phase_average(a: Tensor, orders: list[int], mu: Tensor, sigma: Tensor) -> Tensor:
@@ -191,8 +193,7 @@ def _absolute(a: Floats, orders: list[int], mu: float, sigma: float) -> float:
     if abs(mu) >= reach:  # x never changes its sign
         tone = float(a[orders.index(1)]) if total == 1 else 0.0
         return abs(mu) if total == 0 else math.copysign(tone, mu)
-    used = (a > 0) | (np.array(orders) > 0)
-    a, m = a[used], np.array(orders, np.float64)[used]
+    m = np.array(orders, np.float64)
     longest = _longest(a, m, sigma, limit)
     step = 1 << 15
     series = 0.0
