@@ -19,7 +19,6 @@ import spectroscope
 from spectroscope import cli, importance, intervene, only_dc, remove_dc
 from spectroscope.metrics import METRICS
 
-
 README = Path(__file__).parents[1] / "README.md"
 
 
