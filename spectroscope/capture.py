@@ -1,22 +1,19 @@
 """Naming every rectifier call of a running model, and handing it to an observer."""
 
-import sys
 import threading
-import types
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypeAlias
 
-import torch
 from torch import Tensor, nn
-from torch.utils import checkpoint
 
 from spectroscope import door, rectifiers
+from spectroscope.calls import calls_itself, on_a_copy, runs_again
 from spectroscope.downsampling import Lowering, Origins
 from spectroscope.inventory import Inventory
-from spectroscope.rates import Axes, Rates, tensors
+from spectroscope.rates import Axes, Rates
 from spectroscope.sites import Select, Site
 
 # observe(site, input, known) is called before the rectifier runs, and its answer with the output;
@@ -167,7 +164,7 @@ class Capture:
             self._replica(module)
             return
         here = self._thread
-        if here.running and module is self._model and not _calls_itself(module):
+        if here.running and module is self._model and not calls_itself(module):
             # A KeyboardInterrupt, unlike an Exception, ends a forward without a word to the hooks.
             here.running.clear()
         if not here.running:
@@ -275,7 +272,7 @@ class Capture:
         finish = self._begin(frame.module, frame.name, place, call.kind, call.input, known=known)
         if finish is None or not self.changes:
             return door.Answer(finish=finish)
-        return door.Answer(around=partial(_on_a_copy, rectifiers.FUNCTIONS[function], finish))
+        return door.Answer(around=partial(on_a_copy, rectifiers.FUNCTIONS[function], finish))
 
     def _begin(
         self,
@@ -293,7 +290,7 @@ class Capture:
         calls[found.place] += 1
         if not self.inventory.selects(site):
             return None
-        if self.changes and _runs_again():
+        if self.changes and runs_again():
             raise RuntimeError(
                 f"an intervention at {site.name} can't follow into activation checkpointing, which "
                 "runs parts of the model again in the backward pass: switch that off"
@@ -335,53 +332,3 @@ class Capture:
         if getattr(module, "_is_replica", False) and self.inventory.kinds.of_module(module):
             reason = "nn.DataParallel runs copies of the model"
             self.inventory.unseen("(replicas)", module, reason)
-
-
-def _on_a_copy(
-    read: rectifiers.Reader,
-    finish: Callable[..., Any],
-    function: Callable[..., Any],
-    *args: Any,
-    **kwargs: Any,
-) -> Any:
-    """Run a rectifier on a copy of its input, and change what it returns by `finish`.
-
-    A copy, because what an in-place function returns is needed for its gradient, and must not be
-    written to. What it would have overwritten is overwritten in the end with what the model gets.
-    """
-    call, out = read(args, kwargs), kwargs.get("out")
-    assert call is not None  # it was read before
-    tensor, copy = call.input, call.input.clone()
-    swapped = [copy if arg is tensor else arg for arg in args]
-    named = {key: copy if arg is tensor and key != "out" else arg for key, arg in kwargs.items()}
-    # What is to be overwritten may be needed for a gradient of the change.
-    given = tensor if out is None else tensor.clone()
-    output = function(*swapped, **named)
-    if output is copy:
-        given, out = tensor.clone(), tensor
-    new = finish(output, given)
-    if new is None:
-        new = output
-    return new if out is None else out.copy_(new)
-
-
-def _runs_again() -> bool:
-    """Whether what runs now is going to run again in a backward pass (torch.utils.checkpoint)."""
-    frame: types.FrameType | None = sys._getframe()
-    while frame is not None:
-        if frame.f_globals is vars(checkpoint):
-            # With reentrant checkpointing, the arguments alone know of gradients.
-            given = frame.f_locals.get("args", ())
-            if torch.is_grad_enabled() or any(tensor.requires_grad for tensor in tensors(given)):
-                return True
-        frame = frame.f_back
-    return False
-
-
-def _calls_itself(module: nn.Module) -> bool:
-    """Whether `module`, which is about to run, is running already (it calls itself)."""
-    frame, running = sys._getframe(), 0
-    while frame := frame.f_back:  # type: ignore[assignment]
-        if frame.f_code is nn.Module._call_impl.__code__:
-            running += frame.f_locals["self"] is module
-    return running > 1

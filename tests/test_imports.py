@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 # Left to right, as the data flows. `errors` and `files` are for everybody.
 ORDER = ["dsp", "filters", "sites", "rectifiers", "door", "inventory", "rates", "downsampling",
-         "capture", "statistics", "fundamentals", "recording", "site_axes", "recorder",
+         "calls", "capture", "statistics", "fundamentals", "recording", "site_axes", "recorder",
          "storage", "report", "trackers", "operations", "interventions", "batches", "replay",
          "metrics", "ablation", "probes", "plots", "specimens", "checkpoints", "own", "catalog",
          "run", "adapters", "cli"]  # fmt: skip
