@@ -138,10 +138,10 @@ class _Watched:
 
     def __enter__(self) -> None:
         self.positions.clear()
-        self._capture.attach()
+        self._capture.__enter__()
 
     def __exit__(self, *_: object) -> None:
-        self._capture.detach()
+        self._capture.__exit__()
 
     def _fired(self, site: Site, tensor: Tensor, known: bool) -> Callable[[Tensor], None]:
         self.positions.setdefault(site, self.replay.position)

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Self, TypeAlias
 
 from torch import Tensor, nn
 
@@ -100,6 +100,21 @@ class Capture:
         self._entered: Counter[str] = Counter()
         self._thread = _Thread()
         self._opened_by: int | None = None
+
+    def __enter__(self) -> Self:
+        try:
+            self.attach()
+            return self
+        except KeyboardInterrupt:  # attached, and yet no __exit__ would follow
+            self.detach()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self.detach()
+        except KeyboardInterrupt:  # in the middle of it; once more finishes it
+            self.detach()
+            raise
 
     def attach(self) -> None:
         """Begin to listen.

@@ -159,7 +159,7 @@ class _Features:
     def run(self, batches: Iterable[Any], progress: bool) -> tuple[Tensor, Tensor | None]:
         """All outputs, on the CPU, and targets."""
         outputs, targets = [], []
-        with self._capture_attached(), torch.inference_mode():
+        with self._capture, torch.inference_mode():
             for inputs, target in tqdm(batches, unit=" batches", disable=not progress):
                 outputs.append(tensor(self._model(*inputs)).cpu())
                 if target is not None:
@@ -204,22 +204,6 @@ class _Features:
         place = torch.randint(self._size, (count,), generator=chance).to(y.device)
         sign = torch.randint(2, (count,), generator=chance).to(y) * 2 - 1
         return y.new_zeros(len(y), self._size).index_add_(1, place, y * sign)
-
-    def _capture_attached(self) -> "_Attached":
-        return _Attached(self._capture)
-
-
-class _Attached:
-    """A capture for the time of a block."""
-
-    def __init__(self, capture: Capture):
-        self._capture = capture
-
-    def __enter__(self) -> None:
-        self._capture.attach()
-
-    def __exit__(self, *_: object) -> None:
-        self._capture.detach()
 
 
 def _coordinates(x: Floats) -> NDArray[np.float64]:
