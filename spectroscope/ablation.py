@@ -104,6 +104,8 @@ def importance(
                         bar.set_postfix_str(f"{site.name} {name}", refresh=False)
                         bar.update()
     except KeyboardInterrupt:
+        if not scores:
+            raise
         warnings.warn(
             f"interrupted in batch {len(bases)}: each row is of the inputs that came so far",
             stacklevel=2,

@@ -185,6 +185,9 @@ def test_ctrl_c_leaves_the_finished_rows(regression):
     with pytest.warns(UserWarning, match="interrupted in batch 3"):
         table = importance(model, x.split(10), metric)
     assert table["n_samples"].tolist() == [30] + [20] * 7
+    asked[:] = [0] * 19
+    with pytest.raises(KeyboardInterrupt):  # before there is a row
+        importance(model, x.split(10), metric)
     assert nothing_is_left()
     part = importance(model, x[:20].split(10), lambda y, ref: (y - ref).abs().sum(1))
     columns = ["n_samples", "value", "change", "change_low", "change_high"]
