@@ -98,9 +98,8 @@ def importance(
                             interventions[key] = intervene(model, one, operation, **options)
                         with watched.replay.up_to(position), interventions[key]:
                             output = tensor(model(*inputs))
-                        scores.setdefault(key, []).append(
-                            _scored(chosen, output, reference, target)
-                        )
+                        found = _scored(chosen, output, reference, target)
+                        scores.setdefault(key, []).append(found)
                         bar.set_postfix_str(f"{site.name} {name}", refresh=False)
                         bar.update()
     except KeyboardInterrupt:
@@ -120,8 +119,8 @@ def importance(
     base = torch.cat(bases)
     rows = [
         {"site": site.name, **site._asdict(), "operation": name, "metric": label}
-        | _compared(chosen, base, torch.cat(found))
-        for (site, name), found in scores.items()
+        | _compared(chosen, base, torch.cat(parts))
+        for (site, name), parts in scores.items()
     ]
     return pd.DataFrame(rows, columns=COLUMNS)
 
