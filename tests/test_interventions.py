@@ -45,7 +45,7 @@ SURGERIES = [(remove_dc, lambda y: y - mean(y)), (only_dc, lambda y: mean(y).exp
 
 def outcome(model, x, grad=True):
     """The output and, if asked for, all gradients of one forward and backward."""
-    x = x.clone(memory_format=torch.preserve_format).requires_grad_(grad)
+    x = x.clone().requires_grad_(grad)
     with torch.set_grad_enabled(grad):
         y = model(x)
     if not grad:
@@ -66,35 +66,26 @@ def assert_close(found, expected):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11 * b.abs().max().item())
 
 
-def out_of_place(x):
-    return torch.clamp(x, min=0, out=torch.empty_like(x))
-
-
 def on_a_slice(x):
-    x = x * 1
     F.relu_(x[:, 1:])
     return x
 
 
 def residual(x):
-    y = F.relu(x)
-    y = y * 1
+    y = F.relu(x) * 1
     y += x
     return y.relu_()
 
 
-FUNCTIONS = [
-    torch.relu, torch.relu_, partial(F.relu, inplace=True), lambda x: x.clamp_(min=0), residual,
-    lambda x: torch.maximum(torch.zeros(()), x), F.relu6, partial(F.hardtanh, min_val=0, max_val=2),
-    on_a_slice, lambda x: (x.relu_(), x)[1],
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("function", [
+    torch.relu, torch.relu_, partial(F.relu, inplace=True), lambda x: x.clamp_(min=0), F.relu6,
+    lambda x: torch.maximum(torch.zeros(()), x), lambda x: F.hardtanh_(x, 0, 2), residual,
+    on_a_slice, lambda x: F.relu(x[:, ::2]), lambda x: (x.relu_(), x)[1],
+])  # fmt: skip
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("format", [torch.contiguous_format, torch.channels_last])
 def test_an_operation_that_does_nothing_changes_no_bit(function, dtype, format):
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), Calls(function), nn.Conv2d(4, 2, 1)).to(dtype)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), Calls(function), Calls(lambda x: x * x)).to(dtype)
     model, x = model.to(memory_format=format), torch.randn(2, 3, 7, 8, dtype=dtype)
     x = x.to(memory_format=format)
     expected = outcome(model, x), outcome(model, x, grad=False)
@@ -105,116 +96,85 @@ def test_an_operation_that_does_nothing_changes_no_bit(function, dtype, format):
             assert_same([model(x)], expected[1])
 
 
-def test_an_output_given_beforehand_gets_what_the_model_gets():
-    x, y = torch.randn(2, 3, 8), torch.empty(2, 3, 8)
-    model = Calls(lambda x: torch.clamp(x, min=0, out=y))
-    with torch.no_grad(), intervene(model, None, double):
-        assert model(x) is y
-    assert torch.equal(y, 2 * x.relu())
+def network(name, request):
+    """A network of others, and data to run it on."""
+    if name == "kid-ppg":
+        specimen = request.getfixturevalue("kid_ppg")
+        return copy.deepcopy(specimen.model), specimen.inputs[0][:8]
+    options = {"init_weights": False, "aux_logits": False} if name == "googlenet" else {}
+    model = torchvision.models.get_model(name, weights=None, **options).eval()
+    return model, torch.randn(2, 3, 64, 64)
 
 
-MODELS = {
-    "resnet18": (torchvision.models.resnet18, {}),
-    "googlenet": (torchvision.models.googlenet, {"init_weights": False, "aux_logits": False}),
-    "densenet121": (torchvision.models.densenet121, {}),
-}
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_networks_of_others_stay_the_same_to_the_bit(name):
-    make, options = MODELS[name]
-    model, x = make(weights=None, **options).eval(), torch.randn(2, 3, 64, 64)
+@pytest.mark.parametrize("name", ["resnet18", "googlenet", "densenet121", "kid-ppg"])
+def test_networks_of_others_stay_the_same_to_the_bit(name, request):
+    model, x = network(name, request)
     expected = outcome(model, x)
     with intervene(model, None, same):
         found = outcome(model, x)
     assert_same(found, expected)
 
 
-def test_kid_ppg_stays_the_same_to_the_bit(kid_ppg):
-    model, x = kid_ppg.model, kid_ppg.inputs[0][:8]
-    expected = outcome(model, x)
-    with intervene(model, None, same):
-        assert_same(outcome(model, x), expected)
-
-
 def small():
     return nn.Sequential(
         nn.Conv1d(2, 3, 3), nn.ReLU(inplace=True), nn.Conv1d(3, 4, 3), nn.BatchNorm1d(4),
         Calls(torch.relu), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(4, 2),
-    )  # fmt: skip
+    ).double()  # fmt: skip
 
 
 @pytest.mark.parametrize(("operation", "by_hand"), [(same, lambda y: y), *SURGERIES])
 def test_training_is_that_of_the_model_with_the_surgery(operation, by_hand):
-    x, (trained, expected) = torch.randn(5, 2, 9, dtype=torch.float64), (small().double(),) * 2
-    expected = copy.deepcopy(trained)
-    expected[1].forward = lambda x: by_hand(F.relu(x))
-    for model in (trained, expected):
-        optimizer = torch.optim.Adam(model.parameters())
-        for _ in range(3):
+    x, model = torch.randn(5, 2, 9, dtype=torch.float64), small()
+    other = copy.deepcopy(model)
+    other[1].forward = lambda x: by_hand(F.relu(x))
+    optimizers = [torch.optim.Adam(each.parameters()) for each in (model, other)]
+    for _ in range(3):
+        with intervene(model, "1", operation):
+            outputs = [model(x), other(x)]
+        for y, optimizer in zip(outputs, optimizers, strict=True):
             optimizer.zero_grad()
-            if model is trained:
-                with intervene(model, "1", operation):
-                    y = model(x)  # backward, outside
-            else:
-                y = model(x)
             y.square().sum().backward()
             optimizer.step()
-    found, expected = (list(model.state_dict().values()) for model in (trained, expected))
+    found, expected = (list(each.state_dict().values()) for each in (model, other))
     (assert_same if operation is same else assert_close)(found, expected)
 
 
-def block(self, x, first, second):
-    """BasicBlock of ResNet, with an operation on each of its ReLU's two calls."""
-    y = first(self.relu(self.bn1(self.conv1(x))))
+def basic_block(self, changes, x):
+    """That of ResNet, with a change after each of its ReLU's two calls."""
+    y = changes[0](self.relu(self.bn1(self.conv1(x))))
     y = self.bn2(self.conv2(y))
     y += self.downsample(x)
-    return second(self.relu(y))
+    return changes[1](self.relu(y))
 
 
 @pytest.mark.parametrize(("operation", "by_hand"), SURGERIES)
-@pytest.mark.parametrize("call", [0, 1])
-def test_surgery_on_one_call_of_a_reused_in_place_relu(operation, by_hand, call):
-    model, x = torchvision.models.resnet18(weights=None).double().eval(), torch.randn(2, 3, 48, 48)
-    other = copy.deepcopy(model)
-    changes = [by_hand if i == call else lambda y: y for i in (0, 1)]
-    other.layer2[0].forward = lambda x: block(other.layer2[0], x, *changes)
-    with intervene(model, f"layer2.0.relu#{call}", operation):
-        found = outcome(model, x.double())
-    assert_close(found, outcome(other, x.double()))
-
-
-@pytest.mark.parametrize(("operation", "by_hand"), SURGERIES)
-def test_surgery_on_a_functional_relu(operation, by_hand):
-    make, options = MODELS["googlenet"]
-    model, x = make(weights=None, **options).double().eval(), torch.randn(2, 3, 64, 64)
-    other = copy.deepcopy(model)
-    part = other.inception3a.branch2[0]
-    part.forward = lambda x: by_hand(F.relu(part.bn(part.conv(x))))
-    with intervene(model, "inception3a.branch2.0/relu", operation):
-        found = outcome(model, x.double())
-    assert_close(found, outcome(other, x.double()))
-
-
-@pytest.mark.parametrize(("operation", "by_hand"), SURGERIES)
-@pytest.mark.parametrize("call", [0, 1])
-def test_surgery_on_one_window_of_kid_ppg(kid_ppg, operation, by_hand, call):
-    model, x = copy.deepcopy(kid_ppg.model).double(), kid_ppg.inputs[0][:8].double()
-    other, ran = copy.deepcopy(model), []
-
-    def relu(x):
-        ran.append(None)
-        return by_hand(F.relu(x)) if len(ran) == call + 1 else F.relu(x)
-
-    other.block2[1].relu.forward = relu
-    with intervene(model, f"block2.1.relu#{call}", operation):
+@pytest.mark.parametrize(("name", "site"), [
+    ("resnet18", "layer2.0.relu#0"), ("resnet18", "layer2.0.relu#1"),
+    ("googlenet", "inception3a.branch2.0/relu#0"),
+    ("kid-ppg", "block2.1.relu#0"), ("kid-ppg", "block2.1.relu#1"),
+])  # fmt: skip
+def test_outputs_and_gradients_are_those_after_surgery(operation, by_hand, name, site, request):
+    model, x = network(name, request)
+    model, x = model.double(), x.double()
+    other, changes = copy.deepcopy(model), [lambda y: y] * 2
+    changes[int(site[-1])] = by_hand
+    if name == "resnet18":
+        other.layer2[0].forward = partial(basic_block, other.layer2[0], changes)
+    elif name == "googlenet":
+        part = other.inception3a.branch2[0]
+        part.forward = lambda x: by_hand(F.relu(part.bn(part.conv(x))))
+    else:  # which runs its blocks twice
+        part, left = other.block2[1], iter(changes)
+        part.forward = lambda x: next(left)(F.relu(part.conv(F.pad(x, (8, 0)))))
+    with intervene(model, site, operation):
         found = outcome(model, x)
-    assert_close(found, outcome(other, x))
-    assert len(ran) == 2
+    expected = outcome(other, x)
+    assert_close(found, expected)
+    assert not torch.allclose(model(x), expected[0])
 
 
-def test_a_linear_read_out_after_global_pooling_has_the_dc_alone():
-    model, x = torchvision.models.resnet18(weights=None).eval(), torch.randn(2, 3, 64, 64)
+def test_a_linear_read_out_after_global_pooling_has_the_dc_alone(request):
+    model, x = network("resnet18", request)
     with torch.no_grad():
         expected = model(x)
         with intervene(model, "layer4.1.relu#1", only_dc):
@@ -225,39 +185,39 @@ def test_a_linear_read_out_after_global_pooling_has_the_dc_alone():
 
 @pytest.mark.parametrize("inside", [False, True])
 def test_a_recorder_sees_what_the_model_gets(inside):
-    model, x = small().double().eval(), torch.randn(4, 2, 50, dtype=torch.float64)
-    contexts = [intervene(model, "1", remove_dc), spectroscope.record(model, fs=10.0)]
-    with contexts[not inside] as a, contexts[inside] as b, torch.no_grad():
-        model(x)
-        true = model[0](x)
-        next_in = model[3](model[2](true.relu() - mean(true.relu())))
-    report = (b if inside else a).report()
-    dc, spectra = report.dc().set_index("site"), report.spectra("1#0")
-    assert dc.loc["1#0", "dc_out"].abs().max() < 1e-15
-    assert dc.loc["1#0", "dc_in"].tolist() == pytest.approx(mean(true).mean(0).flatten().tolist())
-    expected = mean(next_in).mean(0).flatten().tolist()
-    assert dc.loc["4/relu#0", "dc_in"].tolist() == pytest.approx(expected)
-    assert report.coverage()["reason"].tolist() == ["", ""]
-    assert spectra.query("side == 'out' and freq > 0")["power"].min() > 1e-6
-    filtered = intervene(model, "1", low_pass(2), fs=10.0)
-    with filtered, torch.no_grad(), spectroscope.record(model, fs=10.0) as recorder:
-        model(x)
-    power = recorder.report().spectra("1#0").query("side == 'out'")
+    model, x = small().eval(), torch.randn(4, 2, 52, dtype=torch.float64)
+    for operation in (remove_dc, low_pass(2)):
+        recorder = spectroscope.record(model, fs=10.0)
+        contexts = [recorder, intervene(model, "1", operation, fs=10.0)]
+        with contexts[inside], contexts[not inside], torch.no_grad():
+            model(x)
+        report = recorder.report()
+        assert report.coverage()["reason"].tolist() == ["", ""]
+        with torch.no_grad():
+            given, dc = model[0](x), report.dc().set_index("site")
+            y = given.relu() - mean(given.relu())
+            y = torch.fft.irfft(torch.fft.rfft(given.relu()) * (torch.arange(26) <= 10), n=50) \
+                if operation is not remove_dc else y  # fmt: skip
+            expected = zip((given, y, model[3](model[2](y))), ("0", "1", "3"), strict=True)
+        means = {name: mean(tensor).mean(0).flatten().tolist() for tensor, name in expected}
+        assert dc.loc["1#0", "dc_in"].tolist() == pytest.approx(means["0"])
+        assert dc.loc["1#0", "dc_out"].tolist() == pytest.approx(means["1"], abs=1e-14)
+        assert dc.loc["4/relu#0", "dc_in"].tolist() == pytest.approx(means["3"])
+    power = report.spectra("1#0").query("side == 'out'")
     assert power.query("freq > 2")["power"].max() < 1e-28 < power.query("freq <= 2")["power"].min()
 
 
-@pytest.mark.parametrize("function", [F.relu, lambda x: (x.relu_(), x)[1], F.relu_])
-@pytest.mark.parametrize("kinds", [[], [Calls]])
-def test_several_go_on_from_each_other_in_the_order_in_which_they_were_opened(function, kinds):
+@pytest.mark.parametrize("function", [F.relu, F.relu_, on_a_slice, lambda x: (x.relu_(), x)[1]])
+def test_several_go_on_from_each_other_in_the_order_in_which_they_were_opened(function):
     model, x = nn.Sequential(Calls(lambda x: x * 1), Calls(function)), torch.randn(2, 3, 8)
-    first, second = (intervene(model, "1*", op, kinds=kinds) for op in (plus_one, double))
-    with first, second:
-        assert torch.equal(model(x), (x.relu() + 1) * 2)
-    with second, first:
-        assert torch.equal(model(x), x.relu() * 2 + 1)
-    model = nn.Sequential(nn.ReLU(), nn.ReLU())
-    with intervene(model, "1", double), intervene(model, "0", plus_one):
-        assert torch.equal(model(x), (x.relu() + 1) * 2)
+    first, second = (intervene(model, None, operation) for operation in (plus_one, double))
+    y = function(x.clone())
+    changed = slice(1 if function is on_a_slice else 0, None)
+    for contexts, expected in (((first, second), (y + 1) * 2), ((second, first), y * 2 + 1)):
+        with contexts[0], contexts[1]:
+            found = model(x)
+        assert torch.equal(found[:, changed], expected[:, changed])
+        assert torch.equal(found[:, : changed.start], y[:, : changed.start])
 
 
 def test_one_that_is_in_force_is_not_entered_again():
@@ -272,100 +232,77 @@ def test_one_that_is_in_force_is_not_entered_again():
         assert torch.equal(model(x), x.relu())
 
 
-@pytest.mark.parametrize(("channels", "site", "changed"), [
-    (None, "0#0", [0, 1, 2, 3]), ([1, -1], "0#0", [1, 3]), (-4, "0#0", [0]), ([2, 2], "0#0", [2]),
-    ([], "0#0", []), ({"0": [2], "1#0": [0]}, "0#0", [2]), ({"0*": [2]}, "1#0", [0, 1, 2, 3]),
+@pytest.mark.parametrize(("channels", "changed"), [
+    (None, [0, 1, 2, 3]), ([1, -1], [1, 3]), (-4, [0]), ([2, 2], [2]), ([], []),
+    ({"0": [2], "1#0": [0]}, [0]), ({"0*": [2]}, [0, 1, 2, 3]),
 ])  # fmt: skip
 @pytest.mark.parametrize(("shape", "axis"), [
     ((2, 4, 9), 1), ((2, 9, 4), -1), ((4, 9), 0), ((2, 4), 1), ((2, 4, 3, 5, 7), 1), ((2, 4, 1), 1),
 ])  # fmt: skip
-def test_channels_by_number_on_any_axis(channels, site, changed, shape, axis):
+def test_channels_by_number_on_any_axis(channels, changed, shape, axis):
     model, x = nn.Sequential(nn.ReLU(), nn.ReLU()), torch.randn(shape)
     expected, seen = x.relu().movedim(axis, 0).clone(), []
 
     def operation(y, firing):
-        numbers = None if firing.channels is None else firing.channels.tolist()
-        seen.append((firing.name, numbers, y.shape == firing.input.shape, y.shape[1]))
+        numbers = range(4) if firing.channels is None else firing.channels.tolist()
+        seen.append((firing.name, list(numbers), firing.input.shape == y.shape, y.shape[1]))
         return 2 * y
 
     expected[changed] *= 2
-    with intervene(model, site, operation, channels=channels, channel_axis=axis):
+    with intervene(model, "1#0", operation, channels=channels, channel_axis={"1": axis}):
         assert torch.equal(model(x), expected.movedim(0, axis))
-    every = channels is None or (isinstance(channels, dict) and site == "1#0")
-    assert seen == [(site, None if every else changed, True, len(changed))]
+    assert seen == [("1#0", changed, True, len(changed))]
 
 
-def fails(error):
-    def operation(y, firing):
-        raise error
-
-    return operation
+def fails(error, *_):
+    raise error
 
 
-WRONG = [
+@pytest.mark.parametrize(("operation", "options", "error", "match"), [
     (same, {"channels": [4]}, RequestError, r"channels=\[4\]: 0#0 has 4"),
     (same, {"channels": [-5]}, RequestError, r"channels=\[-5\]: 0#0 has 4"),
     (same, {"channel_axis": 3}, RequestError, r"at 0#0: \[2, 4, 8\] has no channel_axis=3"),
-    (fails(ValueError("mine")), {}, ValueError, "^mine$"),
-    (fails(KeyboardInterrupt("mine")), {}, KeyboardInterrupt, "^mine$"),
-    (lambda y, _: y[:1], {}, RequestError, r"0#0 must return a real tensor \[2, 4, 8\], not"),
+    (partial(fails, ValueError("mine")), {}, ValueError, "^mine$"),
+    (partial(fails, KeyboardInterrupt("mine")), {}, KeyboardInterrupt, "^mine$"),
+    (lambda y, _: y[:1], {}, RequestError, r"0#0 must return a real tensor \[2, 4, 8\], not torch"),
     (lambda y, _: None, {}, RequestError, "not <class 'NoneType'>"),
     (lambda y, _: y * 1j, {}, RequestError, r"not torch.complex64 \[2, 4, 8\]"),
-]
-
-
-@pytest.mark.parametrize(("operation", "options", "error", "match"), WRONG)
+])  # fmt: skip
 @pytest.mark.parametrize("rectifier", [nn.ReLU(), nn.ReLU(inplace=True), Swish()])
 def test_what_goes_wrong_is_raised_and_leaves_nothing(operation, options, error, match, rectifier):
     model, x = nn.Sequential(rectifier, nn.Sequential(Swish())), torch.randn(2, 4, 8)
-    expected, first = model(x.clone()), rectifier(x.clone())
-    recorder = spectroscope.record(model)
+    once, expected = rectifier(x.clone()), model(x.clone())
     wrong = intervene(model, "0", operation, kinds=[Swish], **options)
-    with pytest.raises(error, match=match), recorder, wrong:
+    with pytest.raises(error, match=match), spectroscope.record(model), wrong:
         model(x.clone())
     assert nothing_is_left()
     assert torch.equal(model(x.clone()), expected)
     with intervene(model, "0", double, kinds=[Swish]):
-        assert torch.equal(model[0](x.clone()), 2 * first)
-
-
-def test_what_is_no_operation_or_fits_no_rectifier_is_refused():
-    with pytest.raises(TypeError, match="operation must be a function"):
-        intervene(small(), None, "remove_dc")
-    with pytest.raises(TypeError):
-        intervene(small(), None, same, channels=[0.5])
-    with pytest.raises(RequestError, match="fits no rectifier of Sequential"):
-        intervene(small(), "layer*", same)
-
-
-@pytest.mark.parametrize("x", [torch.randn(2, 3, 8).to_sparse(), torch.arange(24).view(2, 3, 4),
-                               torch.randn(2, 3, 4, device="meta")])  # fmt: skip
-def test_tensors_that_can_not_be_changed_are_refused(x):
-    model = nn.ReLU()
-    with pytest.raises(RequestError, match="can't intervene at #0: "), intervene(model, None, same):
-        model(x)
+        assert torch.equal(model[0](x.clone()), 2 * once)
 
 
 def test_nothing_is_left_where_the_model_raises():
-    model = nn.Sequential(nn.ReLU(), Calls(lambda x: fails(ValueError("its own"))(x, None)))
+    model = nn.Sequential(nn.ReLU(), Calls(partial(fails, ValueError("its own"))))
     with pytest.raises(ValueError, match="its own"), intervene(model, None, double):
         model(torch.randn(2, 3, 8))
 
 
-class Own(nn.Module):
-    """Of which no ReLU can be seen, and which is called with a keyword."""
-
-    def __init__(self, part):
-        super().__init__()
-        self.part = part
-
-    def forward(self, x):
-        return self.part(x)
+@pytest.mark.parametrize("x", [torch.randn(2, 3, 8).to_sparse(), torch.arange(24).view(2, 3, 4),
+                               torch.randn(2, 3, 4, device="meta")])  # fmt: skip
+def test_what_can_not_be_changed_is_refused(x):
+    model = nn.ReLU()
+    with pytest.raises(RequestError, match="can't intervene at #0: "), intervene(model, None, same):
+        model(x)
+    with pytest.raises(RequestError, match="fits no rectifier of ReLU"):
+        intervene(model, "layer*", same)
+    for operation, options in (("remove_dc", {}), (same, {"channels": [0.5]})):
+        with pytest.raises(TypeError):
+            intervene(model, None, operation, **options)
 
 
 def quiet(function, *args):
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # TorchScript is deprecated, nested tensors a prototype
+        warnings.simplefilter("ignore")  # TorchScript is deprecated
         return function(*args)
 
 
@@ -374,11 +311,21 @@ def scripted():
 
 
 def encoder():
-    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    layer = nn.TransformerEncoderLayer(4, 2, 16, batch_first=True)
     return nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).eval()
 
 
-@pytest.mark.parametrize(("make", "select", "match"), [
+class Attention(nn.MultiheadAttention):
+    def forward(self, x):
+        return super().forward(x, x, x, need_weights=False)[0].relu()
+
+
+class ByKeyword(nn.Sequential):
+    def forward(self, x):
+        return self[0](x=x)
+
+
+@pytest.mark.parametrize(("make", "select", "message"), [
     (scripted, None, r"not changed, or not always: 1 \(TorchScript runs it"),
     (scripted, "1.0", r"nothing was changed: 1 \(TorchScript runs it"),
     (scripted, ["0", "1#0"], r"not changed, or not always: 1 \(TorchScript"),
@@ -386,86 +333,67 @@ def encoder():
     (encoder, None, r"nothing was changed: layers.0/relu \(one fused kernel; .* layers.1/relu"),
     (encoder, "layers.1*", r"nothing was changed: layers.1/relu \(one fused kernel"),
     (encoder, "layers.1.linear1", r"nothing was changed: layers.1/relu \(one fused kernel"),
-    (lambda: nn.RNN(4, 8, nonlinearity="relu"), None, r"/rnn_relu \(its ReLU is part of one"),
-    (lambda: nn.Sequential(nn.ReLU(), nn.ReLU()), ["0", "1#1"], r"select='1#1' \(fits no call\)$"),
-    (lambda: nn.Sequential(nn.ReLU()), "0#1", r"nothing was changed: select='0#1' \(fits no"),
-    (lambda: nn.Sequential(nn.Tanh()), None, "nothing was changed: no rectifier that was asked"),
-    (lambda: Calls(lambda x: nn.Tanh()(x), ), None, "nothing was changed: no rectifier"),
+    (partial(Attention, 4, 2), None, r"nothing was changed: itself \(what its own forward calls"),
+    (partial(nn.RNN, 4, 8, nonlinearity="relu"), None, r"/rnn_relu \(its ReLU is part of one"),
+    (lambda: ByKeyword(Swish()), "0", r"0 \(it was called without a tensor by position\)"),
+    (lambda: nn.Sequential(*[nn.ReLU()] * 2), ["0", "1#1"], r"select='1#1' \(fits no call\)$"),
+    (lambda: Calls(torch.tanh), None, "nothing was changed: no rectifier that was asked for"),
 ])  # fmt: skip
-def test_what_is_not_changed_is_said(make, select, match):
-    model = make()
-    with torch.inference_mode(), pytest.warns(UserWarning, match=match):
-        with intervene(model, select, double, channel_axis=-1):
-            model(torch.randn(2, 5, 8 if make is encoder else 4))
+def test_what_is_not_changed_is_said(make, select, message):
+    model, options = make(), {"channel_axis": -1, "kinds": [Swish]}
+    with (
+        torch.inference_mode(),
+        pytest.warns(UserWarning, match=message),
+        intervene(model, select, double, **options),
+    ):
+        model(torch.randn(2, 5, 4))
 
 
-def test_what_does_not_run_is_said():
+def test_what_does_not_run_is_said_and_what_was_not_asked_for_is_not():
     model, x = nn.Sequential(nn.ReLU(), nn.ReLU()), torch.randn(2, 3, 8)
-    model.forward = model[0].forward
-    with pytest.warns(UserWarning, match=r"not changed, or not always: 1 \(never ran\)"):
-        with intervene(model, None, double) as intervention:
-            model[0](x)
-    with pytest.warns(UserWarning, match="nothing was changed"), intervention:
+    intervention = intervene(model, None, double)
+    with pytest.warns(UserWarning, match="nothing was changed: it did not run"), intervention:
         pass
-    with pytest.warns(UserWarning, match="nothing was changed: it did not run"):
-        with intervene(model, "1", double):
-            pass
-    with intervene(nn.Sequential(scripted(), nn.ReLU()), "1", double) as intervention:
-        intervention._model(x)  # what wasn't asked for isn't spoken of
+    with pytest.warns(UserWarning, match=r"or not always: 1 \(never ran\)"), intervention:
+        model[0](x)
+    with pytest.warns(UserWarning, match=r"nothing was changed: 1 \(never ran\)"), intervention:
+        pass
+    model = scripted()
+    with intervene(model, "0", double):
+        assert torch.equal(model(x), 2 * x.relu())
 
 
-class Named(nn.Module):
-    """Calls its rectifiers by keyword."""
-
-    def __init__(self, rectifier):
-        super().__init__()
-        self.rectifier = rectifier
-
-    def forward(self, x):
-        name = "x" if isinstance(self.rectifier, Swish) else "input"
-        return F.relu(input=self.rectifier(**{name: x}))
-
-
-def test_arguments_by_keyword():
-    model, x = Named(nn.ReLU()), torch.randn(2, 3, 8)
-    with intervene(model, None, plus_one):
-        assert torch.equal(model(x), x.relu() + 1 + 1)
-    with pytest.warns(UserWarning, match=r"rectifier \(it was called without a tensor by position"):
-        model = Named(Swish())
-        with intervene(model, None, plus_one, kinds=[Swish]):
-            assert torch.equal(model(x), Swish()(x).relu() + 1)
-
-
-@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
 @pytest.mark.parametrize("reentrant", [False, True])
 @pytest.mark.parametrize("inner", [nn.Sequential(nn.ReLU()), F.relu, Swish()])
 def test_activation_checkpointing_is_refused_where_gradients_flow(reentrant, inner):
+    inner = inner if isinstance(inner, nn.Module) else Calls(inner)
     model = nn.Sequential(Calls(lambda x: checkpoint(inner, x, use_reentrant=reentrant)), nn.ReLU())
-    model[0].inner, x = inner if isinstance(inner, nn.Module) else None, torch.randn(2, 3, 8)
-    x.requires_grad_()
-    expected, doubled = 2 * inner(x), intervene(model, "0*", double, kinds=[Swish])
-    with pytest.raises(RuntimeError, match="can't follow into activation checkpointing"), doubled:
+    model[0].inner, x = inner, torch.randn(2, 3, 8, requires_grad=True)
+    expected = 2 * inner(x).detach().relu()
+    inside = intervene(model, "0*", double, kinds=[Swish])
+    with pytest.raises(RuntimeError, match="can't follow into activation checkpointing"), inside:
         model(x)
-    with intervene(model, "1", double):
-        model(x)
-    with torch.no_grad(), doubled:
-        assert torch.equal(model(x.detach()), expected.relu())
+    with intervene(model, "1", double):  # behind it
+        y = model(x)
+    y.sum().backward()
+    torch.testing.assert_close(y, expected)
+    with torch.no_grad(), inside:
+        assert torch.equal(quiet(model, x.detach()), expected)
 
 
 def test_tracing_is_refused():
     model, x = nn.Sequential(nn.ReLU()), torch.randn(2, 3, 8)
-    with pytest.raises(RuntimeError, match=r"nor into torch\.jit\.trace"):
-        with intervene(model, None, double):
-            quiet(torch.jit.trace, model, x)
+    refused = pytest.raises(RuntimeError, match=r"nor into torch\.jit\.trace")
+    with refused, intervene(model, None, double):
+        quiet(torch.jit.trace, model, x)
 
 
 @pytest.mark.parametrize("how", ["wrapped", "in place", "a part", "a function"])
 def test_a_compiled_model_runs_uncompiled_meanwhile(how):
-    compilations, runs = [], []
+    runs = []
 
     def backend(graph, inputs):
-        compilations.append(graph)
-        return lambda *args: (runs.append(None), graph(*args))[1]
+        return lambda *args: (runs.append(graph), graph(*args))[1]
 
     model, x = nn.Sequential(nn.Sequential(nn.ReLU()), Calls(F.relu)), torch.randn(2, 3, 4)
     if how == "wrapped":
@@ -476,12 +404,12 @@ def test_a_compiled_model_runs_uncompiled_meanwhile(how):
         model[0] = torch.compile(model[0], backend=backend)
     else:
         model[1].function = torch.compile(F.relu, backend=backend)
-    expected, before = model(x), (len(compilations), len(runs))
+    expected, before = model(x), len(runs)
     with intervene(model, None, plus_one):
         assert torch.equal(model(x), x.relu() + 1 + 1)
-    assert (len(compilations), len(runs)) == before
+    assert len(runs) == before > 0
     assert torch.equal(model(x), expected)
-    assert (len(compilations), len(runs)) == (before[0], 2 * before[1])
+    assert len(runs) == 2 * before
 
 
 def test_other_threads_run_the_changed_model():
@@ -494,17 +422,15 @@ def test_other_threads_run_the_changed_model():
 
     with intervene(model, None, plus_one, kinds=[Swish]):
         run()
-        found.append(model(x))
     run()
     assert torch.equal(found[0], Swish()(x.relu() + 1) + 1)
-    assert torch.equal(found[1], found[0])
-    assert torch.equal(found[2], Swish()(x.relu()))
+    assert torch.equal(found[1], Swish()(x.relu()))
 
 
 def test_what_the_operation_returns_is_not_the_models_to_overwrite():
     def forward(x):
         h = x * 1
-        y = F.relu(h)
+        y = F.relu(input=h)
         y += 1
         return h, y
 
@@ -514,38 +440,45 @@ def test_what_the_operation_returns_is_not_the_models_to_overwrite():
     with intervene(model, None, lambda y, firing: kept):
         assert torch.equal(model(x)[1], torch.ones(2, 3, 8))
     assert torch.equal(kept, torch.zeros(2, 3, 8))
+    y = torch.empty(2, 3, 8)
+    model = Calls(lambda x: torch.clamp(x, min=0, out=y))
+    with intervene(model, None, double):
+        assert model(x) is y
+    assert torch.equal(y, 2 * x.relu())
     model = nn.ReLU()
     with torch.no_grad(), intervene(model, None, same):
         y = model(x)
-    y.mul_(torch.ones((), requires_grad=True))  # no view made without gradients
-    assert y.requires_grad
+    y.mul_(torch.ones((), requires_grad=True))  # a view made without gradients can't be
 
 
 @pytest.mark.parametrize("rectifier", [nn.ReLU(inplace=True), Swish()])
 def test_an_operation_may_run_the_model_itself(rectifier):
     model, x = nn.Sequential(rectifier), torch.randn(2, 3, 8)
     expected = rectifier(rectifier(x.clone())) + 1
-    with spectroscope.record(model, kinds=[Swish]) as recorder:
-        with intervene(model, None, lambda y, _: model(y.clone()) + 1, kinds=[Swish]):
-            assert torch.equal(model(x.clone()), expected)
+    again = intervene(model, None, lambda y, _: model(y.clone()) + 1, kinds=[Swish])
+    with spectroscope.record(model, kinds=[Swish]) as recorder, again:
+        assert torch.equal(model(x.clone()), expected)
     assert recorder.report().coverage()["fired"].tolist() == [1]
 
 
-def test_the_rate_at_rectifiers_of_ones_own_is_known():
+def test_what_an_operation_is_told():
     model = nn.Sequential(nn.Conv1d(1, 2, 1, stride=4), Swish(), nn.GELU(), nn.ReLU(inplace=True))
-    found = []
-    with intervene(model, None, lambda y, firing: (found.append(firing), y)[1], fs=8.0,
-                   kinds=[Swish, "GELU"]):  # fmt: skip
+    found, given = [], []
+    for module in model[1:]:
+        module.register_forward_pre_hook(lambda module, args: given.append(args[0].clone()))
+    options = {"fs": 8.0, "decimation": {"2": 3}, "kinds": [Swish, "GELU"]}
+    with intervene(model, None, lambda y, firing: (found.append(firing), y)[1], **options):
         model(torch.randn(1, 1, 16))
     assert [(f.name, f.site.kind, f.fs, f.decimation) for f in found] == [
-        ("1#0", "Swish", 8.0, 4.0), ("2#0", "GELU", 8.0, 4.0), ("3#0", "ReLU", 8.0, 4.0)
+        ("1#0", "Swish", 8.0, 4.0), ("2#0", "GELU", 8.0, 3.0), ("3#0", "ReLU", 8.0, 4.0)
     ]  # fmt: skip
+    assert all(map(torch.equal, (f.input for f in found), given))
 
 
-def test_selecting_by_a_function_and_a_model_in_a_model():
+def test_a_model_in_a_model():
     inner, x = nn.Sequential(nn.ReLU(), nn.ReLU(inplace=True)), torch.randn(2, 3, 8)
-    model = nn.Sequential(inner, Calls(torch.neg), nn.ReLU())
-    with intervene(inner, lambda name, module: name == "1", plus_one):
-        with intervene(model, lambda name, module: name.startswith("0"), double):
-            assert torch.equal(model[:2](x), -(2 * (2 * x.relu() + 1)))
-    assert torch.equal(model[:2](x), -x.relu())
+    model = nn.Sequential(inner, Calls(torch.neg))
+    one = intervene(inner, lambda name, module: name == "1", plus_one)
+    with one, intervene(model, lambda name, module: isinstance(module, nn.ReLU), double):
+        assert torch.equal(model(x), -((2 * x.relu() + 1) * 2))
+    assert torch.equal(model(x), -x.relu())
