@@ -6,6 +6,7 @@ Exit status: 0 done; 2 the request was wrong (one line on standard error); 1 any
 import argparse
 import io
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Sequence
@@ -69,6 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             name = f"--{option.replace('_', '-')}"
             command.add_argument(name, metavar=metavar, type=kind, help=what)
     arguments = parser.parse_args(argv)
+    arguments.command = shlex.join(["spectroscope", *(sys.argv[1:] if argv is None else argv)])
     # A σ or × must not cost a finished run where the terminal's encoding has none.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
@@ -145,7 +147,10 @@ def _inspect(arguments: argparse.Namespace) -> None:
         from spectroscope import run
 
         report, scores, labels = run.inspect(
-            subject, spectra=to_folder, progress=sys.stderr is not None
+            subject,
+            spectra=to_folder,
+            about={"command": arguments.command},
+            progress=sys.stderr is not None,
         )
         if out is not None:
             run.export(subject, report, out)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, Self
 import torch
 from torch import Tensor, nn
 
+from spectroscope import provenance
 from spectroscope.capture import Capture
 from spectroscope.dsp.spectra import Window, checked_window
 from spectroscope.errors import RequestError
@@ -37,6 +38,7 @@ def record(
     kinds: Iterable[str | type[nn.Module]] = (),
     channel_axis: int | Mapping[str, int] = 1,
     decimation: float | Mapping[str, float] | None = None,
+    about: Mapping[str, str] | None = None,
 ) -> "Recorder":
     """Keep statistics of both sides of every ReLU of `model` while the `with` block runs.
 
@@ -67,6 +69,8 @@ def record(
             without a batch axis. A dictionary gives it by glob, as in `select`; 1 for the others.
         decimation: samples of the model's input to one of the site's, where that can't be told from
             what ran; a dictionary gives it by glob.
+        about: what else is to be known of the recording, such as ``{"data": "PPG-DaLiA"}``: kept in
+            the report and shown on its page beside the model's class, the date and the versions.
 
     Returns:
         A context manager that gives itself; its `report()` has the tables.
@@ -93,6 +97,7 @@ def record(
         kinds=kinds,
         channel_axis=channel_axis,
         decimation=decimation,
+        about=about,
     )
 
 
@@ -115,6 +120,7 @@ class Recorder:
         kinds: Iterable[str | type[nn.Module]],
         channel_axis: int | Mapping[str, int],
         decimation: float | Mapping[str, float] | None,
+        about: Mapping[str, str] | None,
     ):
         if fs is not None and not (math.isfinite(fs) and fs > 0):
             raise RequestError(f"{fs=} must be a positive number of samples per second, or None")
@@ -136,6 +142,7 @@ class Recorder:
             model, self._observe, select, kinds, lambda args: self._fundamental.start(args)
         )
         self._model_name = type(model).__name__
+        self._about = provenance.of(model) | {str(k): str(v) for k, v in (about or {}).items()}
 
     @property
     def f0(self) -> F0:
@@ -191,6 +198,7 @@ class Recorder:
             records,
             self._capture.inventory.snapshot(),
             {name: found for name, r in records.items() if (found := self._next_after(r))},
+            {key: (text,) for key, text in self._about.items()},
         )
 
     def _observe(self, site: Site, tensor: Tensor, known: bool) -> Callable[[Tensor], None]:

@@ -71,6 +71,8 @@ class Recording:
         records: by site name.
         found: rectifiers of the model, by place.
         downsamplings: what lowers the sampling rate next after a site, by its name.
+        about: what was looked at, for people to read: `model`, `recorded`, `versions`, and whatever
+            else was given, each with one text or, after a merge, several.
     """
 
     fs: float | None
@@ -78,6 +80,7 @@ class Recording:
     records: Mapping[str, SiteRecord]
     found: Mapping[str, Found]
     downsamplings: Mapping[str, Downsampling]
+    about: Mapping[str, tuple[str, ...]]
 
     def merge(self, other: "Recording") -> "Recording":
         """Both recordings as one, as if one recorder had seen both data sets.
@@ -110,4 +113,8 @@ class Recording:
                 reason=mine.reason or row.reason or lost.get(name, ""),
             )
         downsamplings = {**other.downsamplings, **self.downsamplings}
-        return Recording(self.fs, self.window, records, found, downsamplings)
+        about = {
+            key: tuple(dict.fromkeys((*self.about.get(key, ()), *other.about.get(key, ()))))
+            for key in {**self.about, **other.about}
+        }
+        return Recording(self.fs, self.window, records, found, downsamplings, about)

@@ -30,17 +30,32 @@ class Inspection(NamedTuple):
     labels: Sequence[str]
 
 
-def inspect(specimen: Specimen, *, spectra: bool = True, progress: bool = False) -> Inspection:
+def inspect(
+    specimen: Specimen,
+    *,
+    spectra: bool = True,
+    about: Mapping[str, str] | None = None,
+    progress: bool = False,
+) -> Inspection:
     """Run all inputs of `specimen` through its model and record every rectifier.
 
     Args:
         specimen: what to look at.
         spectra: as in :func:`spectroscope.record`.
+        about: likewise, beside what the specimen says of itself.
         progress: show a bar on standard error.
     """
     outputs = []
     recorder = record(
-        specimen.model, fs=specimen.fs, spectra=spectra, channel_axis=specimen.channel_axis
+        specimen.model,
+        fs=specimen.fs,
+        spectra=spectra,
+        channel_axis=specimen.channel_axis,
+        about={
+            "specimen": f"{specimen.name}: {specimen.description}",
+            "license": specimen.license,
+            **(about or {}),
+        },
     )
     first = 0
     bar = tqdm(total=specimen.n_inputs, unit=" inputs", desc=specimen.name, disable=not progress)

@@ -44,6 +44,7 @@ def write(recording: Recording, path: Path) -> None:
             for site, lower in recording.downsamplings.items()
         },
         "found": [asdict(found) for found in recording.found.values()],
+        "about": recording.about,
     }
     with path.open("wb") as file:
         np.savez(file, allow_pickle=False, header=np.array(json.dumps(header)), **arrays)
@@ -76,6 +77,9 @@ def read(path: Path) -> Recording:
                 site: Downsampling(str(place), float(factor), int(between), bool(whole))
                 for site, (place, factor, between, whole) in header["downsamplings"].items()
             }
+            about = {
+                str(key): tuple(map(str, texts)) for key, texts in header.get("about", {}).items()
+            }
             fs, window = header["fs"], header["window"]
             window = tuple(window) if isinstance(window, list) else str(window)
             scipy.signal.get_window(window, 8)
@@ -94,6 +98,7 @@ def read(path: Path) -> Recording:
         {record.site.name: record for record in records},
         {row.place: row for row in found},
         downsamplings,
+        about,
     )
 
 

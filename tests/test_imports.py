@@ -11,10 +11,10 @@ ROOT = Path(__file__).parents[1]
 
 # Left to right, as the data flows. `errors` and `files` are for everybody.
 ORDER = ["dsp", "filters", "sites", "rectifiers", "door", "inventory", "rates", "downsampling",
-         "calls", "capture", "statistics", "fundamentals", "recording", "site_axes", "recorder",
-         "storage", "report", "trackers", "operations", "interventions", "batches", "replay",
-         "metrics", "ablation", "probes", "plots", "specimens", "checkpoints", "own", "catalog",
-         "run", "adapters", "cli"]  # fmt: skip
+         "calls", "capture", "statistics", "fundamentals", "recording", "site_axes",
+         "provenance", "recorder", "storage", "report", "trackers", "operations",
+         "interventions", "batches", "replay", "metrics", "ablation", "probes", "plots", "page",
+         "specimens", "checkpoints", "own", "catalog", "run", "adapters", "cli"]  # fmt: skip
 
 
 def loaded_by(statement):

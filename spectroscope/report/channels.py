@@ -122,6 +122,19 @@ def dc_columns(record: SiteRecord, window: Window) -> dict[str, Floats]:
     return columns | {name: numpy(count).astype(np.int64) for name, count in counts.items()}
 
 
+def extremes(record: SiteRecord) -> dict[str, float]:
+    """Fractions of the site's channels, as columns of `Report.sites`."""
+    output = record.statistics.output
+    values, active = numpy(output.dc.weight[1]), numpy(output.active)
+    seen = values > 0
+    if not seen.any():
+        return {"dead_fraction": np.nan, "always_on_fraction": np.nan}
+    return {
+        "dead_fraction": float((active[seen] == 0).mean()),
+        "always_on_fraction": float((active[seen] == values[seen]).mean()),
+    }
+
+
 @dataclass(frozen=True)
 class Split:
     """The output as gain·x and the rest, each ``[C]``; NaN what isn't known.

@@ -129,6 +129,11 @@ COLUMNS = {
         "whether global pooling is what comes next, with no other rectifier between: then of the "
         "output the DC alone goes on, by construction",
     ),
+    "dead_fraction": Column("1", "fraction of the channels whose output was never > 0"),
+    "always_on_fraction": Column(
+        "1",
+        "fraction of the channels whose output was > 0 at every value: a ReLU let all of it pass",
+    ),
     "nonfinite": Column("1", "input values that are NaN or ±Inf, kept out of all the others"),
     "nonfinite_out": Column("1", "output values that are NaN or ±Inf, likewise"),
     "side": Column("", "in or out of the rectifier"),

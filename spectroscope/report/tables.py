@@ -41,6 +41,14 @@ class Report:
         channels = sum(record.channels for record in self._records)
         return f"Report({len(self._records)} sites, {channels} channels)"
 
+    @property
+    def about(self) -> dict[str, str]:
+        """What was looked at: `model`, `recorded` (UTC), `versions`, and what `record` was told.
+
+        Of reports that were merged each text that differs, with semicolons between.
+        """
+        return {key: "; ".join(texts) for key, texts in self._recording.about.items()}
+
     def dc(self) -> pd.DataFrame:
         """DC and AC on both sides of the rectifiers, one row per site × channel."""
         frames = [
@@ -76,10 +84,11 @@ class Report:
                 | {"decimation": record.decimation, "n_samples": record.statistics.output.inputs}
                 | {f"{name}_fraction": split.of_site(name) for name in ("preserved", "introduced")}
                 | {"above_next_nyquist": above, "feeds_global_pooling": to_head}
+                | channels.extremes(record)
             )
         columns = [*_SITE, "channels", "shape", "fs", "nyquist", "decimation", "n_samples",
                    "preserved_fraction", "introduced_fraction", "above_next_nyquist",
-                   "feeds_global_pooling"]  # fmt: skip
+                   "feeds_global_pooling", "dead_fraction", "always_on_fraction"]  # fmt: skip
         table = pd.DataFrame(rows, columns=columns)
         by_site = self.dc().groupby("site", sort=False)
         totals = by_site[_MEANS].mean().join(by_site[_COUNTS].sum())
@@ -217,6 +226,8 @@ class Report:
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the report and its tables (CSV) into `folder`, all of them or none.
 
+        `columns.csv` is the data dictionary: :meth:`describe`.
+
         Raises:
             RequestError: the folder can't be written to.
         """
@@ -235,6 +246,7 @@ class Report:
 
     def _tables(self) -> Iterator[tuple[str, pd.DataFrame]]:
         """Tables that are saved, by name: what has a row a channel or fewer, and there is."""
+        yield "columns", self.describe()
         for name in ("dc", "sites", "introduced", "coverage", "aliasing", "harmonics"):
             with suppress(RequestError):  # no downsampling, no f0
                 yield name, getattr(self, name)()
