@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from spectroscope.recorder import Recorder as Recorder
     from spectroscope.recorder import record as record
     from spectroscope.report import Report as Report
+    from spectroscope.report import assert_close as assert_close
     from spectroscope.report import load as load
     from spectroscope.specimens import Specimen as Specimen
     from spectroscope.trackers import Tracker as Tracker
@@ -38,6 +39,7 @@ _PUBLIC = {
     "RequestError": "spectroscope.errors",
     "Specimen": "spectroscope.specimens",
     "Tracker": "spectroscope.trackers",
+    "assert_close": "spectroscope.report",
     "dc_by_sample": "spectroscope.probes",
     "filter_response": "spectroscope.filters",
     "high_pass": "spectroscope.operations",

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 SHOWN = ["site", "shape", "fs", "dc_in", "dc_out", "dc_out_std", "dc_gaussian", "ac_rms_in",
          "ac_rms_out", "active_fraction", "dc_fraction", "above_next_nyquist"]  # fmt: skip
 
+# Of a comparison, likewise.
+COMPARED = ["site", "channels", "dc_out_a", "dc_out_b", "effect_rms", "effect_max", "channel_max",
+            "active_fraction_a", "active_fraction_b", "died", "revived"]  # fmt: skip
+
 MOST_LABELS = 10
 
 # Of spectroscope.metrics, those that take no more than the outputs.
@@ -69,6 +73,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             kind = {"fs": float, "channel_axis": int}.get(option, str)
             name = f"--{option.replace('_', '-')}"
             command.add_argument(name, metavar=metavar, type=kind, help=what)
+    compare = commands.add_parser("compare", help="what changed between two saved reports")
+    compare.set_defaults(run=_compare)
+    compare.add_argument("a", metavar="A", help="folder of the report on what was")
+    compare.add_argument("b", metavar="B", help="and of that on what has become of it")
+    compare.add_argument("--out", metavar="DIR", help="write tables and a page there")
     arguments = parser.parse_args(argv)
     arguments.command = shlex.join(["spectroscope", *(sys.argv[1:] if argv is None else argv)])
     # A σ or × must not cost a finished run where the terminal's encoding has none.
@@ -112,6 +121,23 @@ def _specimen(arguments: argparse.Namespace) -> "Specimen":
     given = {name: getattr(arguments, name) for name in OPTIONS}
     given = {name: value for name, value in given.items() if value is not None}
     return specimen(arguments.specimen, **given)
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    from spectroscope.report import load
+
+    found = load(arguments.a).compare(load(arguments.b))
+    if arguments.out is not None:
+        found.save(arguments.out)
+    table = found.sites()
+    if table.empty:
+        print("no site is in both")
+    else:
+        print(table[COMPARED].to_string(index=False, float_format="{:.4g}".format))
+    for row in found.unmatched().itertuples():
+        print(f"{row.site}: {row.why}")
+    if arguments.out is not None:
+        print(f"wrote the tables to {Path(arguments.out)}")
 
 
 def _ablate(arguments: argparse.Namespace) -> None:

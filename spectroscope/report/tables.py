@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,9 @@ from spectroscope.files import output_folder
 from spectroscope.recording import Recording, SiteRecord
 from spectroscope.report import channels, frequencies, predictions
 from spectroscope.report.columns import COLUMNS
+
+if TYPE_CHECKING:
+    from spectroscope.report.comparison import Comparison
 
 FILE = "report.npz"
 
@@ -40,6 +43,12 @@ class Report:
     def __repr__(self) -> str:
         channels = sum(record.channels for record in self._records)
         return f"Report({len(self._records)} sites, {channels} channels)"
+
+    def compare(self, other: "Report") -> "Comparison":
+        """What changed from this report (A) to `other` (B), by site and channel."""
+        from spectroscope.report.comparison import Comparison
+
+        return Comparison(self, other)
 
     @property
     def about(self) -> dict[str, str]:

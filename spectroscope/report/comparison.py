@@ -1,0 +1,171 @@
+"""Two reports beside each other: what changed, at which site and in which channel."""
+
+import os
+
+import numpy as np
+import pandas as pd
+
+from spectroscope.files import output_folder
+from spectroscope.report.columns import COLUMNS, Column
+from spectroscope.report.tables import Report
+
+_SITE = ["site", "module", "function", "call", "kind"]
+# What is set side by side of each channel, and of each site.
+_OF_CHANNELS = ["dc_in", "dc_out", "dc_out_std", "ac_rms_in", "ac_rms_out", "active_fraction",
+                "dc_fraction", "introduced_fraction"]  # fmt: skip
+_OF_SITES = [*_OF_CHANNELS, "dead_fraction", "always_on_fraction", "nonfinite"]
+
+_OWN = {
+    "effect_size": Column(
+        "1",
+        "dc_out_change in units of √((dc_out_std_a² + dc_out_std_b²)/2), the inputs' own spread: "
+        "Cohen's d, of population standard deviations; infinite where DC that didn't vary changed; "
+        "NaN of fewer than 2 inputs",
+    ),
+    "welch_t": Column(
+        "1",
+        "dc_out_change over its standard error, were all inputs independent (Welch's t); of the "
+        "same inputs in A and B it is too small rather than too large",
+    ),
+    "effect_rms": Column("1", "root mean square of effect_size over the channels"),
+    "effect_max": Column("1", "the effect_size of the largest magnitude"),
+    "channel_max": Column("", "the channel that has it"),
+    "died": Column("1", "channels whose output was > 0 somewhere in A and never in B"),
+    "revived": Column("1", "channels whose output was never > 0 in A and is somewhere in B"),
+    "why": Column("", "why the site can't be compared"),
+}
+
+
+class Comparison:
+    """What changed from report A to report B, of checkpoints, models with the same sites, or data.
+
+    Sites are matched by name, channels by number. Columns end in ``_a``, ``_b`` and ``_change``,
+    which is B − A; :meth:`describe` has unit and definition of each.
+
+    Args:
+        a: what it was.
+        b: what it has become.
+    """
+
+    def __init__(self, a: Report, b: Report):
+        self.a, self.b = a, b
+        self._sites = a.sites(), b.sites()
+        self._unmatched = unmatched(*self._sites, "in A", "in B")
+        known = set(self._unmatched["site"])
+        self._matched = [site for site in self._sites[0]["site"] if site not in known]
+
+    def __repr__(self) -> str:
+        return f"Comparison({len(self._matched)} sites matched, {len(self._unmatched)} not)"
+
+    def channels(self) -> pd.DataFrame:
+        """One row per channel of the sites that both have, with the effect size of its DC."""
+        table = self._beside(self.a.dc(), self.b.dc(), [*_SITE, "channel"], _OF_CHANNELS)
+        a, b = (
+            {"n": table[f"n_samples_{side}"], "variance": table[f"dc_out_std_{side}"] ** 2}
+            for side in "ab"
+        )
+        change = table["dc_out_change"]
+        few = (a["n"] < 2) | (b["n"] < 2)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            effect = _over(change, np.sqrt((a["variance"] + b["variance"]) / 2))
+            # The sample's variance over n is the population's over n - 1.
+            error = np.sqrt(sum(side["variance"] / (side["n"] - 1) for side in (a, b)))
+            t = _over(change, error)
+        found = {"effect_size": effect.mask(few), "welch_t": t.mask(few)}
+        place = table.columns.get_loc("channel") + 1
+        for name, values in reversed(found.items()):
+            table.insert(place, name, values)
+        return table
+
+    def sites(self) -> pd.DataFrame:
+        """One row per site that both have: channel means, and the largest effect."""
+        table = self._beside(*self._sites, [*_SITE, "channels"], _OF_SITES)
+        rows = []
+        for _, of_site in self.channels().groupby("site", sort=False):
+            effect = of_site["effect_size"]
+            largest = effect.abs().idxmax() if effect.notna().any() else None
+            dead = {side: of_site[f"active_fraction_{side}"] == 0 for side in "ab"}
+            rows.append(
+                {
+                    "site": of_site["site"].iloc[0],
+                    "effect_rms": np.sqrt(np.square(effect).mean()),
+                    "effect_max": np.nan if largest is None else effect[largest],
+                    "channel_max": pd.NA if largest is None else of_site["channel"][largest],
+                    "died": int((~dead["a"] & dead["b"]).sum()),
+                    "revived": int((dead["a"] & ~dead["b"]).sum()),
+                }
+            )
+        columns = ["site", "effect_rms", "effect_max", "channel_max", "died", "revived"]
+        effects = pd.DataFrame(rows, columns=columns).astype({"channel_max": "Int64"})
+        merged = table.merge(effects, on="site", validate="one_to_one")
+        first = [*_SITE, "channels", *columns[1:]]
+        return merged[[*first, *merged.columns.drop(first)]]
+
+    def unmatched(self) -> pd.DataFrame:
+        """Sites that can't be compared, one row each, and why."""
+        return self._unmatched
+
+    def describe(self) -> pd.DataFrame:
+        """Unit and definition of every column of every table."""
+        tables = (self.channels(), self.sites(), self.unmatched())
+        names = dict.fromkeys(name for table in tables for name in table.columns)
+        rows = [(name, *_definition(name)) for name in names]
+        return pd.DataFrame(rows, columns=["column", "unit", "definition"])
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write the tables (CSV) into `folder`, all of them or none.
+
+        Raises:
+            RequestError: the folder can't be written to.
+        """
+        with output_folder(folder) as staging:
+            for name in ("channels", "sites", "unmatched"):
+                getattr(self, name)().to_csv(staging / f"{name}.csv", index=False)
+            self.describe().to_csv(staging / "columns.csv", index=False)
+
+    def _beside(
+        self, a: pd.DataFrame, b: pd.DataFrame, keys: list[str], values: list[str]
+    ) -> pd.DataFrame:
+        """Rows of both that have the same keys, of matched sites, and the changes."""
+        of_both = [
+            side.loc[side["site"].isin(self._matched), [*keys, "n_samples", *values]]
+            for side in (a, b)
+        ]
+        table = of_both[0].merge(of_both[1], on=keys, suffixes=("_a", "_b"), validate="one_to_one")
+        columns = [*keys, "n_samples_a", "n_samples_b"]
+        for name in values:
+            table[f"{name}_change"] = table[f"{name}_b"] - table[f"{name}_a"]
+            columns += [f"{name}_a", f"{name}_b", f"{name}_change"]
+        return table[columns]
+
+
+def unmatched(a: pd.DataFrame, b: pd.DataFrame, in_a: str, in_b: str) -> pd.DataFrame:
+    """Rows of :meth:`Comparison.unmatched`, from the tables of sites of both, and their names."""
+    of_a, of_b = a.set_index("site"), b.set_index("site")
+    rows = []
+    for site in dict.fromkeys([*of_a.index, *of_b.index]):
+        if site not in of_b.index or site not in of_a.index:
+            rows.append((site, f"only {in_a if site in of_a.index else in_b}"))
+            continue
+        for name, unit in (("kind", ""), ("channels", " channels")):
+            before, after = of_a[name][site], of_b[name][site]
+            if before != after:
+                rows.append((site, f"{before}{unit} {in_a}, {after}{unit} {in_b}"))
+                break
+    return pd.DataFrame(rows, columns=["site", "why"])
+
+
+def _over(change: pd.Series, spread: pd.Series) -> pd.Series:
+    """`change` in units of `spread`; nothing in units of nothing is 0."""
+    return (change / spread).mask(change == 0, 0.0)
+
+
+def _definition(name: str) -> Column:
+    if name in _OWN:
+        return _OWN[name]
+    base, _, side = name.rpartition("_")
+    if side in ("a", "b", "change") and base in COLUMNS:
+        unit, definition = COLUMNS[base]
+        of = {"a": "of A: ", "b": "of B: ", "change": "B − A of "}[side]
+        return Column(unit, of + (base if side == "change" else definition))
+    return COLUMNS[name]

@@ -1,0 +1,205 @@
+"""What changed between two reports, against SciPy and by hand."""
+
+import copy
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+import torch
+from helpers import report_of
+from torch import nn
+
+import spectroscope
+from spectroscope import cli
+
+SHIFT = 0.75
+
+
+def conv(channels=4):
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Conv1d(1, channels, 5), nn.ReLU(), nn.Conv1d(channels, 3, 5), nn.ReLU())
+
+
+def shifted(model, channel=2, by=SHIFT):
+    changed = copy.deepcopy(model)
+    with torch.no_grad():
+        changed[0].bias[channel] += by
+    return changed
+
+
+@pytest.fixture
+def pair():
+    model = conv()
+    return report_of(model, torch.randn(20, 1, 64)), report_of(
+        shifted(model), torch.randn(30, 1, 64)
+    )
+
+
+def dcs(model, x):
+    """Of each input and channel after the first ReLU."""
+    with torch.no_grad():
+        return model[:2](x).double().mean(-1).numpy()
+
+
+def test_effect_size_and_t_are_scipys():
+    a, b = conv(), shifted(conv())
+    x, y = torch.randn(20, 1, 64), torch.randn(30, 1, 64)
+    table = report_of(a, x).compare(report_of(b, y)).channels()
+    of_a, of_b = dcs(a, x), dcs(b, y)
+    found = table[table["site"] == "1#0"]
+    t = scipy.stats.ttest_ind(of_b, of_a, equal_var=False).statistic
+    np.testing.assert_allclose(found["welch_t"], t, rtol=1e-5)
+    cohen = (of_b.mean(0) - of_a.mean(0)) / np.sqrt((of_a.var(0) + of_b.var(0)) / 2)
+    np.testing.assert_allclose(found["effect_size"], cohen, rtol=1e-5)
+    np.testing.assert_allclose(found["dc_out_change"], of_b.mean(0) - of_a.mean(0), rtol=1e-4)
+    assert found["effect_size"].abs().idxmax() == 2
+
+
+def test_a_site_is_its_channels(pair):
+    found = pair[0].compare(pair[1])
+    sites, channels = found.sites().set_index("site"), found.channels()
+    of_site = channels[channels["site"] == "1#0"].set_index("channel")
+    row = sites.loc["1#0"]
+    assert row["channel_max"] == 2
+    assert row["effect_max"] == of_site["effect_size"][2] > 1
+    rms = np.sqrt((of_site["effect_size"] ** 2).mean())
+    np.testing.assert_allclose(row["effect_rms"], rms, rtol=1e-12)
+    np.testing.assert_allclose(row["dc_out_change"], of_site["dc_out_change"].mean(), rtol=1e-9)
+    assert list(sites.index) == ["1#0", "3#0"]
+
+
+def test_nothing_changed_from_a_report_to_itself(pair):
+    found = pair[0].compare(pair[0])
+    changes = found.channels().filter(regex="_change$|effect_size|welch_t")
+    assert (changes == 0).all(axis=None)
+    assert (found.sites()[["effect_rms", "died", "revived"]] == 0).all(axis=None)
+    assert found.unmatched().empty
+
+
+def test_there_and_back_is_the_opposite(pair):
+    there, back = (x.compare(y).channels() for x, y in (pair, pair[::-1]))
+    np.testing.assert_array_equal(there["effect_size"], -back["effect_size"])
+    np.testing.assert_array_equal(there["dc_out_change"], -back["dc_out_change"])
+
+
+def test_channels_die_and_come_back():
+    model = conv()
+    x = torch.randn(5, 1, 64)
+    alive, dead = report_of(model, x), report_of(shifted(model, by=-100), x)
+    assert alive.compare(dead).sites().set_index("site")["died"]["1#0"] == 1
+    assert dead.compare(alive).sites().set_index("site")["revived"]["1#0"] == 1
+
+
+def test_one_input_has_no_spread_and_constant_dc_an_infinite_effect():
+    model = nn.Sequential(nn.ReLU())
+    one, two = torch.ones(1, 1, 8), torch.ones(2, 1, 8)
+    few = report_of(model, one).compare(report_of(model, 2 * one)).channels()
+    assert few[["effect_size", "welch_t"]].isna().all(axis=None)
+    found = report_of(model, two).compare(report_of(model, 2 * two))
+    assert found.channels()["effect_size"].tolist() == [np.inf]
+    assert found.sites()["effect_max"].tolist() == [np.inf]
+
+
+def test_what_does_not_match_is_said():
+    a = report_of(conv(), torch.randn(2, 1, 64))
+    wider = report_of(conv(6), torch.randn(2, 1, 64))
+    found = a.compare(wider)
+    why = "4 channels in A, 6 channels in B"
+    assert found.unmatched().values.tolist() == [["1#0", why]]
+    with pytest.raises(AssertionError, match="1#0: 4 channels in the baseline, 6 channels now"):
+        spectroscope.assert_close(wider, a, atol=100)
+    assert found.sites()["site"].tolist() == ["3#0"]
+    other = report_of(nn.Sequential(nn.ReLU6()), torch.randn(2, 1, 64))
+    lines = a.compare(other).unmatched().values.tolist()
+    assert lines == [["1#0", "only in A"], ["3#0", "only in A"], ["0#0", "only in B"]]
+    none = a.compare(other)
+    assert none.sites().empty
+    assert none.channels().empty
+    kinds = report_of(nn.ReLU6(), torch.ones(1, 1, 4)).compare(
+        report_of(nn.ReLU(), torch.ones(1, 1, 4))
+    )
+    assert kinds.unmatched()["why"].tolist() == ["ReLU6 in A, ReLU in B"]
+
+
+def test_every_column_has_a_definition(pair):
+    found = pair[0].compare(pair[1])
+    described = found.describe().set_index("column")
+    for table in (found.channels(), found.sites(), found.unmatched()):
+        assert set(table.columns) <= set(described.index)
+    assert described["definition"].str.len().min() > 10
+    assert described["unit"]["dc_out_change"] == "activation"
+
+
+def test_the_command(pair, tmp_path, capsys):
+    for report, name in zip(pair, "AB", strict=True):
+        report.save(tmp_path / name)
+    out = tmp_path / "out"
+    assert cli.main(["compare", *(str(tmp_path / n) for n in "AB"), "--out", str(out)]) == 0
+    assert "1#0" in capsys.readouterr().out
+    table = pd.read_csv(out / "sites.csv")
+    pd.testing.assert_frame_equal(
+        table[["site", "effect_rms"]], pair[0].compare(pair[1]).sites()[["site", "effect_rms"]]
+    )
+    assert cli.main(["compare", str(tmp_path / "A"), str(tmp_path / "nowhere")]) == 2
+    assert "nowhere" in capsys.readouterr().err
+
+
+def test_close_to_itself_and_to_its_file(pair, tmp_path):
+    pair[0].save(tmp_path)
+    spectroscope.assert_close(pair[0], pair[0])
+    spectroscope.assert_close(pair[0], tmp_path, rtol=0, atol=0)
+
+
+def test_a_failure_names_the_channels_with_what_they_were():
+    x = torch.randn(20, 1, 64)
+    then, now = report_of(conv(), x), report_of(shifted(conv()), x)
+    with pytest.raises(AssertionError) as failure:
+        spectroscope.assert_close(now, then)
+    text = str(failure.value)
+    dc = {side: r.dc().set_index(["site", "channel"]) for side, r in (("now", now), ("then", then))}
+    values = [dc[side]["dc_out"]["1#0", 2] for side in ("now", "then")]
+    assert f"1#0, channel 2: dc_out {values[0]:.6g}, baseline {values[1]:.6g}" in text
+    spread = dc["then"]["dc_out_std"]["1#0", 2]
+    assert f"({(values[0] - values[1]) / spread:+.2g} dc_out_std)" in text
+    assert "1#0, channel 1" not in text
+    assert text.startswith("4 of 7 channels")  # that one, and the three it leads to
+    assert "baseline" in text
+
+
+def test_tolerances_are_what_they_say():
+    model, x = nn.Sequential(nn.ReLU()), torch.tensor([[[1.0]], [[3.0]]])
+    then = report_of(model, x)  # DC 2, standard deviation 1
+    for by, options, close in [
+        (0.5, {"atol": 0.5, "rtol": 0}, True),
+        (0.5, {"atol": 0.49, "rtol": 0}, False),
+        (0.5, {"atol": 0, "rtol": 0.25}, True),
+        (0.5, {"atol": 0, "rtol": 0.24}, False),
+        (0.5, {"atol": 0, "rtol": 0, "effect": 0.5}, True),
+        (0.5, {"atol": 0, "rtol": 0, "effect": 0.49}, False),
+    ]:
+        now = report_of(model, x + by)
+        if close:
+            spectroscope.assert_close(now, then, columns=("dc_out",), **options)
+        else:
+            with pytest.raises(AssertionError, match="1 of 1 channels"):
+                spectroscope.assert_close(now, then, columns=("dc_out",), **options)
+
+
+def test_nan_is_close_to_nan_only():
+    model = nn.Sequential(nn.ReLU())
+    nothing = report_of(model, torch.full((1, 1, 4), torch.nan))
+    spectroscope.assert_close(nothing, nothing)
+    with pytest.raises(AssertionError, match="dc_out nan, baseline 1"):
+        spectroscope.assert_close(nothing, report_of(model, torch.ones(1, 1, 4)))
+
+
+def test_sites_that_are_missing_fail():
+    a = report_of(conv(), torch.randn(2, 1, 64))
+    with pytest.raises(AssertionError, match="3#0: only in the baseline"):
+        spectroscope.assert_close(report_of(conv()[:2], torch.randn(2, 1, 64)), a, atol=10)
+
+
+def test_columns_that_do_not_exist_are_refused(pair):
+    with pytest.raises(spectroscope.RequestError, match="colour"):
+        spectroscope.assert_close(pair[0], pair[0], columns=("colour",))
