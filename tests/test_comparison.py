@@ -86,9 +86,11 @@ def test_there_and_back_is_the_opposite(pair):
 def test_channels_die_and_come_back():
     model = conv()
     x = torch.randn(5, 1, 64)
-    alive, dead = report_of(model, x), report_of(shifted(model, by=-100), x)
-    assert alive.compare(dead).sites().set_index("site")["died"]["1#0"] == 1
-    assert dead.compare(alive).sites().set_index("site")["revived"]["1#0"] == 1
+    one_dead = shifted(model, 0, by=-100)
+    alive, dead = report_of(one_dead, x), report_of(shifted(one_dead, by=-100), x)
+    there, back = alive.compare(dead).sites(), dead.compare(alive).sites()
+    assert there[["died", "revived"]].values.tolist()[0] == [1, 0]
+    assert back[["died", "revived"]].values.tolist()[0] == [0, 1]
 
 
 def test_one_input_has_no_spread_and_constant_dc_an_infinite_effect():
@@ -99,6 +101,16 @@ def test_one_input_has_no_spread_and_constant_dc_an_infinite_effect():
     found = report_of(model, two).compare(report_of(model, 2 * two))
     assert found.channels()["effect_size"].tolist() == [np.inf]
     assert found.sites()["effect_max"].tolist() == [np.inf]
+    same = report_of(model, two).compare(report_of(model, two)).channels()
+    assert same[["effect_size", "welch_t"]].values.tolist() == [[0, 0]]
+
+
+def test_the_largest_effect_may_be_a_loss():
+    x = torch.randn(9, 1, 64)
+    found = report_of(conv(), x).compare(report_of(shifted(conv(), by=-0.3), x))
+    row = found.sites().iloc[0]
+    assert row["channel_max"] == 2
+    assert row["effect_max"] < 0
 
 
 def test_what_does_not_match_is_said():
@@ -109,6 +121,9 @@ def test_what_does_not_match_is_said():
     assert found.unmatched().values.tolist() == [["1#0", why]]
     with pytest.raises(AssertionError, match="1#0: 4 channels in the baseline, 6 channels now"):
         spectroscope.assert_close(wider, a, atol=100)
+    with pytest.raises(AssertionError, match="of 3 channels") as failure:
+        spectroscope.assert_close(wider, a)
+    assert "1#0, channel" not in str(failure.value)
     assert found.sites()["site"].tolist() == ["3#0"]
     other = report_of(nn.Sequential(nn.ReLU6()), torch.randn(2, 1, 64))
     lines = a.compare(other).unmatched().values.tolist()

@@ -66,7 +66,7 @@ def _far(table: pd.DataFrame, name: str, rtol: float, atol: float, effect: float
     allowed = atol + rtol * then.abs()
     if name == "dc_out":
         allowed = allowed + effect * table["dc_out_std_then"]
-    close = (now == then) | ((now - then).abs() <= allowed) | (now.isna() & then.isna())
+    close = ((now - then).abs() <= allowed) | (now.isna() & then.isna())
     return ~close
 
 
