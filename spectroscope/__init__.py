@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from spectroscope.ablation import importance as importance
+    from spectroscope.by_sample import dc_by_sample as dc_by_sample
     from spectroscope.catalog import specimen as specimen
     from spectroscope.dsp import theory as theory
     from spectroscope.errors import RequestError as RequestError
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from spectroscope.operations import remove_dc as remove_dc
     from spectroscope.operations import remove_harmonics as remove_harmonics
     from spectroscope.operations import shuffle_dc as shuffle_dc
-    from spectroscope.probes import dc_by_sample as dc_by_sample
     from spectroscope.probes import probe as probe
     from spectroscope.recorder import Recorder as Recorder
     from spectroscope.recorder import record as record
@@ -40,7 +40,7 @@ _PUBLIC = {
     "Specimen": "spectroscope.specimens",
     "Tracker": "spectroscope.trackers",
     "assert_close": "spectroscope.report",
-    "dc_by_sample": "spectroscope.probes",
+    "dc_by_sample": "spectroscope.by_sample",
     "filter_response": "spectroscope.filters",
     "high_pass": "spectroscope.operations",
     "importance": "spectroscope.ablation",

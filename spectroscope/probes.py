@@ -13,58 +13,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from spectroscope.batches import tensor, with_targets
+from spectroscope.by_sample import dc_of
 from spectroscope.capture import Capture
 from spectroscope.errors import RequestError
 from spectroscope.sites import ByGlob, Select, Site
 
 Floats = NDArray[np.float32]
-
-
-def dc_by_sample(
-    model: nn.Module,
-    batches: Iterable[Any],
-    *,
-    select: Select = None,
-    kinds: Iterable[str | type[nn.Module]] = (),
-    channel_axis: int | Mapping[str, int] = 1,
-    progress: bool = False,
-) -> pd.DataFrame:
-    """Output DC of each input, at every site and channel.
-
-    It grows with the data: 4 bytes for each input and channel while it runs, a row in the end.
-
-    Args:
-        model: any `nn.Module`.
-        batches: as of :func:`spectroscope.importance`; targets are passed over.
-        select: which sites, as in :func:`spectroscope.record`.
-        kinds: likewise.
-        channel_axis: likewise.
-        progress: show a bar on standard error.
-
-    Returns:
-        One row per input, site and channel: `sample` (from 0, in order), `site`, `channel`,
-        `dc_out` in the unit of the activation.
-
-    Raises:
-        TypeError: as in `record`.
-        RequestError: as in `record`; no batch, or no rectifier asked for ran in all of them.
-    """
-    found = _Features(model, select, kinds, channel_axis, size=0)
-    found.run(with_targets(batches, None), progress)
-    frames = []
-    for name, dc in found.dc().items():
-        samples, channels = dc.shape
-        frames.append(
-            pd.DataFrame(
-                {
-                    "sample": np.repeat(np.arange(samples), channels),
-                    "site": name,
-                    "channel": np.tile(np.arange(channels), samples),
-                    "dc_out": dc.ravel(),
-                }
-            )
-        )
-    return pd.concat(frames, ignore_index=True)
 
 
 def probe(
@@ -186,13 +140,10 @@ class _Features:
 
     def _observe(self, site: Site, x: Tensor, known: bool) -> Callable[[Tensor], None]:
         def finish(output: Tensor) -> None:
-            y = output.detach().movedim(self._axis.of(site), 1)
-            y = y.float()
-            dc = y.flatten(2).mean(-1) if y.dim() > 2 else y
-            self._dc.setdefault(site.name, []).append(dc.cpu())
-            if self._size:
-                self.values[site.name] = y[0].numel()
-                self._whole.setdefault(site.name, []).append(self._sketch(y.flatten(1)).cpu())
+            self._dc.setdefault(site.name, []).append(dc_of(output, self._axis.of(site)).cpu())
+            y = output.detach().float().flatten(1)
+            self.values[site.name] = y.shape[1]
+            self._whole.setdefault(site.name, []).append(self._sketch(y).cpu())
 
         return finish
 

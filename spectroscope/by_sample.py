@@ -1,0 +1,223 @@
+"""Each input's own DC at every site and channel: as a frame, or streamed into a file."""
+
+import itertools
+import operator
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from spectroscope.batches import with_targets
+from spectroscope.capture import Capture
+from spectroscope.errors import RequestError
+from spectroscope.sites import ByGlob, Select, Site
+
+_ROWS = 2**20  # of a row group, at least: 20 MB in memory
+
+
+def dc_by_sample(
+    model: nn.Module,
+    batches: Iterable[Any],
+    *,
+    ids: Iterable[Any] | None = None,
+    path: str | os.PathLike[str] | None = None,
+    select: Select = None,
+    kinds: Iterable[str | type[nn.Module]] = (),
+    channel_axis: int | Mapping[str, int] = 1,
+    progress: bool = False,
+) -> pd.DataFrame | None:
+    """Output DC of each input, at every site and channel.
+
+    Args:
+        model: any `nn.Module`.
+        batches: as of :func:`spectroscope.importance`; targets are passed over.
+        ids: what each input is called, in order, such as its file; kept in the column `id`.
+        path: a Parquet file to be written (extra ``[parquet]``), row group by row group, so that
+            memory doesn't grow with the data; it appears when it is whole.
+        select: which sites, as in :func:`spectroscope.record`.
+        kinds: likewise.
+        channel_axis: likewise.
+        progress: show a bar on standard error.
+
+    Returns:
+        One row per input, site and channel: `sample` (from 0, in order), `id` if there are ids,
+        `site`, `channel`, `dc_out` (float32, in the unit of the activation). None if there is a
+        `path`: they are in the file. A site whose activation has not one row for each input (as
+        behind a detector's proposals) is left out, with a warning.
+
+    Raises:
+        TypeError: as in `record`.
+        RequestError: as in `record`; no batch, or no rectifier asked for ran; fewer ids than
+            inputs; the file can't be written.
+    """
+    reader = DCReader(model, select=select, kinds=kinds, channel_axis=channel_axis)
+    if path is None:
+        frames: list[pd.DataFrame] = []
+        _run(model, reader, batches, ids, progress, frames.append)
+        return pd.concat(frames, ignore_index=True)
+    with DCWriter(path) as writer:
+        _run(model, reader, batches, ids, progress, writer.add)
+    return None
+
+
+class DCReader:
+    """A context manager in which the DC of each input of a batch is kept until it is taken.
+
+    Args:
+        model: any `nn.Module`.
+        select: which sites, as in :func:`spectroscope.record`.
+        kinds: likewise.
+        channel_axis: likewise.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        select: Select = None,
+        kinds: Iterable[str | type[nn.Module]] = (),
+        channel_axis: int | Mapping[str, int] = 1,
+    ):
+        self._name = type(model).__name__
+        self._axis = ByGlob(channel_axis, operator.index, 1)
+        self._found: dict[str, Tensor] = {}
+        self._capture = Capture(model, self._observe, select, kinds)
+        self._left_out: dict[str, str] = {}
+
+    def __enter__(self) -> Self:
+        self._capture.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._capture.__exit__(kind, error, traceback)
+        if error is None:
+            missed = [self._capture.inventory.missed(), *self._left_out.values()]
+            if said := "; ".join(filter(None, missed)):
+                warnings.warn(f"{self._name}: not read: {said}", stacklevel=3)
+
+    def take(self, first: int, names: Any, count: int) -> pd.DataFrame:
+        """The rows of the batch that ran last, of `count` inputs from number `first` on."""
+        frames = []
+        for site, dc in self._found.items():
+            if len(dc) != count:
+                self._left_out[site] = f"{site} ({len(dc)} rows for {count} inputs)"
+                continue
+            channels = dc.shape[1]
+            columns = {"sample": np.arange(first, first + count).repeat(channels)}
+            if names is not None:
+                columns["id"] = np.asarray(names).repeat(channels)
+            columns["site"] = np.full(count * channels, site, dtype=object)
+            columns["channel"] = np.tile(np.arange(channels), count)
+            frames.append(pd.DataFrame(columns | {"dc_out": dc.cpu().numpy().ravel()}))
+        self._found.clear()
+        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+    def _observe(self, site: Site, x: Tensor, known: bool) -> Callable[[Tensor], None]:
+        def finish(output: Tensor) -> None:
+            self._found[site.name] = dc_of(output, self._axis.of(site))
+
+        return finish
+
+
+class DCWriter:
+    """A context manager that writes frames into one Parquet file, whole or not at all."""
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = Path(path)
+        self._waiting: list[pd.DataFrame] = []
+        self._file: Any = None
+
+    def __enter__(self) -> Self:
+        try:
+            import pyarrow  # noqa: F401
+        except ImportError as error:
+            raise RequestError(
+                f"{self.path} takes pyarrow: pip install pyarrow (the extra [parquet])"
+            ) from error
+        try:
+            handle, name = tempfile.mkstemp(prefix=".writing-", dir=self.path.parent)
+        except OSError as error:
+            raise RequestError(f"cannot write {self.path}: {error.strerror or error}") from error
+        os.close(handle)
+        self._staging = Path(name)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            if error is None:
+                self._flush()
+            if self._file is not None:
+                self._file.close()
+            if error is None:
+                os.replace(self._staging, self.path)
+        finally:
+            self._staging.unlink(missing_ok=True)
+
+    def add(self, frame: pd.DataFrame) -> None:
+        """Write the rows of one batch, in row groups of a million or more."""
+        self._waiting.append(frame)
+        if sum(map(len, self._waiting)) >= _ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet
+
+        waiting = [frame for frame in self._waiting if len(frame)]
+        self._waiting = []
+        if not waiting:
+            return
+        table = pa.Table.from_pandas(pd.concat(waiting, ignore_index=True), preserve_index=False)
+        if self._file is None:
+            self._file = pyarrow.parquet.ParquetWriter(self._staging, table.schema)
+        self._file.write_table(table)
+
+
+def dc_of(output: Tensor, channel_axis: int) -> Tensor:
+    """``[N, C]``, float32, the DC of each input of an activation."""
+    y = output.detach().movedim(channel_axis, 1).float()
+    return y.flatten(2).mean(-1) if y.dim() > 2 else y.clone()
+
+
+def _run(
+    model: nn.Module,
+    reader: DCReader,
+    batches: Iterable[Any],
+    ids: Iterable[Any] | None,
+    progress: bool,
+    add: Callable[[pd.DataFrame], None],
+) -> None:
+    names = None if ids is None else iter(ids)
+    first = rows = 0
+    with reader, torch.inference_mode():
+        for inputs, _ in tqdm(with_targets(batches, None), unit=" batches", disable=not progress):
+            count = len(inputs[0])
+            called = None if names is None else list(itertools.islice(names, count))
+            if called is not None and len(called) < count:
+                raise RequestError(f"{first + len(called)} ids for {first + count} inputs or more")
+            model(*inputs)
+            frame = reader.take(first, called, count)
+            first += count
+            rows += len(frame)
+            add(frame)
+    if rows == 0:
+        raise RequestError("no batch was given, or no rectifier asked for ran")
