@@ -1,45 +1,529 @@
-"""Figures: what is drawn is what the frame says."""
+"""Pictures: what is drawn is what the frame says, on the Axes given or new ones."""
 
+import itertools
+import time
+
+import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from helpers import report_of, values
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
 from torch import nn
 
 import spectroscope
-from spectroscope import plots
+from spectroscope import plots, run
+from spectroscope.specimens import Specimen
+
+# Unescaped, the formula is none: drawing it raises.
+STRANGE = r"_$\frac{$a_very^long.name." + 20 * "block." + "relu#0"
 
 
-@pytest.fixture
-def spectra():
-    model = nn.ReLU()
-    with spectroscope.record(model, fs=32.0) as recorder:
-        model(torch.randn(3, 5, 64))
-    return recorder.report().spectra()
+@pytest.fixture(autouse=True)
+def _figures_are_closed(monkeypatch):
+    def refuse(*args, **options):
+        raise AssertionError("something is shown")
+
+    monkeypatch.setattr(plt, "show", refuse)
+    monkeypatch.setattr(Figure, "show", refuse)
+    with mpl.rc_context({"backend": "Agg"}):
+        yield
+        plt.close("all")
 
 
-def test_a_panel_a_channel_with_both_sides(spectra):
-    figure = plots.spectra(spectra, channels=[0, 3], title="title")
-    assert [axes.get_title() for axes in figure.axes] == ["channel 0", "channel 3"]
-    for axes, channel in zip(figure.axes, (0, 3), strict=True):
-        assert axes.get_xlabel() == "frequency (Hz)"
-        for line, side in zip(axes.lines, ("in", "out"), strict=True):
-            rows = spectra[(spectra["channel"] == channel) & (spectra["side"] == side)]
-            np.testing.assert_array_equal(line.get_xdata(), rows["freq"])
-            np.testing.assert_array_equal(line.get_ydata(), rows["power"])
+@pytest.fixture(scope="module")
+def signals():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv1d(1, 6, 5), nn.ReLU(), nn.AvgPool1d(2), nn.Conv1d(6, 3, 3),
+                          nn.ReLU(), nn.AdaptiveAvgPool1d(1))  # fmt: skip
+    time = torch.arange(132) / 32
+    wave = torch.cos(2 * torch.pi * 3 * time) + torch.randn(4, 1, 132)
+    return report_of(model, wave, fs=32.0, f0=3.0)
 
 
-def test_frequencies_in_bpm_and_the_fundamental_marked(spectra):
-    figure = plots.spectra(spectra, f0=np.array([1.0, 2.0, 1.5]), per_minute=True)
-    assert len(figure.axes) == 5  # the site has no more channels
-    assert figure.axes[-1].get_xlabel() == "frequency (BPM)"
-    assert figure.axes[0].lines[0].get_xdata().max() == 16 * 60
-    assert list(figure.axes[0].lines[2].get_xdata()) == [90.0, 90.0]
+@pytest.fixture(scope="module")
+def images():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU())
+    return report_of(model, torch.randn(2, 3, 18, 18), spectra="plane")
 
 
-def test_what_can_not_be_drawn_is_refused(spectra):
-    with pytest.raises(ValueError, match=r"none of the channels \[7\]"):
-        plots.spectra(spectra, channels=[7])
-    with pytest.raises(ValueError, match="one site, not 0"):
-        plots.spectra(spectra[:0])
-    with pytest.raises(ValueError, match="these are in cycles/sample"):
-        plots.spectra(spectra.assign(freq_unit="cycles/sample"), per_minute=True)
+@pytest.fixture(scope="module")
+def table():
+    rows = [
+        {"site": site, "operation": operation, "metric": "MAE ($)", "baseline": 1.0,
+         "value": 2.0 + number, "change": 1.0 + number, "change_low": 0.5 + number,
+         "change_high": 2.0 + number}
+        for number, (site, operation) in enumerate(
+            (site, operation) for site in ("a#0", "b#0") for operation in ("remove_dc", "mine")
+        )
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+LAST = "4#0"
+FUNCTIONS = ["spectra", "bands", "filters", "dc", "dc of one", "depth", "predictions", "harmonics",
+             "aliasing", "filter_response", "radial", "planes", "importance"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def drawing(signals, images, table):
+    """By name a frame, and the function that draws it on some Axes or on new ones."""
+    response = spectroscope.filter_response(nn.Conv1d(1, 6, 5), fs=32.0)
+    one, ring = signals.spectra("1#0"), images.spectra(scaling="density")
+
+    def one_panel(frame, ax):
+        return plots.filters(frame, channels=[2], f0=3.0, ax=ax)[0]
+
+    return {
+        "spectra": (one, lambda f, ax: plots.spectra(f, channels=[0, 2], f0=3.0, ax=ax)),
+        "bands": (one, lambda f, ax: plots.spectra(f, f0=3.0, ax=ax)),
+        "filters": (one, one_panel),
+        "dc": (signals.dc(), lambda f, ax: plots.dc(f, ax=ax)),
+        "dc of one": (signals.dc().query("site == '1#0'"), lambda f, ax: plots.dc(f, ax=ax)),
+        "depth": (signals.sites(), lambda f, ax: plots.depth(f, ax=ax)),
+        "predictions": (signals.predictions(), lambda f, ax: plots.predictions(f, ax=ax)),
+        "harmonics": (signals.harmonics(LAST), lambda f, ax: plots.harmonics(f, ax=ax)),
+        "aliasing": (signals.aliasing(), lambda f, ax: plots.aliasing(f, ax=ax)),
+        "filter_response": (
+            one,
+            lambda f, ax: plots.filter_response(response, f, channel=3, ax=ax),
+        ),
+        "radial": (ring, lambda f, ax: plots.radial(f, ax=ax)),
+        "planes": (images.planes(), lambda f, ax: plots.planes(f, 1, ax=ax)),
+        "importance": (table, lambda f, ax: plots.importance(f, ax=ax)),
+    }
+
+
+def given(**options):
+    return Figure(layout="constrained", **options).subplots()
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_draws_on_the_axes_given_and_pyplot_knows_nothing_of_it(drawing, name):
+    frame, draw = drawing[name]
+    before, ax = frame.copy(), given()
+    assert draw(frame, ax) is ax
+    assert ax.has_data()
+    assert not plt.get_fignums()
+    pd.testing.assert_frame_equal(frame, before)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_without_axes_there_is_one_new_opaque_pyplot_figure_with_units(drawing, name):
+    frame, draw = drawing[name]
+    with mpl.rc_context({"figure.facecolor": "none"}):
+        ax = draw(frame, None)
+    assert isinstance(ax, Axes)
+    assert plt.get_fignums() == [ax.figure.number]
+    assert to_rgba(ax.figure.get_facecolor())[3] == 1
+    for words in (ax.get_xlabel(), ax.get_ylabel()):
+        rows_of_sites = words == "" and ax.yaxis_inverted()
+        assert words.endswith(")") or words == "channel" or rows_of_sites, words
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_strange_and_long_names_are_drawn_literally(drawing, name):
+    frame, draw = drawing[name]
+    names = {site: f"{STRANGE}{number}" for number, site in enumerate(frame["site"].unique())}
+    ax = draw(frame.assign(site=frame["site"].map(names)), None)
+    ax.figure.draw_without_rendering()
+    assert ax.get_position().width > 0.3  # the names leave room for the picture
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_text_and_lines_stand_out_from_a_dark_face(drawing, name):
+    frame, draw = drawing[name]
+    with plt.style.context("dark_background"):
+        ax = draw(frame, None)
+    face = np.array(to_rgba(ax.get_facecolor()))[:3]
+    texts = [*ax.texts, ax.title, ax.xaxis.label, *ax.get_xticklabels()]
+    if (legend := ax.get_legend()) is not None:
+        texts += legend.get_texts()
+    for artist in [*texts, *ax.lines]:
+        assert np.abs(np.array(to_rgba(artist.get_color()))[:3] - face).max() > 0.4, artist
+    for bar in ax.patches:
+        assert np.abs(np.array(to_rgba(bar.get_edgecolor()))[:3] - face).max() > 0.4
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_the_legend_covers_nothing(drawing, name):
+    frame, draw = drawing[name]
+    ax = draw(frame, given(figsize=(4.2, 3)))
+    ax.figure.draw_without_rendering()
+    if ax.get_legend() is None:
+        return
+    box = ax.get_legend().get_window_extent()
+    for line in ax.lines:
+        if line.get_transform() == ax.transData:
+            points = ax.transData.transform(np.column_stack(line.get_data(orig=False)))
+            assert not any(box.contains(*point) for point in points)
+    assert not any(box.overlaps(bar.get_window_extent()) for bar in ax.patches)
+    assert box.x0 >= ax.get_window_extent().x0 - 1
+    assert box.y1 <= ax.get_window_extent().y1 + 1
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_what_is_no_such_frame_is_refused(drawing, name, signals):
+    frame, draw = drawing[name]
+    with pytest.raises(ValueError, match=r"empty: rows of .* are wanted") as refused:
+        draw(frame[:0], None)
+    assert "\n" not in str(refused.value)
+    with pytest.raises(ValueError, match=r"no column '.*': one of .* is wanted"):
+        draw(signals.coverage(), None)
+    with pytest.raises(TypeError, match="not Report"):
+        draw(signals, None)
+    assert not plt.get_fignums()
+
+
+@pytest.mark.parametrize("name", ["spectra", "filters", "harmonics", "filter_response", "radial"])
+def test_one_site_is_wanted_and_the_several_are_named(drawing, name):
+    frame, draw = drawing[name]
+    several = pd.concat([frame, frame.assign(site="other")])
+    with pytest.raises(ValueError, match=r"of 2 sites .*other.* must be of one"):
+        draw(several, None)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_dead_channels_and_nan_are_drawn(drawing, name):
+    frame, draw = drawing[name]
+    numbers = [c for c in frame.select_dtypes("float") if not c.startswith("freq")]
+    dead = frame.copy()
+    for rows, value in ((slice(0, len(dead) // 3), 0.0), (slice(-len(dead) // 3, None), np.nan)):
+        dead.loc[dead.index[rows], numbers] = value
+    draw(dead, given()).figure.draw_without_rendering()
+    draw(frame.assign(**dict.fromkeys(numbers, 0.0)), given()).figure.draw_without_rendering()
+    draw(frame.assign(**dict.fromkeys(numbers, np.nan)), given())
+
+
+@pytest.mark.parametrize("name", ["spectra", "filters", "harmonics", "filter_response", "radial"])
+def test_a_single_channel_is_drawn(drawing, name):
+    frame, _ = drawing[name]
+    one = frame[frame["channel"] == 2]
+    draw = {
+        "filter_response": lambda f: plots.filter_response(
+            spectroscope.filter_response(nn.Conv1d(1, 6, 5), fs=32.0), f, channel=2
+        ),
+        "filters": lambda f: plots.filters(f)[0],
+    }.get(name, getattr(plots, name))
+    draw(one).figure.draw_without_rendering()
+
+
+def rows_of(frame, channel, side, value="power"):
+    return frame[(frame["channel"] == channel) & (frame["side"] == side)][value].to_numpy()
+
+
+def test_a_line_for_each_of_few_channels_the_input_dashed(signals):
+    frame = signals.spectra("1#0")
+    ax = plots.spectra(frame, channels=[4, 1], ax=given())
+    lines = {line.get_label(): line for line in ax.lines}
+    for channel in (4, 1):
+        for side in ("in", "out"):
+            line = lines[f"channel {channel}, {side}"]
+            np.testing.assert_array_equal(line.get_xdata(), rows_of(frame, channel, side, "freq"))
+            np.testing.assert_array_equal(line.get_ydata(), rows_of(frame, channel, side))
+            assert line.is_dashed() == (side == "in")
+    assert len({lines[f"channel {c}, out"].get_marker() for c in (4, 1)}) == 2
+    assert ax.get_yscale() == "log"
+    assert ax.get_ylabel() == "power per bin (activation²)"
+
+
+def test_of_many_channels_the_median_and_a_band(signals):
+    frame = signals.spectra("1#0")
+    ax = plots.spectra(frame, ax=given())
+    for line, band, side in zip(ax.lines, ax.collections, ("in", "out"), strict=True):
+        power = values(frame, "power", side)
+        np.testing.assert_allclose(line.get_ydata(), np.median(power, 0))
+        corners = band.get_paths()[0].vertices
+        low, high = (np.quantile(power, q, axis=0) for q in (0.1, 0.9))
+        assert np.isclose(corners[:, 1].min(), low.min())
+        assert np.isclose(corners[:, 1].max(), high.max())
+
+
+def test_harmonics_up_to_nyquist_are_marked_and_numbered(signals):
+    f0 = np.array([3.0, 2.5, 4.0, np.nan])
+    ax = plots.spectra(signals.spectra("1#0"), f0=f0, per_minute=True, ax=given())
+    marks = [line.get_xdata()[0] for line in ax.lines if len(line.get_xdata()) == 2]
+    np.testing.assert_allclose(marks, 180.0 * np.arange(1, 6))  # 16 Hz is below the sixth
+    assert [text.get_text() for text in ax.texts] == list("12345")
+    assert ax.get_xlabel() == "frequency (BPM)"
+
+
+def test_a_low_fundamental_has_no_thicket_of_marks(signals):
+    ax = plots.spectra(signals.spectra("1#0"), f0=0.01, ax=given())
+    assert len(ax.texts) <= 14
+    assert len(ax.lines) <= 16
+
+
+def test_a_panel_for_each_filter_with_both_sides(signals):
+    frame = signals.spectra("1#0")
+    panels = plots.filters(frame, channels=[0, 3], f0=np.array([1.0, 2.0, 1.5]), per_minute=True)
+    assert [panel.get_title() for panel in panels] == ["channel 0", "channel 3"]
+    for panel, channel in zip(panels, (0, 3), strict=True):
+        assert panel.get_xlabel() == "frequency (BPM)"
+        for line, side in zip(panel.lines[:2], ("in", "out"), strict=True):
+            freq = rows_of(frame, channel, side, "freq")
+            np.testing.assert_array_equal(line.get_xdata(), 60 * freq)
+            np.testing.assert_array_equal(line.get_ydata(), rows_of(frame, channel, side))
+        assert list(panel.lines[2].get_xdata()) == [90.0, 90.0]
+    assert len(plots.filters(frame)) == 6  # the site has no more channels
+
+
+def test_panels_fill_the_axes_given_and_hide_the_rest(signals):
+    grid = Figure().subplots(2, 4)
+    panels = plots.filters(signals.spectra("1#0"), ax=grid)
+    assert list(panels) == list(grid.flat[:6])
+    assert [ax.get_visible() for ax in grid.flat] == 6 * [True] + 2 * [False]
+    assert len(plots.filters(signals.spectra("1#0"), ax=Figure().subplots(1, 3))) == 3
+    with pytest.raises(ValueError, match="3 channels take as many Axes, and ax has 2"):
+        plots.filters(signals.spectra("1#0"), channels=[0, 1, 2], ax=Figure().subplots(1, 2))
+
+
+def test_channels_and_units_that_can_not_be_are_refused(signals):
+    frame = signals.spectra("1#0")
+    for draw in (plots.spectra, plots.filters, plots.radial):
+        some = frame.assign(density=1.0, freq_unit="cycles/pixel")
+        with pytest.raises(ValueError, match="1#0 has no channel 7: the frame has 6, from 0 to 5"):
+            draw(some, channels=[0, 7])
+    with pytest.raises(ValueError, match=r"BPM needs frequencies in Hz, .* in cycles/sample"):
+        plots.filters(frame.assign(freq_unit="cycles/sample"), per_minute=True)
+    with pytest.raises(ValueError, match="f0 needs frequencies in Hz"):
+        plots.spectra(frame.assign(freq_unit="cycles/pixel"), f0=0.1)
+    with pytest.raises(ValueError, match="frequencies in Hz: radial spectra are of images"):
+        plots.radial(frame.assign(density=1.0))
+    response = spectroscope.filter_response(nn.Conv1d(1, 6, 5))
+    with pytest.raises(ValueError, match=r"no column 'density': one of .*scaling"):
+        images = spectroscope.filter_response(nn.Conv2d(1, 6, 5))
+        plots.filter_response(images, frame.assign(freq_unit="cycles/pixel"), channel=0)
+    with pytest.raises(ValueError, match="response is in cycles/sample and the spectra in Hz"):
+        plots.filter_response(response, frame, channel=0)
+
+
+def test_dc_has_a_row_for_each_site_from_above(signals):
+    frame = signals.dc()
+    ax = plots.dc(frame, column="dc_in", ax=given())
+    dots, medians = ax.lines
+    np.testing.assert_array_equal(dots.get_xdata(), frame["dc_in"])
+    rows = np.round(dots.get_ydata()).astype(int)  # scattered within the row
+    assert [["1#0", "4#0"][row] for row in rows] == frame["site"].tolist()
+    by_site = frame.groupby("site", sort=False)["dc_in"].median()
+    np.testing.assert_allclose(medians.get_xdata(), by_site)
+    assert list(medians.get_ydata()) == [0, 1]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["1#0", "4#0"]
+    assert ax.yaxis_inverted()
+    assert ax.get_xlabel() == "dc_in (activation)"
+    again = plots.dc(frame, column="dc_in", ax=given())
+    np.testing.assert_array_equal(again.lines[0].get_ydata(), dots.get_ydata())
+
+
+def test_decades_apart_are_shown_in_decades_and_zero_too(signals):
+    frame = pd.concat([signals.dc(), signals.dc().assign(site="large", dc_out=1e4)])
+    assert plots.dc(signals.dc(), ax=given()).get_xscale() == "linear"
+    ax = plots.dc(frame.assign(dc_out=frame["dc_out"].where(frame["channel"] > 0, 0)), ax=given())
+    assert ax.get_xscale() == "symlog"
+    assert ax.get_xlim()[0] <= 0
+
+
+def test_dc_of_one_site_is_over_its_channels_with_its_deviation(signals):
+    frame = signals.dc().query("site == '1#0'")
+    ax = plots.dc(frame.sample(frac=1, random_state=0), ax=given())
+    (container,) = ax.containers
+    points, _, (bars,) = container
+    np.testing.assert_array_equal(points.get_xdata(), range(6))
+    np.testing.assert_array_equal(points.get_ydata(), frame["dc_out"])
+    heights = [np.ptp(segment[:, 1]) / 2 for segment in bars.get_segments()]
+    np.testing.assert_allclose(heights, frame["dc_out_std"])
+
+
+def test_depth_is_what_the_table_of_sites_says(signals):
+    sites = signals.sites()
+    ax = plots.depth(sites, ["dc_fraction", "active_fraction"], ax=given())
+    for line, column in zip(ax.lines, ["dc_fraction", "active_fraction"], strict=True):
+        np.testing.assert_array_equal(line.get_xdata(), sites[column])
+        assert line.get_label() == column
+    assert ax.get_xlabel() == "fraction (1)"
+    assert plots.depth(sites, "dc_out", ax=given()).get_xlabel() == "dc_out (activation)"
+    with pytest.raises(ValueError, match=r"columns must be of one unit, not of .*activation"):
+        plots.depth(sites, ["dc_fraction", "dc_out"])
+
+
+def test_predictions_beside_measurements(signals):
+    frame = signals.predictions()
+    ax = plots.predictions(frame, ax=given())
+    *clouds, same = ax.lines
+    assumptions = frame["assumption"].unique()
+    for line, assumption in zip(clouds, assumptions, strict=True):
+        some = frame[frame["assumption"] == assumption]
+        np.testing.assert_array_equal(line.get_xdata(), some["dc_predicted"])
+        np.testing.assert_array_equal(line.get_ydata(), some["dc_out"])
+    assert len({line.get_marker() for line in clouds}) == len(assumptions) == 4
+    np.testing.assert_array_equal(same.get_xdata(), same.get_ydata())
+    assert ax.get_xscale() == ax.get_yscale()
+
+
+def test_bars_of_harmonics_are_rms_over_channels_and_folded_ones_hatched(signals):
+    frame = signals.harmonics(LAST)
+    ax = plots.harmonics(frame, [0, 2], ax=given())
+    some = frame[frame["channel"].isin([0, 2])]
+    for bars, side in zip(ax.containers, ("in", "out"), strict=True):
+        expected = [
+            np.sqrt(np.nanmean(rows[f"amplitude_{side}"] ** 2))
+            for _, rows in some.groupby(["harmonic", "folded"])
+            if rows["amplitude_in"].notna().any()
+        ]
+        np.testing.assert_allclose([bar.get_height() for bar in bars], expected)
+    known = some[some["amplitude_in"].notna()].groupby(["harmonic", "folded"])["freq"].mean()
+    labels = [tick.get_text() for tick in ax.get_xticklabels()]
+    assert [bool(bar.get_hatch()) for bar in ax.containers[0]] == [fold for _, fold in known.index]
+    assert any("→" in label for label in labels)
+    assert ["→" in label for label in labels] == [fold for _, fold in known.index]
+    assert ax.get_ylabel() == "amplitude, RMS of 2 channels (activation)"
+
+
+def test_aliasing_with_global_pooling_set_apart(signals):
+    frame = signals.aliasing()
+    ax = plots.aliasing(frame, ax=given())
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["1#0", "4#0"]
+    for row, (container, site) in enumerate(zip(ax.containers, ["1#0", "4#0"], strict=True)):
+        part = frame[frame["site"] == site]["above_next_nyquist"]
+        points, _, (bars,) = container
+        assert points.get_data() == ([part.median()], [row])
+        (segment,) = bars.get_segments()
+        np.testing.assert_allclose(segment[:, 0], [part.min(), part.max()])
+    assert "global pooling" in ax.containers[1].get_label()
+
+
+def test_a_filter_beside_the_spectrum_in_decibels(signals):
+    conv, frame = nn.Conv1d(2, 6, 5), signals.spectra("1#0")
+    ax = plots.filter_response(
+        spectroscope.filter_response(conv, fs=32.0), frame, channel=3, ax=given()
+    )
+    taps = conv.weight[3].detach().numpy()
+    gain = np.sqrt((np.abs(np.fft.rfft(taps, 512)) ** 2).mean(0))
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), 20 * np.log10(gain / gain.max()), atol=1e-4)
+    np.testing.assert_allclose(ax.lines[0].get_xdata(), np.linspace(0, 16, 257))
+    power = rows_of(frame, 3, "out")
+    np.testing.assert_allclose(ax.lines[2].get_ydata(), 10 * np.log10(power / power.max()))
+
+
+def test_radial_spectra_beside_one_over_f_squared(images):
+    frame = images.spectra(scaling="density")
+    ax = plots.radial(frame, channels=[5], ax=given())
+    reference, before, after = ax.lines
+    np.testing.assert_array_equal(before.get_ydata(), rows_of(frame, 5, "in", "density")[1:])
+    np.testing.assert_array_equal(after.get_ydata(), rows_of(frame, 5, "out", "density")[1:])
+    freq, line = reference.get_data()
+    np.testing.assert_allclose(np.diff(np.log(line)) / np.diff(np.log(freq)), -2)
+    assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
+    assert ax.get_ylabel() == "power density (activation² per (cycles/pixel)²)"
+
+
+def test_a_plane_is_where_its_frequencies_are(images):
+    frame = images.planes()
+    ax = plots.planes(frame, 1, "in", ax=given())
+    drawn = ax.collections[0].get_array()
+    rows = frame[(frame["channel"] == 1) & (frame["side"] == "in")]
+    wide = rows.pivot(index="freq_y", columns="freq_x", values="power")
+    np.testing.assert_array_equal(drawn, wide)
+    with pytest.raises(ValueError, match="side='both' must be 'in' or 'out'"):
+        plots.planes(frame, 1, "both")
+
+
+def test_importance_with_its_intervals(table):
+    ax = plots.importance(table, ax=given())
+    for container, operation in zip(ax.containers, ("remove_dc", "mine"), strict=True):
+        some = table[table["operation"] == operation]
+        points, _, (bars,) = container
+        np.testing.assert_array_equal(points.get_xdata(), some["value"])
+        np.testing.assert_array_equal(np.round(points.get_ydata()), [0, 1])
+        for segment, value in zip(bars.get_segments(), some["value"], strict=True):
+            np.testing.assert_allclose(segment[:, 0], [value - 0.5, value + 1])
+    assert list(ax.lines[0].get_xdata()) == [1.0, 1.0]
+    assert ax.get_xlabel() == r"MAE (\$)"
+    with pytest.raises(ValueError, match="metric must be the same in all rows, not MAE"):
+        plots.importance(pd.concat([table, table.assign(metric="other")]))
+
+
+def test_what_is_less_than_rounding_takes_no_decades(signals):
+    frame = signals.spectra("1#0")
+    nothing = frame.assign(power=frame["power"].where(frame["channel"] > 1, 1e-60))
+    for ax in (plots.spectra(nothing), plots.filters(nothing)[0]):
+        assert ax.get_ylim()[0] > 1e-13 * frame["power"].max()
+
+
+def test_one_side_alone_is_drawn(signals):
+    frame = signals.spectra("1#0").query("side == 'out'")
+    assert len(plots.spectra(frame, ax=given()).collections) == 1
+    assert len(plots.spectra(frame, channels=[1], ax=given()).get_lines()) == 2  # one is empty
+    assert len(plots.filters(frame, channels=[1], ax=[given()])) == 1
+
+
+def test_of_a_dead_channel_nothing_is_drawn_where_zero_has_no_place(signals):
+    frame = signals.spectra("1#0")
+    dead = frame.assign(power=frame["power"].where(frame["channel"] != 2, 0.0))
+    lines = plots.spectra(dead, channels=[2, 3], ax=given()).lines
+    panels = plots.filters(dead, channels=[2, 3], ax=Figure().subplots(1, 2))
+    for some in (lines[:2], (panels[0].lines[0], panels[1].lines[0])):
+        assert [bool(np.isfinite(line.get_ydata()).all()) for line in some] == [False, True]
+        assert np.isnan(some[0].get_ydata()).all()
+
+
+def test_a_legend_fits_beside_long_names(signals):
+    frame = signals.sites()
+    long = frame.assign(site=frame["site"] + 40 * "x")
+    ax = plots.depth(long, ax=given(figsize=(6.4, 4.8)))
+    ax.figure.draw_without_rendering()
+    legend, room = ax.get_legend().get_window_extent(), ax.get_window_extent()
+    assert room.x0 <= legend.x0 < legend.x1 <= room.x1
+
+
+def test_names_with_an_underscore_are_in_the_legend(table):
+    ax = plots.importance(table.replace("mine", "_mine"), ax=given())
+    texts = [text.get_text().strip() for text in ax.get_legend().get_texts()]
+    assert texts == ["nothing changed", "DC removed", "_mine"]
+
+
+def test_a_part_of_a_figure_will_do(signals):
+    left, _ = Figure(layout="constrained").subfigures(1, 2)
+    ax = plots.dc(signals.dc(), ax=left.subplots())
+    ax.figure.canvas.figure.draw_without_rendering()
+
+
+@pytest.mark.parametrize("f0", [None, np.array([2.0])])
+def test_files_of_a_run_leave_nothing_with_pyplot(tmp_path, f0):
+    # Where frequencies aren't in Hz there is no place for a fundamental that is.
+    subject = Specimen("name", "text", "MIT", nn.ReLU(), [torch.randn(2, 5, 16, 16)], 2, f0=f0,
+                       per_minute=True)  # fmt: skip
+    run.export(subject, report_of(subject.model, *subject.inputs), tmp_path / "out")
+    height, width, _ = plt.imread(tmp_path / "out" / run.SPECTRA).shape
+    assert width > height > 200
+    assert not plt.get_fignums()
+
+
+def large(sites, channels):
+    names = [f"layer{number}.conv.relu#0" for number in range(sites)]
+    values = np.random.default_rng(0).lognormal(size=sites * channels)
+    return pd.DataFrame({"site": np.repeat(names, channels),
+                         "channel": np.tile(np.arange(channels), sites), "dc_out": values,
+                         "dc_out_std": values})  # fmt: skip
+
+
+def test_a_thousand_channels_of_fifty_sites_are_quick(tmp_path):
+    plots.dc(large(2, 2), ax=given())  # fonts are found
+    start = time.perf_counter()
+    plots.dc(large(50, 1000)).figure.savefig(tmp_path / "dc.png")
+    assert time.perf_counter() - start < 3
+
+
+@pytest.mark.parametrize("sites", [2, 60])
+@pytest.mark.parametrize("new", [True, False])
+def test_names_of_sites_do_not_overlap(sites, new):
+    ax = plots.dc(large(sites, 10), ax=None if new else given())
+    ax.figure.draw_without_rendering()
+    boxes = [label.get_window_extent() for label in ax.get_yticklabels()]
+    assert not any(above.overlaps(below) for above, below in itertools.pairwise(boxes))
+    assert len(boxes) == sites or not new
