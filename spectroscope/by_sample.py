@@ -19,6 +19,7 @@ from tqdm import tqdm
 from spectroscope.batches import with_targets
 from spectroscope.capture import Capture
 from spectroscope.errors import RequestError
+from spectroscope.report.exports import needs
 from spectroscope.sites import ByGlob, Select, Site
 
 _ROWS = 2**20  # of a row group, at least: 20 MB in memory
@@ -142,12 +143,7 @@ class DCWriter:
         self._file: Any = None
 
     def __enter__(self) -> Self:
-        try:
-            import pyarrow  # noqa: F401
-        except ImportError as error:
-            raise RequestError(
-                f"{self.path} takes pyarrow: pip install pyarrow (the extra [parquet])"
-            ) from error
+        needs("pyarrow", "a Parquet file", "parquet")
         try:
             handle, name = tempfile.mkstemp(prefix=".writing-", dir=self.path.parent)
         except OSError as error:

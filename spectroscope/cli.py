@@ -57,6 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     listing = commands.add_parser("list", help="list the specimens that are installed")
     listing.set_defaults(run=_list)
     inspect = commands.add_parser("inspect", help="run a specimen and report on its ReLUs")
+    inspect.add_argument("--parquet", action="store_true",
+                         help="write the tables as Parquet too, and the spectra")  # fmt: skip
     inspect.set_defaults(run=_inspect)
     ablate = commands.add_parser("ablate", help="take the DC away, or all else, ReLU by ReLU")
     ablate.add_argument("--metric", choices=METRICS, help="default: the specimen's own error, or "
@@ -168,6 +170,12 @@ def _inspect(arguments: argparse.Namespace) -> None:
     # The folder is opened first: that it can't be written to is better said before the work.
     # All is written before a line is printed: a closed pipe must not cost it.
     to_folder = arguments.out is not None
+    if arguments.parquet:
+        from spectroscope.report.exports import needs
+
+        needs("pyarrow", "--parquet", "parquet")
+        if not to_folder:
+            raise RequestError("--parquet writes files: it takes --out DIR")
     with output_folder(arguments.out) if to_folder else nullcontext() as out:
         subject = _specimen(arguments)
         from spectroscope import run
@@ -179,7 +187,7 @@ def _inspect(arguments: argparse.Namespace) -> None:
             progress=sys.stderr is not None,
         )
         if out is not None:
-            run.export(subject, report, out)
+            run.export(subject, report, out, parquet=arguments.parquet)
             written = sorted(file.name for file in out.iterdir())
     print(f"{subject.name}: {subject.description} ({subject.license})\n")
     table = report.sites()[SHOWN].dropna(axis=1, how="all")  # without spectra, without fs

@@ -1,6 +1,7 @@
 """The long loop: every batch of a specimen through its model, recorded, with progress."""
 
 import glob
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +21,7 @@ from spectroscope.specimens import Specimen
 
 SPECTRA = "spectra.png"
 ABLATION = "importance.png"
+PAGE = "report.html"
 
 
 class Inspection(NamedTuple):
@@ -113,35 +115,66 @@ def export_ablation(specimen: Specimen, table: pd.DataFrame, folder: Path) -> No
     Raises:
         RequestError: the folder can't be written to.
     """
+    import seaborn as sns
+    from matplotlib.figure import Figure
+
     from spectroscope import plots
 
     with output_folder(folder) as staging:
         table.to_csv(staging / "importance.csv", index=False)
-        figure = plots.importance(table, title=f"{specimen.name}: one ReLU changed at a time")
+        with sns.axes_style("whitegrid"), sns.plotting_context("paper"):
+            figure = Figure((7.5, 1.6 + 0.22 * table["site"].nunique()), layout="constrained")
+            ax = plots.importance(table, ax=figure.subplots())
+        ax.set_title(f"{specimen.name}: one ReLU changed at a time")
         figure.savefig(staging / ABLATION, dpi=120)
 
 
-def export(specimen: Specimen, report: Report, folder: Path) -> None:
-    """Write the report, its tables and the picture of the specimen's showpiece into `folder`.
+def export(specimen: Specimen, report: Report, folder: Path, *, parquet: bool = False) -> None:
+    """Write the report, its tables, its page and a picture of the specimen's showpiece.
+
+    Args:
+        specimen: what was looked at.
+        report: what was found.
+        folder: is made if it isn't there.
+        parquet: as of :meth:`Report.save`.
 
     Raises:
-        RequestError: the folder can't be written to.
+        RequestError: the folder can't be written to, or as there.
     """
-    # Deferred: a loop on a cluster needs no matplotlib.
-    from spectroscope import plots
-
     with output_folder(folder) as staging:
-        report.save(staging)
+        report.save(staging, parquet=parquet)
+        report.page(staging / PAGE)
         site = specimen.showpiece or _first_with_spectra(report)
         if site is not None:
-            figure = plots.spectra(
-                report.spectra(glob.escape(site)),
-                f0=specimen.f0,
-                f0_name=specimen.f0_name,
-                per_minute=specimen.per_minute,
-                title=f"{specimen.name}: power spectra at {site}",
-            )
-            figure.savefig(staging / SPECTRA, dpi=120)
+            _picture(specimen, report.spectra(glob.escape(site)), staging / SPECTRA)
+
+
+def _picture(specimen: Specimen, spectra: pd.DataFrame, path: Path) -> None:
+    # Deferred: a loop on a cluster needs no matplotlib.
+    import seaborn as sns
+    from matplotlib.figure import Figure
+
+    from spectroscope import plots
+
+    hertz = (spectra["freq_unit"] == "Hz").all()
+    panels = min(16, spectra["channel"].nunique())
+    columns = min(4, panels)
+    rows = math.ceil(panels / columns)
+    with sns.axes_style("whitegrid"), sns.plotting_context("paper"):
+        # Not pyplot's: it would be kept there.
+        figure = Figure((1.2 + 2.6 * columns, 1 + 1.6 * rows), layout="constrained")
+        grid = plots.filters(
+            spectra,
+            f0=specimen.f0 if hertz else None,
+            f0_name=specimen.f0_name,
+            per_minute=specimen.per_minute and hertz,
+            ax=figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False),
+        )
+        title = f"{specimen.name}: power spectra at {spectra['site'].iloc[0]}"
+        figure.suptitle(title, parse_math=False)
+        handles, labels = grid[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    figure.savefig(path, dpi=120)
 
 
 def _first_with_spectra(report: Report) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -56,3 +57,18 @@ class Specimen:
     f0_name: str = "f0"
     per_minute: bool = False
     showpiece: str | None = None
+
+    def _repr_html_(self) -> str:
+        rows = {
+            "does": self.description,
+            "model": type(self.model).__name__,
+            "inputs": f"{self.n_inputs:,}",
+            "fs": "not known" if self.fs is None else f"{self.fs:g} Hz",
+            "license": self.license,
+        }
+        cells = "".join(
+            f'<tr><th scope="row" style="text-align:left">{name}</th>'
+            f'<td style="text-align:left">{html.escape(text)}</td></tr>'
+            for name, text in rows.items()
+        )
+        return f"<table><caption>Specimen {html.escape(self.name)}</caption>{cells}</table>"

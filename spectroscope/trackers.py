@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
@@ -12,6 +12,37 @@ from torch import Tensor, nn
 from spectroscope.errors import RequestError
 from spectroscope.recorder import Recorder, record
 from spectroscope.report import Report
+
+# Columns of `Report.sites()` that are worth a curve each.
+_FOLLOWED = ["dc_out", "dc_out_std", "dc_fraction", "active_fraction", "dead_fraction"]
+
+
+class Writer(Protocol):
+    """What takes numbers for curves, as ``torch.utils.tensorboard.SummaryWriter`` does."""
+
+    def add_scalar(self, tag: str, scalar_value: float, global_step: int, /) -> object:
+        """Keep `scalar_value` as that of `tag` at `global_step`."""
+
+
+def scalars(report: Report) -> dict[str, float]:
+    """Of each site its DC, that of single inputs, and how many of its values and channels are on.
+
+    By tag, ``column/site``: ``dead_fraction/layer1.0.relu#0``, so that TensorBoard has a group of
+    curves for each column. What isn't known is left out, such as `dc_fraction` of what is all zero.
+
+    >>> relu = nn.ReLU()
+    >>> with record(relu) as recorder:
+    ...     y = relu(torch.tensor([[2.0, -1.0]]))
+    >>> scalars(recorder.report())["dead_fraction/#0"]
+    0.5
+    """
+    table = report.sites().set_index("site")[_FOLLOWED]
+    return {
+        f"{column}/{site}": float(value)
+        for column, values in table.items()
+        for site, value in values.items()
+        if np.isfinite(value)
+    }
 
 
 class _Epoch(NamedTuple):
@@ -35,13 +66,17 @@ class Tracker:
 
     What it keeps is on the model's device: one copy of the weights, and for each epoch a number per
     weight tensor and about 200 bytes per channel (without spectra). A GPU is waited for when a
-    table is asked for; in a block only by the recorder, once per site.
+    table is asked for; in a block only by the recorder, once per site. With a `writer` it is waited
+    for at the end of each block.
 
     Args:
         model: any `nn.Module`, on the device where it is going to be trained.
         weights: (name, tensor) pairs, whose distance from where they are now is followed; None: all
             of ``model.named_parameters()``. Views of parameters will do (``conv.weight[3]``), for
             optimisers write in place.
+        writer: a ``torch.utils.tensorboard.SummaryWriter``, or whatever else has ``add_scalar(tag,
+            value, step)``: at each block's end it is given :func:`scalars` of the epoch, the step
+            being the epoch's number, from 1. To close it is the caller's.
         options: of :func:`spectroscope.record`; here `spectra` is False unless it is given.
 
     Raises:
@@ -62,6 +97,7 @@ class Tracker:
         model: nn.Module,
         *,
         weights: Iterable[tuple[str, Tensor]] | None = None,
+        writer: Writer | None = None,
         **options: Any,
     ):
         # An option that can be gone through but once is needed again in every epoch.
@@ -71,6 +107,7 @@ class Tracker:
         }
         self._before = record(model, **self._options).report()
         self._model = model
+        self._writer = writer
         self._given = None if weights is None else list(weights)
         pairs = list(model.named_parameters()) if self._given is None else self._given
         self._start = {name: tensor.detach().clone() for name, tensor in pairs}
@@ -81,6 +118,10 @@ class Tracker:
         owned = _storages(model)
         self._of_model = {name for name, tensor in pairs if _storage(tensor) in owned}
         self._epochs: list[_Epoch] = []
+
+    def __len__(self) -> int:
+        """Number of epochs so far, which is that of the last one."""
+        return len(self._epochs)
 
     @contextmanager
     def epoch(self) -> Iterator[dict[str, float | Tensor]]:
@@ -101,6 +142,9 @@ class Tracker:
                 raise _NothingToRecordError  # left by an error, it doesn't warn that it is empty
         kept = {name: _number(name, value) for name, value in numbers.items()}
         self._epochs.append(_Epoch(recorder.report(), self._distances(), kept))
+        if self._writer is not None:
+            for tag, value in scalars(recorder.report()).items():
+                self._writer.add_scalar(tag, value, len(self._epochs))
 
     def weights(self) -> pd.DataFrame:
         """How far each of the weights is from where it began, one row per epoch and parameter.

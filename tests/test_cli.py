@@ -60,6 +60,7 @@ def test_inspect_writes_everything(out):
         "dc.csv",
         "harmonics.csv",
         "introduced.csv",
+        "report.html",
         "report.npz",
         "sites.csv",
         "spectra.png",

@@ -1,6 +1,7 @@
 """`record` and the frames of its report, against brute force; and that looking changes nothing."""
 
 import math
+from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 
 import numpy as np
@@ -348,6 +349,35 @@ def test_a_channel_that_is_always_off_has_no_dc_fraction():
     assert math.isnan(row["dc_fraction"])
 
 
+def test_dead_channels_and_those_always_on_are_counted():
+    x = torch.randn(6, 8, 9)
+    x[:, 0] = -x[:, 0].abs()  # dead
+    x[:, 1] = 0  # dead, too
+    x[:, 2] = x[:, 2].abs() + 0.1  # always on
+    x[:, 3] = -1
+    x[5, 3, 8] = 2.0  # on once
+    x[:, 4] = 1
+    x[2, 4, 3] = -0.0  # off once
+    x[:, 5] = torch.nan  # neither
+    x[:, 6] = torch.nan
+    x[0, 6, 0] = 3.0  # on wherever it is finite
+    model = nn.Sequential(nn.Identity(), nn.ReLU(), nn.Identity(), nn.ReLU())
+    with spectroscope.record(model) as recorder:
+        for batch in x.split(4):
+            model(batch)
+    y, seen = x.relu().double(), x.isfinite()
+    on = ((y > 0) & seen).sum((0, 2))
+    finite = seen.sum((0, 2))
+    table = recorder.report().sites()
+    for _, row in table.iterrows():
+        assert row["dead_fraction"] == ((on == 0) & (finite > 0)).sum() / 7 == 2 / 7
+        assert row["always_on_fraction"] == ((on == finite) & (finite > 0)).sum() / 7 == 2 / 7
+    with spectroscope.record(model) as recorder:
+        model(x * torch.nan)
+    unknown = recorder.report().sites()[["dead_fraction", "always_on_fraction"]]
+    assert unknown.isna().all(axis=None)
+
+
 def test_long_signals_and_many_channels_are_reduced_in_pieces():
     x = torch.randn(2, 3, 300_000)
     model = nn.ReLU()
@@ -418,3 +448,32 @@ def test_every_column_is_described():
         used |= set(getattr(of, name)())
     assert used == set(described["column"])
     assert (described["definition"] != "").all()
+
+
+def test_what_it_is_about_is_what_was_said_and_what_can_be_seen():
+    model = nn.Sequential(nn.Conv1d(2, 3, 5), nn.ReLU())
+    with spectroscope.record(model, about={"data": "A", "subject": 7}) as recorder:
+        model(torch.randn(2, 2, 9))
+    about = recorder.report().about
+    assert about["model"] == "Sequential, 33 parameters"
+    assert about["data"] == "A"
+    assert about["subject"] == "7"
+    assert f"torch {torch.__version__}" in about["versions"]
+    passed = datetime.now(UTC) - datetime.fromisoformat(about["recorded"])
+    assert timedelta(0) <= passed < timedelta(minutes=1)
+
+
+def test_merged_reports_are_about_all_that_each_was():
+    model = nn.ReLU()
+
+    def report(**about):
+        with spectroscope.record(model, about={"recorded": "then", **about}) as recorder:
+            model(torch.ones(1, 2, 4))
+        return recorder.report()
+
+    a, b, c = report(data="A", by="me"), report(data="B", on="Monday"), report(data="A")
+    for merged in (a.merge(b).merge(c), a.merge(b.merge(c))):
+        about = merged.about
+        assert about["data"] == "A; B"
+        assert (about["by"], about["on"], about["recorded"]) == ("me", "Monday", "then")
+        assert about["model"] == a.about["model"]

@@ -42,6 +42,36 @@ def test_a_loaded_report_merges(report, tmp_path):
     pd.testing.assert_series_equal(twice.dc()["dc_out"], report.dc()["dc_out"], rtol=1e-14)
 
 
+def test_what_a_report_is_about_is_kept(tmp_path):
+    model = nn.ReLU()
+    reports = []
+    for data in ("PPG-DaLiA; wrist", "naïve"):
+        with spectroscope.record(model, about={"data": data}) as recorder:
+            model(torch.ones(1, 2, 4))
+        reports.append(recorder.report())
+    for name, report in (("one", reports[0]), ("both", reports[0].merge(reports[1]))):
+        report.save(tmp_path / name)
+        assert spectroscope.load(tmp_path / name).about == report.about
+    # Texts are told apart after loading, too: what is there already isn't there twice.
+    loaded = spectroscope.load(tmp_path / "both")
+    assert loaded.merge(reports[1]).about == loaded.about
+    assert loaded.about["data"] == "PPG-DaLiA; wrist; naïve"
+
+
+def test_a_report_of_before_there_was_about_is_read(report, tmp_path):
+    report.save(tmp_path)
+    path = tmp_path / "report.npz"
+    with np.load(path) as arrays:
+        arrays = dict(arrays)
+    header = json.loads(str(arrays["header"]))
+    del header["about"]
+    np.savez(path, **arrays | {"header": np.array(json.dumps(header))})
+    loaded = spectroscope.load(tmp_path)
+    assert loaded.about == {}
+    pd.testing.assert_frame_equal(loaded.dc(), report.dc(), check_exact=True)
+    assert report.merge(loaded).about == report.about
+
+
 def test_recordings_at_different_rates_do_not_merge(report):
     model = nn.Sequential(nn.Conv1d(2, 4, 3), nn.ReLU())
     with spectroscope.record(model, fs=20.0) as recorder:

@@ -300,3 +300,83 @@ def test_options_that_can_be_read_once_hold_in_every_epoch():
         with tracker.epoch():
             model(torch.randn(2, 3, 8))
     assert tracker.sites()["site"].tolist() == ["0#0", "1#0"] * 2
+
+
+def curves(folder):
+    """Of each tag (steps, values) in TensorBoard's event files in `folder`."""
+    events = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator",
+        reason="needs tensorboard, of the extra [tensorboard]",
+    )
+    found = events.EventAccumulator(str(folder))
+    found.Reload()
+    return {
+        tag: ([e.step for e in found.Scalars(tag)], [e.value for e in found.Scalars(tag)])
+        for tag in found.Tags()["scalars"]
+    }
+
+
+def test_tensorboard_has_the_curves_of_what_the_relu_gave(tmp_path):
+    tensorboard = pytest.importorskip(
+        "torch.utils.tensorboard", reason="needs tensorboard, of the extra [tensorboard]"
+    )
+    model, outputs = network(), []
+    with torch.no_grad():
+        model[1].bias[:2] -= torch.tensor([9.0, 1.0])  # of four channels one is dead, or two
+    model[2].register_forward_hook(lambda module, args, y: outputs[-1].append(y.detach().double()))
+    with tensorboard.SummaryWriter(tmp_path) as writer:
+        tracker = Tracker(model, writer=writer)
+        for _ in range(3):
+            outputs.append([])
+            train(model, 1, tracker)
+    found = curves(tmp_path)
+    expected = []
+    for y in map(torch.cat, outputs):
+        dc, active = y.mean(2), (y > 0).double()
+        expected.append(
+            {
+                "dc_out/2#0": dc.mean(),
+                "dc_out_std/2#0": dc.std(0, correction=0).mean(),
+                "dc_fraction/2#0": (dc.square().mean(0) / y.square().mean((0, 2))).nanmean(),
+                "active_fraction/2#0": active.mean(),
+                "dead_fraction/2#0": (active.amax((0, 2)) == 0).double().mean(),
+            }
+        )
+    assert found.keys() == expected[0].keys()
+    for tag, (steps, values) in found.items():
+        assert steps == [1, 2, 3]
+        np.testing.assert_allclose(values, [float(e[tag]) for e in expected], rtol=1e-5)
+    assert 0 < expected[0]["dead_fraction/2#0"] < 1
+
+
+class Written(list):
+    """A writer that can do no more than it must."""
+
+    def add_scalar(self, tag, value, step):
+        self.append((tag, value, step))
+
+
+def test_what_is_not_known_is_not_written():
+    class Functional(nn.Module):
+        def forward(self, x):
+            return torch.relu(x)
+
+    written = Written()
+    model = Functional()
+    tracker = Tracker(model, writer=written)
+    with tracker.epoch():
+        model(-torch.ones(2, 3, 8))  # all dead: there is no power of which DC were a fraction
+    with tracker.epoch():
+        pass
+    with pytest.raises(RuntimeError), tracker.epoch():
+        model(torch.ones(2, 3, 8))
+        raise RuntimeError
+    with tracker.epoch():
+        model(torch.ones(2, 3, 8))
+    assert len(tracker) == 3
+    names = ["dc_out", "dc_out_std", "dc_fraction", "active_fraction", "dead_fraction"]
+    dead = zip(names, [0, 0, None, 0, 1], strict=True)
+    on = zip(names, [1, 0, 1, 1, 0], strict=True)
+    assert written == [(f"{name}//relu#0", v, 1) for name, v in dead if v is not None] + [
+        (f"{name}//relu#0", v, 3) for name, v in on
+    ]

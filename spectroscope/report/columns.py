@@ -210,3 +210,36 @@ COLUMNS = {
     "fired": Column("1", "calls seen"),
     "reason": Column("", "why it can't be seen, or isn't recorded in full"),
 }
+
+# Of `Comparison`'s tables, beside those above with `_a`, `_b` and `_change` at their ends.
+OF_COMPARISONS = {
+    "effect_size": Column(
+        "1",
+        "dc_out_change in units of √((dc_out_std_a² + dc_out_std_b²)/2), the inputs' own spread: "
+        "Cohen's d, of population standard deviations; infinite where DC that didn't vary changed; "
+        "NaN of fewer than 2 inputs",
+    ),
+    "welch_t": Column(
+        "1",
+        "dc_out_change over its standard error, were all inputs independent (Welch's t); of the "
+        "same inputs in A and B it is too small rather than too large",
+    ),
+    "effect_rms": Column("1", "root mean square of effect_size over the channels"),
+    "effect_max": Column("1", "the effect_size of the largest magnitude"),
+    "channel_max": Column("", "the channel that has it"),
+    "died": Column("1", "channels whose output was > 0 somewhere in A and never in B"),
+    "revived": Column("1", "channels whose output was never > 0 in A and is somewhere in B"),
+    "why": Column("", "why the site can't be compared"),
+}
+
+
+def markdown() -> str:
+    """The data dictionary as it stands in docs/definitions.md."""
+    lines = ["# Columns", "", "Written from the code, as `Report.describe()` and the page are."]
+    tables = {"Of a report": COLUMNS, "Of a comparison": OF_COMPARISONS}
+    for title, columns in tables.items():
+        lines += ["", f"## {title}", "", "| column | unit | definition |", "|---|---|---|"]
+        for name, (unit, definition) in columns.items():
+            text = definition.replace("|", "\\|")
+            lines.append(f"| `{name}` | {unit} | {text} |")
+    return "\n".join(lines) + "\n"

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from spectroscope.files import output_folder
-from spectroscope.report.columns import COLUMNS, Column
+from spectroscope.report.columns import COLUMNS, OF_COMPARISONS, Column
 from spectroscope.report.tables import Report
 
 _SITE = ["site", "module", "function", "call", "kind"]
@@ -14,26 +14,6 @@ _SITE = ["site", "module", "function", "call", "kind"]
 _OF_CHANNELS = ["dc_in", "dc_out", "dc_out_std", "ac_rms_in", "ac_rms_out", "active_fraction",
                 "dc_fraction", "introduced_fraction"]  # fmt: skip
 _OF_SITES = [*_OF_CHANNELS, "dead_fraction", "always_on_fraction", "nonfinite"]
-
-_OWN = {
-    "effect_size": Column(
-        "1",
-        "dc_out_change in units of √((dc_out_std_a² + dc_out_std_b²)/2), the inputs' own spread: "
-        "Cohen's d, of population standard deviations; infinite where DC that didn't vary changed; "
-        "NaN of fewer than 2 inputs",
-    ),
-    "welch_t": Column(
-        "1",
-        "dc_out_change over its standard error, were all inputs independent (Welch's t); of the "
-        "same inputs in A and B it is too small rather than too large",
-    ),
-    "effect_rms": Column("1", "root mean square of effect_size over the channels"),
-    "effect_max": Column("1", "the effect_size of the largest magnitude"),
-    "channel_max": Column("", "the channel that has it"),
-    "died": Column("1", "channels whose output was > 0 somewhere in A and never in B"),
-    "revived": Column("1", "channels whose output was never > 0 in A and is somewhere in B"),
-    "why": Column("", "why the site can't be compared"),
-}
 
 
 class Comparison:
@@ -161,8 +141,8 @@ def _over(change: pd.Series, spread: pd.Series) -> pd.Series:
 
 
 def _definition(name: str) -> Column:
-    if name in _OWN:
-        return _OWN[name]
+    if name in OF_COMPARISONS:
+        return OF_COMPARISONS[name]
     base, _, side = name.rpartition("_")
     if side in ("a", "b", "change") and base in COLUMNS:
         unit, definition = COLUMNS[base]

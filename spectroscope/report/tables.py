@@ -16,10 +16,12 @@ from spectroscope import storage
 from spectroscope.errors import RequestError
 from spectroscope.files import output_folder
 from spectroscope.recording import Recording, SiteRecord
-from spectroscope.report import channels, frequencies, predictions
+from spectroscope.report import channels, exports, frequencies, predictions
 from spectroscope.report.columns import COLUMNS
 
 if TYPE_CHECKING:
+    import xarray
+
     from spectroscope.report.comparison import Comparison
 
 FILE = "report.npz"
@@ -28,6 +30,9 @@ _SITE = ["site", "module", "function", "call", "kind"]
 _MEANS = ["dc_in", "dc_out", "dc_out_std", "ac_rms_in", "ac_rms_out", "active_fraction",
           "dc_fraction", "dc_gaussian", "dc_gaussian_residual", "dc_tone",
           "dc_tone_residual"]  # fmt: skip
+# What is saved: what has a row a channel or fewer; and what has many.
+_SAVED = ["dc", "sites", "introduced", "coverage", "aliasing", "harmonics"]
+_LONG = ["spectra", "cross_spectra"]
 # What is missing where there are no spectra, and what they take.
 _SPECTRA = ("spectra were recorded", "spectra=True and inputs of one length, longer than 1")
 _COUNTS = ["nonfinite", "nonfinite_out"]
@@ -232,18 +237,79 @@ class Report:
         rows = [(name, *column) for name, column in COLUMNS.items()]
         return pd.DataFrame(rows, columns=["column", "unit", "definition"])
 
-    def save(self, folder: str | os.PathLike[str]) -> None:
+    def to_xarray(self, select: str | Iterable[str] | None = None) -> "dict[str, xarray.Dataset]":
+        """Spectra and cross-spectra as arrays, with units: a dataset for each site, by its name.
+
+        Not one tree, in whose paths ``relu#0`` (a module) and ``/relu#0`` (``F.relu`` in the model
+        itself) would be the same. Of models that don't have both, ``xarray.DataTree.from_dict`` of
+        it is one.
+
+        Each has `power` ``(side, channel, freq)``, and the columns of :meth:`cross_spectra`
+        ``(channel, freq)``; the site, its `fs` and the window are attributes.
+
+        Args:
+            select: as of :meth:`spectra`.
+
+        Raises:
+            RequestError: as for :meth:`spectra`; or xarray isn't there (extra ``[xarray]``).
+        """
+        exports.needs("xarray", "to_xarray", "xarray")
+        spectra = self.spectra(select).groupby("site", sort=False)
+        cross = self.cross_spectra(select).groupby("site", sort=False)
+        sites = self.sites().set_index("site", drop=False)
+        found = {}
+        for name, rows in spectra:
+            attributes = sites.loc[name, [*_SITE, "fs"]].to_dict()
+            attributes["window"] = str(self._recording.window)
+            found[str(name)] = exports.dataset(rows, cross.get_group(name), attributes)
+        return found
+
+    def save(self, folder: str | os.PathLike[str], *, parquet: bool = False) -> None:
         """Write the report and its tables (CSV) into `folder`, all of them or none.
 
         `columns.csv` is the data dictionary: :meth:`describe`.
 
+        Args:
+            folder: is made if it isn't there.
+            parquet: write the tables as Parquet too, and :meth:`spectra` and :meth:`cross_spectra`,
+                which are long, as Parquet only: each column's unit and definition is metadata of
+                its field. Takes pyarrow (extra ``[parquet]``).
+
         Raises:
-            RequestError: the folder can't be written to.
+            RequestError: the folder can't be written to, or pyarrow isn't there.
         """
+        if parquet:
+            exports.needs("pyarrow", "Parquet", "parquet")
         with output_folder(folder) as staging:
             storage.write(self._recording, staging / FILE)
-            for name, table in self._tables():
+            self.describe().to_csv(staging / "columns.csv", index=False)
+            for name, table in self._tables(_SAVED):
                 table.to_csv(staging / f"{name}.csv", index=False)
+            for name, table in self._tables([*_SAVED, *_LONG] if parquet else []):
+                exports.write_parquet(table, staging / f"{name}.parquet")
+
+    def page(self, path: str | os.PathLike[str], *, title: str | None = None) -> None:
+        """Write the report as one HTML page that needs nothing else, not even a network.
+
+        What was looked at, what couldn't be seen, findings, the tables of layers and channels,
+        their spectra, and the definition of every column. For dark rooms and for paper too.
+
+        Args:
+            path: of the file, in a folder that is there; what is there is replaced, or, if this
+                fails, left as it was.
+            title: above the page; None: the specimen's name, or the model's.
+
+        Raises:
+            RequestError: it can't be written.
+        """
+        from spectroscope import page  # one look ahead: whoever reads tables needs no jinja2
+
+        page.write(self, path, title=title)
+
+    def _repr_html_(self) -> str:
+        from spectroscope import page
+
+        return page.summary(self)
 
     def merge(self, other: "Report") -> "Report":
         """The report on both data sets, as if one recorder had seen them.
@@ -253,10 +319,9 @@ class Report:
         """
         return Report(self._recording.merge(other._recording))
 
-    def _tables(self) -> Iterator[tuple[str, pd.DataFrame]]:
-        """Tables that are saved, by name: what has a row a channel or fewer, and there is."""
-        yield "columns", self.describe()
-        for name in ("dc", "sites", "introduced", "coverage", "aliasing", "harmonics"):
+    def _tables(self, names: Iterable[str]) -> Iterator[tuple[str, pd.DataFrame]]:
+        """Those of the tables that there are, by name."""
+        for name in names:
             with suppress(RequestError):  # no downsampling, no f0
                 yield name, getattr(self, name)()
 

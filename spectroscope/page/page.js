@@ -1,0 +1,453 @@
+"use strict";
+// Names come from models: they enter the page as text only (textContent, setAttribute), never as
+// markup. Numbers: null is NaN, "Infinity" is what JSON has no word for.
+
+const data = JSON.parse(document.getElementById("data").textContent);
+const number = (v) => (v === null ? NaN : Number(v));
+const SVG = "http://www.w3.org/2000/svg";
+
+function node(element, attributes, children) {
+  for (const [name, value] of Object.entries(attributes ?? {})) {
+    if (typeof value === "function") element.addEventListener(name, value);
+    else if (value !== undefined && value !== false) element.setAttribute(name, value);
+  }
+  element.append(...children);
+  return element;
+}
+const html = (tag, attributes, ...children) =>
+  node(document.createElement(tag), attributes, children);
+const svg = (tag, attributes, ...children) =>
+  node(document.createElementNS(SVG, tag), attributes, children);
+
+// ---- Numbers, written as the server writes them ----
+
+const isFraction = (name) => name.endsWith("_fraction") || name === "above_next_nyquist";
+
+function shown(value, name = "") {
+  if (typeof value === "boolean") return value ? "yes" : "no";
+  if (typeof value === "string" && !/^-?Infinity$/.test(value)) return value;
+  const v = number(value), size = Math.abs(v);
+  let text;
+  if (Number.isNaN(v)) return "—";
+  if (size === Infinity) text = "∞";
+  else if (Number.isInteger(v) && size < 1e7) text = size.toLocaleString("en");
+  else if (size >= 1e5 || size < 1e-3) {
+    text = size.toExponential(2).replace(/e([+-])(\d)$/, "e$10$2");
+  } else if (isFraction(name) && size < 10) text = size.toFixed(3);
+  else text = String(Number(size.toPrecision(4)));
+  return v < 0 ? "−" + text : text;
+}
+
+const superscript = (n) =>
+  String(n).replace(/[-\d]/g, (c) => (c === "-" ? "⁻" : "⁰¹²³⁴⁵⁶⁷⁸⁹"[c]));
+
+// ---- Tables that sort: any <table data-sortable>, by the buttons that its heads become ----
+
+// Numbers before NaN, whatever the direction; text by language, with numbers in it by value.
+function compare(a, b, descending) {
+  if (typeof a === "number" && typeof b === "number") {
+    if (Number.isNaN(a) || Number.isNaN(b)) return Number.isNaN(a) - Number.isNaN(b);
+    return descending ? b - a : a - b;
+  }
+  const order = String(a).localeCompare(String(b), "en", { numeric: true });
+  return descending ? -order : order;
+}
+
+function sortable(table, reorder = (column, descending) => sortRows(table, column, descending)) {
+  const heads = [...table.tHead.rows[0].cells];
+  heads.forEach((head, column) => {
+    const button = html("button", { type: "button", "aria-description": head.dataset.definition });
+    button.append(...head.childNodes);
+    head.append(button);
+    button.addEventListener("click", () => {
+      const descending = head.getAttribute("aria-sort") === "ascending";
+      for (const other of heads) other.removeAttribute("aria-sort");
+      head.setAttribute("aria-sort", descending ? "descending" : "ascending");
+      reorder(column, descending);
+    });
+  });
+}
+
+const keyOf = (cell) =>
+  cell.dataset.value === undefined ? cell.textContent : parseFloat(cell.dataset.value);
+
+// A row that was opened takes its detail along.
+const detailOf = (row) =>
+  row.nextElementSibling?.classList.contains("detail") ? row.nextElementSibling : null;
+
+function sortRows(table, column, descending) {
+  const body = table.tBodies[0];
+  const rows = [...body.rows].filter((row) => !row.classList.contains("detail"));
+  const keyed = rows.map((row) => [keyOf(row.cells[column]), row, detailOf(row)]);
+  keyed.sort(([a], [b]) => compare(a, b, descending));
+  body.append(...keyed.flatMap(([, row, detail]) => (detail ? [row, detail] : [row])));
+}
+
+document.querySelectorAll("table[data-sortable]").forEach((table) => sortable(table));
+
+// ---- Filters: a part of the text, or a pattern with * and ? ----
+
+function matcher(text) {
+  const wanted = text.trim().toLowerCase();
+  if (!/[*?]/.test(wanted)) return (cell) => cell.toLowerCase().includes(wanted);
+  const escaped = wanted.replace(/[.+^${}()|[\]\\]/g, "\\$&");
+  const pattern = new RegExp(`^${escaped.replace(/\*/g, ".*").replace(/\?/g, ".")}$`, "s");
+  return (cell) => pattern.test(cell.toLowerCase());
+}
+
+document.querySelectorAll("[data-filters]").forEach((box) => {
+  const body = document.getElementById(box.dataset.filters).tBodies[0];
+  const input = box.querySelector("input"), status = box.querySelector("[role=status]");
+  box.hidden = false;
+  input.addEventListener("input", () => {
+    const fits = matcher(input.value);
+    const rows = [...body.rows].filter((row) => !row.classList.contains("detail"));
+    for (const row of rows) {
+      const texts = [...row.querySelectorAll("[data-search]")].map((cell) => cell.textContent);
+      row.hidden = !texts.some(fits);
+      const detail = detailOf(row);
+      if (detail) detail.hidden = row.hidden || !isOpen(row);
+    }
+    const left = rows.filter((row) => !row.hidden).length;
+    status.textContent = input.value.trim() ? `${left} of ${rows.length} shown` : "";
+  });
+});
+
+// ---- Charts: drawn for the width there is, and again when that changes ----
+
+function redrawn(box, draw) {
+  let width = 0;
+  new ResizeObserver(() => {
+    // In print what was drawn is scaled.
+    if (!box.clientWidth || box.clientWidth === width || matchMedia("print").matches) return;
+    width = box.clientWidth;
+    draw(width);
+  }).observe(box);
+  return () => width && draw(width);
+}
+
+const frame = (width, height, attributes, ...children) =>
+  svg("svg", { viewBox: `0 0 ${width} ${height}`, width, height, ...attributes }, ...children);
+
+// A path through points, broken where one isn't a number.
+function path(points) {
+  let pen = "M";
+  return points.map(([x, y]) => {
+    if (!Number.isFinite(y)) { pen = "M"; return ""; }
+    const step = `${pen}${x.toFixed(1)} ${y.toFixed(1)}`;
+    pen = "L";
+    return step;
+  }).join("");
+}
+
+// Some five round numbers from 0 to `top`.
+function ticks(top) {
+  const rough = top / 5, unit = 10 ** Math.floor(Math.log10(rough));
+  const step = unit * ([1, 2, 5, 10].find((m) => m * unit >= rough) ?? 10);
+  return Array.from({ length: Math.floor(top / step + 1e-9) + 1 }, (_, i) => i * step);
+}
+
+// ---- The depth of the network ----
+
+function depthChart(box, readout) {
+  const sites = data.layers.map((layer) => layer.site);
+  const titles = {
+    dc_fraction: "the DC’s part of the output’s power",
+    active_fraction: "part of the output values above 0",
+    introduced_fraction: "power of ½|x| (what is new) over the output’s",
+  };
+  const left = 46, right = 14, panel = 92, gap = 44, top = 26;
+  redrawn(box, (width) => {
+    const inner = width - left - right, names = Object.keys(titles);
+    const height = top + names.length * (panel + gap);
+    const x = (i) => left + ((i + 0.5) * inner) / sites.length;
+    const back = svg("g", { class: "axes" }), lines = svg("g"), hits = svg("g");
+    const columns = sites.map(() => []);
+    names.forEach((name, p) => {
+      const values = data.depth[name].map(number), y0 = top + p * (panel + gap) + panel;
+      const finite = values.filter(Number.isFinite), most = Math.max(1, ...finite);
+      const logarithmic = most > 10;
+      const low = logarithmic ? Math.floor(Math.log10(Math.min(...finite.filter((v) => v > 0)))) : 0;
+      const high = logarithmic ? Math.ceil(Math.log10(most)) : most;
+      const scale = (v) => y0 - ((logarithmic ? Math.log10(v) : v) - low) / (high - low) * panel;
+      const marks = logarithmic
+        ? Array.from({ length: high - low + 1 }, (_, i) => 10 ** (low + i))
+        : most === 1 ? [0, 0.5, 1] : ticks(most).filter((_, i, all) => all.length < 5 || i % 2 === 0);
+      back.append(
+        svg("text", { x: left, y: y0 - panel - 10, class: "title" },
+          svg("tspan", { class: "name" }, name),
+          ...(width > 520 ? [svg("tspan", { class: "quiet", dx: 8 }, titles[name])] : [])));
+      for (const mark of marks) {
+        const y = scale(mark), text = logarithmic ? `10${superscript(Math.log10(mark))}` : shown(mark);
+        back.append(svg("line", { x1: left, x2: width - right, y1: y, y2: y }),
+          svg("text", { x: left - 8, y: y + 4, "text-anchor": "end" }, text));
+      }
+      const points = values.map((v, i) => [x(i), scale(v)]);
+      lines.append(svg("path", { d: path(points), class: "depth-line" }));
+      points.forEach(([cx, cy], i) => {
+        if (Number.isFinite(cy)) columns[i].push(svg("circle", { cx, cy, r: 3 }));
+      });
+    });
+    // The first parts of neighbours' names, where they have room.
+    const bottom = top + names.length * (panel + gap) - gap;
+    for (let i = 0, end; i < sites.length; i = end) {
+      const part = (s) => s.split(/[.\/#]/)[0];
+      for (end = i; end < sites.length && part(sites[end]) === part(sites[i]); end++);
+      const from = x(i) - inner / sites.length / 2, to = x(end - 1) + inner / sites.length / 2;
+      if (i) back.append(svg("line", { class: "stage", x1: from, x2: from, y1: top, y2: bottom }));
+      if (part(sites[i]).length * 7 < to - from) {
+        back.append(svg("text", { x: (from + to) / 2, y: bottom + 18, "text-anchor": "middle" },
+          part(sites[i])));
+      }
+    }
+    sites.forEach((site, i) => {
+      const says = Object.keys(titles).map((n) => `${n} ${shown(data.depth[n][i], n)}`).join(", ");
+      const tell = () => { readout.textContent = `${site}: ${says}`; };
+      hits.append(svg("a", {
+        href: `#layer-${i}`, tabindex: i ? -1 : 0, "aria-label": `${site}: ${says}`,
+        pointerenter: tell, focus: tell,
+        keydown: (event) => {
+          const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+          const other = step && hits.children[i + step];
+          if (!other) return;
+          event.preventDefault();
+          hits.children[i].setAttribute("tabindex", -1);
+          other.setAttribute("tabindex", 0);
+          other.focus();
+        },
+      },
+      svg("rect", { x: x(i) - inner / sites.length / 2, y: top - 8, class: "hit",
+        width: inner / sites.length, height: bottom - top + 16 }),
+      svg("line", { x1: x(i), x2: x(i), y1: top, y2: bottom, class: "guide" }), ...columns[i]));
+    });
+    box.replaceChildren(frame(width, height - 14, { role: "group",
+      "aria-label": "Fractions of every layer; the table below has the same numbers" },
+    back, lines, hits));
+  });
+}
+
+const depth = document.getElementById("depth");
+if (depth) {
+  depth.hidden = false;
+  depthChart(document.getElementById("depth-chart"), document.getElementById("depth-readout"));
+}
+
+// ---- Spectra of a layer: a band over its channels, and single ones ----
+
+const DYNAMIC = 1200; // tenths of a decibel below the greatest power that are shown
+const SIDES = { in: "Input of the rectifier", out: "Output of the rectifier" };
+const COLORS = 8;
+
+function spectraCharts(spectra, boxes, chosen) {
+  const freq = spectra.freq.map(number), most = freq[freq.length - 1] || 1;
+  const curves = (side) => [...spectra[side].band,
+    ...[...chosen.keys()].map((channel) => spectra[side].lines[channel])];
+  const draw = (side, box) => (width) => {
+    const all = ["in", "out"].flatMap((s) => curves(s).flat()).filter((v) => v !== null);
+    if (!all.length) {
+      box.replaceChildren(html("p", { class: "note" }, `${SIDES[side]}: there is no power to draw.`));
+      return;
+    }
+    const high = Math.ceil(all.reduce((a, b) => Math.max(a, b)) / 100);
+    const lowest = Math.floor(all.reduce((a, b) => Math.min(a, b)) / 100);
+    const low = Math.min(Math.max(lowest, high - DYNAMIC / 100), high - 1);
+    const left = 52, right = 12, top = 28, height = 220, base = top + height;
+    const x = (f) => left + (f / most) * (width - left - right);
+    const y = (v) => v === null ? NaN
+      : Math.min(base, base - ((v / 100 - low) / (high - low)) * height);
+    const line = (values) => path(values.map((v, i) => [x(freq[i]), y(v)]));
+    const axes = svg("g", { class: "axes" }, svg("text", { x: left, y: 14, class: "title" }, SIDES[side]));
+    const every = Math.ceil((high - low) / 6);
+    for (let p = low; p <= high; p += every) {
+      axes.append(svg("line", { x1: left, x2: width - right, y1: y(p * 100), y2: y(p * 100) }),
+        svg("text", { x: left - 8, y: y(p * 100) + 4, "text-anchor": "end" }, `10${superscript(p)}`));
+    }
+    for (const f of ticks(most)) {
+      axes.append(svg("text", { x: x(f), y: base + 18, "text-anchor": "middle" }, shown(f)));
+    }
+    axes.append(
+      svg("text", { x: (left + width - right) / 2, y: base + 38, "text-anchor": "middle" },
+        `frequency (${spectra.unit})`),
+      svg("text", { transform: `translate(12 ${top + height / 2}) rotate(-90)`,
+        "text-anchor": "middle" }, "power (activation²)"));
+    const drawn = svg("g");
+    const [lower, middle, upper] = spectra[side].band;
+    if (middle) {
+      // Bins that have no power at all are at the bottom of the band.
+      const edge = (values) => values.map((v, i) => [x(freq[i]), v === null ? base : y(v)]);
+      drawn.append(svg("path", { class: "band",
+        d: path([...edge(upper), ...edge(lower).reverse()]) + "Z" }),
+      svg("path", { class: "median", d: line(middle) }));
+    }
+    for (const [channel, color] of chosen) {
+      drawn.append(svg("path", { class: `line color-${color}`, "data-channel": channel,
+        d: line(spectra[side].lines[channel]) }));
+    }
+    const what = [...chosen.keys()].map((c) => `channel ${c}`).join(", ");
+    box.replaceChildren(frame(width, base + 46, { role: "img",
+      "aria-label": `Power spectrum, ${SIDES[side].toLowerCase()}: median and 10 to 90 % of the ` +
+        `channels${what && ", "}${what}` }, axes, drawn));
+  };
+  const again = Object.entries(boxes).map(([side, box]) => redrawn(box, draw(side, box)));
+  return () => again.forEach((redraw) => redraw());
+}
+
+// ---- What opens under a layer ----
+
+const CAP = 50; // rows of channels at first: thousands take a moment
+
+function header(names) {
+  return html("thead", {}, html("tr", {}, ...names.map((name, column) => {
+    const words = name.split("_").flatMap((w, i) => (i ? ["_", html("wbr"), w] : [w]));
+    const says = data.definitions[name];
+    return html("th", { scope: "col", class: column > 0 && "number", title: says,
+      "data-definition": says }, ...words);
+  })));
+}
+
+function scrolling(table, label) {
+  return html("div", { class: "scroll", role: "region", tabindex: 0, "aria-label": label }, table);
+}
+
+function smallTable(columns, caption) {
+  const names = Object.keys(columns);
+  const rows = columns[names[0]].map((first, i) => html("tr", {},
+    html("th", { scope: "row" }, shown(first)),
+    ...names.slice(1).map((n) => html("td", { class: "number" }, shown(columns[n][i], n)))));
+  return scrolling(html("table", {}, html("caption", {}, caption), header(names),
+    html("tbody", {}, ...rows)), caption);
+}
+
+function detail(layer) {
+  const names = Object.keys(layer.channels), total = layer.channels[names[0]].length;
+  const chosen = new Map(); // channel -> number of its color
+  const lines = layer.spectra?.out.lines ?? {};
+  const body = html("tbody"), legend = html("ul", { class: "legend" });
+  const all = html("button", { type: "button", class: "more", click: () => { cap = total; fill(); } });
+  let order = [...Array(total).keys()], cap = CAP, redraw = () => {};
+
+  const swatch = (kind) => html("span", { class: `swatch ${kind}` });
+  function mark() {
+    for (const button of body.querySelectorAll("button[data-channel]")) {
+      const color = chosen.get(Number(button.dataset.channel));
+      button.setAttribute("aria-pressed", color !== undefined);
+      button.firstChild.setAttribute("class", `swatch ${color === undefined ? "" : `color-${color}`}`);
+    }
+    legend.replaceChildren(
+      html("li", {}, swatch("median"), `median of ${shown(total)} channels`),
+      html("li", {}, swatch("band"), "10–90 % of them"),
+      ...[...chosen].map(([c, color]) => html("li", {}, swatch(`color-${color}`), `channel ${c}`)));
+  }
+  function toggle(channel) {
+    if (!chosen.delete(channel)) {
+      const used = new Set(chosen.values());
+      const free = [...Array(COLORS).keys()].find((color) => !used.has(color));
+      chosen.set(channel, free ?? channel % COLORS);
+    }
+    mark();
+    redraw();
+  }
+  function row(channel) {
+    const name = lines[channel] === undefined ? [String(channel)]
+      : [html("button", { type: "button", class: "pick", "data-channel": channel,
+        "aria-label": `Spectrum of channel ${channel}`, click: () => toggle(channel) },
+      swatch(""), String(channel))];
+    return html("tr", { "data-channel": channel }, html("th", { scope: "row" }, ...name),
+      ...names.map((n) => html("td", { class: "number" }, shown(layer.channels[n][channel], n))));
+  }
+  function fill() {
+    body.replaceChildren(...order.slice(0, cap).map(row));
+    all.hidden = cap >= total;
+    all.textContent = `Show all ${shown(total)} channels (${shown(Math.min(cap, total))} are shown)`;
+    mark();
+  }
+
+  const label = `Channels of ${layer.site}`;
+  const table = html("table", { class: "channels" }, html("caption", {}, label),
+    header(["channel", ...names]), body);
+  sortable(table, (column, descending) => {
+    const key = column ? (c) => number(layer.channels[names[column - 1]][c]) : (c) => c;
+    order = [...Array(total).keys()].sort((a, b) => compare(key(a), key(b), descending));
+    fill();
+  });
+  const charts = [];
+  if (layer.spectra) {
+    const boxes = { in: html("div", { class: "chart" }), out: html("div", { class: "chart" }) };
+    redraw = spectraCharts(layer.spectra, boxes, chosen);
+    const have = Object.keys(lines).length;
+    const some = have < total ? ` Of ${shown(have)} channels, those whose DC varies most from input ` +
+      "to input, there is a spectrum here; report.spectra() has all." : "";
+    const bins = layer.spectra.bins > 1 ? ` Of ${layer.spectra.bins} neighbouring bins the ` +
+      "greatest is drawn." : "";
+    charts.push(html("p", {}, `Power in each bin, averaged over inputs.${bins}`,
+      html("span", { class: "on-screen" }, ` Click a channel’s number to draw it.${some}`)), html("div", { class: "pair" }, boxes.in, boxes.out), legend);
+    const first = layer.spectra.first;
+    if (first !== null) chosen.set(first, 0);
+  } else {
+    charts.push(html("p", {}, "No spectra were recorded here: that takes spectra=True, and inputs " +
+      "of one length, longer than 1."));
+  }
+  fill();
+  const extras = [];
+  if (layer.harmonics) {
+    extras.push(smallTable(layer.harmonics, "Harmonics of f0, medians over the channels"));
+  }
+  if (layer.predictions) {
+    extras.push(smallTable(layer.predictions, "DC predicted by theory, means over the channels"));
+  }
+  const content = html("div", { class: "panel" }, html("h3", {}, layer.site), ...charts,
+    scrolling(table, label), all, ...(extras.length ? [html("div", { class: "pair" }, ...extras)] : []));
+  content.reveal = (channel) => {
+    if (order.indexOf(channel) >= cap) { cap = total; fill(); }
+    if (lines[channel] !== undefined && !chosen.has(channel)) toggle(channel);
+    for (const marked of body.querySelectorAll(".revealed")) marked.classList.remove("revealed");
+    const found = body.querySelector(`tr[data-channel="${channel}"]`);
+    found?.classList.add("revealed");
+    found?.scrollIntoView({ block: "center" });
+  };
+  return content;
+}
+
+const isOpen = (row) => row.querySelector("button")?.getAttribute("aria-expanded") === "true";
+
+function setOpen(row, open) {
+  row.querySelector("button").setAttribute("aria-expanded", open);
+  let below = detailOf(row);
+  if (!below && open) {
+    const cell = html("td", { colspan: row.cells.length }, detail(data.layers[row.dataset.layer]));
+    below = html("tr", { class: "detail", id: `detail-${row.dataset.layer}` }, cell);
+    row.after(below);
+  }
+  if (below) below.hidden = !open;
+}
+
+for (const row of document.querySelectorAll("tr[data-layer]")) {
+  const cell = row.cells[0], button = html("button", { type: "button", class: "opens",
+    "aria-expanded": "false", "aria-controls": `detail-${row.dataset.layer}` });
+  button.append(...cell.childNodes);
+  button.addEventListener("click", () => setOpen(row, !isOpen(row)));
+  cell.append(button);
+}
+
+// A link to a layer opens it, and shows the channel that it names.
+function follow(hash, channel) {
+  const row = /^#layer-\d+$/.test(hash) && document.getElementById(hash.slice(1));
+  if (!row) return false;
+  const input = document.getElementById("sites-filter");
+  if (row.hidden) { input.value = ""; input.dispatchEvent(new Event("input")); }
+  setOpen(row, true);
+  row.querySelector("button").focus({ preventScroll: true });
+  row.scrollIntoView();
+  if (channel !== undefined) detailOf(row).querySelector(".panel").reveal(Number(channel));
+  return true;
+}
+
+document.addEventListener("click", (event) => {
+  const link = event.target.closest("a");
+  const hash = link?.getAttribute("href") ?? "";
+  if (event.button === 0 && !event.ctrlKey && !event.metaKey && follow(hash, link?.dataset.channel)) {
+    event.preventDefault();
+    history.replaceState(null, "", hash);
+  }
+});
+follow(location.hash);

@@ -1,0 +1,493 @@
+"""The page of a report: what it says of models whose behaviour is known, and that it is safe."""
+
+import html.parser
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from helpers import report_of
+from torch import nn
+
+import spectroscope
+from spectroscope import page, run
+from spectroscope.page import data
+from spectroscope.page.findings import Findings, Reference, findings
+
+HOSTILE = "<script>alert(1)</script>"
+
+
+class Parsed(html.parser.HTMLParser):
+    """Elements with their attributes, and the text outside of scripts and styles."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.text, self._raw = [], "", None
+        self.raw = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        self._raw = tag if tag in ("script", "style") else None
+        if self._raw:
+            self.raw.append("")
+
+    def handle_endtag(self, tag):
+        self._raw = None
+
+    def handle_data(self, data):
+        if self._raw:
+            self.raw[-1] += data
+        else:
+            self.text += data
+
+    def all(self, tag):
+        return [attributes for found, attributes in self.elements if found == tag]
+
+
+def parsed(report, **options):
+    return Parsed(page.render_report(report, **options))
+
+
+def embedded(report):
+    """What the script gets, as a browser would read it."""
+    return json.loads(parsed(report).raw[1])
+
+
+def told(report):
+    try:
+        aliasing = report.aliasing()
+    except spectroscope.RequestError:
+        aliasing = None
+    return findings(report.sites(), report.dc(), aliasing)
+
+
+def finding(report, headline):
+    (found,) = [f for f in told(report).found if f.headline == headline]
+    return found
+
+
+@pytest.fixture
+def known():
+    """12 inputs of 4 channels: never > 0; always; a wave of AC alone; the same on a level of 9."""
+    t = torch.arange(32) / 32
+    wave = torch.sin(2 * torch.pi * 4 * t)
+    x = torch.stack([wave - 2, wave + 2, wave, wave + 9]).expand(12, -1, -1)
+    return report_of(nn.ReLU(), x)
+
+
+def test_dead_and_always_on_channels_are_counted(known):
+    dead = finding(known, "Dead channels")
+    assert "1 of 4 channels (25.0\u00a0%)" in dead.text
+    assert dead.references == (Reference("#0", "1 of 4"),)
+    assert "2 of 4 channels (50.0\u00a0%)" in finding(known, "Channels that are always on").text
+
+
+def test_what_is_not_there_is_said_not_to_be_and_is_no_finding():
+    report = report_of(nn.ReLU(), torch.randn(12, 3, 64))
+    told_of = told(report)
+    assert "Dead channels" not in [f.headline for f in told_of.found]
+    assert {"dead channels", "channels that are always on"} <= set(told_of.absent)
+    assert "values that are NaN or infinite" in told_of.absent
+
+
+def test_a_rectifier_that_clips_is_not_doing_nothing():
+    report = report_of(nn.ReLU6(), torch.rand(12, 3, 8) + 7)
+    assert (report.dc()["active_fraction"] == 1).all()
+    assert "Channels that are always on" not in [f.headline for f in told(report).found]
+
+
+def test_layers_that_are_mostly_dc_are_named_and_those_of_one_value_left_out():
+    t = torch.arange(32) / 32
+    wave = torch.sin(2 * torch.pi * 4 * t).expand(12, 2, -1)
+    # Behind ReLU the DC of 9 + wave has 81 of 81.5; of the wave alone it is (1/π)² of 1/4: 41 %.
+    model = nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.ReLU())
+    found = finding(report_of(model, wave + 9), "Layers that are mostly DC")
+    assert found.references == (Reference("0#0", "99.4\u00a0%"),)
+    assert "all of" not in found.text
+    assert "1 layer with one value a channel" in found.text
+    assert "Layers that are mostly DC" not in [
+        f.headline for f in told(report_of(model, wave)).found
+    ]
+
+
+def test_values_that_are_not_finite_are_counted():
+    x = torch.randn(12, 2, 16)
+    x[0, 0, :3] = torch.nan
+    x[1, 1, 5] = torch.inf
+    found = finding(report_of(nn.ReLU(), x), "Values that aren't finite")
+    assert found.text.startswith("4 values on the way into rectifiers and 4 on the way out")
+    assert found.references == (Reference("#0", "8 values"),)
+
+
+@pytest.mark.parametrize(("inputs", "says"), [(1, "One input"), (3, "Few inputs")])
+def test_too_few_inputs_are_warned_of(inputs, says):
+    report = report_of(nn.ReLU(), torch.randn(inputs, 2, 16))
+    assert finding(report, says).text.startswith(f"All figures are of {inputs} input")
+    # A tenth of 50 %: the standard error of a standard deviation of 51 Gaussian values.
+    enough = told(report_of(nn.ReLU(), torch.randn(10, 2, 16)))
+    assert says not in [f.headline for f in enough.found]
+
+
+def test_what_feeds_global_pooling_is_named():
+    model = nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool1d(1))
+    found = finding(report_of(model, torch.randn(12, 2, 16)), "Only the DC goes on")
+    assert found.text.startswith("0#0 feeds global pooling directly")
+
+
+def test_aliasing_is_told_with_what_it_folds_to_and_global_pooling_is_none():
+    t = torch.arange(64) / 64.0  # 1 s
+    tone = 3 + torch.cos(2 * torch.pi * 20 * t).expand(12, 2, -1)
+    model = nn.Sequential(nn.ReLU(), nn.AvgPool1d(2))
+    found = finding(report_of(model, tone, fs=64.0), "Aliasing")
+    # Power 1/2 of 9 + 1/2 at 20 Hz; at 32 samples a second that is 12 Hz.
+    assert f"{0.5 / 9.5:.1%}".replace("%", "\u00a0%") in found.text
+    assert "is at 20 Hz, and folds to 12 Hz" in found.text
+    whole = nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool1d(1))
+    report = report_of(whole, tone, fs=64.0)
+    assert "Aliasing" not in [f.headline for f in told(report).found]
+
+
+def test_channels_that_are_not_gaussian_are_told_and_gaussian_ones_are_not():
+    # One value in 64 is 8, the rest −1: the DC is 8/64, the RMS 1. μ and σ of the input give more.
+    x = torch.randn(12, 3, 64)
+    x[:, 1] = -1
+    x[:, 1, 0] = 8
+    report = report_of(nn.ReLU(), x)
+    row = report.dc().loc[1]
+    assert abs(row["dc_gaussian"] - 0.125) < 0.5 < 1  # below the threshold: nothing to tell
+    assert "Channels that Gaussian" not in str([f.headline for f in told(report).found])
+    x[:, 1] = -1
+    x[:, 1, 0] = 1  # μ = −31/32, σ = 0.248: Gaussian input would give all but nothing
+    x[:, 2] = torch.where(torch.arange(64) == 0, -40.0, 0.5)
+    report = report_of(nn.ReLU(), x)
+    found = finding(report, "Channels that Gaussian theory doesn't explain")
+    row = report.dc().loc[2]
+    ratio = abs(row["dc_gaussian"] - row["dc_out"]) / np.hypot(row["dc_out"], row["ac_rms_out"])
+    assert "1 of 3 channels" in found.text
+    assert f"a difference of {ratio:.3g} times" in found.text
+    assert found.references[0] == Reference("#0", "furthest off", 2)
+
+
+@pytest.mark.filterwarnings("ignore:.*nothing was recorded")
+def test_no_site_no_finding():
+    report = REPORTS["no sites"]()
+    assert told(report) == Findings((), ())
+
+
+def test_names_with_braces_and_markup_pass_through_findings():
+    model = nn.Sequential()
+    model.add_module("{share}<b>", nn.ReLU())
+    report = report_of(model, -torch.rand(12, 2, 8))
+    assert "all in {share}<b>#0" in finding(report, "Dead channels").text
+
+
+# ---- The page itself ----
+
+
+@pytest.fixture
+def hostile():
+    model = nn.Sequential()
+    model.add_module(HOSTILE, nn.ReLU())
+    model.add_module("</script><!--\u2028\u2029&amp;'\"", nn.ReLU())
+    about = {"<i>key</i>": "<img src=x onerror=alert(2)>", "half of a pair": "\ud800"}
+    return report_of(model, torch.randn(3, 2, 16), about=about)
+
+
+def test_names_are_text_everywhere(hostile, tmp_path):
+    hostile.page(tmp_path / "page.html", title="<h1>&")
+    text = (tmp_path / "page.html").read_text("utf-8")
+    found = Parsed(text)
+    assert [attributes.get("id") for attributes in found.all("script")] == ["data", None]
+    assert not found.all("img")
+    assert not found.all("i")
+    assert f"{HOSTILE}#0" in found.text
+    assert "<!--" not in text.partition('id="data"')[2].partition("</script>")[0]
+    assert "\u2028" not in found.raw[1]
+    assert [layer["site"] for layer in json.loads(found.raw[1])["layers"]][:2] == [
+        f"{HOSTILE}#0",
+        "</script><!--\u2028\u2029&amp;'\"#0",
+    ]
+
+
+def test_nothing_is_fetched_and_nothing_else_may_run(known):
+    text = page.render_report(known)
+    found = Parsed(text)
+    for _, attributes in found.elements:
+        for name in ("src", "srcset", "action", "data", "style", "poster"):
+            assert name not in attributes
+        assert not [name for name in attributes if name.startswith("on")]
+        assert attributes.get("href", "#").startswith("#")
+    assert "@import" not in text
+    assert "url(" not in text
+    assert "innerHTML" not in text
+    (policy,) = [m["content"] for m in found.all("meta") if "http-equiv" in m]
+    assert policy.startswith("default-src 'none'; style-src 'sha256-")
+    assert "unsafe" not in policy
+
+
+def test_the_table_of_layers_is_there_without_the_script(known):
+    found = parsed(known)
+    rows = [attributes for attributes in found.all("tr") if "data-layer" in attributes]
+    assert len(rows) == len(known.sites())
+    values = {float(cell["data-value"]) for cell in found.all("td") if "data-value" in cell}
+    assert any(np.isclose(v, known.sites()["dc_out"][0], rtol=1e-8) for v in values)
+
+
+def test_headings_landmarks_and_labels(known):
+    found = parsed(known)
+    assert found.all("html") == [{"lang": "en"}]
+    for tag in ("header", "main", "footer", "nav", "h1"):
+        assert len(found.all(tag)) == 1
+    assert found.elements[found.elements.index(("body", {})) + 1] == (
+        "a",
+        {"class": "skip", "href": "#main"},
+    )
+    assert len(found.all("caption")) == len(found.all("table"))
+    assert all(th["scope"] in ("col", "row") for th in found.all("th"))
+    labels = {label["for"] for label in found.all("label")}
+    assert {field["id"] for field in found.all("input")} == labels
+    ids = [attributes["id"] for _, attributes in found.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    targets = {a["href"][1:] for a in found.all("a")}
+    assert targets <= set(ids)
+
+
+def test_heads_carry_the_definitions_and_the_foot_has_all(known):
+    found = parsed(known)
+    described = known.describe().set_index("column")
+    titles = [th["title"] for th in found.all("th") if "title" in th]
+    assert described.loc["active_fraction", "definition"] in titles
+    for definition in described["definition"]:
+        assert definition in found.text
+
+
+def test_what_was_looked_at_comes_first_escaped_and_coverage_next():
+    report = report_of(nn.ReLU(), torch.randn(3, 2, 8), about={"data": "a & b"})
+    text = page.render_report(report)
+    order = ["a &amp; b", 'id="coverage"', 'id="findings"', 'id="depth"', 'id="layers"',
+             'id="definitions"']  # fmt: skip
+    places = [text.index(part) for part in order]
+    assert places == sorted(places)
+    for value in report.about.values():
+        assert value in Parsed(text).text
+
+
+@pytest.mark.filterwarnings("ignore:.*not recorded in full", "ignore:.*torch.jit")
+def test_what_was_missed_is_told_with_the_reason():
+    model = nn.Sequential(nn.ReLU(), torch.jit.script(nn.ReLU()), nn.ReLU())
+    report = report_of(model, torch.randn(3, 2, 8))
+    assert report.coverage()["status"].tolist() == ["fired", "cannot be seen", "fired"]
+    text = parsed(report).text
+    assert "1 place with rectifiers can't be seen, is incomplete or never fired." in text
+    assert "2 others fired, 2 calls in all." in text
+    assert report.coverage()["reason"][1] in text
+    whole = parsed(report_of(nn.Sequential(nn.ReLU(), nn.ReLU()), torch.randn(3, 2, 8))).text
+    assert "All 2 places with rectifiers fired, 2 calls in all: nothing was missed." in whole
+
+
+def test_a_rectifier_that_never_fired_is_missed():
+    model = nn.Sequential(nn.ReLU())
+    model.unused = nn.ReLU()
+    model.forward = lambda x: model[0](x)
+    seen = data.seen(report_of(model, torch.randn(3, 2, 8)).coverage())
+    assert seen.missed["place"].tolist() == ["unused"]
+    assert seen.missed["status"].tolist() == ["never fired"]
+
+
+def test_places_not_asked_for_are_not_missed():
+    model = nn.Sequential(nn.ReLU(), nn.ReLU())
+    seen = data.seen(report_of(model, torch.randn(3, 2, 8), select="0").coverage())
+    assert seen.missed.empty
+    assert seen.line.endswith("1 more was not asked for.")
+
+
+# ---- What is embedded ----
+
+
+def test_channels_and_spectra_are_those_of_the_report():
+    x = torch.randn(6, 12, 64)
+    report = report_of(nn.ReLU(), x, fs=64.0)
+    (layer,) = embedded(report)["layers"]
+    dc, spectra = report.dc(), report.spectra()
+    np.testing.assert_allclose(layer["channels"]["dc_out"], dc["dc_out"], rtol=6e-4)
+    assert layer["spectra"]["unit"] == "Hz"
+    np.testing.assert_allclose(layer["spectra"]["freq"], np.arange(33))
+    for side in ("in", "out"):
+        power = spectra[spectra["side"] == side]["power"].to_numpy().reshape(12, 33)
+        band = np.quantile(power, [0.1, 0.5, 0.9], axis=0)
+        drawn = 10 ** (np.array(layer["spectra"][side]["band"]) / 100)
+        np.testing.assert_allclose(drawn, band, rtol=0.0117)  # half of a tenth of a decibel
+        for channel, line in layer["spectra"][side]["lines"].items():
+            np.testing.assert_allclose(
+                10 ** (np.array(line) / 100), power[int(channel)], rtol=0.0117
+            )
+    assert layer["spectra"]["first"] == dc["dc_out_std"].idxmax()
+
+
+def test_a_tone_is_not_lost_in_a_spectrum_with_more_bins_than_are_drawn():
+    t = torch.arange(8192) / 8192
+    report = report_of(nn.ReLU(), torch.cos(2 * torch.pi * 2001 * t).expand(2, 1, -1), fs=8192.0)
+    spectra = embedded(report)["layers"][0]["spectra"]
+    assert len(spectra["freq"]) <= data.MOST_BINS + 1
+    line = spectra["in"]["lines"]["0"]
+    assert max(v for v in line if v is not None) == round(100 * np.log10(0.5))
+    strongest = line.index(round(100 * np.log10(0.5)))
+    assert abs(spectra["freq"][strongest] - 2001) < spectra["bins"]
+
+
+def test_of_many_channels_spectra_of_those_that_vary_most(monkeypatch):
+    monkeypatch.setattr(data, "BUDGET", 0)
+    report = report_of(nn.ReLU(), torch.randn(5, 40, 16))
+    spectra = embedded(report)["layers"][0]["spectra"]
+    most = report.dc().nlargest(data.FEWEST, "dc_out_std")["channel"]
+    assert set(map(int, spectra["in"]["lines"])) == set(most)
+
+
+def test_numbers_that_json_has_no_word_for():
+    text = json.dumps(data.rounded([np.nan, np.inf, -np.inf, 1.23456e-9, 123456.0, True, 7]))
+    assert json.loads(text) == [None, "Infinity", "-Infinity", 1.235e-9, 123500, True, 7]
+    assert page.shown(float("nan"), "dc_in") == "—"
+    assert page.shown(-float("inf"), "dc_in") == "−∞"
+    assert data.decibels(np.array([0.0, 10.0, np.nan])) == [None, 100, None]
+
+
+def test_harmonics_and_predictions_are_embedded_where_there_are():
+    t = torch.arange(1024) / 1024
+    tone = torch.cos(2 * torch.pi * 4 * t).expand(3, 2, -1)
+    layer = embedded(report_of(nn.ReLU(), tone, fs=1024.0, f0=4.0))["layers"][0]
+    amplitude = dict(
+        zip(layer["harmonics"]["harmonic"], layer["harmonics"]["amplitude_out"], strict=True)
+    )
+    assert amplitude[1] == 0.5
+    assert amplitude[2] == pytest.approx(2 / (3 * np.pi), rel=1e-3)
+    assert "tone" in layer["predictions"]["assumption"]
+
+
+T = torch.randn
+REPORTS = {
+    "no spectra": lambda: report_of(nn.ReLU(), T(3, 2, 8), spectra=False),
+    "no sites": lambda: report_of(nn.Linear(2, 2), T(3, 2)),
+    "never run": lambda: spectroscope.record(nn.ReLU()).report(),
+    "one value": lambda: report_of(nn.ReLU(), T(3, 2)),
+    "images": lambda: report_of(nn.Sequential(nn.ReLU(), nn.MaxPool2d(2)), T(3, 2, 8, 9)),
+    "planes": lambda: report_of(nn.ReLU(), T(3, 2, 8, 8), spectra="plane"),
+    "1-D with f0": lambda: report_of(nn.ReLU(), T(3, 2, 64), fs=64.0, f0=4.0),
+    "merged": lambda: report_of(nn.ReLU(), T(3, 2, 8)).merge(report_of(nn.ReLU(), T(3, 2, 8))),
+    "NaN alone": lambda: report_of(nn.ReLU(), torch.full((3, 2, 8), torch.nan)),
+    "zeros": lambda: report_of(nn.ReLU(), torch.zeros(3, 2, 8)),
+    "GELU": lambda: report_of(nn.GELU(), T(3, 2, 8), kinds=["GELU"]),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*nothing was recorded")
+@pytest.mark.parametrize("name", REPORTS)
+def test_any_report_has_a_page_and_a_summary(name):
+    report = REPORTS[name]()
+    text = page.render_report(report)
+    assert len(json.loads(Parsed(text).raw[1])["layers"]) == len(report.sites())
+    assert not re.search(r">(nan|inf|None|<NA>)<", text)
+    assert f"{len(report.sites())} sites" in Parsed(report._repr_html_()).text
+
+
+def test_a_kind_that_is_not_relu_shows_what_it_preserves():
+    assert "preserved_fraction" in data.site_table(REPORTS["GELU"]().sites())
+    assert "preserved_fraction" not in data.site_table(REPORTS["zeros"]().sites())
+
+
+# ---- The file ----
+
+
+def test_a_failing_write_leaves_the_old_page(known, tmp_path, monkeypatch):
+    path = tmp_path / "page.html"
+    path.write_text("old")
+    monkeypatch.setattr(page, "_embeddable", lambda data: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        known.page(path)
+    monkeypatch.undo()
+
+    def full(self, data):
+        with open(self, "wb") as file:
+            file.write(data[:100])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    with pytest.raises(spectroscope.RequestError, match=r"cannot write .*No space left"):
+        known.page(path)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_is_missing_is_said_so_and_not_made(known, tmp_path):
+    with pytest.raises(spectroscope.RequestError, match="there is no folder"):
+        known.page(tmp_path / "missing" / "page.html")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(spectroscope.RequestError, match="there is a folder of that name"):
+        known.page(tmp_path)
+
+
+def test_the_title(known):
+    assert "mine" in parsed(known, title="mine").text
+    assert "ReLU · spectroscope" in parsed(known).text
+
+
+def test_inspect_writes_a_page(tmp_path):
+    model, inputs = nn.ReLU(), [torch.randn(3, 2, 8)]
+    specimen = spectroscope.Specimen("name-of-it", "what it does", "MIT", model, inputs, 3)
+    run.export(specimen, run.inspect(specimen).report, tmp_path)
+    assert "name-of-it: what it does" in (tmp_path / "report.html").read_text("utf-8")
+
+
+def test_the_page_takes_no_matplotlib(tmp_path):
+    code = """
+import sys, torch, spectroscope
+with spectroscope.record(torch.nn.ReLU()) as recorder:
+    pass
+recorder.report().page(sys.argv[1])
+print({"matplotlib", "seaborn"} & set(sys.modules))
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, "page_of_nothing.html"],
+        capture_output=True, text=True, check=False, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.stdout.strip() == "set()", done.stderr
+
+
+# ---- In notebooks ----
+
+
+def test_a_report_in_a_notebook_is_escaped_and_short(hostile):
+    found = Parsed(hostile._repr_html_())
+    assert not found.all("script")
+    assert HOSTILE in found.text
+    assert "2 sites, 4 channels, 3 inputs" in found.text
+    many = report_of(nn.Sequential(*[nn.ReLU() for _ in range(20)]), T(3, 2, 8))
+    assert len(Parsed(many._repr_html_()).all("tr")) == 1 + data.ROWS_IN_SUMMARY
+    assert "and 14 more" in Parsed(many._repr_html_()).text
+
+
+def test_a_specimen_in_a_notebook_is_escaped_and_does_not_run():
+    class Model(nn.Module):
+        def forward(self, x):
+            raise AssertionError
+
+    def inputs():
+        raise AssertionError
+        yield
+
+    specimen = spectroscope.Specimen("<b>", HOSTILE, "MIT", Model(), inputs(), 7, fs=32.0)
+    found = Parsed(specimen._repr_html_())
+    assert not found.all("script")
+    assert not found.all("b")
+    for part in ("<b>", HOSTILE, "MIT", "Model", "7", "32 Hz"):
+        assert part in found.text
+
+
+def test_the_frame_of_a_report_stays_as_it_was(known):
+    before = known.sites()
+    page.render_report(known)
+    pd.testing.assert_frame_equal(known.sites(), before)

@@ -1,0 +1,329 @@
+"""The page of a report in a browser: opened as a file, sorted, filtered, opened, drawn, printed."""
+
+import base64
+import shutil
+
+import pytest
+import torch
+from helpers import report_of
+from torch import nn
+
+BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+if BROWSER is None or DRIVER is None:
+    pytest.skip("needs chromium and chromedriver", allow_module_level=True)
+webdriver = pytest.importorskip("selenium.webdriver")
+
+HOSTILE = "<script>alert(1)</script>"
+FLAGS = ["headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run",
+         "disable-background-networking", "disable-component-update", "disable-sync",
+         "window-size=1280,900"]  # fmt: skip
+CHANNELS = 60
+
+
+class Network(nn.Module):
+    """Layers of different levels; one that is dead, so that its dc_fraction is NaN."""
+
+    def __init__(self):
+        super().__init__()
+        for name in ("first", HOSTILE, "block.a", "block.b", "dead"):
+            parent, _, child = name.rpartition(".")
+            if parent and not hasattr(self, parent):
+                self.add_module(parent, nn.Module())
+            (getattr(self, parent) if parent else self).add_module(child, nn.ReLU())
+
+    def forward(self, x):
+        self.first(x + 10)
+        getattr(self, HOSTILE)(x)
+        self.block.a(x + 2)
+        self.block.b(100 * x + 30)
+        return self.dead(-x.abs())
+
+
+@pytest.fixture(scope="module")
+def report():
+    torch.manual_seed(0)
+    return report_of(Network().eval(), torch.randn(12, CHANNELS, 64), fs=64.0, f0=4.0)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    options = webdriver.ChromeOptions()
+    options.binary_location = BROWSER
+    for flag in FLAGS:
+        options.add_argument(f"--{flag}")
+    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    service = webdriver.ChromeService(DRIVER)
+    with webdriver.Chrome(options=options, service=service) as driver:
+        yield driver
+
+
+@pytest.fixture(scope="module")
+def url(report, tmp_path_factory):
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    report.page(path)
+    return path.as_uri()
+
+
+@pytest.fixture
+def opened(browser, url):
+    """The page, fresh; in the end it has logged nothing."""
+    for log in ("browser", "performance"):
+        browser.get_log(log)
+    browser.get(url)
+    yield browser
+    assert browser.get_log("browser") == []
+
+
+def js(browser, code, *arguments):
+    return browser.execute_script(f"return {code}", *arguments)
+
+
+def column(browser, name, table="sites"):
+    """Numbers of a column, top to bottom, of those rows that are shown."""
+    code = """((name, id) => {
+        const table = document.getElementById(id) ?? document.querySelector(id);
+        const at = [...table.tHead.rows[0].cells].findIndex((h) => h.textContent === name);
+        return [...table.tBodies[0].rows]
+            .filter((r) => !r.classList.contains("detail") && !r.hidden)
+            .map((r) => r.cells[at].dataset.value ?? r.cells[at].textContent);
+    })(arguments[0], arguments[1])"""
+    return js(browser, code, name, table)
+
+
+def head(browser, name, table="#sites"):
+    heads = browser.find_elements("css selector", f"{table} > thead th")
+    return next(h for h in heads if h.get_attribute("textContent") == name)
+
+
+def press(browser, element):
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
+    element.click()
+
+
+def sort(browser, name, table="#sites"):
+    found = head(browser, name, table)
+    press(browser, found.find_element("css selector", "button"))
+    return found.get_attribute("aria-sort")
+
+
+def layer(browser, number):
+    return browser.find_element("css selector", f"#layer-{number} button")
+
+
+def test_it_asks_for_nothing_but_itself(opened, url):
+    layer(opened, 0).click()
+    sent = [entry["message"] for entry in opened.get_log("performance")]
+    requests = [m for m in sent if '"Network.requestWillBeSent"' in m]
+    assert len(requests) == 1
+    assert url in requests[0]
+    assert js(opened, "performance.getEntriesByType('resource').length") == 0
+
+
+def test_the_policy_forbids_what_is_injected(browser, url):
+    browser.get(url)
+    browser.execute_script(
+        "const s = document.createElement('script'); s.textContent = 'window.run = 1';"
+        "document.body.append(s); const i = new Image(); i.src = 'https://x.invalid/';"
+    )
+    assert js(browser, "window.run") is None
+    assert "Content Security Policy" in str(browser.get_log("browser"))
+
+
+def test_a_column_is_sorted_by_value_and_back_nan_last(opened, report):
+    values = report.sites().set_index("site")["dc_fraction"]
+    assert values.isna().sum() == 1
+    assert sort(opened, "dc_fraction") == "ascending"
+    expected = values.sort_values(na_position="last")
+    assert column(opened, "site") == expected.index.tolist()
+    assert sort(opened, "dc_fraction") == "descending"
+    expected = values.sort_values(ascending=False, na_position="last")
+    assert column(opened, "site") == expected.index.tolist()
+    # 2 is before 10, and −0.8 before 0: as text they would not be.
+    assert sort(opened, "dc_in") == "ascending"
+    assert column(opened, "site") == report.sites().sort_values("dc_in")["site"].tolist()
+    assert head(opened, "dc_fraction").get_attribute("aria-sort") is None
+
+
+def test_every_column_sorts(opened):
+    heads = js(opened, "[...document.querySelector('#sites').tHead.rows[0].cells].map("
+               "(h) => h.textContent)")  # fmt: skip
+    for name in heads:
+        assert sort(opened, name) == "ascending"
+
+
+def test_a_detail_goes_with_its_row(opened):
+    layer(opened, 2).click()
+    sort(opened, "dc_out")
+    assert js(opened, "document.getElementById('layer-2').nextElementSibling.id") == "detail-2"
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [("block", 2), ("BLOCK.A", 1), ("block.*", 2), ("*a#0", 1), ("?irst#0", 1), ("(", 1),
+     ("relu", 5), ("nothing", 0), ("", 5)],
+)  # fmt: skip
+def test_layers_are_filtered_by_part_and_by_pattern(opened, text, left):
+    field = opened.find_element("id", "sites-filter")
+    assert js(opened, "arguments[0].labels.length", field) == 1
+    field.send_keys(text)
+    assert len(column(opened, "site")) == left
+    if text:
+        status = opened.find_element("css selector", ".filter [role=status]").text
+        assert status == f"{left} of 5 shown"
+
+
+def test_a_layer_opens_by_mouse_and_by_keyboard(opened):
+    button = layer(opened, 0)
+    assert button.get_attribute("aria-expanded") == "false"
+    press(opened, button)
+    assert button.get_attribute("aria-expanded") == "true"
+    detail = opened.find_element("id", button.get_attribute("aria-controls"))
+    assert detail.is_displayed()
+    for key in ("\ue007", " "):  # Enter
+        before = button.get_attribute("aria-expanded")
+        button.send_keys(key)
+        assert button.get_attribute("aria-expanded") != before
+        assert detail.is_displayed() == (before == "false")
+
+
+def test_channels_are_capped_until_all_are_asked_for_and_sort(opened, report):
+    press(opened, layer(opened, 0))
+    assert len(column(opened, "channel", "table.channels")) == 50
+    sort(opened, "dc_out", "table.channels")
+    dc = report.dc()
+    first = dc[dc["site"] == "first#0"].sort_values("dc_out")
+    assert column(opened, "channel", "table.channels")[0] == str(first["channel"].iloc[0])
+    press(opened, opened.find_element("css selector", "button.more"))
+    assert len(column(opened, "channel", "table.channels")) == CHANNELS
+    assert not opened.find_element("css selector", "button.more").is_displayed()
+
+
+def lines(browser):
+    drawn = browser.find_elements("css selector", ".panel path.line")
+    return [path.get_attribute("data-channel") for path in drawn]
+
+
+def test_a_channel_is_drawn_on_both_sides_and_taken_away(opened):
+    press(opened, layer(opened, 0))
+    assert len(opened.find_elements("css selector", ".panel path.band")) == 2
+    before = lines(opened)
+    pick = next(
+        b
+        for b in opened.find_elements("css selector", "button.pick")
+        if b.get_attribute("aria-pressed") == "false"
+    )
+    press(opened, pick)
+    channel = pick.get_attribute("data-channel")
+    assert lines(opened).count(channel) == 2
+    assert pick.get_attribute("aria-pressed") == "true"
+    assert f"channel {channel}" in opened.find_element("css selector", ".legend").text
+    path = opened.find_element("css selector", f"path.line[data-channel='{channel}']")
+    assert path.get_attribute("d").count("L") == 32  # 33 bins
+    press(opened, pick)
+    assert lines(opened) == before
+
+
+def test_what_is_drawn_is_the_spectrum(opened, report):
+    press(opened, layer(opened, 1))
+    channel = int(lines(opened)[0])
+    power = report.spectra(HOSTILE)
+    power = power[(power["channel"] == channel) & (power["side"] == "out")]["power"].to_numpy()
+    code = """[...document.querySelectorAll('.panel .chart')[1].querySelector('path.line')
+        .getAttribute('d').matchAll(/[ML][\\d.]+ ([\\d.]+)/g)].map((m) => Number(m[1]))"""
+    heights = js(opened, code)
+    # Lower is less; and as far apart as the logarithms are.
+    assert heights.index(min(heights)) == power.argmax()
+    log = torch.tensor(power).log10()
+    drawn = torch.tensor(heights)
+    assert torch.corrcoef(torch.stack([log, drawn.double()]))[0, 1] < -0.9999
+
+
+def test_findings_and_the_chart_lead_to_layers(opened):
+    link = opened.find_element("css selector", "#findings a[href='#layer-4']")
+    press(opened, link)
+    assert layer(opened, 4).get_attribute("aria-expanded") == "true"
+    point = opened.find_element("css selector", "#depth-chart a[href='#layer-2']")
+    opened.execute_script("arguments[0].focus()", point)
+    assert "block.a#0" in opened.find_element("id", "depth-readout").text
+    point.send_keys("\ue014")  # to the right
+    assert js(opened, "document.activeElement.getAttribute('href')") == "#layer-3"
+    opened.switch_to.active_element.send_keys("\ue007")
+    assert layer(opened, 3).get_attribute("aria-expanded") == "true"
+
+
+def test_a_hash_opens_its_layer(browser, url):
+    browser.get("about:blank")
+    browser.get(f"{url}#layer-1")
+    assert layer(browser, 1).get_attribute("aria-expanded") == "true"
+
+
+def test_a_name_is_text(opened):
+    button = layer(opened, 1)
+    assert button.text.endswith(f"{HOSTILE}#0")
+    press(opened, button)
+    assert opened.find_element("css selector", ".panel h3").text == f"{HOSTILE}#0"
+    assert js(opened, "document.querySelectorAll('script').length") == 2
+
+
+def media(browser, kind="", scheme="light"):
+    browser.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia",
+        {"media": kind, "features": [{"name": "prefers-color-scheme", "value": scheme}]},
+    )
+
+
+def luminance(color):
+    rgb = [int(part.strip(" rgba()")) / 255 for part in color.split(",")[:3]]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in rgb]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_has_contrast_in_light_and_dark(opened, scheme):
+    layer(opened, 0).click()
+    media(opened, scheme=scheme)
+    code = """(() => {
+        const behind = (e) => {
+            for (; e; e = e.parentElement) {
+                const c = getComputedStyle(e).backgroundColor;
+                if (!c.startsWith("rgba")) return c;
+            }
+        };
+        const texts = "p, th, td, a, h1, h2, dt, dd, li, button, text, label";
+        return [...document.querySelectorAll(texts)]
+            .filter((e) => e.textContent.trim() && e.checkVisibility())
+            .map((e) => [e.tagName, e.namespaceURI.endsWith("svg") ? getComputedStyle(e).fill
+                : getComputedStyle(e).color, behind(e)]);
+    })()"""
+    found = js(opened, code)
+    media(opened)
+    paper = luminance(found[0][2])
+    assert paper < 0.05 if scheme == "dark" else paper > 0.9
+    assert any(tag == "text" for tag, _, _ in found)
+    for tag, color, behind in found:
+        low, high = sorted([luminance(color), luminance(behind)])
+        assert (high + 0.05) / (low + 0.05) >= 4.5, (tag, color, behind)
+
+
+def test_on_a_phone_only_tables_scroll_sideways(opened):
+    size = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+    opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    layer(opened, 0).click()
+    width = js(opened, "document.documentElement.scrollWidth")
+    opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert width <= 390
+
+
+def test_it_prints_with_the_whole_table(opened):
+    layer(opened, 0).click()
+    media(opened, "print", "dark")
+    assert luminance(js(opened, "getComputedStyle(document.body).backgroundColor")) == 1
+    assert js(opened, "getComputedStyle(document.querySelector('.scroll')).overflowX") == "visible"
+    sticky = "[...document.querySelectorAll('*')].filter((e) => " \
+             "getComputedStyle(e).position === 'sticky').length"  # fmt: skip
+    assert js(opened, sticky) == 0
+    assert opened.find_element("css selector", ".panel").is_displayed()
+    media(opened)
+    pdf = opened.execute_cdp_cmd("Page.printToPDF", {"preferCSSPageSize": True})["data"]
+    assert base64.b64decode(pdf).startswith(b"%PDF")
