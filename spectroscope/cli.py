@@ -126,11 +126,15 @@ def _specimen(arguments: argparse.Namespace) -> "Specimen":
 
 
 def _compare(arguments: argparse.Namespace) -> None:
+    from spectroscope.files import output_folder
     from spectroscope.report import load
 
     found = load(arguments.a).compare(load(arguments.b))
     if arguments.out is not None:
-        found.save(arguments.out)
+        with output_folder(arguments.out) as out:
+            found.save(out)
+            found.page(out / "compare.html")
+            written = sorted(file.name for file in out.iterdir())
     table = found.sites()
     if table.empty:
         print("no site is in both")
@@ -139,7 +143,7 @@ def _compare(arguments: argparse.Namespace) -> None:
     for row in found.unmatched().itertuples():
         print(f"{row.site}: {row.why}")
     if arguments.out is not None:
-        print(f"wrote the tables to {Path(arguments.out)}")
+        print(f"wrote {', '.join(written)} to {Path(arguments.out)}")
 
 
 def _ablate(arguments: argparse.Namespace) -> None:

@@ -151,7 +151,12 @@ def test_the_command(pair, tmp_path, capsys):
         report.save(tmp_path / name)
     out = tmp_path / "out"
     assert cli.main(["compare", *(str(tmp_path / n) for n in "AB"), "--out", str(out)]) == 0
-    assert "1#0" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "1#0" in printed
+    assert (
+        printed.strip().splitlines()[-1].startswith("wrote channels.csv, columns.csv, compare.html")
+    )
+    assert "effect_rms" in (out / "compare.html").read_text("utf-8")
     table = pd.read_csv(out / "sites.csv")
     pd.testing.assert_frame_equal(
         table[["site", "effect_rms"]], pair[0].compare(pair[1]).sites()[["site", "effect_rms"]]

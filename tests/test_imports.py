@@ -14,7 +14,8 @@ ORDER = ["dsp", "filters", "sites", "rectifiers", "door", "inventory", "rates", 
          "calls", "capture", "statistics", "fundamentals", "recording", "site_axes",
          "provenance", "recorder", "storage", "report", "trackers", "lightning", "operations",
          "interventions", "batches", "replay", "metrics", "ablation", "by_sample", "probes",
-         "plots", "page", "specimens", "checkpoints", "own", "catalog", "run", "adapters", "cli"]  # fmt: skip
+         "plots", "page", "specimens", "checkpoints", "own", "catalog", "run", "adapters",
+         "cli"]  # fmt: skip
 
 
 def loaded_by(statement):
@@ -23,7 +24,7 @@ def loaded_by(statement):
     return set(done.stdout.split())
 
 
-HEAVY = {"pandas", "seaborn", "matplotlib", "torchvision", "h5py", "lightning", "xarray"}
+HEAVY = {"jinja2", "pandas", "seaborn", "matplotlib", "torchvision", "h5py", "lightning", "xarray"}
 
 
 @pytest.mark.parametrize("statement", ["import spectroscope", "from spectroscope import record"])

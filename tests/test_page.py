@@ -15,7 +15,7 @@ from torch import nn
 
 import spectroscope
 from spectroscope import page, run
-from spectroscope.page import data
+from spectroscope.page import changes, data
 from spectroscope.page.findings import Findings, Reference, findings
 
 HOSTILE = "<script>alert(1)</script>"
@@ -491,3 +491,65 @@ def test_the_frame_of_a_report_stays_as_it_was(known):
     before = known.sites()
     page.render_report(known)
     pd.testing.assert_frame_equal(known.sites(), before)
+
+
+# ---- Of two reports ----
+
+
+def moved(x, **channels):
+    for name, by in channels.items():
+        x[:, int(name[1:])] += by
+    return report_of(nn.ReLU(), x)
+
+
+@pytest.fixture
+def changed():
+    """Of 5 channels the first moves, the second dies, the third comes to life."""
+    torch.manual_seed(0)
+    x, y = torch.rand(12, 5, 32), torch.rand(12, 5, 32)
+    return moved(x, c2=-9).compare(moved(y, c0=0.3, c1=-9))
+
+
+def changes_of(comparison):
+    return changes.findings(comparison.sites(), comparison.channels())
+
+
+def test_what_changed_is_said_with_its_channel(changed):
+    by_headline = {found.headline: found for found in changes_of(changed).found}
+    table = changed.channels()
+    worst = table.loc[table["effect_size"].abs().idxmax()]
+    text = by_headline["Channels whose DC changed"]
+    assert f"channel {worst['channel']} of #0" in text.text
+    assert text.references[0] == Reference("#0", "changed most", int(worst["channel"]))
+    count = int((table["effect_size"].abs() > 0.5).sum())
+    rose = int((table["effect_size"] > 0.5).sum())
+    assert text.text.startswith(f"The DC of {count} of 5 channels")
+    assert f"rose in {rose}, and fell in {count - rose}" in text.text
+    assert by_headline["Channels that died"].text.startswith("1 of 5 channels")
+    assert by_headline["Channels that came back"].text.startswith("1 of 5 channels")
+    assert "Few inputs" not in by_headline
+
+
+def test_of_the_same_report_nothing_is_found(known):
+    found = changes_of(known.compare(known))
+    assert found.found == ()
+    assert any("DC changed" in text for text in found.absent)
+
+
+def test_few_inputs_are_said_of_comparisons(known):
+    few = report_of(nn.ReLU(), torch.randn(3, 4, 32))
+    (said,) = [f for f in changes_of(known.compare(few)).found if f.headline == "Few inputs"]
+    assert "12 inputs in A and 3 inputs in B" in said.text
+
+
+def test_a_comparison_has_both_and_what_does_not_match(known, tmp_path):
+    other = report_of(nn.ReLU6(), torch.randn(3, 4, 32), about={"data": HOSTILE})
+    for comparison, matched in ((known.compare(other), 0), (known.compare(known), 1)):
+        comparison.page(tmp_path / "compare.html")
+        found = Parsed((tmp_path / "compare.html").read_text("utf-8"))
+        assert len([tr for tr in found.all("tr") if "data-layer" in tr]) == matched
+        assert len(json.loads(found.raw[1])["layers"]) == matched
+    assert HOSTILE in Parsed(page.render_comparison(known.compare(other))).text
+    assert "ReLU in A, ReLU6 in B" in Parsed(page.render_comparison(known.compare(other))).text
+    with pytest.raises(spectroscope.RequestError, match="no folder"):
+        known.compare(known).page(tmp_path / "nowhere" / "x.html")

@@ -327,3 +327,33 @@ def test_it_prints_with_the_whole_table(opened):
     media(opened)
     pdf = opened.execute_cdp_cmd("Page.printToPDF", {"preferCSSPageSize": True})["data"]
     assert base64.b64decode(pdf).startswith(b"%PDF")
+
+
+@pytest.fixture
+def compared(browser, report, tmp_path):
+    """The page of what changed when one channel of the input moved."""
+    torch.manual_seed(0)
+    x = torch.randn(12, CHANNELS, 64)
+    x[:, 7] += 1
+    comparison = report.compare(report_of(Network().eval(), x, fs=64.0, f0=4.0))
+    comparison.page(tmp_path / "compare.html")
+    browser.get_log("browser")
+    browser.get((tmp_path / "compare.html").as_uri())
+    yield browser, comparison
+    assert browser.get_log("browser") == []
+
+
+def test_a_comparison_sorts_opens_and_draws(compared):
+    browser, comparison = compared
+    sites = comparison.sites()
+    assert sort(browser, "effect_rms") == "ascending"
+    assert column(browser, "site") == sites.sort_values("effect_rms")["site"].tolist()
+    shown = js(browser, "document.getElementById('findings').textContent")
+    assert "channel 7" in shown
+    link = browser.find_element("css selector", "#findings a[data-channel='7']")
+    press(browser, link)
+    marked = browser.find_element("css selector", "tr.revealed")
+    assert marked.get_attribute("data-channel") == "7"
+    assert js(browser, "document.querySelectorAll('#depth-chart circle').length") > 0
+    assert js(browser, "document.documentElement.scrollWidth <= window.innerWidth")
+    assert HOSTILE in js(browser, "document.getElementById('layers').textContent")

@@ -20,7 +20,7 @@ from spectroscope.files import output_folder
 if TYPE_CHECKING:
     import pandas as pd
 
-    from spectroscope.report import Report
+    from spectroscope.report import Comparison, Report
 
 _HERE = Path(__file__).parent
 
@@ -59,6 +59,33 @@ def render_report(report: "Report", title: str | None = None) -> str:
         numbers={site: number for number, site in enumerate(sites["site"])},
         definitions=definitions(report.describe()),
         data=data.embedded(report, sites, dc),
+    )
+
+
+def render_comparison(comparison: "Comparison", title: str | None = None) -> str:
+    """The page of what changed between two reports."""
+    from spectroscope.page import changes
+
+    sites, channels = comparison.sites(), comparison.channels()
+    abouts = comparison.a.about, comparison.b.about
+    sections = {"about": "What was compared", "coverage": "What matches", "findings": "Findings"}
+    if not sites.empty:
+        sections |= {"layers": "Layers"}
+    return render(
+        "comparison.html",
+        title=title or " and ".join(dict.fromkeys(map(_name, abouts))),
+        sections=[*sections.items(), ("definitions", "Definitions")],
+        about=[
+            (key, *(about.get(key, "—") for about in abouts))
+            for key in sorted({**abouts[0], **abouts[1]}, key=_rank)
+        ],
+        matched=len(sites),
+        unmatched=comparison.unmatched(),
+        findings=changes.findings(sites, channels),
+        sites=changes.site_table(sites),
+        numbers={site: number for number, site in enumerate(sites["site"])},
+        definitions=definitions(comparison.describe()),
+        data=changes.embedded(sites, channels),
     )
 
 

@@ -6,7 +6,7 @@ shows. Spectra of all channels would be too much; the band that most lie in, and
 
 import glob
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -35,6 +35,13 @@ _FIRST = ["site", "kind", "channels", "shape", "dc_fraction", "active_fraction",
 # The name of the site says them.
 _LEFT_OUT = {"module", "function", "call"}
 _PER_SITE = ["site", "module", "function", "call", "kind", "n_samples", "channel"]
+
+DEPTH = {
+    "dc_fraction": "the DC’s part of the output’s power",
+    "active_fraction": "part of the output values above 0",
+    "introduced_fraction": "power of ½|x| (what is new) over the output’s",
+}
+NO_SPECTRA = "No spectra here: that takes spectra=True, and inputs of one length, longer than 1."
 
 IN_SUMMARY = ["site", "channels", "shape", "dc_out", "ac_rms_out", "active_fraction"]
 ROWS_IN_SUMMARY = 6
@@ -81,13 +88,21 @@ def embedded(report: "Report", sites: pd.DataFrame, dc: pd.DataFrame) -> dict[st
         layer: dict[str, Any] = {"site": site, "channels": _columns(channels)}
         if site in found:
             layer["spectra"] = found[site].embedded(_most_telling(channels, keep))
+        else:
+            layer["note"] = NO_SPECTRA
         if site in harmonics:
             layer["harmonics"] = _rows(_harmonics(harmonics[site]))
         if site in predictions:
             layer["predictions"] = _rows(_predictions(predictions[site]))
         layers.append(layer)
-    depth = ("dc_fraction", "active_fraction", "introduced_fraction")
-    return {"layers": layers, "depth": {name: rounded(sites[name]) for name in depth}}
+    return {"layers": layers, "depth": depth(sites, DEPTH)}
+
+
+def depth(sites: pd.DataFrame, titles: Mapping[str, str]) -> dict[str, Any]:
+    """Curves over the layers: columns of `sites`, and what each is called."""
+    return {
+        name: {"title": title, "values": rounded(sites[name])} for name, title in titles.items()
+    }
 
 
 class Spectra:

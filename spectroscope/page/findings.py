@@ -129,7 +129,7 @@ def _nonfinite(sites: pd.DataFrame) -> Finding | str:
 
 
 def _dead(dc: pd.DataFrame) -> Finding | str:
-    return _channels(
+    return of_channels(
         dc,
         dc["active_fraction"] == 0,
         "Dead channels",
@@ -141,7 +141,7 @@ def _dead(dc: pd.DataFrame) -> Finding | str:
 
 
 def _always_on(dc: pd.DataFrame) -> Finding | str:
-    return _channels(
+    return of_channels(
         dc,
         (dc["active_fraction"] == 1) & (dc["kind"] == "ReLU"),
         "Channels that are always on",
@@ -165,7 +165,7 @@ def _unexplained(dc: pd.DataFrame) -> Finding | str:
         )
     more = int((which & (dc["dc_gaussian_residual"] > 0)).sum())
     worst = dc.loc[ratio[which].idxmax()]
-    return _channels(
+    return of_channels(
         dc,
         which,
         "Channels that Gaussian theory doesn't explain",
@@ -257,7 +257,7 @@ def _aliased(sites: pd.DataFrame, aliasing: pd.DataFrame | None) -> Finding | st
     )
 
 
-def _channels(
+def of_channels(
     dc: pd.DataFrame,
     which: "pd.Series[bool]",
     headline: str,

@@ -151,20 +151,15 @@ function ticks(top) {
 
 function depthChart(box, readout) {
   const sites = data.layers.map((layer) => layer.site);
-  const titles = {
-    dc_fraction: "the DC’s part of the output’s power",
-    active_fraction: "part of the output values above 0",
-    introduced_fraction: "power of ½|x| (what is new) over the output’s",
-  };
   const left = 46, right = 14, panel = 92, gap = 44, top = 26;
   redrawn(box, (width) => {
-    const inner = width - left - right, names = Object.keys(titles);
+    const inner = width - left - right, names = Object.keys(data.depth);
     const height = top + names.length * (panel + gap);
     const x = (i) => left + ((i + 0.5) * inner) / sites.length;
     const back = svg("g", { class: "axes" }), lines = svg("g"), hits = svg("g");
     const columns = sites.map(() => []);
     names.forEach((name, p) => {
-      const values = data.depth[name].map(number), y0 = top + p * (panel + gap) + panel;
+      const values = data.depth[name].values.map(number), y0 = top + p * (panel + gap) + panel;
       const finite = values.filter(Number.isFinite), most = Math.max(1, ...finite);
       const logarithmic = most > 10;
       const low = logarithmic ? Math.floor(Math.log10(Math.min(...finite.filter((v) => v > 0)))) : 0;
@@ -176,7 +171,7 @@ function depthChart(box, readout) {
       back.append(
         svg("text", { x: left, y: y0 - panel - 10, class: "title" },
           svg("tspan", { class: "name" }, name),
-          ...(width > 520 ? [svg("tspan", { class: "quiet", dx: 8 }, titles[name])] : [])));
+          ...(width > 520 ? [svg("tspan", { class: "quiet", dx: 8 }, data.depth[name].title)] : [])));
       for (const mark of marks) {
         const y = scale(mark), text = logarithmic ? `10${superscript(Math.log10(mark))}` : shown(mark);
         back.append(svg("line", { x1: left, x2: width - right, y1: y, y2: y }),
@@ -201,7 +196,7 @@ function depthChart(box, readout) {
       }
     }
     sites.forEach((site, i) => {
-      const says = Object.keys(titles).map((n) => `${n} ${shown(data.depth[n][i], n)}`).join(", ");
+      const says = Object.entries(data.depth).map(([n, { values }]) => `${n} ${shown(values[i], n)}`).join(", ");
       const tell = () => { readout.textContent = `${site}: ${says}`; };
       hits.append(svg("a", {
         href: `#layer-${i}`, tabindex: i ? -1 : 0, "aria-label": `${site}: ${says}`,
@@ -221,7 +216,7 @@ function depthChart(box, readout) {
       svg("line", { x1: x(i), x2: x(i), y1: top, y2: bottom, class: "guide" }), ...columns[i]));
     });
     box.replaceChildren(frame(width, height - 14, { role: "group",
-      "aria-label": "Fractions of every layer; the table below has the same numbers" },
+      "aria-label": "Every layer; the table below has the same numbers" },
     back, lines, hits));
   });
 }
@@ -383,9 +378,8 @@ function detail(layer) {
       html("span", { class: "on-screen" }, ` Click a channel’s number to draw it.${some}`)), html("div", { class: "pair" }, boxes.in, boxes.out), legend);
     const first = layer.spectra.first;
     if (first !== null) chosen.set(first, 0);
-  } else {
-    charts.push(html("p", {}, "No spectra were recorded here: that takes spectra=True, and inputs " +
-      "of one length, longer than 1."));
+  } else if (layer.note) {
+    charts.push(html("p", {}, layer.note));
   }
   fill();
   const extras = [];

@@ -103,6 +103,20 @@ class Comparison:
                 getattr(self, name)().to_csv(staging / f"{name}.csv", index=False)
             self.describe().to_csv(staging / "columns.csv", index=False)
 
+    def page(self, path: str | os.PathLike[str], *, title: str | None = None) -> None:
+        """Write what changed as one HTML page, as :meth:`Report.page` does.
+
+        Args:
+            path: of the file, in a folder that is there.
+            title: above the page; None: what was looked at.
+
+        Raises:
+            RequestError: it can't be written.
+        """
+        from spectroscope import page  # one look ahead, as of `Report.page`
+
+        page.save(page.render_comparison(self, title), path)
+
     def _beside(
         self, a: pd.DataFrame, b: pd.DataFrame, keys: list[str], values: list[str]
     ) -> pd.DataFrame:

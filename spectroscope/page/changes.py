@@ -1,0 +1,115 @@
+"""What a page says of two reports: what changed most, and the numbers that its script draws."""
+
+from typing import Any
+
+import pandas as pd
+
+from spectroscope.page.data import depth, rounded
+from spectroscope.page.findings import (
+    FEW_INPUTS,
+    Finding,
+    Findings,
+    Reference,
+    counted,
+    figure,
+    of_channels,
+)
+
+# Named in the text that it decides about. Cohen calls it a medium effect.
+CHANGED = 0.5  # |effect_size|
+
+DEPTH = {
+    "effect_rms": "how far the DC of the channels moved, over its spread among the inputs",
+    "effect_largest": "the same of the channel that moved most",
+}
+_OF_SITES = ["site", "channels", "effect_rms", "effect_max", "channel_max", "died", "revived"]
+_SIDE_BY_SIDE = ["dc_out", "dc_out_std", "ac_rms_out", "active_fraction", "dc_fraction",
+                 "dead_fraction", "nonfinite"]  # fmt: skip
+# Of a channel; channels.csv has the others.
+_OF_CHANNELS = ["effect_size", "welch_t", "dc_out_a", "dc_out_b", "dc_out_std_a", "dc_out_std_b",
+                "ac_rms_out_a", "ac_rms_out_b", "active_fraction_a", "active_fraction_b",
+                "dc_fraction_a", "dc_fraction_b"]  # fmt: skip
+
+
+def site_table(sites: pd.DataFrame) -> pd.DataFrame:
+    """`Comparison.sites()` in the order of the page, without columns in which there is nothing."""
+    beside = [f"{name}_{side}" for name in _SIDE_BY_SIDE for side in "ab"]
+    table = sites[[*_OF_SITES, *beside]].astype({"channel_max": float})
+    silent = [f"nonfinite_{side}" for side in "ab" if not sites[f"nonfinite_{side}"].any()]
+    empty = [name for name in table if table[name].isna().all()]
+    return table.drop(columns={*silent, *empty} if len(table) else [])
+
+
+def embedded(sites: pd.DataFrame, channels: pd.DataFrame) -> dict[str, Any]:
+    """What the script draws, ready for JSON, of `Comparison.sites()` and `channels()`."""
+    of_site = dict(iter(channels.groupby("site", sort=False)))
+    layers = [
+        {"site": site, "channels": {n: rounded(of_site[site][n]) for n in _OF_CHANNELS}}
+        for site in sites["site"]
+    ]
+    curves = sites.assign(effect_largest=sites["effect_max"].abs())
+    return {"layers": layers, "depth": depth(curves, DEPTH)}
+
+
+def findings(sites: pd.DataFrame, channels: pd.DataFrame) -> Findings:
+    """What stands out, of `Comparison.sites()` and `Comparison.channels()`."""
+    if sites.empty:
+        return Findings((), ())
+    dead = {side: channels[f"active_fraction_{side}"] == 0 for side in "ab"}
+    looks: list[Finding | str] = [
+        _inputs(channels),
+        _changed(channels),
+        of_channels(
+            channels,
+            ~dead["a"] & dead["b"],
+            "Channels that died",
+            "channels that died",
+            lambda share, where: f"{share} gave values above 0 in A and none in B, {where}.",
+        ),
+        of_channels(
+            channels,
+            dead["a"] & ~dead["b"],
+            "Channels that came back",
+            "channels that came back",
+            lambda share, where: f"{share} gave values above 0 in B and none in A, {where}.",
+        ),
+    ]
+    return Findings(
+        tuple(look for look in looks if isinstance(look, Finding)),
+        tuple(look for look in looks if isinstance(look, str)),
+    )
+
+
+def _inputs(channels: pd.DataFrame) -> Finding | str:
+    fewest = {side: int(channels[f"n_samples_{side}"].min()) for side in "ab"}
+    if min(fewest.values()) >= FEW_INPUTS:
+        return f"figures of fewer than {FEW_INPUTS} inputs"
+    of = " and ".join(f"{counted(n, 'input')} in {side.upper()}" for side, n in fewest.items())
+    return Finding(
+        "Few inputs",
+        f"Some figures are of {of} only: how much a channel's DC varies from input to input, the "
+        "measure of all changes here, is hardly known.",
+    )
+
+
+def _changed(channels: pd.DataFrame) -> Finding | str:
+    effect = channels["effect_size"]
+    which = effect.abs() > CHANGED
+    measure = f"by more than {CHANGED:g} of its spread among the inputs"
+    if not which.any():
+        return f"channels whose DC changed {measure}"
+    rose = int((which & (effect > 0)).sum())
+    most = channels.loc[effect.abs().idxmax()]
+    return of_channels(
+        channels,
+        which,
+        "Channels whose DC changed",
+        "",
+        lambda share, where: (
+            f"The DC of {share} changed {measure} (Cohen's d), {where}. It rose in {rose:,}, and "
+            f"fell in {int(which.sum()) - rose:,}. Most changed channel {most['channel']} of "
+            f"{most['site']}: from {figure(most['dc_out_a'])} to {figure(most['dc_out_b'])}, "
+            f"{figure(abs(most['effect_size']))} times the spread."
+        ),
+        (Reference(most["site"], "changed most", int(most["channel"])),),
+    )
