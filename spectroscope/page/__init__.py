@@ -73,7 +73,7 @@ def render_comparison(comparison: "Comparison", title: str | None = None) -> str
         sections |= {"layers": "Layers"}
     return render(
         "comparison.html",
-        title=title or " and ".join(dict.fromkeys(map(_name, abouts))),
+        title=title or f"What changed in {' and '.join(dict.fromkeys(map(_name, abouts)))}",
         sections=[*sections.items(), ("definitions", "Definitions")],
         about=[
             (key, *(about.get(key, "—") for about in abouts))

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from spectroscope.page.data import depth, rounded
@@ -97,9 +98,12 @@ def _changed(channels: pd.DataFrame) -> Finding | str:
     which = effect.abs() > CHANGED
     measure = f"by more than {CHANGED:g} of its spread among the inputs"
     if not which.any():
-        return f"channels whose DC changed {measure}"
+        most = effect.abs().max()
+        return f"channels whose DC changed {measure}" + (
+            "" if np.isnan(most) else f" (the most is {figure(most)})"
+        )
     rose = int((which & (effect > 0)).sum())
-    most = channels.loc[effect.abs().idxmax()]
+    worst = channels.loc[effect.abs().idxmax()]
     return of_channels(
         channels,
         which,
@@ -107,9 +111,9 @@ def _changed(channels: pd.DataFrame) -> Finding | str:
         "",
         lambda share, where: (
             f"The DC of {share} changed {measure} (Cohen's d), {where}. It rose in {rose:,}, and "
-            f"fell in {int(which.sum()) - rose:,}. Most changed channel {most['channel']} of "
-            f"{most['site']}: from {figure(most['dc_out_a'])} to {figure(most['dc_out_b'])}, "
-            f"{figure(abs(most['effect_size']))} times the spread."
+            f"fell in {int(which.sum()) - rose:,}. Most changed channel {worst['channel']} of "
+            f"{worst['site']}: from {figure(worst['dc_out_a'])} to {figure(worst['dc_out_b'])}, "
+            f"{figure(abs(worst['effect_size']))} times the spread."
         ),
         (Reference(most["site"], "changed most", int(most["channel"])),),
     )
