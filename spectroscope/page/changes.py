@@ -99,11 +99,10 @@ def _changed(channels: pd.DataFrame) -> Finding | str:
     measure = f"by more than {CHANGED:g} of its spread among the inputs"
     if not which.any():
         most = effect.abs().max()
-        return f"channels whose DC changed {measure}" + (
-            "" if np.isnan(most) else f" (the most is {figure(most)})"
-        )
+        aside = "" if np.isnan(most) else f" (the most is {figure(most)})"
+        return f"channels whose DC changed {measure}{aside}"
     rose = int((which & (effect > 0)).sum())
-    worst = channels.loc[effect.abs().idxmax()]
+    first = channels.loc[effect.abs().idxmax()]
     return of_channels(
         channels,
         which,
@@ -111,9 +110,9 @@ def _changed(channels: pd.DataFrame) -> Finding | str:
         "",
         lambda share, where: (
             f"The DC of {share} changed {measure} (Cohen's d), {where}. It rose in {rose:,}, and "
-            f"fell in {int(which.sum()) - rose:,}. Most changed channel {worst['channel']} of "
-            f"{worst['site']}: from {figure(worst['dc_out_a'])} to {figure(worst['dc_out_b'])}, "
-            f"{figure(abs(worst['effect_size']))} times the spread."
+            f"fell in {int(which.sum()) - rose:,}. Most changed channel {first['channel']} of "
+            f"{first['site']}: from {figure(first['dc_out_a'])} to {figure(first['dc_out_b'])}, "
+            f"{figure(abs(first['effect_size']))} times the spread."
         ),
-        (Reference(most["site"], "changed most", int(most["channel"])),),
+        (Reference(first["site"], "changed most", int(first["channel"])),),
     )
