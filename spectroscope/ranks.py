@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
@@ -70,23 +70,24 @@ def joined(device: str | None = None) -> Iterator["Group"]:
     with _terminated_as_error(rank, world):
         store, _, _ = next(rendezvous("env://", timeout=START))
         store = PrefixStore("spectroscope", store)
+        asked = _Bounded(store)
         dist.init_process_group(backend, store=store, rank=rank, world_size=world,
                                 timeout=TRANSFER)  # fmt: skip
-        group = Group(rank, world, store, device, at)
+        group = Group(rank, world, asked, device, at)
         beating = threading.Thread(target=group._beat, daemon=True)
         beating.start()
         try:
             yield group
             group._leave()
         except BaseException as error:
-            with suppress(RuntimeError):
+            with suppress(RuntimeError, TimeoutError):
                 said = str(error).partition("\n")[0] or type(error).__name__
                 if not isinstance(error, UnfinishedError | _TerminatedError):
-                    store.set("failed", f"rank {rank} of {world} has failed: {said}")
+                    asked.set("failed", f"rank {rank} of {world} has failed: {said}")
             raise
         finally:
             group._stop.set()
-            beating.join()
+            beating.join(BEAT)
             with suppress(RuntimeError):
                 dist.destroy_process_group()
 
@@ -101,7 +102,7 @@ class Group:
     """
 
     def __init__(
-        self, rank: int, world: int, store: Any, device: str | None, at: torch.device
+        self, rank: int, world: int, store: "_Bounded", device: str | None, at: torch.device
     ) -> None:
         self.rank = rank
         self.world = world
@@ -109,6 +110,7 @@ class Group:
         self._store = store
         self._at = at  # where what is sent has to be
         self._stop = threading.Event()
+        self._listened = 0.0
         self._heard: dict[int, tuple[bytes, float]] = {}
 
     @property
@@ -162,7 +164,7 @@ class Group:
         """Say that all is done, or wait till it is."""
         if self.rank:
             self._wait("finished")
-            with suppress(RuntimeError):  # it needn't stay for that
+            with suppress(RuntimeError, TimeoutError):  # it needn't stay for that
                 self._store.set(f"left/{self.rank}", "")
             return
         self._store.set("finished", "")
@@ -182,9 +184,15 @@ class Group:
             time.sleep(0.05)
 
     def _listen(self) -> None:
-        """Raise if a process hasn't been heard of for too long."""
+        """Raise if a process hasn't been heard of for too long.
+
+        The first listens to all, and the others to it: it says what it has heard.
+        """
         now = time.monotonic()
-        for rank in range(self.world):
+        if now < self._listened + BEAT:
+            return
+        self._listened = now
+        for rank in range(1 if self.rank else self.world):
             key = f"beat/{rank}"
             beat = self._store.get(key) if self._store.check([key]) else b""
             before, since = self._heard.get(rank, (None, now))
@@ -196,7 +204,7 @@ class Group:
 
     def _beat(self) -> None:
         count = 0
-        with suppress(RuntimeError):  # the store is gone: others will see
+        with suppress(RuntimeError, TimeoutError):  # the store is gone: others will see
             while not self._stop.is_set():
                 count += 1
                 self._store.set(f"beat/{self.rank}", str(count))
@@ -206,9 +214,51 @@ class Group:
     def _connected(self) -> Iterator[None]:
         try:
             yield
+        except TimeoutError:
+            raise UnfinishedError(
+                f"rank 0, or where the store is, hasn't answered for {SILENCE:.0f} s"
+            ) from None
         except RuntimeError as error:  # all that torch.distributed raises is one
             first = str(error).partition("\n")[0]
             raise UnfinishedError(f"a process of the group is gone: {first}") from error
+
+
+class _Bounded:
+    """A store whose questions are answered within `SILENCE`, or raise a `TimeoutError`.
+
+    One whose host is frozen, or cut off from power or network, would keep us for ever.
+    """
+
+    def __init__(self, store: Any):
+        self._store = store
+
+    def check(self, keys: list[str]) -> bool:
+        return bool(self._ask(self._store.check, keys))
+
+    def get(self, key: str) -> bytes:
+        return bytes(self._ask(self._store.get, key))
+
+    def set(self, key: str, value: str) -> None:
+        self._ask(self._store.set, key, value)
+
+    def _ask(self, question: Callable[..., Any], *args: Any) -> Any:
+        answers: list[Any] = []
+
+        def ask() -> None:
+            try:
+                answers.append((question(*args), None))
+            except RuntimeError as error:
+                answers.append((None, error))
+
+        asking = threading.Thread(target=ask, daemon=True)
+        asking.start()
+        asking.join(SILENCE)
+        if not answers:
+            raise TimeoutError
+        answer, error = answers[0]
+        if error is not None:
+            raise error
+        return answer
 
 
 class _TerminatedError(BaseException):

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from spectroscope import storage
 from spectroscope.errors import RequestError
-from spectroscope.files import output_folder
+from spectroscope.files import STAGING, output_folder
 from spectroscope.parts import Part, differences
 from spectroscope.recording import Recording
 from spectroscope.shards import WHOLE, Shard
@@ -156,6 +156,9 @@ class Checkpoint:
             file.unlink(missing_ok=True)
         if self._kept is not None:
             shutil.rmtree(self._kept, ignore_errors=True)
+        if self.resume:  # the process before may have been killed while it wrote the report
+            for staging in self.folder.glob(f"{STAGING}*"):
+                shutil.rmtree(staging, ignore_errors=True)
 
 
 def how_to_go_on(folder: str | os.PathLike[str], of: int) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from torch import Tensor
 
 from spectroscope import storage
@@ -51,15 +52,16 @@ def ablate(
     """
     judged: Any = metric or specimen.error or "relative_l2"
     means = inspect(specimen, spectra=False, progress=progress).report
-    table = importance(
-        specimen.model,
-        ((batch.arguments, _targets(specimen, batch)) for batch in batches(specimen)),
-        judged,
-        operations=(remove_dc, mean_dc(means), only_dc),
-        progress=progress,
-        fs=specimen.fs,
-        channel_axis=specimen.channel_axis,
-    )
+    with torch.random.fork_rng([]):  # batches() seeds them
+        table = importance(
+            specimen.model,
+            ((batch.arguments, _targets(specimen, batch)) for batch in batches(specimen)),
+            judged,
+            operations=(remove_dc, mean_dc(means), only_dc),
+            progress=progress,
+            fs=specimen.fs,
+            channel_axis=specimen.channel_axis,
+        )
     return table.assign(metric=specimen.error_name) if judged is specimen.error else table
 
 

@@ -54,7 +54,10 @@ class Waves(Dataset):
 
 def scores(outputs: Tensor, targets: Tensor | None):
     out = outputs[:, 0].double()
-    found = {"first output, {n} inputs": out, "of {n} above -0.05": out.where(out > -0.05, torch.nan)}
+    found = {
+        "first output, {n} inputs": out,
+        "of {n} above -0.05": out.where(out > -0.05, torch.nan),
+    }
     if targets is not None:
         found["product, {n} inputs"] = out * targets.double()
     return found
@@ -90,7 +93,7 @@ def listed():
 def dies():
     """It is killed in the rank of that name, in its second batch."""
     made = waves()
-    if os.environ.get("RANK") == os.environ.get("DIES"):
+    if os.environ.get("RANK", "none") == os.environ.get("DIES"):
         made.model.first.register_forward_hook(lambda *_: next(_death))
     return made
 
