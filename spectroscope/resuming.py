@@ -152,13 +152,13 @@ class Checkpoint:
 
     def remove(self) -> None:
         """Remove all that was written; the report has all of it."""
-        for file in (self.path, self._unfinished):
-            file.unlink(missing_ok=True)
-        if self._kept is not None:
-            shutil.rmtree(self._kept, ignore_errors=True)
         if self.resume:  # the process before may have been killed while it wrote the report
             for staging in self.folder.glob(f"{STAGING}*"):
                 shutil.rmtree(staging, ignore_errors=True)
+        if self._kept is not None:
+            shutil.rmtree(self._kept, ignore_errors=True)
+        for file in (self._unfinished, self.path):  # the checkpoint last
+            file.unlink(missing_ok=True)
 
 
 def how_to_go_on(folder: str | os.PathLike[str], of: int) -> str:

@@ -85,6 +85,14 @@ def test_a_resumed_run_is_the_same_to_the_bit(after, every, whole, tmp_path):
     assert specimen.inputs.dataset.loaded == first + list(range(done * BATCH, INPUTS))
 
 
+def test_killed_before_the_report_was_written(whole, tmp_path):
+    run.inspect(long_runs.waves(), checkpoint=run.Checkpoint(tmp_path, every=BATCHES))
+    specimen = long_runs.waves()
+    resumed(specimen, tmp_path)
+    assert content(tmp_path) == whole
+    assert specimen.inputs.dataset.loaded == list(range(BATCH))
+
+
 def test_killed_again_and_again(whole, tmp_path):
     broken_off(long_runs.waves(), tmp_path, 2)
     for _ in range(3):
@@ -284,8 +292,8 @@ def test_killed_at_random_times(seed, whole, tmp_path):
         if process.wait() == 0:
             break
         kills += 1
-        # Killed after all was written and before it was removed, it is merely done again.
-        assert (tmp_path / "checkpoint.npz").exists()
+        if not (tmp_path / "checkpoint.npz").exists():  # it was all done
+            break
     assert kills >= 2
     assert content(tmp_path) == whole
     assert not (tmp_path / "checkpoint.npz").exists()

@@ -133,7 +133,9 @@ def test_a_limit_is_of_inputs_and_no_more_are_loaded(made, limit):
 
 
 def test_worker_processes_change_nothing(whole):
-    assert_same(run.inspect(long_runs.waves(), workers=2).report, whole.report)
+    specimen = long_runs.waves()
+    assert_same(run.inspect(specimen, workers=2).report, whole.report)
+    assert specimen.inputs.dataset.loaded == []  # not by this process
     shuffled = [run.inspect(long_runs.shuffled(), workers=n, limit=30) for n in (0, 2)]
     assert_same(shuffled[0].report, shuffled[1].report)
     with pytest.warns(UserWarning, match="workers=2 doesn't apply: the inputs of waves are neith"):
@@ -372,21 +374,30 @@ def test_wrong_requests_are_one_line_and_status_2(command, tmp_path, arguments, 
 @pytest.mark.slow
 @pytest.mark.parametrize("loader", [False, True])
 def test_memory_does_not_grow_with_the_batches(loader):
+    # An output is 128 KiB: all of them would be 250 MB.
     code = f"""
-import resource, sys, torch
+import sys, torch
+from torch import nn
 from torch.utils.data import DataLoader
-from long_runs import Waves, of
 from spectroscope import run
+from spectroscope.specimens import Specimen
 n = int(sys.argv[1])
-inputs = DataLoader(Waves(8 * n), 8) if {loader} else (torch.randn(8, 1, 64) for _ in range(n))
-found = run.inspect(of(inputs, 8 * n))
-assert found.report.dc()["n_samples"].eq(8 * n).all()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+class Noise(torch.utils.data.Dataset):
+    def __len__(self): return 16 * n
+    def __getitem__(self, index): return torch.randn(1, 256)
+inputs = DataLoader(Noise(), 16) if {loader} else (torch.randn(16, 1, 256) for _ in range(n))
+model = nn.Sequential(nn.Conv1d(1, 8, 3, padding=1), nn.ReLU()).eval()
+found = run.inspect(Specimen("noise", "a test", "BSD-3-Clause", model, inputs, 16 * n, fs=32.0,
+                             metric=lambda y, t: {{"mean": y.mean((1, 2))}},
+                             labels=lambda y, first: ["line"] * len(y)))
+assert found.report.dc()["n_samples"].eq(16 * n).all()
+# Not getrusage's, which begins with that of the process that started this one.
+print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
     few, many = (
         int(subprocess.run([sys.executable, "-c", code, n], capture_output=True, text=True,
-                           check=True, cwd=Path(__file__).parent).stdout)
+                           check=True).stdout)
         for n in ("100", "2000")
     )  # fmt: skip
-    print(few, many)
+    print(f"{few / 1024:.1f} MiB after 100 batches, {many / 1024:.1f} MiB after 2,000")
     assert many < 1.02 * few
