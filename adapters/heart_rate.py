@@ -6,7 +6,6 @@ overlapping 8 s windows of PPG. Weights and windows are in the wheel of the `kid
 The network of the paper's Fig. 3 is its elder sister; its weights are the user's to bring.
 """
 
-import functools
 import io
 import math
 import os
@@ -266,7 +265,7 @@ def _specimen(
         inputs=batches,
         n_inputs=len(inputs),
         fs=FS,
-        metric=functools.partial(_scores, truth),
+        metric=_scores,
         targets=None if truth is None else torch.from_numpy(truth),
         error=None if truth is None else _error,
         error_name="heart-rate MAE (BPM)",
@@ -290,21 +289,15 @@ def _error(outputs: Tensor, truth: Tensor) -> Tensor:
     return (outputs.view(len(outputs), -1)[:, 0].double() - truth.to(outputs.device)).abs()
 
 
-def _scores(truth: Array | None, outputs: Tensor) -> Mapping[str, float]:
-    """Error of all estimates, and of those the network is sure of; without truth their spread."""
-    columns = outputs.cpu().double().view(len(outputs), -1)
-    rates = columns[:, 0]
-    over = {f"all {len(rates)} windows": torch.ones_like(rates, dtype=torch.bool)}
+def _scores(outputs: Tensor, truth: Tensor | None) -> Mapping[str, Tensor]:
+    """Error of all estimates, and of those the network is sure of; without truth the estimates."""
+    columns = outputs.double().view(len(outputs), -1)
+    scores = columns[:, 0] if truth is None else _error(outputs, truth)
+    what = "estimated heart rate, mean over" if truth is None else "heart-rate MAE,"
+    found = {f"{what} all {{n}} windows (BPM)": scores}
     if columns.shape[1] == 2:
         sure = columns[:, 1] < SURE
-        over[f"{int(sure.sum())} windows with σ < {SURE:.0f} BPM"] = sure
-    if truth is not None:
-        error = (rates - torch.from_numpy(truth)).abs()
-        return {f"heart-rate MAE, {who} (BPM)": error[w].mean().item() for who, w in over.items()}
-    scores = {}
-    for who, which in over.items():
-        some = rates[which]
-        scores[f"estimated heart rate, mean over {who} (BPM)"] = some.mean().item()
-        spread = some.std(correction=0).item() if len(some) else math.nan
-        scores[f"estimated heart rate, standard deviation over {who} (BPM)"] = spread
-    return scores
+        found[f"{what} {{n}} windows with σ < {SURE:.0f} BPM (BPM)"] = scores.where(sure, math.nan)
+        if truth is None:
+            found["σ of the estimate, mean over all {n} windows (BPM)"] = columns[:, 1]
+    return found

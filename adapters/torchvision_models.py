@@ -227,13 +227,14 @@ def _scaled(image: Tensor, size: Sequence[int]) -> Tensor:
 
 def _top(
     categories: Sequence[str], names: Callable[[], list[str]]
-) -> Callable[[Tensor], Sequence[str]]:
+) -> Callable[[Tensor, int], Sequence[str]]:
     """What classifies outputs ``[N, classes]`` into lines of the five likeliest."""
 
-    def labels(outputs: Tensor) -> Sequence[str]:
+    def labels(outputs: Tensor, first: int) -> Sequence[str]:
         top = outputs.float().softmax(1).topk(min(5, outputs.shape[1]))
         lines = []
-        for number, (shares, classes) in enumerate(zip(top.values, top.indices, strict=True)):
+        rows = zip(top.values, top.indices, strict=True)
+        for number, (shares, classes) in enumerate(rows, start=first):
             of = names()
             name = of[number] if number < len(of) else f"input {number}"
             said = (f"{categories[c]} {s:.0%}" for s, c in zip(shares, classes, strict=True))

@@ -2,8 +2,8 @@
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, Self, TypeAlias
 
@@ -14,7 +14,7 @@ from spectroscope.calls import calls_itself, on_a_copy, runs_again
 from spectroscope.downsampling import Lowering, Origins
 from spectroscope.inventory import Inventory
 from spectroscope.rates import Axes, Rates
-from spectroscope.sites import Select, Site
+from spectroscope.sites import Found, Select, Site
 
 # observe(site, input, known) is called before the rectifier runs, and its answer with the output;
 # `known`: it is torch's own function of that kind, not a module that may do anything. Both
@@ -150,6 +150,35 @@ class Capture:
                     f"ran {times} times without a rectifier call that can be seen; if its forward "
                     "is its own, kinds=[its class] records it whole"
                 )
+
+    def seen(self) -> dict[str, Any]:
+        """What has been seen of the model beside `inventory.found`, as plain data."""
+        return {
+            "ran": self.ran,
+            "entered": dict(self._entered),
+            "lowerings": {
+                site: [list(lowering) for lowering in places.values()]
+                for site, places in self.lowerings.items()
+            },
+        }
+
+    def go_on(self, found: Mapping[str, Found], seen: Mapping[str, Any]) -> None:
+        """Go on from what another capture of the same model had found, and had :meth:`seen`."""
+        self.inventory.found = {place: replace(row) for place, row in found.items()}
+        self.ran = seen["ran"]
+        self._entered = Counter(seen["entered"])
+        self.lowerings = {
+            site: {
+                place: Lowering(place, tuple(factors), between, whole)
+                for place, factors, between, whole in rows
+            }
+            for site, rows in seen["lowerings"].items()
+        }
+
+    @property
+    def attached(self) -> bool:
+        """Whether it listens."""
+        return self._opened_by is not None
 
     @property
     def changes(self) -> bool:

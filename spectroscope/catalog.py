@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+from dataclasses import replace
 from importlib.metadata import EntryPoint, entry_points
 
 from spectroscope.errors import RequestError
@@ -56,4 +57,4 @@ def specimen(name: str, **options: object) -> Specimen:
     made = make(**given)
     if not isinstance(made, Specimen):
         raise RequestError(f"the adapter of {name} made a {type(made).__name__}, not a Specimen")
-    return made
+    return replace(made, options=options)

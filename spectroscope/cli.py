@@ -15,9 +15,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spectroscope.errors import RequestError
+from spectroscope.errors import RequestError, UnfinishedError
 
 if TYPE_CHECKING:
+    from spectroscope.loop import Inspection
     from spectroscope.specimens import Specimen
 
 # Torch, pandas and seaborn are imported where they are needed: `--help` and a misspelt name don't
@@ -31,8 +32,6 @@ SHOWN = ["site", "shape", "fs", "dc_in", "dc_out", "dc_out_std", "dc_gaussian", 
 COMPARED = ["site", "channels", "dc_out_a", "dc_out_b", "effect_rms", "effect_max", "channel_max",
             "active_fraction_a", "active_fraction_b", "died", "revived"]  # fmt: skip
 
-MOST_LABELS = 10
-
 # Of spectroscope.metrics, those that take no more than the outputs.
 METRICS = ("agreement", "kl", "relative_l2")
 
@@ -44,6 +43,20 @@ OPTIONS = {
     "column": ("NAME", "which column of the input"),
     "checkpoint": ("PATH", "weights of your own model, a state_dict"),
     "channel_axis": ("AXIS", "axis of the channels in its activations; default 1"),
+}
+
+# How to run it; of `inspect` alone.
+RUNNING = {
+    "device": (str, "DEVICE", "cpu, cuda, cuda:0, mps; default: where the model is"),
+    "dtype": (str, "TYPE", "bfloat16, float16, float32 or float64, of model and inputs"),
+    "limit": (int, "N", "run the first N inputs alone"),
+    "workers": (int, "N", "processes that load data, where a DataLoader or a data set is read"),
+    "shard": (str, "I/N", "run one of N shares alone, I from 1 to N; see `merge`"),
+    "checkpoint-every": (int, "N", "every N batches keep the state in DIR, to resume from"),
+}
+SWITCHES = {
+    "channels-last": "images lie in memory with the channels last",
+    "resume": "go on from the checkpoint in DIR; the report will be the same to the bit",
 }
 
 
@@ -60,6 +73,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     inspect.add_argument("--parquet", action="store_true",
                          help="write the tables as Parquet too, and the spectra")  # fmt: skip
     inspect.set_defaults(run=_inspect)
+    for option, (kind, metavar, what) in RUNNING.items():
+        inspect.add_argument(f"--{option}", type=kind, metavar=metavar, help=what)
+    for option, what in SWITCHES.items():
+        inspect.add_argument(f"--{option}", action="store_true", help=what)
     ablate = commands.add_parser("ablate", help="take the DC away, or all else, ReLU by ReLU")
     ablate.add_argument("--metric", choices=METRICS, help="default: the specimen's own error, or "
                         "relative_l2 against the untouched model")  # fmt: skip
@@ -80,6 +97,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     compare.add_argument("a", metavar="A", help="folder of the report on what was")
     compare.add_argument("b", metavar="B", help="and of that on what has become of it")
     compare.add_argument("--out", metavar="DIR", help="write tables and a page there")
+    merge = commands.add_parser("merge", help="put the reports of a run's shards together")
+    merge.set_defaults(run=_merge)
+    merge.add_argument("folders", nargs="+", metavar="DIR", help="of a report")
+    merge.add_argument("--out", metavar="DIR", required=True, help="write tables there")
     arguments = parser.parse_args(argv)
     arguments.command = shlex.join(["spectroscope", *(sys.argv[1:] if argv is None else argv)])
     # A σ or × must not cost a finished run where the terminal's encoding has none.
@@ -92,6 +113,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RequestError as error:
         print(f"spectroscope: {error}", file=sys.stderr)
         return 2
+    except UnfinishedError as error:
+        print(f"spectroscope: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("spectroscope: interrupted, nothing written", file=sys.stderr)
         return 1
@@ -171,37 +195,99 @@ def _ablate(arguments: argparse.Namespace) -> None:
 def _inspect(arguments: argparse.Namespace) -> None:
     from spectroscope.files import output_folder
 
-    # The folder is opened first: that it can't be written to is better said before the work.
-    # All is written before a line is printed: a closed pipe must not cost it.
-    to_folder = arguments.out is not None
+    out = arguments.out
+    for option in ("checkpoint_every", "resume"):
+        if getattr(arguments, option) and out is None:
+            raise RequestError(f"--{option.replace('_', '-')} takes --out DIR, where they are kept")
     if arguments.parquet:
         from spectroscope.report.exports import needs
 
         needs("pyarrow", "--parquet", "parquet")
-        if not to_folder:
+        if out is None:
             raise RequestError("--parquet writes files: it takes --out DIR")
-    with output_folder(arguments.out) if to_folder else nullcontext() as out:
-        subject = _specimen(arguments)
-        from spectroscope import run
+    # That it can't be written to is better said before the work; of several processes by the
+    # first, before the others can have come any further.
+    if out is not None and os.environ.get("RANK", "0") == "0":
+        with output_folder(out):
+            pass
+    # Deferred: a misspelt name needn't wait for pandas.
+    subject = _specimen(arguments)
+    from spectroscope import run
 
-        report, scores, labels = run.inspect(
-            subject,
-            spectra=to_folder,
-            about={"command": arguments.command},
-            progress=sys.stderr is not None,
-        )
-        if out is not None:
-            run.export(subject, report, out, parquet=arguments.parquet)
-            written = sorted(file.name for file in out.iterdir())
+    shard = run.Shard() if arguments.shard is None else run.Shard.parse(arguments.shard)
+    launched = run.launched()
+    if launched and arguments.shard is not None:
+        raise RequestError("torchrun's processes have a shard each: leave --shard out")
+    checkpoint = None
+    try:
+        with run.joined(arguments.device) if launched else nullcontext() as group:
+            quiet = group is not None and not group.reports
+            if quiet:
+                warnings.simplefilter("ignore")
+            if out is not None:
+                checkpoint = run.Checkpoint(
+                    out,
+                    shard if group is None else group.shard,
+                    every=arguments.checkpoint_every,
+                    resume=arguments.resume,
+                    keep=group is not None,
+                )
+            found = run.inspect(
+                subject,
+                spectra=out is not None,
+                about={"command": arguments.command},
+                progress=sys.stderr is not None and not quiet,
+                device=arguments.device if group is None else group.device,
+                dtype=arguments.dtype,
+                channels_last=arguments.channels_last,
+                limit=arguments.limit,
+                workers=arguments.workers,
+                shard=shard,
+                checkpoint=checkpoint,
+                group=group,
+            )
+            # All is written before a line is printed: a closed pipe must not cost it.
+            if out is not None and not quiet:
+                with output_folder(out) as staging:
+                    run.export(subject, found.report, staging, parquet=arguments.parquet)
+                    written = sorted(file.name for file in staging.iterdir())
+    except UnfinishedError as error:
+        world = int(os.environ["WORLD_SIZE"])
+        kept = "nothing was kept" if out is None else run.how_to_go_on(out, world)
+        raise UnfinishedError(f"{error}; {kept}") from None
+    except KeyboardInterrupt:
+        if checkpoint is None or not checkpoint.path.exists():
+            raise
+        raise UnfinishedError(f"interrupted; --resume goes on from {checkpoint.path}") from None
+    if checkpoint is not None:
+        checkpoint.remove()
+    if quiet:
+        return
     print(f"{subject.name}: {subject.description} ({subject.license})\n")
-    table = report.sites()[SHOWN].dropna(axis=1, how="all")  # without spectra, without fs
+    _print(found, subject.n_inputs if arguments.limit is None else arguments.limit)
+    if out is not None:
+        print(f"wrote {', '.join(written)} to {Path(out)}")
+
+
+def _merge(arguments: argparse.Namespace) -> None:
+    from spectroscope import run
+    from spectroscope.files import output_folder
+
+    with output_folder(arguments.out) as staging:
+        found = run.merge(arguments.folders)
+        run.export_merged(found.report, staging)
+        written = sorted(file.name for file in staging.iterdir())
+    _print(found, 0)
+    print(f"wrote {', '.join(written)} to {Path(arguments.out)}")
+
+
+def _print(found: "Inspection", inputs: int) -> None:
+    table = found.report.sites()[SHOWN].dropna(axis=1, how="all")  # without spectra, without fs
     print(table.to_string(index=False, float_format="{:.4g}".format))
     print()
-    for label in labels[:MOST_LABELS]:
+    for label in found.labels:
         print(label)
-    if len(labels) > MOST_LABELS:
-        print(f"… and {len(labels) - MOST_LABELS} more")
-    for what, value in scores.items():
+    if found.labels and inputs > len(found.labels):
+        print(f"… and {inputs - len(found.labels)} more")
+    for what, value in found.scores.items():
         print(f"{what}: {value:.2f}")
-    if to_folder:
-        print(f"wrote {', '.join(written)} to {Path(arguments.out)}")

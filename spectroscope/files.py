@@ -9,6 +9,8 @@ from pathlib import Path
 
 from spectroscope.errors import RequestError
 
+STAGING = ".writing-"  # what the names of staging folders begin with
+
 
 @contextmanager
 def output_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
@@ -24,7 +26,7 @@ def output_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     missing = [p for p in (folder, *folder.parents) if not os.path.exists(p)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder))
+        staging = Path(tempfile.mkdtemp(prefix=STAGING, dir=folder))
     except OSError as error:
         _remove_empty(missing)
         raise RequestError(f"cannot write to {folder}: {error.strerror or error}") from error

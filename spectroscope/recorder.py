@@ -6,7 +6,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -201,6 +201,29 @@ class Recorder:
             {key: (text,) for key, text in self._about.items()},
         )
 
+    def seen(self) -> dict[str, Any]:
+        """What :meth:`go_on` takes beside the recording, as plain data."""
+        return self._capture.seen()
+
+    def go_on(self, recording: Recording, seen: Mapping[str, Any]) -> None:
+        """Go on from where another recorder of the same model and options was.
+
+        What comes then is added to that state, batch by batch, as the other would have done, so
+        that the result is the same to the bit. (To merge two recordings adds in another order.)
+
+        Args:
+            recording: the other's :meth:`recording`.
+            seen: its :meth:`seen`, at the same time.
+
+        Raises:
+            RuntimeError: this one has recorded something, or is recording.
+        """
+        if self._records or self._capture.attached:
+            raise RuntimeError("only a new recorder can go on from another")
+        self._records = dict(recording.records)
+        self._about = {key: "; ".join(texts) for key, texts in recording.about.items()}
+        self._capture.go_on(recording.found, seen)
+
     def _observe(self, site: Site, tensor: Tensor, known: bool) -> Callable[[Tensor], None]:
         """Reduce a rectifier's input, and its output when it is there.
 
@@ -272,6 +295,8 @@ class Recorder:
     def _add(self, new: SiteRecord) -> None:
         with self._lock, torch.no_grad():
             old = self._records.get(new.site.name)
+            if old is not None:
+                old = old.beside(new)
             if old is not None and (reason := old.mergeable(new)):
                 self._give_up(new.site, reason)
             else:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from spectroscope.dsp.spectra import Window
 from spectroscope.errors import RequestError
+from spectroscope.parts import Part, merged
 from spectroscope.sites import Downsampling, Found, Site
 from spectroscope.statistics import SiteStatistics
 
@@ -33,6 +34,13 @@ class SiteRecord:
     def channels(self) -> int:
         """Number of channels."""
         return int(self.statistics.output.ac_power.shape[0])
+
+    def beside(self, other: "SiteRecord") -> "SiteRecord":
+        """This on the device of `other`: what was read from a file is on the CPU."""
+        device = other.statistics.output.sums.device
+        if self.statistics.output.sums.device == device:
+            return self
+        return replace(self, statistics=self.statistics.to(device))
 
     def mergeable(self, other: "SiteRecord") -> str | None:
         """Why `other` can't be merged into this, or None if it can."""
@@ -73,6 +81,7 @@ class Recording:
         downsamplings: what lowers the sampling rate next after a site, by its name.
         about: what was looked at, for people to read: `model`, `recorded`, `versions`, and whatever
             else was given, each with one text or, after a merge, several.
+        part: of which run it is, and which shards of it; None: of none that knows.
     """
 
     fs: float | None
@@ -81,13 +90,16 @@ class Recording:
     found: Mapping[str, Found]
     downsamplings: Mapping[str, Downsampling]
     about: Mapping[str, tuple[str, ...]]
+    part: Part | None = None
 
     def merge(self, other: "Recording") -> "Recording":
         """Both recordings as one, as if one recorder had seen both data sets.
 
         Raises:
-            RequestError: they differ in `fs`, `window`, or in a site's channels or axes.
+            RequestError: they differ in `fs`, `window`, or in a site's channels or axes; they are
+                shards of different runs, or share one.
         """
+        part = merged(self.part, other.part)
         if self.fs != other.fs:
             raise RequestError(f"recordings at fs={self.fs} and fs={other.fs} can't be merged")
         if self.window != other.window:
@@ -100,8 +112,8 @@ class Recording:
                 continue
             if reason := records[name].mergeable(record):
                 raise RequestError(f"recordings differ at {name}: {reason}")
-            records[name] = merged = records[name].merge(record)
-            if self.records[name].loses_spectra(merged) or record.loses_spectra(merged):
+            records[name] = both = records[name].merge(record)
+            if self.records[name].loses_spectra(both) or record.loses_spectra(both):
                 lost[record.site.place] = "no spectra: not all of what was merged has the same"
         found = dict(self.found)
         for name, row in other.found.items():
@@ -117,4 +129,4 @@ class Recording:
             key: tuple(dict.fromkeys((*self.about.get(key, ()), *other.about.get(key, ()))))
             for key in {**self.about, **other.about}
         }
-        return Recording(self.fs, self.window, records, found, downsamplings, about)
+        return Recording(self.fs, self.window, records, found, downsamplings, about, part)

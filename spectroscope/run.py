@@ -1,80 +1,37 @@
-"""The long loop: every batch of a specimen through its model, recorded, with progress."""
+"""What can be done with a specimen: run it, change it ReLU by ReLU, and write what was found."""
 
 import glob
 import math
-from collections.abc import Mapping, Sequence
+import os
+import warnings
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
-import torch
-from tqdm import tqdm
+from torch import Tensor
 
+from spectroscope import storage
 from spectroscope.ablation import importance
 from spectroscope.errors import RequestError
 from spectroscope.files import output_folder
+from spectroscope.loop import Inspection as Inspection
+from spectroscope.loop import inspect as inspect
 from spectroscope.operations import mean_dc, only_dc, remove_dc
-from spectroscope.recorder import record
+from spectroscope.ranks import joined as joined
+from spectroscope.ranks import launched as launched
 from spectroscope.report import Report
+from spectroscope.resuming import FINISHED
+from spectroscope.resuming import Checkpoint as Checkpoint
+from spectroscope.resuming import how_to_go_on as how_to_go_on
+from spectroscope.shards import Batch, batches
+from spectroscope.shards import Shard as Shard
 from spectroscope.specimens import Specimen
 
 SPECTRA = "spectra.png"
 ABLATION = "importance.png"
 PAGE = "report.html"
-
-
-class Inspection(NamedTuple):
-    """What :func:`inspect` found; scores and labels are empty where the specimen has none."""
-
-    report: Report
-    scores: Mapping[str, float]
-    labels: Sequence[str]
-
-
-def inspect(
-    specimen: Specimen,
-    *,
-    spectra: bool = True,
-    about: Mapping[str, str] | None = None,
-    progress: bool = False,
-) -> Inspection:
-    """Run all inputs of `specimen` through its model and record every rectifier.
-
-    Args:
-        specimen: what to look at.
-        spectra: as in :func:`spectroscope.record`.
-        about: likewise, beside what the specimen says of itself.
-        progress: show a bar on standard error.
-    """
-    outputs = []
-    recorder = record(
-        specimen.model,
-        fs=specimen.fs,
-        spectra=spectra,
-        channel_axis=specimen.channel_axis,
-        about={
-            "specimen": f"{specimen.name}: {specimen.description}",
-            "license": specimen.license,
-            **(about or {}),
-        },
-    )
-    first = 0
-    bar = tqdm(total=specimen.n_inputs, unit=" inputs", desc=specimen.name, disable=not progress)
-    with bar, recorder, torch.inference_mode():
-        for batch in specimen.inputs:
-            arguments = batch if isinstance(batch, tuple) else (batch,)
-            last = first + len(arguments[0])
-            if specimen.f0 is not None:
-                recorder.f0 = specimen.f0[first:last]
-            output = specimen.model(*arguments)
-            if specimen.metric is not None or specimen.labels is not None:
-                outputs.append(output)
-            bar.update(last - first)
-            first = last
-    scores = specimen.metric(torch.cat(outputs)) if specimen.metric is not None else {}
-    labels = specimen.labels(torch.cat(outputs)) if specimen.labels is not None else []
-    return Inspection(recorder.report(), scores, labels)
 
 
 def ablate(
@@ -96,17 +53,53 @@ def ablate(
     """
     judged: Any = metric or specimen.error or "relative_l2"
     means = inspect(specimen, spectra=False, progress=progress).report
-    table = importance(
-        specimen.model,
-        ((batch, None) for batch in specimen.inputs),
-        judged,
-        targets=specimen.targets,
-        operations=(remove_dc, mean_dc(means), only_dc),
-        progress=progress,
-        fs=specimen.fs,
-        channel_axis=specimen.channel_axis,
-    )
+    with torch.random.fork_rng([]):  # batches() seeds them
+        table = importance(
+            specimen.model,
+            ((batch.arguments, _targets(specimen, batch)) for batch in batches(specimen)),
+            judged,
+            operations=(remove_dc, mean_dc(means), only_dc),
+            progress=progress,
+            fs=specimen.fs,
+            channel_axis=specimen.channel_axis,
+        )
     return table.assign(metric=specimen.error_name) if judged is specimen.error else table
+
+
+def _targets(specimen: Specimen, batch: Batch) -> Tensor | None:
+    if batch.targets is None and specimen.targets is not None:
+        return specimen.targets[batch.members]
+    return batch.targets
+
+
+def merge(folders: Sequence[str | os.PathLike[str]]) -> Inspection:
+    """What the shards of a run, or other saved reports, are together.
+
+    Shards that are missing are named in a warning.
+
+    Args:
+        folders: of the reports; the order of shards doesn't matter.
+
+    Raises:
+        RequestError: a report can't be read; a shard is there twice; they are shards of different
+            runs, or recordings that don't fit together.
+    """
+    if not folders:
+        raise RequestError("there is nothing to merge: give two folders or more")
+    recordings = [storage.read(_report_in(folder)) for folder in folders]
+    recordings.sort(key=lambda recording: recording.part.shards if recording.part else ())
+    together = recordings[0]
+    for recording in recordings[1:]:
+        together = together.merge(recording)
+    part = together.part
+    if part is not None and part.missing:
+        missing = ", ".join(f"{number}/{part.of}" for number in part.missing)
+        warnings.warn(f"shard {missing} is missing: the report is of the others", stacklevel=2)
+    return Inspection.of(together)
+
+
+def _report_in(folder: str | os.PathLike[str]) -> Path:
+    return Path(folder) / FINISHED if os.path.isdir(folder) else Path(folder)
 
 
 def export_ablation(specimen: Specimen, table: pd.DataFrame, folder: Path) -> None:
@@ -175,6 +168,17 @@ def _picture(specimen: Specimen, spectra: pd.DataFrame, path: Path) -> None:
         handles, labels = grid[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     figure.savefig(path, dpi=120)
+
+
+def export_merged(report: Report, folder: Path) -> None:
+    """Write a report on several runs, or shards of one, and its tables into `folder`.
+
+    Raises:
+        RequestError: the folder can't be written to.
+    """
+    with output_folder(folder) as staging:
+        report.save(staging)
+        report.page(staging / PAGE)
 
 
 def _first_with_spectra(report: Report) -> str | None:

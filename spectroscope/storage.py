@@ -2,9 +2,11 @@
 
 import json
 import math
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import scipy.signal
@@ -14,6 +16,7 @@ from torch import Tensor
 from spectroscope.dsp.moments import CoMoments, Moments
 from spectroscope.dsp.spectra import ring_count, shell_count
 from spectroscope.errors import RequestError
+from spectroscope.parts import Part
 from spectroscope.recording import Recording, SiteRecord
 from spectroscope.sites import Downsampling, Found, Site
 from spectroscope.statistics import HarmonicSums, SideStatistics, SiteStatistics, SpectralSums
@@ -23,8 +26,16 @@ FORMAT = 2
 Arrays = dict[str, Any]
 
 
-def write(recording: Recording, path: Path) -> None:
-    """Write `recording` to the file `path`."""
+def write(
+    recording: Recording, to: Path | IO[bytes], *, more: Mapping[str, Any] | None = None
+) -> None:
+    """Write `recording`.
+
+    Args:
+        recording: whatever it is.
+        to: a file's path, or an open file.
+        more: what is to be kept beside it, as JSON can have it; floats keep every bit.
+    """
     arrays: Arrays = {}
     sites = []
     for number, record in enumerate(recording.records.values()):
@@ -45,8 +56,10 @@ def write(recording: Recording, path: Path) -> None:
         },
         "found": [asdict(found) for found in recording.found.values()],
         "about": recording.about,
+        "part": None if recording.part is None else recording.part.to_json(),
+        "more": dict(more or {}),
     }
-    with path.open("wb") as file:
+    with to.open("wb") if isinstance(to, Path) else nullcontext(to) as file:
         np.savez(file, allow_pickle=False, header=np.array(json.dumps(header)), **arrays)
 
 
@@ -56,8 +69,16 @@ def read(path: Path) -> Recording:
     Raises:
         RequestError: there is no such file, or it isn't a recording that this version knows.
     """
+    return read_with_more(path)[0]
+
+
+def read_with_more(path: Path | IO[bytes]) -> tuple[Recording, dict[str, Any]]:
+    """The recording, and what was kept beside it. Arguments and errors as of :func:`read`."""
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        with (
+            path.open("rb") if isinstance(path, Path) else nullcontext(path) as file,
+            np.load(file, allow_pickle=False) as arrays,
+        ):
             header = json.loads(str(arrays["header"]))
             if header["format"] != FORMAT:
                 raise RequestError(
@@ -80,6 +101,8 @@ def read(path: Path) -> Recording:
             about = {
                 str(key): tuple(map(str, texts)) for key, texts in header.get("about", {}).items()
             }
+            part = None if header.get("part") is None else Part.from_json(header["part"])
+            more = dict(header.get("more", {}))
             fs, window = header["fs"], header["window"]
             window = tuple(window) if isinstance(window, list) else str(window)
             scipy.signal.get_window(window, 8)
@@ -92,14 +115,16 @@ def read(path: Path) -> Recording:
     except Exception as error:  # what a damaged file raises can be anything
         reason = type(error).__name__
         raise RequestError(f"{path} is not a saved report, or damaged ({reason})") from error
-    return Recording(
+    recording = Recording(
         fs,
         window,
         {record.site.name: record for record in records},
         {row.place: row for row in found},
         downsamplings,
         about,
+        part,
     )
+    return recording, more
 
 
 def _arrays(statistics: SiteStatistics) -> Arrays:

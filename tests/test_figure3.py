@@ -108,9 +108,8 @@ def test_an_own_recording_of_one_window(weights, tmp_path):
     assert own.n_inputs == 1
     assert own.f0.shape == (1,)
     scores = run.inspect(own, spectra=False).scores
-    mean, spread = scores.values()
+    (mean,) = scores.values()
     assert 30 < mean < 220
-    assert spread == 0
 
 
 def write_keras(model, path):

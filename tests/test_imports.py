@@ -11,10 +11,11 @@ ROOT = Path(__file__).parents[1]
 
 # Left to right, as the data flows. `errors` and `files` are for everybody.
 ORDER = ["dsp", "filters", "sites", "rectifiers", "door", "inventory", "rates", "downsampling",
-         "calls", "capture", "statistics", "fundamentals", "recording", "site_axes",
+         "calls", "capture", "statistics", "fundamentals", "parts", "recording", "site_axes",
          "provenance", "recorder", "storage", "report", "trackers", "lightning", "operations",
          "interventions", "batches", "replay", "metrics", "ablation", "by_sample", "probes",
-         "plots", "page", "specimens", "checkpoints", "own", "catalog", "run", "adapters",
+         "plots", "page", "specimens", "checkpoints", "own", "catalog",
+         "shards", "tally", "identity", "placement", "resuming", "ranks", "loop", "run", "adapters",
          "cli"]  # fmt: skip
 
 

@@ -156,7 +156,7 @@ def test_a_torchvision_that_does_not_fit_is_one_line(monkeypatch):
 
 def test_the_five_likeliest_classes_are_named():
     outputs = torch.tensor([[0.0, 9.0, 1.0], [5.0, 0.0, 0.0]])
-    labels = torchvision_models._top(["cat", "dog", "fish"], lambda: ["a.png"])(outputs)
+    labels = torchvision_models._top(["cat", "dog", "fish"], lambda: ["a.png"])(outputs, 0)
     assert labels[0].startswith("a.png: dog 100%, fish 0%, cat 0%")
     assert labels[1].startswith("input 1: cat 99%")
 

@@ -1,6 +1,6 @@
 """Both sides of one site, reduced together."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -104,6 +104,11 @@ class SiteStatistics(NamedTuple):
             None if harmonics is None else harmonics.sums(),
         )
 
+    def to(self, device: torch.device) -> "SiteStatistics":
+        """The same on `device`."""
+        moved: SiteStatistics = _to(self, device)
+        return moved
+
     def merge(self, other: "SiteStatistics") -> "SiteStatistics":
         """Statistics of both together; associative, and commutative to rounding."""
         spectra = None
@@ -119,6 +124,14 @@ class SiteStatistics(NamedTuple):
             spectra,
             harmonics,
         )
+
+
+def _to(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if hasattr(value, "_fields"):
+        return type(value)(*(_to(field, device) for field in value))
+    return value
 
 
 def _rows(name: str, block: Tensor) -> Tensor:

@@ -1,0 +1,121 @@
+"""Specimens for tests of long runs, and a run of one as a process of its own."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from spectroscope import run
+from spectroscope.specimens import Specimen
+
+INPUTS, BATCH = 50, 4  # the last batch has 2
+
+
+class Net(nn.Module):
+    """Module, functional and repeated ReLUs, strides, and a little noise of torch's own."""
+
+    def __init__(self):
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(1)
+            self.first = nn.Conv1d(1, 6, 5, padding=2)
+            self.second = nn.Conv1d(6, 6, 3, stride=2, padding=1)
+            self.norm = nn.BatchNorm1d(6)
+            self.never = nn.ReLU()
+            self.head = nn.Linear(6, 2)
+        self.relu = nn.ReLU()
+
+    def forward(self, x):
+        x = self.relu(self.first(x))
+        x = self.relu(self.norm(self.second(x) + 0.01 * torch.randn_like(x[..., :1])))
+        return self.head(torch.relu(x - 0.1).mean(-1))
+
+
+class Waves(Dataset):
+    """Cosines ``[1, 64]`` with noise, each made when it is asked for; `loaded` says which were."""
+
+    def __init__(self, inputs=INPUTS, labelled=False):
+        self.inputs, self.labelled, self.loaded = inputs, labelled, []
+
+    def __len__(self):
+        return self.inputs
+
+    def __getitem__(self, index):
+        self.loaded.append(index)
+        time.sleep(float(os.environ.get("SLOW", 0)))
+        noise = torch.randn(64, generator=torch.Generator().manual_seed(index))
+        wave = torch.cos(2 * torch.pi * (2 + index % 5) * torch.arange(64) / 64) + 0.1 * noise
+        return (wave[None], float(index)) if self.labelled else wave[None]
+
+
+def scores(outputs: Tensor, targets: Tensor | None):
+    out = outputs[:, 0].double()
+    found = {
+        "first output, {n} inputs": out,
+        "of {n} above -0.05": out.where(out > -0.05, torch.nan),
+    }
+    if targets is not None:
+        found["product, {n} inputs"] = out * targets.double()
+    return found
+
+
+def of(inputs, n_inputs=INPUTS, **more):
+    """The specimen of the network on `inputs`, with a fundamental and a target for each."""
+    given = {
+        "targets": torch.arange(n_inputs, dtype=torch.float64) ** 2,
+        "metric": scores,
+        "labels": lambda outputs, first: [f"input {first + i}" for i in range(len(outputs))],
+        "fs": 64.0,
+        "f0": (2.0 + torch.arange(n_inputs) % 5).double().numpy(),
+    }
+    return Specimen("waves", "a test", "BSD-3-Clause", Net().eval(), inputs, n_inputs,
+                    **(given | more))  # fmt: skip
+
+
+def waves():
+    """Batches by a DataLoader."""
+    return of(DataLoader(Waves(), BATCH))
+
+
+def shuffled():
+    return of(DataLoader(Waves(), BATCH, shuffle=True))
+
+
+def listed():
+    """The same in a list."""
+    return of([batch for batch in DataLoader(Waves(), BATCH)])
+
+
+def dies():
+    """It is killed in the rank of that name, in its second batch."""
+    made = waves()
+    if os.environ.get("RANK", "none") == os.environ.get("DIES"):
+        made.model.first.register_forward_hook(lambda *_: next(_death))
+    return made
+
+
+def _dying():
+    yield None
+    os.kill(os.getpid(), int(os.environ.get("SIGNAL", 9)))
+    while True:
+        time.sleep(1)
+
+
+_death = _dying()
+
+
+def main(folder: str, *options: str) -> None:
+    """Run it with checkpoints after every batch, and save the report."""
+    resume = "resume" in options
+    checkpoint = run.Checkpoint(folder, every=1, resume=resume)
+    found = run.inspect(waves(), checkpoint=checkpoint)
+    found.report.save(Path(folder))
+    checkpoint.remove()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

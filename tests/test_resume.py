@@ -1,0 +1,315 @@
+"""A run that is killed, whenever, and resumed is the same to the bit as one that isn't."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import long_runs
+import numpy as np
+import pytest
+import torch
+from long_runs import BATCH, INPUTS, Waves
+from torch.utils.data import DataLoader
+
+import spectroscope
+from spectroscope import run, storage
+
+BATCHES = -(-INPUTS // BATCH)
+HERE = Path(__file__).parent
+
+
+def content(folder):
+    """Everything in a saved report, but when it was made and by which command."""
+    files = {file.name: file.read_bytes() for file in Path(folder).iterdir()}
+    with np.load(Path(folder) / "report.npz", allow_pickle=False) as arrays:
+        found = {name: arrays[name].tobytes() for name in arrays if name != "header"}
+        header = json.loads(str(arrays["header"]))
+    header["about"].pop("recorded")
+    header["about"].pop("command", None)
+    for name in ("report.npz", "spectra.png"):
+        files.pop(name, None)
+    return files, found, header
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    run.inspect(long_runs.waves()).report.save(folder)
+    return content(folder)
+
+
+class Killed(BaseException):
+    pass
+
+
+def broken_off(specimen, folder, after, **options):
+    """Run it till that many batches have been through, and no further."""
+    left = iter(range(after))
+
+    def hook(*_):
+        if next(left, None) is None:
+            raise Killed
+
+    handle = specimen.model.register_forward_pre_hook(hook)
+    every = options.pop("every", 1)
+    with pytest.raises(Killed):
+        run.inspect(specimen, checkpoint=run.Checkpoint(folder, every=every), **options)
+    handle.remove()
+
+
+def resumed(specimen, folder, **options):
+    checkpoint = run.Checkpoint(folder, resume=True)
+    found = run.inspect(specimen, checkpoint=checkpoint, **options)
+    found.report.save(folder)
+    checkpoint.remove()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("after", "every"), [(1, 1), (2, 2), (5, 3), (6, 4), (BATCHES - 1, 1), (BATCHES - 1, 12)]
+)
+def test_a_resumed_run_is_the_same_to_the_bit(after, every, whole, tmp_path):
+    broken_off(long_runs.waves(), tmp_path, after, every=every)
+    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.npz"]
+    specimen = long_runs.waves()
+    resumed(specimen, tmp_path)
+    assert content(tmp_path) == whole
+    done = after // every * every
+    first = list(range(BATCH))  # to see that they are the same data
+    assert specimen.inputs.dataset.loaded == first + list(range(done * BATCH, INPUTS))
+
+
+def test_killed_before_the_report_was_written(whole, tmp_path):
+    run.inspect(long_runs.waves(), checkpoint=run.Checkpoint(tmp_path, every=BATCHES))
+    specimen = long_runs.waves()
+    resumed(specimen, tmp_path)
+    assert content(tmp_path) == whole
+    assert specimen.inputs.dataset.loaded == list(range(BATCH))
+
+
+def test_killed_again_and_again(whole, tmp_path):
+    broken_off(long_runs.waves(), tmp_path, 2)
+    for _ in range(3):
+        left = iter([None] * 2)
+        specimen = long_runs.waves()
+        specimen.model.register_forward_pre_hook(lambda *_, left=left: next(left))
+        with pytest.raises(StopIteration):
+            run.inspect(specimen, checkpoint=run.Checkpoint(tmp_path, resume=True))
+    recording, more = storage.read_with_more(tmp_path / "checkpoint.npz")
+    assert (more["batches"], recording.part.inputs) == (8, 8 * BATCH)
+    resumed(long_runs.waves(), tmp_path)
+    assert content(tmp_path) == whole
+
+
+@pytest.mark.parametrize("options", [{"workers": 2}, {"shard": run.Shard(2, 3)},
+                                     {"dtype": "float64"}, {"limit": 39}])  # fmt: skip
+@pytest.mark.parametrize("made", [long_runs.waves, long_runs.shuffled, long_runs.listed])
+@pytest.mark.filterwarnings("ignore:workers=2 doesn't apply")
+def test_so_it_is_with_any_options(made, options, tmp_path):
+    found = []
+    for name in ("killed", "whole"):
+        folder = tmp_path / name
+        if name == "killed":
+            shard = {k: v for k, v in options.items() if k == "shard"}
+            specimen = made()
+            left = iter([None] * 3)
+            specimen.model.register_forward_pre_hook(lambda *_, left=left: next(left))
+            with pytest.raises(StopIteration):
+                checkpoint = run.Checkpoint(folder, *shard.values(), every=2)
+                run.inspect(specimen, checkpoint=checkpoint, **options)
+            checkpoint = run.Checkpoint(folder, *shard.values(), resume=True)
+            report = run.inspect(made(), checkpoint=checkpoint, **options).report
+            checkpoint.remove()
+            assert not list(folder.iterdir())
+        else:
+            report = run.inspect(made(), **options).report
+        report.save(folder)
+        found.append(content(folder))
+    assert found[0] == found[1]
+
+
+def test_the_date_and_the_command_are_those_of_the_beginning(tmp_path):
+    specimen = long_runs.waves()
+    broken_off(specimen, tmp_path, 3, about={"command": "first"})
+    path = tmp_path / "checkpoint.npz"
+    recording, more = storage.read_with_more(path)
+    recording.about["recorded"] = ("1999-12-31",)
+    storage.write(recording, path, more=more)
+    about = resumed(specimen, tmp_path, about={"command": "second"}).report.about
+    assert (about["recorded"], about["command"]) == ("1999-12-31", "first")
+
+
+def test_places_that_never_showed_a_call_are_the_same(tmp_path):
+    class Silent(torch.nn.ReLU):
+        def forward(self, x):
+            return x * 1
+
+    def made():
+        specimen = long_runs.waves()
+        specimen.model.norm = torch.nn.Sequential(specimen.model.norm, Silent())
+        return specimen
+
+    options = {"checkpoint": None}
+    with pytest.warns(UserWarning, match="ran 13 times without a rectifier call"):
+        whole = run.inspect(made(), **options).report
+    broken_off(made(), tmp_path, BATCHES - 1)
+    with pytest.warns(UserWarning, match="ran 13 times without a rectifier call"):
+        found = run.inspect(made(), checkpoint=run.Checkpoint(tmp_path, resume=True)).report
+    assert found.coverage().equals(whole.coverage())
+
+
+@pytest.mark.parametrize(
+    ("changed", "options", "message"),
+    [
+        ({}, {"dtype": "float64"}, "dtype is the model's there and float64 here"),
+        ({}, {"spectra": False}, "spectra is True there and False here"),
+        ({}, {"limit": 48}, "number of inputs is 50 there and 48 here"),
+        ({}, {"channels_last": True}, "channels_last is False there and True here"),
+        ({"fs": 32.0, "f0": None}, {}, "targets and f0 is .*, fs is 64.0 there and 32.0 here"),
+        ({"name": "other"}, {}, "specimen is waves there and other here"),
+        ({"options": {"input": "a/b.csv"}}, {}, "made with is no options there and input=b.csv "),
+        ({"targets": torch.zeros(INPUTS)}, {}, "targets and f0 is"),
+        ({"inputs": DataLoader(Waves(), 5)}, {}, "batch size is 4 there and 5 here"),
+        ({"inputs": [torch.ones(4, 1, 64)] * 13}, {}, "first batch is [0-9a-f]* there"),
+        ("weights", {}, "parameters and buffers is [0-9a-f]* there and [0-9a-f]* here"),
+        ("buffer", {}, "parameters and buffers is [0-9a-f]* there and [0-9a-f]* here"),
+        ("version", {}, "torch is .* there and 9.9 here"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused_with_what_differs(
+    changed, options, message, tmp_path, monkeypatch
+):
+    broken_off(long_runs.waves(), tmp_path, 2)
+    specimen = replace(long_runs.waves(), **(changed if isinstance(changed, dict) else {}))
+    with torch.no_grad():
+        if changed == "weights":
+            specimen.model.head.bias[0] += 1e-6
+        elif changed == "buffer":
+            specimen.model.norm.running_mean += 1e-6
+        elif changed == "version":
+            monkeypatch.setattr(torch, "__version__", "9.9")
+    before = (tmp_path / "checkpoint.npz").read_bytes()
+    with pytest.raises(spectroscope.RequestError, match=f"is of another run: .*{message}") as error:
+        run.inspect(specimen, checkpoint=run.Checkpoint(tmp_path, resume=True), **options)
+    assert "\n" not in str(error.value)
+    assert (tmp_path / "checkpoint.npz").read_bytes() == before
+
+
+def test_a_checkpoint_is_not_run_over_nor_missed(tmp_path):
+    with pytest.raises(spectroscope.RequestError, match=r"no .*checkpoint\.npz to resume from"):
+        run.inspect(long_runs.waves(), checkpoint=run.Checkpoint(tmp_path, resume=True))
+    broken_off(long_runs.waves(), tmp_path, 2)
+    with pytest.raises(spectroscope.RequestError, match="--resume goes on from it; to begin anew"):
+        run.Checkpoint(tmp_path, every=1)
+    (tmp_path / "checkpoint.npz").write_bytes(b"PK\x03\x04 and then nothing")
+    with pytest.raises(spectroscope.RequestError, match="is not a saved report, or damaged"):
+        run.inspect(long_runs.waves(), checkpoint=run.Checkpoint(tmp_path, resume=True))
+    run.inspect(long_runs.waves()).report.save(tmp_path)
+    os.replace(tmp_path / "report.npz", tmp_path / "checkpoint.npz")
+    with pytest.raises(spectroscope.RequestError, match="is a report, not a checkpoint"):
+        run.inspect(long_runs.waves(), checkpoint=run.Checkpoint(tmp_path, resume=True))
+
+
+# Killed for good
+
+# Of the write number N, kill when this many bytes of it are written (-1: all, but not in place).
+WRITING = """
+import os, sys
+from spectroscope import resuming
+number, size = int(sys.argv[1]), int(sys.argv[2])
+class Dying:
+    def __init__(self, file): self.file, self.left = file, size
+    def write(self, data):
+        data = bytes(data)
+        if size >= 0 and len(data) >= self.left:
+            self.file.write(data[:self.left]); self.file.flush(); os.kill(os.getpid(), 9)
+        self.left -= len(data)
+        return self.file.write(data)
+    def __getattr__(self, name): return getattr(self.file, name)
+true, writes, fsync = resuming.storage.write, [], os.fsync
+def write(recording, to, **more):
+    writes.append(1)
+    true(recording, Dying(to) if len(writes) == number else to, **more)
+resuming.storage.write = write
+os.fsync = lambda n: os.kill(os.getpid(), 9) if size < 0 and len(writes) == number else fsync(n)
+import long_runs
+long_runs.main(*sys.argv[3:])
+"""
+
+
+def started(*arguments, **environment):
+    return subprocess.Popen(
+        [sys.executable, *map(str, arguments)],
+        cwd=HERE,
+        env=os.environ | environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+@pytest.mark.parametrize(
+    ("number", "size"),
+    [(4, 3000), *(pytest.param(n, size, marks=pytest.mark.slow)
+                  for n, size in [(2, 1), (2, 100_000), (4, -1), (13, 0), (13, -1)])],
+)  # fmt: skip
+def test_killed_while_a_checkpoint_is_written(number, size, whole, tmp_path):
+    process = started("-c", WRITING, number, size, tmp_path)
+    if process.wait(100) == 0:
+        assert size == 100_000  # it isn't so long
+        assert content(tmp_path) == whole
+        return
+    assert process.returncode == -signal.SIGKILL
+    assert {file.name for file in tmp_path.iterdir()} == {"checkpoint.npz", ".checkpoint.writing"}
+    assert storage.read_with_more(tmp_path / "checkpoint.npz")[1]["batches"] == number - 1
+    resumed(long_runs.waves(), tmp_path)
+    assert content(tmp_path) == whole
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_killed_at_random_times(seed, whole, tmp_path):
+    chance = random.Random(seed)
+    kills = 0
+    for _ in range(20):
+        there = (tmp_path / "checkpoint.npz").exists()
+        process = started("long_runs.py", tmp_path, *["resume"] * there, SLOW="0.02")
+        until = time.monotonic() + 30
+        before = (tmp_path / "checkpoint.npz").stat().st_mtime_ns if there else 0
+        # Not before it has come any further, or nothing would ever be.
+        while process.poll() is None and time.monotonic() < until:
+            now = tmp_path / "checkpoint.npz"
+            if now.exists() and now.stat().st_mtime_ns > before:
+                break
+            time.sleep(0.005)
+        time.sleep(chance.uniform(0, 0.3))
+        process.kill()
+        if process.wait() == 0:
+            break
+        kills += 1
+        if not (tmp_path / "checkpoint.npz").exists():  # it was all done
+            break
+    assert kills >= 2
+    assert content(tmp_path) == whole
+    assert not (tmp_path / "checkpoint.npz").exists()
+
+
+@pytest.mark.slow
+def test_so_it_is_by_command(tmp_path):
+    call = ["-m", "spectroscope", "inspect", "long_runs:waves", "--out"]
+    assert started(*call, tmp_path / "whole").wait(100) == 0
+    out = tmp_path / "killed"
+    process = started(*call, out, "--checkpoint-every", 2, SLOW="0.1")
+    while not (out / "checkpoint.npz").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert {file.name for file in out.iterdir()} <= {"checkpoint.npz", ".checkpoint.writing"}
+    assert started(*call, out, "--resume").wait(100) == 0
+    assert content(out) == content(tmp_path / "whole")
