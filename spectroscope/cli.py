@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from spectroscope.errors import RequestError, UnfinishedError
 
 if TYPE_CHECKING:
-    from spectroscope.loop import Inspection
+    from spectroscope.run.loop import Inspection
     from spectroscope.specimens import Specimen
 
 # Torch, pandas and seaborn are imported where they are needed: `--help` and a misspelt name don't

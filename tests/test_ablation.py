@@ -230,9 +230,7 @@ def test_the_command(tmp_path, capsys, kid_ppg):
     assert table["value"]["block1.0.relu#1", "remove_dc"] == pytest.approx(error, rel=1e-5)
     assert f"{error:.4g}" in capsys.readouterr().out
     # The tutorial's table is what came out, give or take what another processor rounds.
-    shown = re.findall(
-        r"^ *(\S+#\d) +([\d.]+) +([\d.]+) +([\d.]+)$", DOCS.read_text("utf-8"), re.M
-    )
+    shown = re.findall(r"^ *(\S+#\d) +([\d.]+) +([\d.]+) +([\d.]+)$", DOCS.read_text("utf-8"), re.M)
     assert len(shown) == 19
     for site, *values in shown:
         row = table["value"][site][["remove_dc", "mean_dc", "only_dc"]]

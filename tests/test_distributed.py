@@ -47,7 +47,7 @@ def assert_whole(out, printed, whole):
     assert ";" not in report.about["recorded"]
     assert {file.name for file in out.iterdir()} == {
         "aliasing.csv", "columns.csv", "coverage.csv", "dc.csv", "harmonics.csv",
-        "introduced.csv", "report.npz", "sites.csv", "spectra.png",
+        "introduced.csv", "report.html", "report.npz", "sites.csv", "spectra.png",
     }  # fmt: skip
 
 
@@ -97,7 +97,10 @@ def free_port():
 
 def by_hand(world, *arguments, **environment):
     """Processes without torchrun's agent, as on a cluster whose own launcher starts them."""
-    code = "from spectroscope import ranks, cli; ranks.SILENCE = 6.0; cli.sys.exit(cli.main())"
+    code = (
+        "from spectroscope import cli; from spectroscope.run import ranks; ranks.SILENCE = 6.0; "
+        "cli.sys.exit(cli.main())"
+    )
     around = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     around |= {"WORLD_SIZE": str(world), "OMP_NUM_THREADS": "1"}
     return [

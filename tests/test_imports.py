@@ -14,8 +14,7 @@ ORDER = ["dsp", "filters", "sites", "rectifiers", "door", "inventory", "rates", 
          "calls", "capture", "statistics", "fundamentals", "parts", "recording", "site_axes",
          "provenance", "recorder", "storage", "report", "trackers", "lightning", "operations",
          "interventions", "batches", "replay", "metrics", "ablation", "by_sample", "probes",
-         "plots", "page", "specimens", "checkpoints", "own", "catalog",
-         "shards", "tally", "identity", "placement", "resuming", "ranks", "loop", "run", "adapters",
+         "plots", "page", "specimens", "checkpoints", "own", "catalog", "run", "adapters",
          "cli"]  # fmt: skip
 
 

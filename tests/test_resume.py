@@ -221,7 +221,7 @@ def test_a_checkpoint_is_not_run_over_nor_missed(tmp_path):
 # Of the write number N, kill when this many bytes of it are written (-1: all, but not in place).
 WRITING = """
 import os, sys
-from spectroscope import resuming
+from spectroscope.run import resuming
 number, size = int(sys.argv[1]), int(sys.argv[2])
 class Dying:
     def __init__(self, file): self.file, self.left = file, size

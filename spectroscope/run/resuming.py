@@ -11,7 +11,7 @@ from spectroscope.errors import RequestError
 from spectroscope.files import STAGING, output_folder
 from spectroscope.parts import Part, differences
 from spectroscope.recording import Recording
-from spectroscope.shards import WHOLE, Shard
+from spectroscope.run.shards import WHOLE, Shard
 
 FINISHED = "report.npz"
 

@@ -22,7 +22,7 @@ import torch.distributed as dist
 from spectroscope import storage
 from spectroscope.errors import RequestError, UnfinishedError
 from spectroscope.recording import Recording
-from spectroscope.shards import Shard
+from spectroscope.run.shards import Shard
 
 # Seconds. A rank that hasn't been heard of for so long is gone; torchrun itself sees most sooner.
 SILENCE = 60.0

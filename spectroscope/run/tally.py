@@ -7,7 +7,7 @@ from torch import Tensor
 
 from spectroscope.errors import RequestError
 from spectroscope.parts import Part
-from spectroscope.shards import Batch
+from spectroscope.run.shards import Batch
 from spectroscope.specimens import Specimen
 
 MOST_LABELS = 10

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from spectroscope.shards import Batch
+from spectroscope.run.shards import Batch
 from spectroscope.specimens import Specimen
 
 

@@ -1,0 +1,51 @@
+"""`ablate`: a specimen without its DC, or with nothing else, at one rectifier after the other."""
+
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from spectroscope.ablation import importance
+from spectroscope.operations import mean_dc, only_dc, remove_dc
+from spectroscope.run.loop import inspect
+from spectroscope.run.shards import Batch, batches
+from spectroscope.specimens import Specimen
+
+
+def ablate(
+    specimen: Specimen, *, metric: str | None = None, progress: bool = False
+) -> pd.DataFrame:
+    """Take the DC away, or what it tells, or all else, at one rectifier after the other.
+
+    Args:
+        specimen: what to look at.
+        metric: as in :func:`spectroscope.importance`. None: the specimen's own error, or else
+            ``"relative_l2"``: how far the outputs are from the untouched model's.
+        progress: show a bar on standard error.
+
+    Returns:
+        As :func:`spectroscope.importance`.
+
+    Raises:
+        RequestError: as there.
+    """
+    judged: Any = metric or specimen.error or "relative_l2"
+    means = inspect(specimen, spectra=False, progress=progress).report
+    with torch.random.fork_rng([]):  # batches() seeds them
+        table = importance(
+            specimen.model,
+            ((batch.arguments, _targets(specimen, batch)) for batch in batches(specimen)),
+            judged,
+            operations=(remove_dc, mean_dc(means), only_dc),
+            progress=progress,
+            fs=specimen.fs,
+            channel_axis=specimen.channel_axis,
+        )
+    return table.assign(metric=specimen.error_name) if judged is specimen.error else table
+
+
+def _targets(specimen: Specimen, batch: Batch) -> Tensor | None:
+    if batch.targets is None and specimen.targets is not None:
+        return specimen.targets[batch.members]
+    return batch.targets
