@@ -5,6 +5,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -13,6 +14,15 @@ from spectroscope import run
 from spectroscope.specimens import Specimen
 
 INPUTS, BATCH = 50, 4  # the last batch has 2
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Whoever imports it has one: two small ones wait for each other on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 class Net(nn.Module):

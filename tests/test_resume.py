@@ -14,7 +14,7 @@ import long_runs
 import numpy as np
 import pytest
 import torch
-from long_runs import BATCH, INPUTS, Waves
+from long_runs import BATCH, INPUTS, Waves, one_thread  # noqa: F401
 from torch.utils.data import DataLoader
 
 import spectroscope
@@ -247,7 +247,7 @@ def started(*arguments, **environment):
     return subprocess.Popen(
         [sys.executable, *map(str, arguments)],
         cwd=HERE,
-        env=os.environ | environment,
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

@@ -9,7 +9,7 @@ import long_runs
 import pandas as pd
 import pytest
 import torch
-from long_runs import BATCH, INPUTS, Waves, of
+from long_runs import BATCH, INPUTS, Waves, of, one_thread  # noqa: F401
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, TensorDataset
 

@@ -112,8 +112,8 @@ def inspect(
         "channels_last": channels_last,
     }
     run = _Run(specimen, model, placement, recorder, shard, checkpoint)
-    gpus = [p.index or 0 for p in [placement.device] if p is not None and p.type == "cuda"]
-    with torch.random.fork_rng(gpus):
+    gpus = {tensor.device.index for tensor in model.parameters() if tensor.is_cuda}
+    with torch.random.fork_rng(sorted(gpus)):
         recording = run.recording(options, workers, progress, group)
     if group is not None:
         if checkpoint is not None:

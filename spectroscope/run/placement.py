@@ -72,7 +72,9 @@ class Placement(NamedTuple):
     def tensor(self, tensor: Tensor) -> Tensor:
         """`tensor` as asked for; itself, if it is already so."""
         dtype = self.dtype if tensor.is_floating_point() else None
-        tensor = tensor.to(self.device, dtype, non_blocking=True)
+        # What comes from a GPU must be there before it is read.
+        to_gpu = self.device is not None and self.device.type == "cuda"
+        tensor = tensor.to(self.device, dtype, non_blocking=to_gpu)
         if self.channels_last and tensor.dim() == 4:
             tensor = tensor.contiguous(memory_format=torch.channels_last)
         return tensor

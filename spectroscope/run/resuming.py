@@ -169,7 +169,9 @@ def how_to_go_on(folder: str | os.PathLike[str], of: int) -> str:
     if not finished and not started:
         return "no shard was finished"
     missing = [s for s in shards if s not in finished]
-    said = f"shards {', '.join(map(str, finished)) or 'none'} are finished and kept in {folder}"
+    said = f"checkpoints are in {folder}, and no shard is finished"
+    if finished:
+        said = f"shards {', '.join(map(str, finished))} are finished and kept in {folder}"
     if missing:
         return (
             f"{said}; --resume runs the others ({', '.join(map(str, missing))}), or each with "
