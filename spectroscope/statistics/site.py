@@ -5,7 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from spectroscope.dsp.moments import CoMoments, RowMoments, row_moments
+from spectroscope.dsp.moments import CoMoments, RowMoments, relu_product, row_moments
+from spectroscope.dsp.rows import relu_moments
 from spectroscope.dsp.spectra import Window
 from spectroscope.statistics.blocks import pieces, scratch
 from spectroscope.statistics.harmonics import HarmonicsOfBatch, HarmonicSums
@@ -62,34 +63,27 @@ class SiteStatistics(NamedTuple):
             analysis: what is asked for.
         """
         axes = transformed_axes(tuple(x.shape[1:]))
-        before, after = SideOfBatch(x), SideOfBatch(x)
         spectra = harmonics = None
         if analysis.spectra and axes:
             spectra = SpectraOfBatch(x, analysis.window, plane=analysis.plane)
         if analysis.f0 is not None and len(axes) == 1:
             harmonics = HarmonicsOfBatch(x, analysis.f0, analysis.orders)
-        means = x.new_empty(2, *x.shape[:2], dtype=torch.float64)
-        weights = torch.full_like(means[0], x[0, 0].numel())
-        m2 = x.new_zeros(3, x.shape[1], dtype=torch.float64)
-        for n, c in pieces(x):
+        both = _BothSides(x)
+        whole = relu_moments(x) if y is None else None
+        if whole is not None:
+            both.add(slice(None), slice(None), whole, relu_product(*whole, both.length))
+        for n, c in pieces(x) if spectra or harmonics or whole is None else ():
             block = x[n, c]
             x_rows = _rows("x", block)
             y_rows = _rows("y", block if y is None else y[n, c])
             if y is None:
                 torch.clamp_min(x_rows, 0, out=y_rows)
-            work = scratch("work", tuple(x_rows.shape), x_rows, torch.float64)
-            found = row_moments(x_rows, work, positive=False), row_moments(y_rows, work)
-            before.add(n, c, found[0])
-            after.add(n, c, found[1])
-            finite = _finite(found, x_rows.shape[-1])
-            product = _product(found, x_rows, y_rows, work, relu=y is None)
-            for number, row in enumerate((found[0].m2, found[1].m2, product)):
-                m2[number, c] += (row if finite is None else row.where(finite, 0)).sum(0)
-            for number, side in enumerate(found):
-                means[number, n, c] = side.mean
-            if finite is not None:
-                weights[n, c] *= finite
-            pair = found[0].mean, found[1].mean
+            if whole is not None:
+                found = whole[0].part(n, c), whole[1].part(n, c)
+            else:
+                found, product = _reduced(x_rows, y_rows, relu=y is None)
+                both.add(n, c, found, product)
+            pair, finite = (found[0].mean, found[1].mean), _finite(found, both.length)
             if harmonics is not None:
                 ac = found[0].m2, found[1].m2
                 harmonics.add(n, c, (x_rows, y_rows), pair, ac, finite)
@@ -97,9 +91,9 @@ class SiteStatistics(NamedTuple):
                 shaped = x_rows.view(block.shape), y_rows.view(block.shape)
                 spectra.add(c, shaped, pair, finite)
         return cls(
-            before.statistics(),
-            after.statistics(),
-            CoMoments.of(means, m2, weights),
+            both.before.statistics(),
+            both.after.statistics(),
+            both.joint(),
             None if spectra is None else spectra.sums(),
             None if harmonics is None else harmonics.sums(),
         )
@@ -121,6 +115,37 @@ class SiteStatistics(NamedTuple):
         )
 
 
+class _BothSides:
+    """DC and AC of both sides of one batch, put together from the pieces that it is reduced in.
+
+    Args:
+        x: ``[N, C, ...]``, the batch, of which only shape and device matter.
+    """
+
+    def __init__(self, x: Tensor):
+        self.before, self.after = SideOfBatch(x), SideOfBatch(x)
+        self.length = x[0, 0].numel()
+        self._means = x.new_empty(2, *x.shape[:2], dtype=torch.float64)
+        self._weights = torch.full_like(self._means[0], self.length)
+        self._m2 = x.new_zeros(3, x.shape[1], dtype=torch.float64)
+
+    def add(self, n: slice, c: slice, found: tuple[RowMoments, RowMoments], product: Tensor) -> None:
+        """Take in the moments of some rows, and the sum of the products of both sides in each."""
+        self.before.add(n, c, found[0])
+        self.after.add(n, c, found[1])
+        finite = _finite(found, self.length)
+        for number, row in enumerate((found[0].m2, found[1].m2, product)):
+            self._m2[number, c] += (row if finite is None else row.where(finite, 0)).sum(0)
+        for number, side in enumerate(found):
+            self._means[number, n, c] = side.mean
+        if finite is not None:
+            self._weights[n, c] *= finite
+
+    def joint(self) -> CoMoments:
+        """Moments of the pairs of both, once all pieces are in."""
+        return CoMoments.of(self._means, self._m2, self._weights)
+
+
 def _rows(name: str, block: Tensor) -> Tensor:
     """`block` as float64 rows ``[n, c, T]``, in memory of our own."""
     rows = scratch(f"rows of {name}", tuple(block.shape), block, torch.float64)
@@ -128,15 +153,18 @@ def _rows(name: str, block: Tensor) -> Tensor:
     return rows.flatten(2) if rows.dim() > 2 else rows.unsqueeze(2)
 
 
-def _product(
-    found: tuple[RowMoments, RowMoments], x: Tensor, y: Tensor, work: Tensor, *, relu: bool
-) -> Tensor:
-    """``[n, c]``, sum over each row of (x - its mean)·(y - its mean)."""
-    before, after = found
-    if relu:  # x·y is y²: either both are the same, or y is 0
-        return torch.addcmul(after.m2, after.mean, after.mean - before.mean, value=x.shape[-1])
-    torch.sub(x, before.mean.unsqueeze(-1), out=work)
-    return work.mul_(y).sum(-1)
+def _reduced(
+    x: Tensor, y: Tensor, *, relu: bool
+) -> tuple[tuple[RowMoments, RowMoments], Tensor]:
+    """Moments of the rows of both sides, and ``[n, c]``, Σ(x - its mean)·(y - its mean)."""
+    found = relu_moments(x) if relu else None
+    work = scratch("work", tuple(x.shape), x, torch.float64)
+    if found is None:
+        found = row_moments(x, work, positive=False), row_moments(y, work)
+    if relu:
+        return found, relu_product(*found, x.shape[-1])
+    torch.sub(x, found[0].mean.unsqueeze(-1), out=work)
+    return found, work.mul_(y).sum(-1)
 
 
 def _finite(found: tuple[RowMoments, RowMoments], length: int) -> Tensor | None:

@@ -1,0 +1,205 @@
+"""Both sides of a ReLU in one reading: loops that numba compiles, for the CPU.
+
+torch would convert an activation to float64 in memory, and pass over that once for each sum. Here
+it is read once, as it is, and what is added is added in float64. Only :mod:`spectroscope.dsp.rows`
+imports this, when there is something to reduce: to load numba takes a third of a second, and to
+compile, on a machine's first use, a few; what was compiled is kept on disk.
+
+Indices are unsigned, for of one that might be negative numba asks each time whether it is, and
+then nothing is vectorised. Sums may be reordered, but NaN and infinity are as they are.
+"""
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from spectroscope.dsp.moments import CANCELLATION
+
+Array = NDArray[np.float64]
+
+_LARGEST = float(np.finfo(np.float64).max)
+# Values added up at a time. Sums of sums, for to add 10⁶ numbers one by one would lose digits.
+_PIECE = 2048
+# Channels at a time where they lie side by side.
+_ABREAST = 256
+
+_compiled = numba.njit(
+    nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "arcp"}
+)
+# Its own results must not depend on which of several sums come first: none are reordered.
+_compiled_exactly = numba.njit(nogil=True, cache=True, error_model="numpy")
+
+
+@_compiled
+def _sums(values):
+    """Σx, Σx², Σy, Σy² and the number of y > 0, where y is ReLU(x)."""
+    x_sum = x_square = y_sum = y_square = positive = 0.0
+    for i in range(values.size):
+        x = np.float64(values[np.uint64(i)])
+        y = max(x, 0.0)
+        x_sum += x
+        x_square += x * x
+        y_sum += y
+        y_square += y * y
+        positive += 1.0 if x > 0 else 0.0
+    return x_sum, x_square, y_sum, y_square, positive
+
+
+@_compiled_exactly
+def _moments(out, row, length, sums):
+    """Write a row's moments to `out`; 1 if its sums don't tell them, and then M2 is NaN."""
+    x_sum, x_square, y_sum, y_square, positive = sums
+    x_mean, y_mean = x_sum / length, y_sum / length
+    x_m2, y_m2 = x_square - x_mean * x_sum, y_square - y_mean * y_sum
+    # So written that NaN is doubtful too, and a row of zeros isn't.
+    clear = x_square <= x_m2 * CANCELLATION and y_square <= y_m2 * CANCELLATION
+    out[0, row], out[1, row] = x_mean, y_mean
+    out[2, row], out[3, row] = x_m2, y_m2
+    out[4, row] = positive
+    if clear:
+        return 0
+    out[2, row] = np.nan
+    return 1
+
+
+@_compiled_exactly
+def lines(flat, shape, strides, begin, end, out):
+    """Moments of rows whose values lie one after the other.
+
+    Args:
+        flat: the memory, from the first value on.
+        shape: N, C, T.
+        strides: of N, C and T in `flat`; the last is 1.
+        begin: the first of the rows, of which there are N·C.
+        end: the row after the last.
+        out: ``[5, N·C]``: mean and M2 of both sides, and the number of values > 0.
+
+    Returns:
+        How many rows :func:`again` is to look at.
+    """
+    channels, length = shape[1], shape[2]
+    doubtful = 0
+    for row in range(begin, end):
+        start = (row // channels) * strides[0] + (row % channels) * strides[1]
+        x_sum = x_square = y_sum = y_square = positive = 0.0
+        for piece in range(0, length, _PIECE):
+            stop = min(piece + _PIECE, length)
+            a, b, c, d, e = _sums(flat[start + piece : start + stop])
+            x_sum += a
+            x_square += b
+            y_sum += c
+            y_square += d
+            positive += e
+        sums = (x_sum, x_square, y_sum, y_square, positive)
+        doubtful += _moments(out, row, length, sums)
+    return doubtful
+
+
+@_compiled
+def _abreast(one, two, three, four, sums):
+    """Add four values of each of several channels to their sums ``[5, channels]``."""
+    for i in range(one.size):
+        at = np.uint64(i)
+        a, b = np.float64(one[at]), np.float64(two[at])
+        c, d = np.float64(three[at]), np.float64(four[at])
+        sums[0, at] += a + b + c + d
+        sums[1, at] += a * a + b * b + c * c + d * d
+        e, f, g, h = max(a, 0.0), max(b, 0.0), max(c, 0.0), max(d, 0.0)
+        sums[2, at] += e + f + g + h
+        sums[3, at] += e * e + f * f + g * g + h * h
+        first = (1.0 if a > 0 else 0.0) + (1.0 if b > 0 else 0.0)
+        sums[4, at] += first + (1.0 if c > 0 else 0.0) + (1.0 if d > 0 else 0.0)
+
+
+@_compiled_exactly
+def columns(flat, shape, strides, begin, end, out):
+    """As :func:`lines`, where the channels lie side by side: the stride of C is 1.
+
+    `begin` and `end` are of samples.
+    """
+    channels, length = shape[1], shape[2]
+    doubtful = 0
+    sums = np.empty((5, _ABREAST))
+    total = np.empty((5, _ABREAST))
+    nothing = np.zeros(_ABREAST, flat.dtype)
+    for sample in range(begin, end):
+        for first in range(0, channels, _ABREAST):
+            count = min(_ABREAST, channels - first)
+            total[:] = 0
+            for piece in range(0, length, _PIECE):
+                sums[:] = 0
+                stop = min(piece + _PIECE, length)
+                start = sample * strides[0] + piece * strides[2] + first
+                for _ in range((stop - piece) // 4):
+                    one = flat[start : start + count]
+                    two = flat[start + strides[2] :][:count]
+                    three = flat[start + 2 * strides[2] :][:count]
+                    four = flat[start + 3 * strides[2] :][:count]
+                    _abreast(one, two, three, four, sums)
+                    start += 4 * strides[2]
+                for _ in range((stop - piece) % 4):
+                    one = flat[start : start + count]
+                    _abreast(one, nothing, nothing, nothing, sums)
+                    start += strides[2]
+                total += sums
+            for i in range(count):
+                found = (total[0, i], total[1, i], total[2, i], total[3, i], total[4, i])
+                doubtful += _moments(out, sample * channels + first + i, length, found)
+    return doubtful
+
+
+@_compiled_exactly
+def _centred(flat, start, stride, length, centre, rectified):
+    """Number of finite values, and the sums of them and of their squares, less `centre`."""
+    finite = total = square = 0.0
+    for piece in range(0, length, _PIECE):
+        piece_total = piece_square = 0.0
+        for time in range(piece, min(piece + _PIECE, length)):
+            x = np.float64(flat[start + time * stride])
+            if rectified and x < 0:
+                x = 0.0
+            if abs(x) <= _LARGEST:
+                finite += 1
+                piece_total += x - centre
+                piece_square += (x - centre) * (x - centre)
+        total += piece_total
+        square += piece_square
+    return finite, total, square
+
+
+@_compiled_exactly
+def again(flat, shape, strides, begin, end, out, more):
+    """Moments of the finite values of those rows of which :func:`lines` was in doubt.
+
+    Twice over each, the mean taken out first: as :func:`spectroscope.dsp.moments.row_moments`.
+
+    Args:
+        flat: see :func:`lines`.
+        shape: likewise.
+        strides: likewise, but none of them need be 1.
+        begin: likewise.
+        end: likewise.
+        out: likewise, and what it wrote there.
+        more: ``[4, N·C]``, of all rows: what rounding left out of either mean, and the number of
+            finite values on either side.
+    """
+    channels, length = shape[1], shape[2]
+    for row in range(begin, end):
+        more[0, row] = more[1, row] = 0
+        more[2, row] = more[3, row] = length
+        if not np.isnan(out[2, row]):
+            continue
+        start = (row // channels) * strides[0] + (row % channels) * strides[1]
+        for side in range(2):
+            finite, total, _ = _centred(flat, start, strides[2], length, 0.0, side == 1)
+            mean = total / max(finite, 1.0)
+            _, rest, m2 = _centred(flat, start, strides[2], length, mean, side == 1)
+            out[side, row], out[2 + side, row] = mean, m2
+            more[side, row], more[2 + side, row] = rest / max(finite, 1.0), finite
+        # What isn't finite doesn't count.
+        positive = 0.0
+        for time in range(length):
+            x = np.float64(flat[start + time * strides[2]])
+            positive += 1.0 if 0 < x <= _LARGEST else 0.0
+        out[4, row] = positive
+    return 0
