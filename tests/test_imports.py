@@ -23,7 +23,7 @@ def loaded_by(statement):
     return set(done.stdout.split())
 
 
-HEAVY = {"pandas", "seaborn", "matplotlib", "torchvision", "h5py"}
+HEAVY = {"numba", "pandas", "seaborn", "matplotlib", "torchvision", "h5py"}
 
 
 @pytest.mark.parametrize("statement", ["import spectroscope", "from spectroscope import record"])

@@ -134,10 +134,6 @@ class RowMoments(NamedTuple):
     rest: Tensor | None
     finite: Tensor | None
 
-    def part(self, n: slice, c: slice) -> "RowMoments":
-        """Those of some of the rows ``[N, C]``."""
-        return RowMoments(*(None if tensor is None else tensor[n, c] for tensor in self))  # type: ignore[arg-type]
-
 
 def relu_product(before: RowMoments, after: RowMoments, length: int) -> Tensor:
     """Sum of (x - its mean)·(y - its mean) over each row of `length` values, where y = ReLU(x).

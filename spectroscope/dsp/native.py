@@ -203,3 +203,131 @@ def again(flat, shape, strides, begin, end, out, more):
             positive += 1.0 if 0 < x <= _LARGEST else 0.0
         out[4, row] = positive
     return 0
+
+
+@_compiled_exactly
+def _over_samples(values, rests, weights, result):
+    """Write weight, pivot, offset and M2 (see `Moments`) over ``[N, C]`` to `result` ``[4, C]``."""
+    weight, pivot, offset, m2 = result[0], result[1], result[2], result[3]
+    result[:] = 0
+    for n in range(len(values)):
+        for c in range(weight.size):
+            weight[c] += weights[n, c]
+            pivot[c] += weights[n, c] * values[n, c]
+    for c in range(weight.size):
+        pivot[c] /= max(weight[c], 1.0)
+    for n in range(len(values)):
+        for c in range(weight.size):
+            offset[c] += weights[n, c] * ((values[n, c] - pivot[c]) + rests[n, c])
+    for c in range(weight.size):
+        offset[c] /= max(weight[c], 1.0)
+    for n in range(len(values)):
+        for c in range(weight.size):
+            near = ((values[n, c] - pivot[c]) + rests[n, c]) - offset[c]
+            m2[c] += weights[n, c] * (near * near)
+
+
+@_compiled_exactly
+def fold(means, m2, positive, length, dc, sums, joint):
+    """Sum moments of rows up into those of channels, where all values are finite.
+
+    Args:
+        means: ``[2, N, C]``, of the rows of either side.
+        m2: likewise.
+        positive: ``[N, C]``, number of values > 0 of the second side.
+        length: of the rows.
+        dc: ``[2, 2, 4, C]``, written to: moments of either side's means, counting each once, and
+            as often as it has values.
+        sums: ``[2, 3, C]``, written to: of M2, of `positive` and of what isn't finite.
+        joint: ``[6, C]``, written to: the fields of `CoMoments`.
+    """
+    samples, channels = positive.shape
+    sums[:] = 0
+    dc[:] = 0
+    x_pivot, y_pivot, x_offset, y_offset = dc[0, 0, 1], dc[1, 0, 1], dc[0, 0, 2], dc[1, 0, 2]
+    x_square, y_square, product = dc[0, 0, 3], dc[1, 0, 3], joint[5]
+    x_pivot[:], y_pivot[:], product[:] = means[0, 0], means[1, 0], 0
+    x_within, y_within, active = sums[0, 0], sums[1, 0], sums[1, 1]
+    for n in range(samples):
+        x, y, x_m2, y_m2, above = means[0, n], means[1, n], m2[0, n], m2[1, n], positive[n]
+        for c in range(channels):
+            at = np.uint64(c)
+            x_offset[at] += x[at] - x_pivot[at]
+            y_offset[at] += y[at] - y_pivot[at]
+            x_within[at] += x_m2[at]
+            y_within[at] += y_m2[at]
+            active[at] += above[at]
+            product[at] += y[at] * (y[at] - x[at])  # as `relu_product`
+    for c in range(channels):
+        x_offset[c] /= samples
+        y_offset[c] /= samples
+        product[c] = y_within[c] + length * product[c]
+    for n in range(samples):
+        x, y = means[0, n], means[1, n]
+        for c in range(channels):
+            at = np.uint64(c)
+            x_near = (x[at] - x_pivot[at]) - x_offset[at]
+            y_near = (y[at] - y_pivot[at]) - y_offset[at]
+            x_square[at] += x_near * x_near
+            y_square[at] += y_near * y_near
+            product[at] += length * (x_near * y_near)
+    for side in range(2):
+        for c in range(channels):
+            dc[side, 0, 0, c] = samples
+            dc[side, 1, 0, c] = samples * length
+            dc[side, 1, 1, c] = dc[side, 0, 1, c]
+            dc[side, 1, 2, c] = dc[side, 0, 2, c]
+            dc[side, 1, 3, c] = dc[side, 0, 3, c] * length
+            joint[1 + side, c] = dc[side, 0, 1, c] + dc[side, 0, 2, c]
+            joint[3 + side, c] = sums[side, 0, c] + dc[side, 1, 3, c]
+    joint[0] = samples * length
+
+
+@_compiled_exactly
+def fold_finite(means, m2, positive, rests, finite, length, dc, sums, joint):
+    """As :func:`fold`, where some values are not finite, or the means' `rests` matter.
+
+    Args:
+        means: see :func:`fold`.
+        m2: likewise.
+        positive: likewise.
+        rests: ``[2, N, C]``, what rounding left out of the means.
+        finite: likewise, number of finite values.
+        length: see :func:`fold`.
+        dc: likewise.
+        sums: likewise.
+        joint: likewise.
+    """
+    samples, channels = positive.shape
+    sums[:] = 0
+    joint[:] = 0
+    weights = np.empty(positive.shape)
+    for side in range(2):
+        for n in range(samples):
+            for c in range(channels):
+                weights[n, c] = 1.0 if finite[side, n, c] > 0 else 0.0
+        _over_samples(means[side], rests[side], weights, dc[side, 0])
+        _over_samples(means[side], rests[side], finite[side], dc[side, 1])
+    for n in range(samples):
+        for c in range(channels):
+            sums[0, 0, c] += m2[0, n, c]
+            sums[1, 0, c] += m2[1, n, c]
+            sums[1, 1, c] += positive[n, c]
+            sums[0, 2, c] += length - finite[0, n, c]
+            sums[1, 2, c] += length - finite[1, n, c]
+            if min(finite[0, n, c], finite[1, n, c]) == length:
+                joint[0, c] += length
+                joint[1, c] += length * means[0, n, c]
+                joint[2, c] += length * means[1, n, c]
+    for c in range(channels):
+        joint[1, c] /= max(joint[0, c], 1.0)
+        joint[2, c] /= max(joint[0, c], 1.0)
+    for n in range(samples):
+        for c in range(channels):
+            if min(finite[0, n, c], finite[1, n, c]) == length:
+                x, y = means[0, n, c], means[1, n, c]
+                a, b = x - joint[1, c], y - joint[2, c]
+                joint[3, c] += m2[0, n, c] + length * (a * a)
+                joint[4, c] += m2[1, n, c] + length * (b * b)
+                # As `relu_product`.
+                joint[5, c] += m2[1, n, c] + length * (y * (y - x) + a * b)

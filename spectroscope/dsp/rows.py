@@ -7,12 +7,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from spectroscope.dsp.moments import RowMoments
+from spectroscope.dsp.moments import CoMoments, Moments, RowMoments
 
 # Values that a thread takes at a time: enough to make the calls themselves cheap.
 _SHARE = 1 << 17
@@ -20,15 +20,89 @@ _SHARE = 1 << 17
 _MOST_THREADS = 16
 
 
-def relu_moments(x: Tensor) -> tuple[RowMoments, RowMoments] | None:
+class ReluMoments(NamedTuple):
+    """Moments of the rows of `x` and of those of ReLU(x).
+
+    Attributes:
+        means: float64, ``[2, N, C]``: of the finite values of either side.
+        m2: likewise, the sum of their squared deviations from that.
+        positive: ``[N, C]``, number of finite values > 0.
+        rests: as `means`, what rounding left out of them; None: nothing that matters.
+        finite: likewise, number of finite values; None: all are, in every row.
+        length: of the rows.
+    """
+
+    means: Tensor
+    m2: Tensor
+    positive: Tensor
+    rests: Tensor | None
+    finite: Tensor | None
+    length: int
+
+    def sides(self, n: slice, c: slice) -> tuple[RowMoments, RowMoments]:
+        """Those of some rows, side by side; of the first without `positive`."""
+        counts = None, self.positive[n, c]
+        if self.rests is None or self.finite is None:
+            x, y = (
+                RowMoments(self.means[i, n, c], self.m2[i, n, c], counts[i], None, None)
+                for i in range(2)
+            )
+        else:
+            x, y = (
+                RowMoments(
+                    self.means[i, n, c],
+                    self.m2[i, n, c],
+                    counts[i],
+                    self.rests[i, n, c],
+                    self.finite[i, n, c],
+                )
+                for i in range(2)
+            )
+        return x, y
+
+    def channels(self) -> "ChannelMoments":
+        """Summed up over N."""
+        native = _native()
+        assert native is not None  # it has made these
+        count = self.means.shape[2]
+        dc = torch.empty(2, 2, 4, count, dtype=torch.float64)
+        sums = torch.empty(2, 3, count, dtype=torch.float64)
+        joint = torch.empty(6, count, dtype=torch.float64)
+        given = [tensor.numpy() for tensor in (self.means, self.m2, self.positive)]
+        results = dc.numpy(), sums.numpy(), joint.numpy()
+        if self.rests is None or self.finite is None:
+            native.fold(*given, self.length, *results)
+        else:
+            more = self.rests.numpy(), self.finite.numpy()
+            native.fold_finite(*given, *more, self.length, *results)
+        x, y = (Moments(*side.unbind(1)) for side in dc)
+        return ChannelMoments((x, y), sums, CoMoments(joint[0], joint[1:3], joint[3:]))
+
+
+class ChannelMoments(NamedTuple):
+    """What :meth:`ReluMoments.channels` sums up.
+
+    Attributes:
+        dc: of the input and of the output, of the rows' means, each ``[2, C]``: in the first row
+            each counts once, in the second as often as it has finite values.
+        sums: ``[2, 3, C]``, of either side: of M2, of `positive`, of the number of values that
+            aren't finite.
+        joint: of the pairs of values, of those rows that are finite on both sides.
+    """
+
+    dc: tuple[Moments, Moments]
+    sums: Tensor
+    joint: CoMoments
+
+
+def relu_moments(x: Tensor) -> ReluMoments | None:
     """Moments of the rows of `x`, and of those of ReLU(x), in one reading of x.
 
     Args:
         x: real, ``[N, C, ...]`` of at least one value, dense, on any device.
 
     Returns:
-        Each of shape ``[N, C]``, the first without `positive`. None: not of such a tensor, or not
-        on this machine.
+        None: not of such a tensor, or not on this machine.
     """
     length = math.prod(x.shape[2:])
     if not x.is_cpu or length == 1 or x.dtype not in (torch.float32, torch.float64) or x.is_neg():
@@ -52,23 +126,17 @@ def relu_moments(x: Tensor) -> tuple[RowMoments, RowMoments] | None:
         work, count = native.columns, samples
     step = max(1, _SHARE * count // x.numel())
     doubtful = _shared(lambda a, b: work(flat, shape, strides, a, b, found), count, step)
-    means, m2 = out[:2], out[2:4]
-    if not doubtful:
-        return (
-            RowMoments(means[0], m2[0], None, None, None),
-            RowMoments(means[1], m2[1], out[4], None, None),
+    rests = finite = None
+    if doubtful:
+        more = torch.empty(4, samples, channels, dtype=torch.float64)
+        extra: Any = more.view(4, -1).numpy()
+        _shared(
+            lambda a, b: native.again(flat, shape, strides, a, b, found, extra),
+            samples * channels,
+            max(1, _SHARE // length),
         )
-    more = torch.empty(4, samples, channels, dtype=torch.float64)
-    extra: Any = more.view(4, -1).numpy()
-    _shared(
-        lambda a, b: native.again(flat, shape, strides, a, b, found, extra),
-        samples * channels,
-        max(1, _SHARE // length),
-    )
-    return (
-        RowMoments(means[0], m2[0], None, more[0], more[2]),
-        RowMoments(means[1], m2[1], out[4], more[1], more[3]),
-    )
+        rests, finite = more[:2], more[2:]
+    return ReluMoments(out[:2], out[2:4], out[4], rests, finite, length)
 
 
 @lru_cache(maxsize=1)

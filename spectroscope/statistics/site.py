@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from spectroscope.dsp.moments import CoMoments, RowMoments, relu_product, row_moments
-from spectroscope.dsp.rows import relu_moments
+from spectroscope.dsp.rows import ReluMoments, relu_moments
 from spectroscope.dsp.spectra import Window
 from spectroscope.statistics.blocks import pieces, scratch
 from spectroscope.statistics.harmonics import HarmonicsOfBatch, HarmonicSums
@@ -68,32 +68,35 @@ class SiteStatistics(NamedTuple):
             spectra = SpectraOfBatch(x, analysis.window, plane=analysis.plane)
         if analysis.f0 is not None and len(axes) == 1:
             harmonics = HarmonicsOfBatch(x, analysis.f0, analysis.orders)
-        both = _BothSides(x)
         whole = relu_moments(x) if y is None else None
-        if whole is not None:
-            both.add(slice(None), slice(None), whole, relu_product(*whole, both.length))
-        for n, c in pieces(x) if spectra or harmonics or whole is None else ():
+        rows = _Rows(x) if whole is None else None
+        for n, c in pieces(x) if rows or spectra or harmonics else ():
             block = x[n, c]
             x_rows = _rows("x", block)
             y_rows = _rows("y", block if y is None else y[n, c])
             if y is None:
                 torch.clamp_min(x_rows, 0, out=y_rows)
             if whole is not None:
-                found = whole[0].part(n, c), whole[1].part(n, c)
+                found = whole.sides(n, c)
             else:
                 found, product = _reduced(x_rows, y_rows, relu=y is None)
-                both.add(n, c, found, product)
-            pair, finite = (found[0].mean, found[1].mean), _finite(found, both.length)
+            if rows is not None:
+                rows.add(n, c, found, product)
+            pair, finite = (found[0].mean, found[1].mean), _finite(found, x_rows.shape[-1])
             if harmonics is not None:
                 ac = found[0].m2, found[1].m2
                 harmonics.add(n, c, (x_rows, y_rows), pair, ac, finite)
             if spectra is not None:
                 shaped = x_rows.view(block.shape), y_rows.view(block.shape)
                 spectra.add(c, shaped, pair, finite)
+        if whole is not None:
+            before, after, joint = _statistics(whole, len(x))
+        elif rows is not None:
+            before, after, joint = rows.statistics()
         return cls(
-            both.before.statistics(),
-            both.after.statistics(),
-            both.joint(),
+            before,
+            after,
+            joint,
             None if spectra is None else spectra.sums(),
             None if harmonics is None else harmonics.sums(),
         )
@@ -115,7 +118,7 @@ class SiteStatistics(NamedTuple):
         )
 
 
-class _BothSides:
+class _Rows:
     """DC and AC of both sides of one batch, put together from the pieces that it is reduced in.
 
     Args:
@@ -123,27 +126,39 @@ class _BothSides:
     """
 
     def __init__(self, x: Tensor):
-        self.before, self.after = SideOfBatch(x), SideOfBatch(x)
-        self.length = x[0, 0].numel()
+        self._sides = SideOfBatch(x), SideOfBatch(x)
+        self._length = x[0, 0].numel()
         self._means = x.new_empty(2, *x.shape[:2], dtype=torch.float64)
-        self._weights = torch.full_like(self._means[0], self.length)
+        self._weights = torch.full_like(self._means[0], self._length)
         self._m2 = x.new_zeros(3, x.shape[1], dtype=torch.float64)
 
-    def add(self, n: slice, c: slice, found: tuple[RowMoments, RowMoments], product: Tensor) -> None:
+    def add(
+        self, n: slice, c: slice, found: tuple[RowMoments, RowMoments], product: Tensor
+    ) -> None:
         """Take in the moments of some rows, and the sum of the products of both sides in each."""
-        self.before.add(n, c, found[0])
-        self.after.add(n, c, found[1])
-        finite = _finite(found, self.length)
+        finite = _finite(found, self._length)
         for number, row in enumerate((found[0].m2, found[1].m2, product)):
             self._m2[number, c] += (row if finite is None else row.where(finite, 0)).sum(0)
-        for number, side in enumerate(found):
-            self._means[number, n, c] = side.mean
+        for number, (side, of_side) in enumerate(zip(self._sides, found, strict=True)):
+            side.add(n, c, of_side)
+            self._means[number, n, c] = of_side.mean
         if finite is not None:
             self._weights[n, c] *= finite
 
-    def joint(self) -> CoMoments:
-        """Moments of the pairs of both, once all pieces are in."""
-        return CoMoments.of(self._means, self._m2, self._weights)
+    def statistics(self) -> tuple[SideStatistics, SideStatistics, CoMoments]:
+        """The whole, once all pieces are in: of either side, and of the pairs of both."""
+        before, after = self._sides
+        joint = CoMoments.of(self._means, self._m2, self._weights)
+        return before.statistics(), after.statistics(), joint
+
+
+def _statistics(
+    whole: ReluMoments, inputs: int
+) -> tuple[SideStatistics, SideStatistics, CoMoments]:
+    """As :meth:`_Rows.statistics`."""
+    found = whole.channels()
+    before, after = map(SideStatistics, (inputs, inputs), found.dc, found.sums)
+    return before, after, found.joint
 
 
 def _rows(name: str, block: Tensor) -> Tensor:
@@ -153,13 +168,13 @@ def _rows(name: str, block: Tensor) -> Tensor:
     return rows.flatten(2) if rows.dim() > 2 else rows.unsqueeze(2)
 
 
-def _reduced(
-    x: Tensor, y: Tensor, *, relu: bool
-) -> tuple[tuple[RowMoments, RowMoments], Tensor]:
+def _reduced(x: Tensor, y: Tensor, *, relu: bool) -> tuple[tuple[RowMoments, RowMoments], Tensor]:
     """Moments of the rows of both sides, and ``[n, c]``, Σ(x - its mean)·(y - its mean)."""
-    found = relu_moments(x) if relu else None
     work = scratch("work", tuple(x.shape), x, torch.float64)
-    if found is None:
+    native = relu_moments(x) if relu else None
+    if native is not None:
+        found = native.sides(slice(None), slice(None))
+    else:
         found = row_moments(x, work, positive=False), row_moments(y, work)
     if relu:
         return found, relu_product(*found, x.shape[-1])
