@@ -14,6 +14,8 @@ from torch import nn
 
 import spectroscope
 from spectroscope.dsp import rows
+from spectroscope.dsp.threads import compiled, shared
+from spectroscope.statistics import spectra as statistics_of_spectra
 
 SHAPES = [(2, 3, 2), (1, 1, 4097), (3, 2, 5, 7), (2, 300, 3, 3), (2, 1, 2, 3, 4), (1, 2048, 2)]
 
@@ -102,8 +104,9 @@ def test_reports_are_the_same_without_numba(monkeypatch, dtype, offset):
     x = (offset + torch.randn(7, 5, 6, 10)).to(dtype)
     x[2, 3, 1, 1] = torch.nan
     with_it = record(nn.ReLU(), x)
-    assert rows._native() is not None
-    monkeypatch.setattr(rows, "_native", lambda: None)
+    assert compiled() is not None
+    monkeypatch.setattr(rows, "compiled", lambda: None)
+    monkeypatch.setattr(statistics_of_spectra, "compiled", lambda: None)
     without = record(nn.ReLU(), x)
     for name in ("dc", "spectra", "introduced"):
         pd.testing.assert_frame_equal(
@@ -113,8 +116,8 @@ def test_reports_are_the_same_without_numba(monkeypatch, dtype, offset):
 
 def test_it_is_the_compiled_code_that_runs(monkeypatch):
     called = []
-    fold = rows._native().fold
-    monkeypatch.setattr(rows._native(), "fold", lambda *args: called.append(1) or fold(*args))
+    fold = compiled().fold
+    monkeypatch.setattr(compiled(), "fold", lambda *args: called.append(1) or fold(*args))
     record(nn.ReLU(), torch.randn(2, 3, 8))
     assert called
 
@@ -128,7 +131,7 @@ def test_shares_are_taken_once_each(monkeypatch, threads):
         taken[begin:end] += 1
         return end - begin
 
-    assert rows._shared(work, 1000, 7) == 1000
+    assert shared(work, 1000, 7) == 1000
     assert (taken == 1).all()
 
 
@@ -139,7 +142,7 @@ def test_what_a_thread_raises_is_raised(monkeypatch):
         raise ValueError(begin)
 
     with pytest.raises(ValueError):  # noqa: PT011, any share's
-        rows._shared(work, 100, 1)
+        shared(work, 100, 1)
 
 
 def test_threads_of_the_user_reduce_at_a_time():
@@ -186,8 +189,8 @@ raise SystemExit(os.waitstatus_to_exitcode(status))
 
 def test_compiled_once_it_is_kept_on_disk(tmp_path):
     code = (
-        "import torch, time; from spectroscope.dsp import rows; x = torch.randn(2, 3, 8)\n"
-        "rows.relu_moments(x); print(sum(rows._native().lines.stats.cache_hits.values()))"
+        "import torch; from spectroscope.dsp import rows, threads; x = torch.randn(2, 3, 8)\n"
+        "rows.relu_moments(x); print(sum(threads.compiled().lines.stats.cache_hits.values()))"
     )
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
     hits = [

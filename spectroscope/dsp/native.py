@@ -331,3 +331,39 @@ def fold_finite(means, m2, positive, rests, finite, length, dc, sums, joint):
                 joint[4, c] += m2[1, n, c] + length * (b * b)
                 # As `relu_product`.
                 joint[5, c] += m2[1, n, c] + length * (y * (y - x) + a * b)
+
+
+@_compiled_exactly
+def products(x, y, whole, chunk, begin, end, sums, imaginary):
+    """Add |X|², |Y|², Re conj(X)·Y and, if there is room for it, Im conj(X)·Y to sums over inputs.
+
+    Args:
+        x: ``[n, c, f, 2·F]``, real and imaginary parts in turn.
+        y: likewise.
+        whole: F.
+        chunk: how many of the F to add up at a time: their sums stay in the nearest cache.
+        begin: the first of c times the number of chunks.
+        end: the one after the last.
+        sums: ``[3, c, F]``.
+        imaginary: ``[c, F]``, or with c = 0.
+    """
+    chunks = (whole + chunk - 1) // chunk
+    for share in range(begin, end):
+        c, first = share // chunks, (share % chunks) * chunk
+        last = min(first + chunk, whole)
+        xx, yy, xy = sums[0, c, first:last], sums[1, c, first:last], sums[2, c, first:last]
+        for n in range(x.shape[0]):
+            for f in range(x.shape[2]):
+                a, b = x[n, c, f, 2 * first : 2 * last], y[n, c, f, 2 * first : 2 * last]
+                for k in range(xx.size):
+                    at = np.uint64(k)
+                    real, imag = np.uint64(2 * k), np.uint64(2 * k + 1)
+                    xx[at] += a[real] * a[real] + a[imag] * a[imag]
+                    yy[at] += b[real] * b[real] + b[imag] * b[imag]
+                    xy[at] += a[real] * b[real] + a[imag] * b[imag]
+                if len(imaginary):
+                    turned = imaginary[c, first:last]
+                    for k in range(xx.size):
+                        real, imag = np.uint64(2 * k), np.uint64(2 * k + 1)
+                        turned[np.uint64(k)] += a[real] * b[imag] - a[imag] * b[real]
+    return 0
