@@ -367,3 +367,22 @@ def products(x, y, whole, chunk, begin, end, sums, imaginary):
                         real, imag = np.uint64(2 * k), np.uint64(2 * k + 1)
                         turned[np.uint64(k)] += a[real] * b[imag] - a[imag] * b[real]
     return 0
+
+
+@_compiled_exactly
+def widen(flat, shape, strides, begin, end, x, y):
+    """Write rows as float64 to `x`, and their ReLU to `y`, both ``[N·C, T]``.
+
+    The other arguments are those of :func:`lines`.
+    """
+    channels, length = shape[1], shape[2]
+    for row in range(begin, end):
+        start = (row // channels) * strides[0] + (row % channels) * strides[1]
+        values, wide, rectified = flat[start : start + length], x[row], y[row]
+        for i in range(values.size):
+            at = np.uint64(i)
+            value = np.float64(values[at])
+            wide[at] = value
+            # NaN stays what it is.
+            rectified[at] = 0.0 if value <= 0.0 else value
+    return 0

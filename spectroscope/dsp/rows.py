@@ -85,6 +85,48 @@ class ChannelMoments(NamedTuple):
     joint: CoMoments
 
 
+class _Memory(NamedTuple):
+    """How a tensor ``[N, C, ...]`` lies in memory, time or space being one axis there.
+
+    Attributes:
+        flat: the memory, from the first value on.
+        shape: N, C, T.
+        strides: of those in `flat`; that of C or of T is 1.
+    """
+
+    flat: Any
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @classmethod
+    def of(cls, x: Tensor) -> "_Memory | None":
+        """None: it lies otherwise, elsewhere than on the CPU, or isn't float32 or float64."""
+        if not x.is_cpu or x.dtype not in (torch.float32, torch.float64) or x.is_neg():
+            return None
+        try:
+            x = x.view(*x.shape[:2], -1)
+        except RuntimeError:  # time or space isn't one axis
+            return None
+        shape, strides = tuple(x.shape), x.stride()
+        if 1 not in strides[1:]:
+            return None
+        span = 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+        return cls(x.as_strided((span,), (1,)).numpy(), shape, strides)
+
+
+def both_sides(block: Tensor, x: Tensor, y: Tensor) -> None:
+    """Write `block` to `x` and its ReLU to `y`, both float64, contiguous and of its shape."""
+    memory, native = _Memory.of(block), compiled()
+    if native is None or memory is None or memory.strides[2] != 1:
+        x.copy_(block)
+        torch.clamp_min(x, 0, out=y)
+        return
+    rows = memory.shape[0] * memory.shape[1]
+    wide, rectified = (side.view(rows, -1).numpy() for side in (x, y))
+    step = max(1, SHARE * rows // block.numel())
+    shared(lambda a, b: native.widen(*memory, a, b, wide, rectified), rows, step)
+
+
 def relu_moments(x: Tensor) -> ReluMoments | None:
     """Moments of the rows of `x`, and of those of ReLU(x), in one reading of x.
 
@@ -94,27 +136,21 @@ def relu_moments(x: Tensor) -> ReluMoments | None:
     Returns:
         None: not of such a tensor, or not on this machine.
     """
-    length = math.prod(x.shape[2:])
-    if not x.is_cpu or length == 1 or x.dtype not in (torch.float32, torch.float64) or x.is_neg():
+    if math.prod(x.shape[2:]) == 1:
         return None
-    try:
-        x = x.view(*x.shape[:2], length)
-    except RuntimeError:  # time or space isn't one axis in memory
-        return None
+    memory = _Memory.of(x)
     native = compiled()
-    if native is None or 1 not in x.stride()[1:]:
+    if native is None or memory is None:
         return None
-    samples, channels = x.shape[:2]
-    shape, strides = tuple(x.shape), x.stride()
-    span = 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
-    flat = x.as_strided((span,), (1,)).numpy()
+    flat, shape, strides = memory
+    samples, channels, length = shape
     out = torch.empty(5, samples, channels, dtype=torch.float64)
     found: Any = out.view(5, -1).numpy()
     if strides[2] == 1:
         work, count = native.lines, samples * channels
     else:
         work, count = native.columns, samples
-    step = max(1, SHARE * count // x.numel())
+    step = max(1, SHARE * count // math.prod(shape))
     doubtful = shared(lambda a, b: work(flat, shape, strides, a, b, found), count, step)
     rests = finite = None
     if doubtful:

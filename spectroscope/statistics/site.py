@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from spectroscope.dsp.moments import CoMoments, RowMoments, relu_product, row_moments
-from spectroscope.dsp.rows import ReluMoments, relu_moments
+from spectroscope.dsp.rows import ReluMoments, both_sides, relu_moments
 from spectroscope.dsp.spectra import Window
 from spectroscope.statistics.blocks import pieces, scratch
 from spectroscope.statistics.harmonics import HarmonicsOfBatch, HarmonicSums
@@ -72,10 +72,7 @@ class SiteStatistics(NamedTuple):
         rows = _Rows(x) if whole is None else None
         for n, c in pieces(x) if rows or spectra or harmonics else ():
             block = x[n, c]
-            x_rows = _rows("x", block)
-            y_rows = _rows("y", block if y is None else y[n, c])
-            if y is None:
-                torch.clamp_min(x_rows, 0, out=y_rows)
+            x_rows, y_rows = _rows(block, None if y is None else y[n, c])
             if whole is not None:
                 found = whole.sides(n, c)
             else:
@@ -161,11 +158,16 @@ def _statistics(
     return before, after, found.joint
 
 
-def _rows(name: str, block: Tensor) -> Tensor:
-    """`block` as float64 rows ``[n, c, T]``, in memory of our own."""
-    rows = scratch(f"rows of {name}", tuple(block.shape), block, torch.float64)
-    rows.copy_(block)
-    return rows.flatten(2) if rows.dim() > 2 else rows.unsqueeze(2)
+def _rows(x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Both sides of a piece as float64 rows ``[n, c, T]``, in memory of our own."""
+    of_x, of_y = (scratch(f"rows of {name}", tuple(x.shape), x, torch.float64) for name in "xy")
+    if y is None:
+        both_sides(x, of_x, of_y)
+    else:
+        of_x.copy_(x)
+        of_y.copy_(y)
+    shape = (*x.shape[:2], -1)
+    return of_x.view(shape), of_y.view(shape)
 
 
 def _reduced(x: Tensor, y: Tensor, *, relu: bool) -> tuple[tuple[RowMoments, RowMoments], Tensor]:
