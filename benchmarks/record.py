@@ -167,3 +167,35 @@ if __name__ == "__main__":
 #   float32 takes 70 % of the time of one in float64 here, and would put the floor of a spectrum at
 #   -140 dB of its peak, which the input of a PPG network's first ReLU has bins near. The aim of
 #   1.25 and 1.30 isn't reached.
+#
+# Since loops that numba compiles read an activation once (spectroscope/dsp/native.py). Measured on
+# the same 2 cores while other work had them half of the time, so what is given is processor time
+# with one thread, which that disturbs least; medians of interleaved ratios, first DC table alone,
+# then all spectra:
+#
+#   ResNet-18   1.35 (wall, 2 threads)      -> 1.11    2.14 -> 1.75
+#   1-D stack   1.6 … 2.0 (wall, 2 threads) -> 1.23    3.42 -> 2.4 … 2.8
+#
+# - The reading itself takes 0.21 ns a value and thread from the cache (five sums in float64: 1.1
+#   billion additions a second for each), 0.3 … 0.6 in a network, where the activation comes from
+#   memory: twice that just behind a convolution whose wide registers slow the core down. Rows of
+#   32 or 49 values cost 20 ns each on top. The rest of what the DC table costs is seeing.
+# - Indices that might be negative made numba gather value by value: 0.5 … 1 ns. `max(x, 0.0)` is
+#   vectorised, `x if x > 0 else 0.0` isn't. An unsigned index, and a slice first, are the cure.
+# - Sums over the samples of [N, C] by torch are dozens of small calls, many of them parallel
+#   regions, each of which waits for a core that another process has: 4 ms. In one compiled call:
+#   0.1 ms for 512 × 32 … 64. Likewise the threads are ours, and who hasn't begun isn't waited for;
+#   torch's own (GOMP_parallel) cost 5 … 8 ms a call while another process worked.
+# - `rfft2(x, norm="forward", out=...)` takes 1.5 … 4 times as long as `rfft2(x)`: to 2.1 ns a value
+#   and thread instead of 1.2 at 112², to 4.8 instead of 1.0 at 7². The scale goes into the sums.
+# - Predicted that both sides packed into one complex transform, x + iy, would halve the transforms.
+#   It doesn't: a complex one takes 1.64 ns where two real ones take 1.2 (2 threads, 112²), and has
+#   to be unpacked.
+# - Products of both sides, summed in one reading, with the sums of a chunk in the nearest cache:
+#   a third of what torch's took. Blocks of 2^18 values are best still (2^16: +15 %).
+# - What is left of the spectra is the transforms, half of it: 37 million values a forward of
+#   ResNet-18 at 0.6 ns (2 threads) are a quarter of the forward. 1.25 can't be had in float64.
+# - Beside a busy process the 2-thread ratio of the spectra is bad still (4.7 where it is 1.8): the
+#   transforms are torch's parallel regions. Run in our own threads, they wouldn't wait.
+# - numba, once loaded, takes 100 MiB: of a process of 850 MiB that runs ResNet-18, the DC table
+#   makes one of 1,020 (benchmarks/peers.py), spectra 1,060. The aim of 15 % isn't reached there.

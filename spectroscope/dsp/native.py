@@ -26,7 +26,7 @@ _ABREAST = 256
 _compiled = numba.njit(
     nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "arcp"}
 )
-# Its own results must not depend on which of several sums come first: none are reordered.
+# Where a mean is taken out first, to reorder would undo that.
 _compiled_exactly = numba.njit(nogil=True, cache=True, error_model="numpy")
 
 
