@@ -168,18 +168,17 @@ if __name__ == "__main__":
 #   -140 dB of its peak, which the input of a PPG network's first ReLU has bins near. The aim of
 #   1.25 and 1.30 isn't reached.
 #
-# Since loops that numba compiles read an activation once (spectroscope/dsp/native.py). Measured on
-# the same 2 cores while other work had them half of the time, so what is given is processor time
-# with one thread, which that disturbs least; medians of interleaved ratios, first DC table alone,
-# then all spectra:
+# Since loops that numba compiles read an activation once (spectroscope/dsp/native.py). Other work
+# had the 2 cores most of the time, so these are of processor time with one thread, disturbed
+# least by that; medians of 7 … 25 interleaved ratios. They don't compare with the wall times above.
 #
-#   ResNet-18   1.35 (wall, 2 threads)      -> 1.11    2.14 -> 1.75
-#   1-D stack   1.6 … 2.0 (wall, 2 threads) -> 1.23    3.42 -> 2.4 … 2.8
+#   DC table alone, now      ResNet-18 1.11   1-D stack 1.23   (before: not measured this way)
+#   spectra and the cross    ResNet-18 2.14 -> 1.75   1-D stack 3.42 -> 2.7, in runs of 2.4 … 2.8
+#                            (before: the DC already by the loops, spectra as above)
 #
-# - The reading itself takes 0.21 ns a value and thread from the cache (five sums in float64: 1.1
-#   billion additions a second for each), 0.3 … 0.6 in a network, where the activation comes from
-#   memory: twice that just behind a convolution whose wide registers slow the core down. Rows of
-#   32 or 49 values cost 20 ns each on top. The rest of what the DC table costs is seeing.
+# - The reading itself takes 0.21 ns a value and thread from the cache; in a network 0.3 … 0.6. The
+#   0.6 is just behind some convolutions and goes once zmm16 … 31 have been cleared for a while, so
+#   perhaps it is the core's clock; not settled. Rows of 32 or 49 values cost 20 ns each on top.
 # - Indices that might be negative made numba gather value by value: 0.5 … 1 ns. `max(x, 0.0)` is
 #   vectorised, `x if x > 0 else 0.0` isn't. An unsigned index, and a slice first, are the cure.
 # - Sums over the samples of [N, C] by torch are dozens of small calls, many of them parallel
@@ -191,11 +190,11 @@ if __name__ == "__main__":
 # - Predicted that both sides packed into one complex transform, x + iy, would halve the transforms.
 #   It doesn't: a complex one takes 1.64 ns where two real ones take 1.2 (2 threads, 112²), and has
 #   to be unpacked.
-# - Products of both sides, summed in one reading, with the sums of a chunk in the nearest cache:
-#   a third of what torch's took. Blocks of 2^18 values are best still (2^16: +15 %).
+# - Products of both sides are summed in one reading, the sums of a chunk in the nearest cache.
+#   Blocks of 2^18 values are best still (2^16: +10 %).
 # - What is left of the spectra is the transforms, half of it: 37 million values a forward of
 #   ResNet-18 at 0.6 ns (2 threads) are a quarter of the forward. 1.25 can't be had in float64.
-# - Beside a busy process the 2-thread ratio of the spectra is bad still (4.7 where it is 1.8): the
-#   transforms are torch's parallel regions. Run in our own threads, they wouldn't wait.
+# - Beside busy processes the 2-thread ratio of the spectra was 4.7 in one run, and 1.57 in another.
+#   The transforms are parallel regions of torch; threads of our own were not tried.
 # - numba, once loaded, takes 100 MiB: of a process of 850 MiB that runs ResNet-18, the DC table
 #   makes one of 1,020 (benchmarks/peers.py), spectra 1,060. The aim of 15 % isn't reached there.
