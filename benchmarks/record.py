@@ -167,3 +167,34 @@ if __name__ == "__main__":
 #   float32 takes 70 % of the time of one in float64 here, and would put the floor of a spectrum at
 #   -140 dB of its peak, which the input of a PPG network's first ReLU has bins near. The aim of
 #   1.25 and 1.30 isn't reached.
+#
+# Since loops that numba compiles read an activation once (spectroscope/dsp/native.py). Other work
+# had the 2 cores most of the time, so these are of processor time with one thread, disturbed
+# least by that; medians of 7 … 25 interleaved ratios. They don't compare with the wall times above.
+#
+#   DC table alone, now      ResNet-18 1.11   1-D stack 1.23   (before: not measured this way)
+#   spectra and the cross    ResNet-18 2.14 -> 1.75   1-D stack 3.42 -> 2.7, in runs of 2.4 … 2.8
+#                            (before: the DC already by the loops, spectra as above)
+#
+# - The reading itself takes 0.21 ns a value and thread from the cache; in a network 0.3 … 0.6. The
+#   0.6 is just behind some convolutions and goes once zmm16 … 31 have been cleared for a while, so
+#   perhaps it is the core's clock; not settled. Rows of 32 or 49 values cost 20 ns each on top.
+# - Indices that might be negative made numba gather value by value: 0.5 … 1 ns. `max(x, 0.0)` is
+#   vectorised, `x if x > 0 else 0.0` isn't. An unsigned index, and a slice first, are the cure.
+# - Sums over the samples of [N, C] by torch are dozens of small calls, many of them parallel
+#   regions, each of which waits for a core that another process has: 4 ms. In one compiled call:
+#   0.1 ms for 512 × 32 … 64. Likewise the threads are ours, and who hasn't begun isn't waited for;
+#   torch's own (GOMP_parallel) cost 5 … 8 ms a call while another process worked.
+# - `rfft2(x, norm="forward", out=...)` takes 1.5 … 4 times as long as `rfft2(x)`: to 2.1 ns a value
+#   and thread instead of 1.2 at 112², to 4.8 instead of 1.0 at 7². The scale goes into the sums.
+# - Predicted that both sides packed into one complex transform, x + iy, would halve the transforms.
+#   It doesn't: a complex one takes 1.64 ns where two real ones take 1.2 (2 threads, 112²), and has
+#   to be unpacked.
+# - Products of both sides are summed in one reading, the sums of a chunk in the nearest cache.
+#   Blocks of 2^18 values are best still (2^16: +10 %).
+# - What is left of the spectra is the transforms, half of it: 37 million values a forward of
+#   ResNet-18 at 0.6 ns (2 threads) are a quarter of the forward. 1.25 can't be had in float64.
+# - Beside busy processes the 2-thread ratio of the spectra was 4.7 in one run, and 1.57 in another.
+#   The transforms are parallel regions of torch; threads of our own were not tried.
+# - numba, once loaded, takes 100 MiB: of a process of 850 MiB that runs ResNet-18, the DC table
+#   makes one of 1,020 (benchmarks/peers.py), spectra 1,060. The aim of 15 % isn't reached there.

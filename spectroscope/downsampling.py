@@ -79,11 +79,14 @@ class Origins:
         Returns:
             If it has lowered the sampling rate: how, behind each site.
         """
-        origins: dict[str, _Origin] = {}
-        for source, _ in sources:
-            for site, origin in self.of(source).items():
-                if site not in origins or origin.between < origins[site].between:
-                    origins[site] = origin
+        origins = self.of(sources[0][0])
+        if len(sources) > 1:
+            nearest = dict(origins)
+            for source, _ in sources[1:]:
+                for site, origin in self.of(source).items():
+                    if site not in nearest or origin.between < nearest[site].between:
+                        nearest[site] = origin
+            origins = nearest
         if not origins:
             return {}
         function = place.rpartition("/")[2]
@@ -93,12 +96,12 @@ class Origins:
             after = self._rates.of(tensor)
             if function == "mean":
                 after = _without(before, args, kwargs)
-            on = dict(origins)
+            left: set[str] = set()
             if after is not None and len(after) == len(before) and function not in _LOSSLESS:
                 down = [
                     axis
                     for axis, (a, b) in enumerate(zip(before, after, strict=True))
-                    if a is not None and b is not None and b > a
+                    if a is not b and a is not None and b is not None and b > a
                 ]
                 whole = function == "mean" or all(tensor.shape[axis] == 1 for axis in down)
                 for site, origin in origins.items() if down else ():
@@ -107,7 +110,8 @@ class Origins:
                         lowered[site] = Lowering(place, factors, origin.between, whole)
                     # Lower along every axis of a line or an image: what follows isn't the next.
                     if factors is not None and min(factors[2:][-2:], default=1) > 1:
-                        del on[site]
+                        left.add(site)
+            on = {s: o for s, o in origins.items() if s not in left} if left else origins
             self._of[id(tensor)] = weakref.ref(tensor), on
         return lowered
 

@@ -192,23 +192,24 @@ def _argument(
     return args[position] if len(args) > position else kwargs.get(name, default)
 
 
-def _each(value: Any, count: int) -> list[Fraction]:
+def _each(value: Any, count: int) -> list[int]:
     """A number for every axis, from one or from as many."""
     values = list(value) if isinstance(value, list | tuple) else [value]
-    return [Fraction(v) for v in (values * count if len(values) == 1 else values)]
+    return [int(v) for v in (values * count if len(values) == 1 else values)]
 
 
-def _scaled(axes: Axes, factors: Sequence[Fraction]) -> Axes:
+def _scaled(axes: Axes, factors: Sequence[int | Fraction]) -> Axes:
     """Multiply the last axes by `factors`."""
     spatial = axes[len(axes) - len(factors) :]
-    scaled = [None if axis is None else axis * f for axis, f in zip(spatial, factors, strict=True)]
+    # Most factors are 1, and fractions slow.
+    scaled = [a if a is None or f == 1 else a * f for a, f in zip(spatial, factors, strict=True)]
     return (*axes[: len(axes) - len(factors)], *scaled)
 
 
 def _convolution(count: int, *, transposed: bool = False) -> Rule:
     def rule(axes: Axes, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Axes:
         strides = _each(_argument(args, kwargs, 3, "stride", 1), count)
-        scaled = _scaled(axes, [1 / s for s in strides] if transposed else strides)
+        scaled = _scaled(axes, [Fraction(1, s) for s in strides] if transposed else strides)
         return (*scaled[: -count - 1], None, *scaled[-count:])
 
     return rule

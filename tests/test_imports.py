@@ -24,7 +24,8 @@ def loaded_by(statement):
     return set(done.stdout.split())
 
 
-HEAVY = {"jinja2", "pandas", "seaborn", "matplotlib", "torchvision", "h5py", "lightning", "xarray"}
+HEAVY = {"jinja2", "numba", "pandas", "seaborn", "matplotlib", "torchvision", "h5py", "lightning",
+         "xarray"}  # fmt: skip
 
 
 @pytest.mark.parametrize("statement", ["import spectroscope", "from spectroscope import record"])

@@ -135,8 +135,16 @@ class RowMoments(NamedTuple):
     finite: Tensor | None
 
 
+def relu_product(before: RowMoments, after: RowMoments, length: int) -> Tensor:
+    """Sum of (x - its mean)·(y - its mean) over each row of `length` values, where y = ReLU(x).
+
+    x·y is y²: either both are the same, or y is 0.
+    """
+    return torch.addcmul(after.m2, after.mean, after.mean - before.mean, value=length)
+
+
 # m2 = Σx² − n·mean² loses as many digits as Σx² is longer than m2: up to this factor, four of 16.
-_CANCELLATION = 4096.0
+CANCELLATION = 4096.0
 # `vector_norm` adds one by one, which is good enough for so many; `sum` adds in cascades.
 _NAIVE = 1024
 
@@ -164,7 +172,7 @@ def row_moments(rows: Tensor, work: Tensor, *, positive: bool = True) -> RowMome
     square = _sum_of_squares(rows, work)
     m2 = torch.addcmul(square, mean, mean, value=-length)
     # So written that NaN is doubtful too, and a row of zeros isn't.
-    doubtful = (square <= m2 * _CANCELLATION).logical_not_()
+    doubtful = (square <= m2 * CANCELLATION).logical_not_()
     above = torch.gt(rows, 0, out=work).sum(-1) if positive else None
     if not bool(doubtful.any()):
         return RowMoments(mean, m2, above, None, None)

@@ -35,6 +35,7 @@ class Transform:
     Attributes:
         lengths: ``(T,)`` or ``(H, W)``.
         shape: of the transform, ``(T // 2 + 1,)`` or ``(H, W // 2 + 1)``.
+        points: number of values that are transformed together.
         bins: number of bins, or rings, or components of the plane.
         rings: in a plane, the ring of each component, flat; else None.
         shells: likewise, but by the larger of its two frequencies: what a decimation along both
@@ -45,6 +46,7 @@ class Transform:
     def __init__(self, lengths: tuple[int, ...], window: Window, plane: bool, device: torch.device):
         self.lengths = lengths
         self.shape = (*lengths[:-1], lengths[-1] // 2 + 1)
+        self.points = math.prod(lengths)
         self.tapered = window not in ("boxcar", "rectangular")
         taper = torch.ones((), dtype=torch.float64)
         for length in lengths if self.tapered else ():
@@ -74,19 +76,24 @@ class Transform:
         """The one transform of these properties."""
         return cls(lengths, window, plane, device)
 
-    def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
-        """Transform x over its last axes, scaled so that a constant reads itself at frequency 0.
+    def __call__(self, x: Tensor) -> Tensor:
+        """Transform x over its last axes: sums, so that a constant reads `points` times itself.
+
+        Not scaled, and not into memory that is there: either way torch takes up to four times as
+        long (benchmarks/record.py).
 
         Args:
-            x: real, ``[..., *lengths]``; overwritten if there is a window and `out` is given.
-            out: complex, ``[..., *shape]``, to be written to.
+            x: real, ``[..., *lengths]``; overwritten if there is a window.
+
+        Returns:
+            Complex, ``[..., *shape]``.
         """
         if self.tapered:
-            x = x * self._taper if out is None else x.mul_(self._taper)
+            x.mul_(self._taper)
         if len(self.lengths) == 1:
-            line: Tensor = torch.fft.rfft(x, norm="forward", out=out)
+            line: Tensor = torch.fft.rfft(x)
             return line
-        plane: Tensor = torch.fft.rfft2(x, norm="forward", out=out)
+        plane: Tensor = torch.fft.rfft2(x)
         return plane
 
     def fold(self, components: Tensor) -> Tensor:

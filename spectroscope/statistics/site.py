@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from spectroscope.dsp.moments import CoMoments, RowMoments, row_moments
+from spectroscope.dsp.moments import CoMoments, RowMoments, relu_product, row_moments
+from spectroscope.dsp.rows import ReluMoments, both_sides, relu_moments
 from spectroscope.dsp.spectra import Window
 from spectroscope.statistics.blocks import pieces, scratch
 from spectroscope.statistics.harmonics import HarmonicsOfBatch, HarmonicSums
@@ -62,44 +63,37 @@ class SiteStatistics(NamedTuple):
             analysis: what is asked for.
         """
         axes = transformed_axes(tuple(x.shape[1:]))
-        before, after = SideOfBatch(x), SideOfBatch(x)
         spectra = harmonics = None
         if analysis.spectra and axes:
             spectra = SpectraOfBatch(x, analysis.window, plane=analysis.plane)
         if analysis.f0 is not None and len(axes) == 1:
             harmonics = HarmonicsOfBatch(x, analysis.f0, analysis.orders)
-        means = x.new_empty(2, *x.shape[:2], dtype=torch.float64)
-        weights = torch.full_like(means[0], x[0, 0].numel())
-        m2 = x.new_zeros(3, x.shape[1], dtype=torch.float64)
-        for n, c in pieces(x):
+        whole = relu_moments(x) if y is None else None
+        rows = _Rows(x) if whole is None else None
+        for n, c in pieces(x) if rows or spectra or harmonics else ():
             block = x[n, c]
-            x_rows = _rows("x", block)
-            y_rows = _rows("y", block if y is None else y[n, c])
-            if y is None:
-                torch.clamp_min(x_rows, 0, out=y_rows)
-            work = scratch("work", tuple(x_rows.shape), x_rows, torch.float64)
-            found = row_moments(x_rows, work, positive=False), row_moments(y_rows, work)
-            before.add(n, c, found[0])
-            after.add(n, c, found[1])
-            finite = _finite(found, x_rows.shape[-1])
-            product = _product(found, x_rows, y_rows, work, relu=y is None)
-            for number, row in enumerate((found[0].m2, found[1].m2, product)):
-                m2[number, c] += (row if finite is None else row.where(finite, 0)).sum(0)
-            for number, side in enumerate(found):
-                means[number, n, c] = side.mean
-            if finite is not None:
-                weights[n, c] *= finite
-            pair = found[0].mean, found[1].mean
+            x_rows, y_rows = _rows(block, None if y is None else y[n, c])
+            if whole is not None:
+                found = whole.sides(n, c)
+            else:
+                found, product = _reduced(x_rows, y_rows, relu=y is None)
+            if rows is not None:
+                rows.add(n, c, found, product)
+            pair, finite = (found[0].mean, found[1].mean), _finite(found, x_rows.shape[-1])
             if harmonics is not None:
                 ac = found[0].m2, found[1].m2
                 harmonics.add(n, c, (x_rows, y_rows), pair, ac, finite)
             if spectra is not None:
                 shaped = x_rows.view(block.shape), y_rows.view(block.shape)
                 spectra.add(c, shaped, pair, finite)
+        if whole is not None:
+            before, after, joint = _statistics(whole, len(x))
+        elif rows is not None:
+            before, after, joint = rows.statistics()
         return cls(
-            before.statistics(),
-            after.statistics(),
-            CoMoments.of(means, m2, weights),
+            before,
+            after,
+            joint,
             None if spectra is None else spectra.sums(),
             None if harmonics is None else harmonics.sums(),
         )
@@ -134,22 +128,73 @@ def _to(value: Any, device: torch.device) -> Any:
     return value
 
 
-def _rows(name: str, block: Tensor) -> Tensor:
-    """`block` as float64 rows ``[n, c, T]``, in memory of our own."""
-    rows = scratch(f"rows of {name}", tuple(block.shape), block, torch.float64)
-    rows.copy_(block)
-    return rows.flatten(2) if rows.dim() > 2 else rows.unsqueeze(2)
+class _Rows:
+    """DC and AC of both sides of one batch, put together from the pieces that it is reduced in.
+
+    Args:
+        x: ``[N, C, ...]``, the batch, of which only shape and device matter.
+    """
+
+    def __init__(self, x: Tensor):
+        self._sides = SideOfBatch(x), SideOfBatch(x)
+        self._length = x[0, 0].numel()
+        self._means = x.new_empty(2, *x.shape[:2], dtype=torch.float64)
+        self._weights = torch.full_like(self._means[0], self._length)
+        self._m2 = x.new_zeros(3, x.shape[1], dtype=torch.float64)
+
+    def add(
+        self, n: slice, c: slice, found: tuple[RowMoments, RowMoments], product: Tensor
+    ) -> None:
+        """Take in the moments of some rows, and the sum of the products of both sides in each."""
+        finite = _finite(found, self._length)
+        for number, row in enumerate((found[0].m2, found[1].m2, product)):
+            self._m2[number, c] += (row if finite is None else row.where(finite, 0)).sum(0)
+        for number, (side, of_side) in enumerate(zip(self._sides, found, strict=True)):
+            side.add(n, c, of_side)
+            self._means[number, n, c] = of_side.mean
+        if finite is not None:
+            self._weights[n, c] *= finite
+
+    def statistics(self) -> tuple[SideStatistics, SideStatistics, CoMoments]:
+        """The whole, once all pieces are in: of either side, and of the pairs of both."""
+        before, after = self._sides
+        joint = CoMoments.of(self._means, self._m2, self._weights)
+        return before.statistics(), after.statistics(), joint
 
 
-def _product(
-    found: tuple[RowMoments, RowMoments], x: Tensor, y: Tensor, work: Tensor, *, relu: bool
-) -> Tensor:
-    """``[n, c]``, sum over each row of (x - its mean)·(y - its mean)."""
-    before, after = found
-    if relu:  # x·y is y²: either both are the same, or y is 0
-        return torch.addcmul(after.m2, after.mean, after.mean - before.mean, value=x.shape[-1])
-    torch.sub(x, before.mean.unsqueeze(-1), out=work)
-    return work.mul_(y).sum(-1)
+def _statistics(
+    whole: ReluMoments, inputs: int
+) -> tuple[SideStatistics, SideStatistics, CoMoments]:
+    """As :meth:`_Rows.statistics`."""
+    found = whole.channels()
+    before, after = map(SideStatistics, (inputs, inputs), found.dc, found.sums)
+    return before, after, found.joint
+
+
+def _rows(x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Both sides of a piece as float64 rows ``[n, c, T]``, in memory of our own."""
+    of_x, of_y = (scratch(f"rows of {name}", tuple(x.shape), x, torch.float64) for name in "xy")
+    if y is None:
+        both_sides(x, of_x, of_y)
+    else:
+        of_x.copy_(x)
+        of_y.copy_(y)
+    shape = (*x.shape[:2], -1)
+    return of_x.view(shape), of_y.view(shape)
+
+
+def _reduced(x: Tensor, y: Tensor, *, relu: bool) -> tuple[tuple[RowMoments, RowMoments], Tensor]:
+    """Moments of the rows of both sides, and ``[n, c]``, Σ(x - its mean)·(y - its mean)."""
+    work = scratch("work", tuple(x.shape), x, torch.float64)
+    native = relu_moments(x) if relu else None
+    if native is not None:
+        found = native.sides(slice(None), slice(None))
+    else:
+        found = row_moments(x, work, positive=False), row_moments(y, work)
+    if relu:
+        return found, relu_product(*found, x.shape[-1])
+    torch.sub(x, found[0].mean.unsqueeze(-1), out=work)
+    return found, work.mul_(y).sum(-1)
 
 
 def _finite(found: tuple[RowMoments, RowMoments], length: int) -> Tensor | None:

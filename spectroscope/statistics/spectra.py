@@ -1,12 +1,17 @@
 """Power and cross-spectra of both sides of a rectifier, summed over inputs."""
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from spectroscope.dsp.spectra import Transform, Window, shell_count
+from spectroscope.dsp.threads import SHARE, compiled, shared
 from spectroscope.statistics.blocks import scratch
+
+# Components whose sums stay in the nearest cache while products are added to them.
+_CHUNK = 1024
 
 
 class SpectralSums(NamedTuple):
@@ -81,6 +86,7 @@ class SpectraOfBatch:
         self._shells = x.new_zeros(channels, shells, dtype=torch.float64)
         # Components not folded into bins yet, of the channels that pieces come of just now.
         self._channels = slice(0, 0)
+        self._share = math.nan  # of what is open, what makes means over time of sums
         self._open: tuple[Tensor, Tensor] | None = None
 
     def add(
@@ -100,21 +106,20 @@ class SpectraOfBatch:
         """
         if self._channels != c or self._open is None:
             self._fold()
-            shape = (sides[0].shape[1], *self._transform.shape)
+            channels, components = sides[0].shape[1], math.prod(self._transform.shape)
+            turned = channels if self._transform.rings is None else 0
             self._channels = c
-            self._open = sides[0].new_zeros(3, *shape, 2), sides[0].new_zeros(shape)
-        x, x_mean = self._transformed("x", sides[0], means[0], finite)
-        y, y_mean = self._transformed("y", sides[1], means[1], finite)
+            self._open = (
+                sides[0].new_zeros(3, channels, components),
+                sides[0].new_zeros(turned, components),
+            )
+        x, x_mean = self._transformed(sides[0], means[0], finite)
+        y, y_mean = self._transformed(sides[1], means[1], finite)
         self._inputs[c] += len(means[0]) if finite is None else finite.sum(0)
-        (xx, yy, xy), imaginary = self._open
-        share = 1 / x.shape[2]
-        for number, (total, a, b) in enumerate(((xx, x, x), (yy, y, y), (xy, x, y))):
-            _add_products(total, a, b, share)
-            a_mean, b_mean = x_mean if a is x else y_mean, x_mean if b is x else y_mean
-            self._dc[number, c] += (a_mean * b_mean).sum((0, 2)) * share
-        if self._transform.rings is None:
-            _add_products(imaginary, x[..., 0], y[..., 1], share)
-            _add_products(imaginary, x[..., 1], y[..., 0], -share)
+        _add_products(x, y, *self._open)
+        pairs = ((x_mean, x_mean), (y_mean, y_mean), (x_mean, y_mean))
+        for number, (a, b) in enumerate(pairs):
+            self._dc[number, c] += (a * b).sum((0, 2)) / x.shape[2]
 
     def sums(self) -> SpectralSums:
         """The whole, once all pieces are in."""
@@ -125,10 +130,8 @@ class SpectraOfBatch:
         shells = self._shells if len(lengths) == 2 else None
         return SpectralSums(lengths, self._inputs, xx, yy, cross, shells)
 
-    def _transformed(
-        self, name: str, x: Tensor, mean: Tensor, finite: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Components of one side, ``[n, c, frames, *shape, 2]``, and its DC, ``[n, c, frames]``.
+    def _transformed(self, x: Tensor, mean: Tensor, finite: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Components of one side, ``[n, c, frames, F, 2]``, and its DC, ``[n, c, frames]``.
 
         Frames of a video count as so many inputs, each with 1/frames of the power.
         """
@@ -139,16 +142,17 @@ class SpectraOfBatch:
         mean = mean.unsqueeze(2) if x.shape[2] == 1 else x.flatten(3).mean(-1)
         if self._transform.tapered:
             x.sub_(mean.view(*mean.shape, *[1] * len(self._transform.lengths)))
-        shape = (*mean.shape, *self._transform.shape)
-        out = scratch(f"components of {name}", shape, x, torch.complex128)
-        return torch.view_as_real(self._transform(x, out=out)), mean
+        self._share = 1 / (x.shape[2] * self._transform.points**2)
+        return torch.view_as_real(self._transform(x).flatten(3)), mean
 
     def _fold(self) -> None:
         """Sum the open components up into their bins."""
         if self._open is None:
             return
-        c, (components, imaginary) = self._channels, self._open
-        powers = components[..., 0] + components[..., 1]
+        c, shape = self._channels, self._transform.shape
+        powers, imaginary = (
+            sums.mul_(self._share).view(*sums.shape[:-1], *shape) for sums in self._open
+        )
         self._sums[:, c] = self._transform.fold(powers)
         # DC is what the means say it is, whatever a window has leaked there.
         self._sums[:, c, 0] = self._dc[:, c]
@@ -161,10 +165,38 @@ class SpectraOfBatch:
         self._open = None
 
 
-def _add_products(total: Tensor, a: Tensor, b: Tensor, share: float) -> None:
-    """Add share·Σab to `total` ``[c, ...]``, over the inputs and frames of ``[n, c, f, ...]``."""
+def _add_products(x: Tensor, y: Tensor, sums: Tensor, imaginary: Tensor) -> None:
+    """Add |X|², |Y|² and conj(X)·Y of ``[n, c, f, F, 2]``, summed over the inputs and frames.
+
+    Args:
+        x: real and imaginary parts of X, float64.
+        y: of Y.
+        sums: ``[3, c, F]``, added to; of the product the real part.
+        imaginary: ``[c, F]``, its imaginary part; or of no channels.
+    """
+    native = compiled() if x.is_cpu else None
+    if native is None:
+        for total, a, b in zip(sums, (x, y, x), (x, y, y), strict=True):
+            _add_product(total, a[..., 0], b[..., 0], 1)
+            _add_product(total, a[..., 1], b[..., 1], 1)
+        if len(imaginary):
+            _add_product(imaginary, x[..., 0], y[..., 1], 1)
+            _add_product(imaginary, x[..., 1], y[..., 0], -1)
+        return
+    whole = x.shape[3]
+    count = x.shape[1] * -(-whole // _CHUNK)
+    given = [side.flatten(3).numpy() for side in (x, y)]
+    results = sums.numpy(), imaginary.numpy()
+    shared(
+        lambda a, b: native.products(*given, whole, _CHUNK, a, b, *results),
+        count,
+        max(1, SHARE * count // x.numel()),
+    )
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor, sign: int) -> None:
     if a.shape[0] * a.shape[2] == 1:
-        total.addcmul_(a[0, :, 0], b[0, :, 0], value=share)
+        total.addcmul_(a[0, :, 0], b[0, :, 0], value=sign)
     else:
         work = scratch("products", tuple(a.shape), a, torch.float64)
-        total.add_(torch.mul(a, b, out=work).sum((0, 2)), alpha=share)
+        total.add_(torch.mul(a, b, out=work).sum((0, 2)), alpha=sign)

@@ -1,0 +1,202 @@
+"""The compiled reading of both sides of a ReLU, against exact arithmetic, and without it."""
+
+import os
+import subprocess
+import sys
+import threading
+from fractions import Fraction
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+import spectroscope
+from spectroscope.dsp import rows
+from spectroscope.dsp.threads import compiled, shared
+from spectroscope.statistics import spectra as statistics_of_spectra
+
+SHAPES = [(2, 3, 2), (1, 1, 4097), (3, 2, 5, 7), (2, 300, 3, 3), (2, 1, 2, 3, 4), (1, 2048, 2)]
+
+
+def exact(values):
+    """Mean, M2 and number > 0 of the finite ones, in rational arithmetic; how many those are."""
+    numbers = [Fraction(v) for v in values if np.isfinite(v)]
+    if not numbers:
+        return 0.0, 0.0, 0, 0
+    mean = sum(numbers) / len(numbers)
+    m2 = sum((v - mean) ** 2 for v in numbers)
+    return float(mean), float(m2), sum(v > 0 for v in numbers), len(numbers)
+
+
+def assert_exact(x):
+    """That what is found of `x` is what its numbers say, to a few units in the last place."""
+    found = rows.relu_moments(x)
+    given = x.double().flatten(2)
+    for n in range(x.shape[0]):
+        for c in range(x.shape[1]):
+            for side, values in enumerate((given[n, c], given[n, c].relu())):
+                mean, m2, positive, finite = exact(values.tolist())
+                assert found.means[side, n, c].item() == pytest.approx(mean, rel=1e-12, abs=1e-300)
+                assert found.m2[side, n, c].item() == pytest.approx(m2, rel=1e-11, abs=1e-300)
+                if found.finite is None:
+                    assert finite == given.shape[2]
+                else:
+                    assert found.finite[side, n, c] == finite
+                if side == 1:
+                    assert found.positive[n, c] == positive
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("offset", [0.0, 3.0, -50.0, 1e4, -1e4])
+def test_moments_of_both_sides_are_exact(shape, dtype, offset):
+    x = (offset + torch.randn(shape)).to(dtype)
+    assert_exact(x)
+    if x.dim() == 4:
+        assert_exact(x.to(memory_format=torch.channels_last))
+
+
+@pytest.mark.parametrize("lay", [
+    lambda x: x[::2], lambda x: x[:, 1:4], lambda x: x[:1].expand(4, -1, -1),
+    lambda x: x.transpose(1, 2).contiguous().transpose(1, 2), lambda x: x[1:, :, 3:50],
+], ids=["samples", "channels", "expanded", "channels side by side", "slice"])  # fmt: skip
+def test_where_values_lie_does_not_matter(lay):
+    assert_exact(lay(torch.randn(4, 6, 61)))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_what_is_not_finite_is_left_out(layout):
+    x = torch.randn(3, 4, 9, 11)
+    x[0, 0, 0, :3] = torch.tensor([torch.nan, torch.inf, -torch.inf])
+    x[1, 2] = torch.nan
+    x[2, 3, 4] = -torch.inf
+    assert_exact(x.to(memory_format=layout))
+
+
+@pytest.mark.parametrize("values", [
+    [0.0] * 40, [7.25] * 40, [-3.5] * 40, [-0.0, 0.0] * 20, [1e-310, -1e-310] * 20,
+    [1e150, -1e150] * 20, [1e-30] * 39 + [1e30], [1e8 + i for i in range(40)],
+])  # fmt: skip
+def test_nasty_values_are_exact(values):
+    assert_exact(torch.tensor(values, dtype=torch.float64).view(1, 2, 20))
+
+
+def test_a_million_values_are_added_without_loss():
+    x = 20 + torch.randn(1, 1, 1_000_003)
+    found, wide = rows.relu_moments(x), x[0, 0].numpy().astype(np.longdouble)
+    mean = wide.mean()
+    assert found.means[0, 0, 0].item() == pytest.approx(float(mean), rel=1e-15)
+    assert found.m2[0, 0, 0].item() == pytest.approx(float(((wide - mean) ** 2).sum()), rel=1e-12)
+
+
+def record(model, *batches, **options):
+    with spectroscope.record(model, **options) as recorder:
+        for batch in batches:
+            model(batch)
+    return recorder.report()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("offset", [0.0, 100.0])
+def test_reports_are_the_same_without_numba(monkeypatch, dtype, offset):
+    x = (offset + torch.randn(7, 5, 6, 10)).to(dtype)
+    x[2, 3, 1, 1] = torch.nan
+    with_it = record(nn.ReLU(), x)
+    assert compiled() is not None
+    monkeypatch.setattr(rows, "compiled", lambda: None)
+    monkeypatch.setattr(statistics_of_spectra, "compiled", lambda: None)
+    without = record(nn.ReLU(), x)
+    for name in ("dc", "spectra", "introduced"):
+        pd.testing.assert_frame_equal(
+            getattr(with_it, name)(), getattr(without, name)(), rtol=1e-11, atol=1e-14
+        )
+
+
+def test_it_is_the_compiled_code_that_runs(monkeypatch):
+    called = []
+    fold = compiled().fold
+    monkeypatch.setattr(compiled(), "fold", lambda *args: called.append(1) or fold(*args))
+    record(nn.ReLU(), torch.randn(2, 3, 8))
+    assert called
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_shares_are_taken_once_each(monkeypatch, threads):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    taken = np.zeros(1000)
+
+    def work(begin, end):
+        taken[begin:end] += 1
+        return end - begin
+
+    assert shared(work, 1000, 7) == 1000
+    assert (taken == 1).all()
+
+
+def test_what_a_thread_raises_is_raised(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+
+    def work(begin, end):
+        raise ValueError(begin)
+
+    with pytest.raises(ValueError):  # noqa: PT011, any share's
+        shared(work, 100, 1)
+
+
+def test_threads_of_the_user_reduce_at_a_time():
+    x = torch.randn(4, 8, 300_000)
+    expected = (x > 0).sum((0, 2)).tolist()
+    found = {}
+
+    def run(number):
+        found[number] = rows.relu_moments(x).channels().sums[1, 1].tolist()
+
+    threads = [threading.Thread(target=run, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert list(found.values()) == [expected] * 4
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_child_of_a_fork_records():
+    code = """
+import os, torch, spectroscope
+from torch import nn
+x = torch.randn(4, 8, 200_000)
+torch.set_num_threads(2)
+def mean():
+    with spectroscope.record(nn.ReLU(), spectra=False) as recorder:
+        recorder._capture._model(x)
+    return recorder.report().dc()["dc_in"].tolist()
+before = mean()
+child = os.fork()
+if child == 0:
+    torch.set_num_threads(1)
+    ok = mean() == before
+    import spectroscope.dsp.rows as rows
+    torch.get_num_threads = lambda: 2
+    found = rows.relu_moments(x)
+    os._exit(0 if ok and (found.means[0] - x.double().mean(-1)).abs().max() < 1e-12 else 1)
+_, status = os.waitpid(child, 0)
+raise SystemExit(os.waitstatus_to_exitcode(status))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_compiled_once_it_is_kept_on_disk(tmp_path):
+    code = (
+        "import torch; from spectroscope.dsp import rows, threads; x = torch.randn(2, 3, 8)\n"
+        "rows.relu_moments(x); print(sum(threads.compiled().lines.stats.cache_hits.values()))"
+    )
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    hits = [
+        subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, check=True
+        ).stdout.strip()
+        for _ in range(2)
+    ]
+    assert hits == [b"0", b"1"]
