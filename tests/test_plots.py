@@ -17,6 +17,7 @@ from torch import nn
 
 import spectroscope
 from spectroscope import plots, run
+from spectroscope.run import writing
 from spectroscope.specimens import Specimen
 
 # Unescaped, the formula is none: drawing it raises.
@@ -499,7 +500,7 @@ def test_files_of_a_run_leave_nothing_with_pyplot(tmp_path, f0):
     subject = Specimen("name", "text", "MIT", nn.ReLU(), [torch.randn(2, 5, 16, 16)], 2, f0=f0,
                        per_minute=True)  # fmt: skip
     run.export(subject, report_of(subject.model, *subject.inputs), tmp_path / "out")
-    height, width, _ = plt.imread(tmp_path / "out" / run.SPECTRA).shape
+    height, width, _ = plt.imread(tmp_path / "out" / writing.SPECTRA).shape
     assert width > height > 200
     assert not plt.get_fignums()
 
