@@ -41,7 +41,7 @@ def dc_by_sample(
     Args:
         model: any `nn.Module`.
         batches: as of :func:`spectroscope.importance`; targets are passed over.
-        ids: what each input is called, in order, such as its file; kept in the column `id`.
+        ids: what each input is called, in order, such as its file; its text is in the column `id`.
         path: a Parquet file to be written (extra ``[parquet]``), row group by row group, so that
             memory doesn't grow with the data; it appears when it is whole.
         select: which sites, as in :func:`spectroscope.record`.
@@ -120,7 +120,9 @@ class DCReader:
             channels = dc.shape[1]
             columns = {"sample": np.arange(first, first + count).repeat(channels)}
             if names is not None:
-                columns["id"] = np.asarray(names).repeat(channels)
+                columns["id"] = np.array([str(name) for name in names], dtype=object).repeat(
+                    channels
+                )
             columns["site"] = np.full(count * channels, site, dtype=object)
             columns["channel"] = np.tile(np.arange(channels), count)
             frames.append(pd.DataFrame(columns | {"dc_out": dc.cpu().numpy().ravel()}))
@@ -144,6 +146,8 @@ class DCWriter:
 
     def __enter__(self) -> Self:
         needs("pyarrow", "a Parquet file", "parquet")
+        if self.path.is_dir():
+            raise RequestError(f"cannot write {self.path}: there is a folder of that name")
         try:
             handle, name = tempfile.mkstemp(prefix=".writing-", dir=self.path.parent)
         except OSError as error:

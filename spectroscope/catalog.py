@@ -52,7 +52,8 @@ def specimen(name: str, **options: object) -> Specimen:
     try:
         signature.bind(**given)
     except TypeError as error:
-        takes = ", ".join(signature.parameters) or "no options"
+        names = [name for name in signature.parameters if name not in ("path", "model")]
+        takes = ", ".join(names) or "no options"
         raise RequestError(f"{name} can't be made so ({error}); it takes {takes}") from error
     made = make(**given)
     if not isinstance(made, Specimen):

@@ -135,7 +135,7 @@ class RectifierMonitor(pl.Callback):
         with _parts_are_no_news():
             self._epoch.__exit__(None, None, None)
         self._epoch = None  # only now: an interrupt before is left to `on_exception`
-        if trainer.is_global_zero and (found := scalars(self.tracker.report(len(self.tracker)))):
+        if trainer.is_global_zero and (found := scalars(self.tracker.report(self.tracker.epochs))):
             for logger in trainer.loggers:
                 logger.log_metrics(found, step=trainer.global_step)
 

@@ -66,7 +66,9 @@ def probe(
     try:
         import sklearn  # noqa: F401
     except ImportError as error:
-        raise RequestError("probe takes scikit-learn: pip install scikit-learn") from error
+        raise RequestError(
+            "probe takes scikit-learn: pip install scikit-learn (the extra [probe])"
+        ) from error
     if operator.index(size) < 1:
         raise RequestError(f"{size=} must be 1 or more")
     found = _Features(model, select, kinds, channel_axis, size)

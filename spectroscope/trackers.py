@@ -81,7 +81,7 @@ class Tracker:
 
     Raises:
         RequestError: two weights have the same name, or an option isn't one that `record` takes.
-        TypeError: likewise.
+        TypeError: likewise, or the writer has no ``add_scalar``.
 
     >>> model = nn.Sequential(nn.Linear(4, 2), nn.ReLU())
     >>> tracker = Tracker(model)
@@ -107,6 +107,8 @@ class Tracker:
         }
         self._before = record(model, **self._options).report()
         self._model = model
+        if writer is not None and not callable(getattr(writer, "add_scalar", None)):
+            raise TypeError(f"writer has no add_scalar(tag, value, step): {writer!r}")
         self._writer = writer
         self._given = None if weights is None else list(weights)
         pairs = list(model.named_parameters()) if self._given is None else self._given
@@ -119,7 +121,8 @@ class Tracker:
         self._of_model = {name for name, tensor in pairs if _storage(tensor) in owned}
         self._epochs: list[_Epoch] = []
 
-    def __len__(self) -> int:
+    @property
+    def epochs(self) -> int:
         """Number of epochs so far, which is that of the last one."""
         return len(self._epochs)
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -53,6 +54,9 @@ def test_ids_stay_with_their_inputs(model, tmp_path):
     pd.testing.assert_frame_equal(
         pd.read_parquet(tmp_path / "dc.parquet"), table, check_dtype=False
     )
+    mixed = [Path("a/b.png"), 3, None, ("x", 1), 2.5]
+    table = dc_by_sample(model, x.split(2), ids=mixed)
+    assert table["id"].drop_duplicates().tolist() == list(map(str, mixed))
     with pytest.raises(RequestError, match="4 ids for 5 inputs"):
         dc_by_sample(model, x.split(2), ids=names[:4])
 
@@ -76,6 +80,8 @@ def test_a_failure_leaves_the_old_file_and_no_hook(model, tmp_path):
         assert file.read_bytes() == old
         assert list(tmp_path.iterdir()) == [file]
         assert nothing_is_left()
+    with pytest.raises(RequestError, match="there is a folder of that name"):
+        dc_by_sample(model, torch.randn(2, 1, 64).split(1), path=tmp_path)
     with pytest.raises(RequestError, match="cannot write"):
         dc_by_sample(model, torch.randn(2, 1, 64).split(1), path=tmp_path / "no" / "dc.parquet")
     assert nothing_is_left()

@@ -153,11 +153,9 @@ def test_the_command(pair, tmp_path, capsys):
     assert cli.main(["compare", *(str(tmp_path / n) for n in "AB"), "--out", str(out)]) == 0
     printed = capsys.readouterr().out
     assert "1#0" in printed
-    assert (
-        printed.strip().splitlines()[-1].startswith("wrote channels.csv, columns.csv, compare.html")
-    )
+    assert printed.strip().splitlines()[-1].startswith("wrote compare.html, compare_channels.csv,")
     assert "effect_rms" in (out / "compare.html").read_text("utf-8")
-    table = pd.read_csv(out / "sites.csv")
+    table = pd.read_csv(out / "compare_sites.csv")
     pd.testing.assert_frame_equal(
         table[["site", "effect_rms"]], pair[0].compare(pair[1]).sites()[["site", "effect_rms"]]
     )
@@ -184,7 +182,50 @@ def test_a_failure_names_the_channels_with_what_they_were():
     assert f"({(values[0] - values[1]) / spread:+.2g} dc_out_std)" in text
     assert "1#0, channel 1" not in text
     assert text.startswith("4 of 7 channels")  # that one, and the three it leads to
-    assert "baseline" in text
+    lines = text.splitlines()[1:]
+    assert len(lines) == 4
+    assert all(" too" in line for line in lines)  # a line for each, however many numbers moved
+
+
+def test_the_worst_comes_first_and_ten_are_named():
+    x = torch.randn(4, 1, 64)
+    model = nn.Sequential(nn.Conv1d(1, 30, 3), nn.ReLU())
+    changed = copy.deepcopy(model)
+    with torch.no_grad():
+        changed[0].bias += torch.linspace(0.1, 3, 30)
+    with pytest.raises(AssertionError) as failure:
+        spectroscope.assert_close(
+            report_of(changed, x), report_of(model, x), columns="dc_out", rtol=0
+        )
+    head, *lines, rest = str(failure.value).splitlines()
+    assert head.startswith("30 of 30 channels")
+    moved = report_of(model, x).compare(report_of(changed, x)).channels()["dc_out_change"]
+    order = moved.abs().sort_values(ascending=False).index[:10]
+    assert [line.split(": ")[0].strip() for line in lines] == [f"1#0, channel {c}" for c in order]
+    assert rest.strip() == "… and 20 more"
+
+
+def test_a_nan_that_leaves_the_means_alone_is_seen():
+    model, x = nn.Sequential(nn.ReLU()), torch.ones(3, 2, 4)
+    y = torch.ones(4, 2, 4)
+    y[3, 1] = torch.nan
+    with pytest.raises(AssertionError, match="#0, channel 1: nonfinite 4, baseline 0"):
+        spectroscope.assert_close(report_of(model, y), report_of(model, x))
+
+
+def test_reports_without_sites_are_of_other_models(pair):
+    with pytest.warns(UserWarning, match="nothing was recorded"):
+        none = report_of(nn.Sequential(nn.Conv1d(1, 2, 3)), torch.randn(2, 1, 8))
+    with pytest.raises(AssertionError, match="1#0: only in the baseline"):
+        spectroscope.assert_close(none, pair[0])
+    spectroscope.assert_close(none, none)
+
+
+def test_a_report_in_the_folder_stays_what_it_is(pair, tmp_path):
+    pair[0].save(tmp_path)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    pair[0].compare(tmp_path).save(tmp_path)
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
 
 
 def test_tolerances_are_what_they_say():
@@ -221,5 +262,8 @@ def test_sites_that_are_missing_fail():
 
 
 def test_columns_that_do_not_exist_are_refused(pair):
-    with pytest.raises(spectroscope.RequestError, match="colour"):
-        spectroscope.assert_close(pair[0], pair[0], columns=("colour",))
+    for columns in ("colour", ["kind"], ["dc_out", "channel"]):
+        with pytest.raises(spectroscope.RequestError, match="are no numbers of report"):
+            spectroscope.assert_close(pair[0], pair[0], columns=columns)
+    with pytest.raises(spectroscope.RequestError, match="rtol=-1"):
+        spectroscope.assert_close(pair[0], pair[0], rtol=-1)

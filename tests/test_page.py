@@ -536,6 +536,23 @@ def test_of_the_same_report_nothing_is_found(known):
     assert any("DC changed" in text for text in found.absent)
 
 
+def test_a_channel_that_became_nan_is_said():
+    x = torch.rand(12, 3, 32)
+    y = x.clone()
+    y[:, 1] = torch.nan
+    found = changes_of(report_of(nn.ReLU(), x).compare(report_of(nn.ReLU(), y)))
+    by_headline = {f.headline: f.text for f in found.found}
+    assert by_headline["Values that aren't finite any more"].startswith("1 of 3 channels")
+    assert by_headline["Changes that can't be told"].startswith("Of 1 of 3 channels")
+
+
+def test_of_one_input_no_change_is_denied():
+    one = [report_of(nn.ReLU(), torch.rand(1, 3, 32)) for _ in range(2)]
+    found = changes_of(one[0].compare(one[1]))
+    assert not any("DC changed" in text for text in found.absent)
+    assert "Changes that can't be told" in {f.headline for f in found.found}
+
+
 def test_few_inputs_are_said_of_comparisons(known):
     few = report_of(nn.ReLU(), torch.randn(3, 4, 32))
     (said,) = [f for f in changes_of(known.compare(few)).found if f.headline == "Few inputs"]

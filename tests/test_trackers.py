@@ -373,10 +373,15 @@ def test_what_is_not_known_is_not_written():
         raise RuntimeError
     with tracker.epoch():
         model(torch.ones(2, 3, 8))
-    assert len(tracker) == 3
+    assert tracker.epochs == 3
     names = ["dc_out", "dc_out_std", "dc_fraction", "active_fraction", "dead_fraction"]
     dead = zip(names, [0, 0, None, 0, 1], strict=True)
     on = zip(names, [1, 0, 1, 1, 0], strict=True)
     assert written == [(f"{name}//relu#0", v, 1) for name, v in dead if v is not None] + [
         (f"{name}//relu#0", v, 3) for name, v in on
     ]
+
+
+def test_a_writer_that_writes_nothing_is_refused():
+    with pytest.raises(TypeError, match="no add_scalar"):
+        Tracker(nn.ReLU(), writer="runs/")

@@ -1,8 +1,8 @@
 """What a page says of two reports: what changed most, and the numbers that its script draws."""
 
+import math
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from spectroscope.page.data import depth, rounded
@@ -25,7 +25,7 @@ DEPTH = {
 }
 _OF_SITES = ["site", "channels", "effect_rms", "effect_max", "channel_max", "died", "revived"]
 _SIDE_BY_SIDE = ["dc_out", "dc_out_std", "ac_rms_out", "active_fraction", "dc_fraction",
-                 "dead_fraction", "nonfinite"]  # fmt: skip
+                 "dead_fraction", "nonfinite", "nonfinite_out"]  # fmt: skip
 # Of a channel; channels.csv has the others.
 _OF_CHANNELS = ["effect_size", "welch_t", "dc_out_a", "dc_out_b", "dc_out_std_a", "dc_out_std_b",
                 "ac_rms_out_a", "ac_rms_out_b", "active_fraction_a", "active_fraction_b",
@@ -36,7 +36,8 @@ def site_table(sites: pd.DataFrame) -> pd.DataFrame:
     """`Comparison.sites()` in the order of the page, without columns in which there is nothing."""
     beside = [f"{name}_{side}" for name in _SIDE_BY_SIDE for side in "ab"]
     table = sites[[*_OF_SITES, *beside]].astype({"channel_max": float})
-    silent = [f"nonfinite_{side}" for side in "ab" if not sites[f"nonfinite_{side}"].any()]
+    counts = [name for name in table if name.startswith("nonfinite")]
+    silent = [name for name in counts if not table[name].any()]
     empty = [name for name in table if table[name].isna().all()]
     return table.drop(columns={*silent, *empty} if len(table) else [])
 
@@ -57,8 +58,20 @@ def findings(sites: pd.DataFrame, channels: pd.DataFrame) -> Findings:
     if sites.empty:
         return Findings((), ())
     dead = {side: channels[f"active_fraction_{side}"] == 0 for side in "ab"}
+    bad = {side: _nonfinite(channels, side) > 0 for side in "ab"}
     looks: list[Finding | str] = [
         _inputs(channels),
+        of_channels(
+            channels,
+            ~bad["a"] & bad["b"],
+            "Values that aren't finite any more",
+            "values that are NaN or infinite in B and weren't in A",
+            lambda share, where: (
+                f"{share} had finite values alone in A, and have NaN or ±∞ in B, {where}. Those "
+                "are left out of all other figures."
+            ),
+        ),
+        _unknown(channels),
         _changed(channels),
         of_channels(
             channels,
@@ -77,7 +90,24 @@ def findings(sites: pd.DataFrame, channels: pd.DataFrame) -> Findings:
     ]
     return Findings(
         tuple(look for look in looks if isinstance(look, Finding)),
-        tuple(look for look in looks if isinstance(look, str)),
+        tuple(look for look in looks if isinstance(look, str) and look),
+    )
+
+
+def _nonfinite(channels: pd.DataFrame, side: str) -> "pd.Series[int]":
+    return channels[f"nonfinite_{side}"] + channels[f"nonfinite_out_{side}"]
+
+
+def _unknown(channels: pd.DataFrame) -> Finding | str:
+    return of_channels(
+        channels,
+        channels["effect_size"].isna(),
+        "Changes that can't be told",
+        "",
+        lambda share, where: (
+            f"Of {share} it can't be told how much the DC changed, {where}: that takes two finite "
+            "inputs or more in both reports."
+        ),
     )
 
 
@@ -97,10 +127,10 @@ def _changed(channels: pd.DataFrame) -> Finding | str:
     effect = channels["effect_size"]
     which = effect.abs() > CHANGED
     measure = f"by more than {CHANGED:g} of its spread among the inputs"
+    if effect.isna().all():
+        return ""  # of none it can be told
     if not which.any():
-        most = effect.abs().max()
-        aside = "" if np.isnan(most) else f" (the most is {figure(most)})"
-        return f"channels whose DC changed {measure}{aside}"
+        return f"channels whose DC changed {measure} (the most is {figure(effect.abs().max())})"
     rose = int((which & (effect > 0)).sum())
     first = channels.loc[effect.abs().idxmax()]
     return of_channels(
@@ -112,7 +142,11 @@ def _changed(channels: pd.DataFrame) -> Finding | str:
             f"The DC of {share} changed {measure} (Cohen's d), {where}. It rose in {rose:,}, and "
             f"fell in {int(which.sum()) - rose:,}. Most changed channel {first['channel']} of "
             f"{first['site']}: from {figure(first['dc_out_a'])} to {figure(first['dc_out_b'])}, "
-            f"{figure(abs(first['effect_size']))} times the spread."
+            f"{_times(abs(first['effect_size']))}."
         ),
         (Reference(first["site"], "changed most", int(first["channel"])),),
     )
+
+
+def _times(effect: float) -> str:
+    return "which didn't vary" if math.isinf(effect) else f"{figure(effect)} times the spread"

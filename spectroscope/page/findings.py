@@ -227,7 +227,11 @@ def _global_pooling(sites: pd.DataFrame) -> Finding | str:
 def _aliased(sites: pd.DataFrame, aliasing: pd.DataFrame | None) -> Finding | str:
     if aliasing is None:
         return ""  # not looked for
-    folding = aliasing[~aliasing["global_pooling"].astype(bool)]
+    # Behind another rectifier it is another signal that folds.
+    next_is_pooling = ~aliasing["global_pooling"].astype(bool) & (
+        aliasing["rectifiers_between"] == 0
+    )
+    folding = aliasing[next_is_pooling]
     of_site = sites.set_index("site")["above_next_nyquist"]
     of_site = of_site[of_site.index.isin(folding["site"])].dropna()
     worst = of_site[of_site > ALIASED].sort_values(ascending=False, kind="stable")
@@ -239,16 +243,17 @@ def _aliased(sites: pd.DataFrame, aliasing: pd.DataFrame | None) -> Finding | st
     row = rows.loc[rows["power_above"].idxmax()]
     unit = row["freq_unit"]
     folds = ""
+    along = " along one axis" if unit.startswith("cycles/pixel") else ""
     if not math.isnan(row["folds_to"]):
         folds = (
             f" Its strongest component there, in channel {row['channel']}, is at "
-            f"{figure(row['peak_freq'])} {unit}, and folds to {figure(row['folds_to'])} {unit} as "
-            "far as it is let through."
+            f"{figure(row['peak_freq'])} {unit}{along}, and folds to {figure(row['folds_to'])} "
+            f"{unit} as far as it is let through."
         )
     count = _of(len(worst), len(of_site), "layer")
     return Finding(
         "Aliasing",
-        f"{count[0].upper()}{count[1:]} before a stride or pooling "
+        f"{count[0].upper()}{count[1:]} right before a stride or pooling "
         f"{'has' if len(worst) == 1 else 'have'} {least} of the output's power above the next "
         f"Nyquist frequency: it must be removed there, or folds. Most has {worst.index[0]}, with "
         f"{percent(worst.iloc[0])} above {figure(row['next_nyquist'])} {unit}, where "

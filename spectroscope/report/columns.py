@@ -75,7 +75,8 @@ COLUMNS = {
     "dc_residual": Column("activation", "dc_out − dc_predicted"),
     "preserved_fraction": Column(
         "1",
-        "power of gain·x over the output's, DC included; x is the rectifier's input",
+        "power of gain·x over the output's, DC included; x is the rectifier's input. Of a site: of "
+        "all its channels together, as introduced_fraction and above_next_nyquist",
     ),
     "introduced_fraction": Column(
         "1",
@@ -111,9 +112,16 @@ COLUMNS = {
     "global_pooling": Column(
         "", "whether it leaves one value of all of time or space: the DC, and nothing folds"
     ),
-    "next_nyquist": Column("see freq_unit", "Nyquist frequency after that"),
+    "next_nyquist": Column(
+        "see freq_unit",
+        "Nyquist frequency after that; of images along either axis, like those that follow: above "
+        "it is what is so along the height or the width",
+    ),
     "power_above": Column("activation²", "the output's power above it: to be removed, or folded"),
-    "peak_freq": Column("see freq_unit", "frequency above it with the greatest power"),
+    "peak_freq": Column(
+        "see freq_unit",
+        "frequency above it with the greatest power; of images the larger of the two",
+    ),
     "folds_to": Column(
         "see freq_unit",
         "where that appears if the pooling or strided convolution lets it through; NaN for what "

@@ -12,8 +12,8 @@ from spectroscope.report.tables import Report
 _SITE = ["site", "module", "function", "call", "kind"]
 # What is set side by side of each channel, and of each site.
 _OF_CHANNELS = ["dc_in", "dc_out", "dc_out_std", "ac_rms_in", "ac_rms_out", "active_fraction",
-                "dc_fraction", "introduced_fraction"]  # fmt: skip
-_OF_SITES = [*_OF_CHANNELS, "dead_fraction", "always_on_fraction", "nonfinite"]
+                "dc_fraction", "introduced_fraction", "nonfinite", "nonfinite_out"]  # fmt: skip
+_OF_SITES = [*_OF_CHANNELS, "dead_fraction", "always_on_fraction"]
 
 
 class Comparison:
@@ -93,15 +93,16 @@ class Comparison:
         return pd.DataFrame(rows, columns=["column", "unit", "definition"])
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write the tables (CSV) into `folder`, all of them or none.
+        """Write the tables into `folder`, ``compare_sites.csv`` and so on, all of them or none.
 
         Raises:
             RequestError: the folder can't be written to.
         """
+        tables = {"channels": self.channels(), "sites": self.sites()}
+        tables |= {"unmatched": self.unmatched(), "columns": self.describe()}
         with output_folder(folder) as staging:
-            for name in ("channels", "sites", "unmatched"):
-                getattr(self, name)().to_csv(staging / f"{name}.csv", index=False)
-            self.describe().to_csv(staging / "columns.csv", index=False)
+            for name, table in tables.items():  # a report's own tables may lie there too
+                table.to_csv(staging / f"compare_{name}.csv", index=False)
 
     def page(self, path: str | os.PathLike[str], *, title: str | None = None) -> None:
         """Write what changed as one HTML page, as :meth:`Report.page` does.

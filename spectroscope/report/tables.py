@@ -49,11 +49,18 @@ class Report:
         channels = sum(record.channels for record in self._records)
         return f"Report({len(self._records)} sites, {channels} channels)"
 
-    def compare(self, other: "Report") -> "Comparison":
-        """What changed from this report (A) to `other` (B), by site and channel."""
+    def compare(self, other: "Report | str | os.PathLike[str]") -> "Comparison":
+        """What changed from this report (A) to another (B), by site and channel.
+
+        Args:
+            other: it, or the folder where it was saved.
+
+        Raises:
+            RequestError: it can't be read.
+        """
         from spectroscope.report.comparison import Comparison
 
-        return Comparison(self, other)
+        return Comparison(self, other if isinstance(other, Report) else load(other))
 
     @property
     def about(self) -> dict[str, str]:
