@@ -52,7 +52,7 @@ def specimen(name: str, **options: object) -> Specimen:
     try:
         signature.bind(**given)
     except TypeError as error:
-        names = [name for name in signature.parameters if name not in ("path", "model")]
+        names = [name for name in signature.parameters if name != "path"]
         takes = ", ".join(names) or "no options"
         raise RequestError(f"{name} can't be made so ({error}); it takes {takes}") from error
     made = make(**given)
