@@ -95,7 +95,7 @@ def drawing(signals, images, table):
             lambda f, ax: plots.filter_response(response, f, channel=3, ax=ax),
         ),
         "radial": (ring, lambda f, ax: plots.radial(f, ax=ax)),
-        "planes": (images.planes(), lambda f, ax: plots.planes(f, 1, ax=ax)),
+        "planes": (images.planes(), lambda f, ax: plots.planes(f, channel=1, ax=ax)),
         "importance": (table, lambda f, ax: plots.importance(f, ax=ax)),
     }
 
@@ -342,14 +342,14 @@ def test_dc_of_one_site_is_over_its_channels_with_its_deviation(signals):
 
 def test_depth_is_what_the_table_of_sites_says(signals):
     sites = signals.sites()
-    ax = plots.depth(sites, ["dc_fraction", "active_fraction"], ax=given())
+    ax = plots.depth(sites, columns=["dc_fraction", "active_fraction"], ax=given())
     for line, column in zip(ax.lines, ["dc_fraction", "active_fraction"], strict=True):
         np.testing.assert_array_equal(line.get_xdata(), sites[column])
         assert line.get_label() == column
     assert ax.get_xlabel() == "fraction (1)"
-    assert plots.depth(sites, "dc_out", ax=given()).get_xlabel() == "dc_out (activation)"
+    assert plots.depth(sites, columns="dc_out", ax=given()).get_xlabel() == "dc_out (activation)"
     with pytest.raises(ValueError, match=r"columns must be of one unit, not of .*activation"):
-        plots.depth(sites, ["dc_fraction", "dc_out"])
+        plots.depth(sites, columns=["dc_fraction", "dc_out"])
 
 
 def test_predictions_beside_measurements(signals):
@@ -368,7 +368,7 @@ def test_predictions_beside_measurements(signals):
 
 def test_bars_of_harmonics_are_rms_over_channels_and_folded_ones_hatched(signals):
     frame = signals.harmonics(LAST)
-    ax = plots.harmonics(frame, [0, 2], ax=given())
+    ax = plots.harmonics(frame, channels=[0, 2], ax=given())
     some = frame[frame["channel"].isin([0, 2])]
     for bars, side in zip(ax.containers, ("in", "out"), strict=True):
         expected = [
@@ -425,13 +425,13 @@ def test_radial_spectra_beside_one_over_f_squared(images):
 
 def test_a_plane_is_where_its_frequencies_are(images):
     frame = images.planes()
-    ax = plots.planes(frame, 1, "in", ax=given())
+    ax = plots.planes(frame, channel=1, side="in", ax=given())
     drawn = ax.collections[0].get_array()
     rows = frame[(frame["channel"] == 1) & (frame["side"] == "in")]
     wide = rows.pivot(index="freq_y", columns="freq_x", values="power")
     np.testing.assert_array_equal(drawn, wide)
     with pytest.raises(ValueError, match="side='both' must be 'in' or 'out'"):
-        plots.planes(frame, 1, "both")
+        plots.planes(frame, channel=1, side="both")
 
 
 def test_importance_with_its_intervals(table):

@@ -86,8 +86,28 @@ def jitter(numbers: NDArray[np.int64]) -> NDArray[np.float64]:
     return places
 
 
-def log_power(ax: Axes, *values: NDArray[np.float64]) -> None:
-    """Logarithmic y, no lower than what isn't rounding; linear if nothing is greater than 0."""
+def titled(ax: Axes, text: str) -> None:
+    """Give `ax` a title, if it has none: what else is drawn on it may be of something else."""
+    if not ax.get_title():
+        ax.set_title(text, fontsize="medium")
+
+
+def across(ax: Axes, x: NDArray[np.float64]) -> None:
+    """Let the x axis go from the least to the greatest `x`, even if nothing is drawn there."""
+    ax.update_datalim(np.column_stack([x, np.zeros_like(x)]), updatey=False)
+    ax.autoscale_view(scaley=False)
+
+
+def lowest(ax: Axes) -> float:
+    """Where the y axis begins if something is drawn there already; else infinity."""
+    return ax.get_ylim()[0] if ax.has_data() else math.inf
+
+
+def log_power(ax: Axes, before: float, *values: NDArray[np.float64]) -> None:
+    """Logarithmic y, no lower than what isn't rounding; linear if nothing is greater than 0.
+
+    `before` is what :func:`lowest` was before `values` were drawn: no less is in view than then.
+    """
     greatest = max(
         (float(some[np.isfinite(some)].max(initial=0.0)) for some in values), default=0.0
     )
@@ -95,7 +115,8 @@ def log_power(ax: Axes, *values: NDArray[np.float64]) -> None:
         ax.set_yscale("log")
         ax.autoscale_view()
         low, high = ax.get_ylim()
-        ax.set_ylim(max(low, greatest * _FLOOR), high)
+        # By auto=None, here and below, what is drawn here later will be in view too.
+        ax.set_ylim(max(low, min(greatest * _FLOOR, before)), high, auto=None)
 
 
 def decades(ax: Axes, values: NDArray[np.float64], axes: str = "x") -> None:
@@ -130,4 +151,4 @@ def legend(ax: Axes, handles: Sequence[Any] | None = None) -> None:
     scale = ax.yaxis.get_transform()
     bottom, top = scale.transform(np.array(ax.get_ylim()))
     above = bottom + (top - bottom) / (1 - share)
-    ax.set_ylim(*scale.inverted().transform(np.array([bottom, above])))
+    ax.set_ylim(*scale.inverted().transform(np.array([bottom, above])), auto=None)

@@ -1,11 +1,12 @@
 """What a frame must have to be drawn, and how its names and units are written on Axes."""
 
 from collections.abc import Iterable, Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from spectroscope.report.columns import COLUMNS
 
@@ -25,6 +26,38 @@ def check(frame: pd.DataFrame, columns: Iterable[str], maker: str) -> None:
         raise ValueError(f"the frame is empty: rows of {maker} are wanted")
 
 
+def once(frame: pd.DataFrame, key: Sequence[str], maker: str) -> None:
+    """Raise if two rows of `frame` have the same `key`, as those of two reports have."""
+    if (twice := frame.duplicated(list(key))).any():
+        row = frame.loc[twice, list(key)].iloc[0]
+        where = ", ".join(f"{name} {value}" for name, value in row.items())
+        raise ValueError(
+            f"the frame has several rows of {where}, as of reports put together: {maker} of one "
+            "report is wanted; draw the others by ax=… on the same Axes"
+        )
+
+
+def numbers(frame: pd.DataFrame, column: str) -> Floats:
+    """A column of numbers."""
+    if not pd.api.types.is_numeric_dtype(frame[column].infer_objects()):
+        raise ValueError(
+            f"column {column!r} has no numbers, but such as {frame[column].iloc[0]!r}: name one "
+            "that has, such as 'dc_out'"
+        )
+    return frame[column].to_numpy(np.float64)
+
+
+def fundamentals(f0: ArrayLike | None) -> Floats:
+    """Those of `f0` that are known ``[N]``; None: there are none."""
+    try:
+        values = np.asarray([] if f0 is None else f0, dtype=np.float64).ravel()
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"f0={f0!r} must be a frequency, or one for each input, as a number such as 1.2"
+        ) from None
+    return values[np.isfinite(values)]
+
+
 def one_site(frame: pd.DataFrame, columns: Iterable[str], maker: str) -> str:
     """The name of the site that `frame` is of; as :func:`check`, and there must be but one."""
     check(frame, ["site", *columns], maker)
@@ -38,12 +71,14 @@ def one_site(frame: pd.DataFrame, columns: Iterable[str], maker: str) -> str:
     return str(sites[0])
 
 
-def chosen(frame: pd.DataFrame, channels: Iterable[int] | None, site: str) -> list[int]:
-    """Those of the frame's channels that are asked for; None: all."""
+def chosen(frame: pd.DataFrame, channels: int | Iterable[int] | None, site: str) -> list[int]:
+    """Those of the frame's channels that are asked for, one or several; None: all."""
     there = sorted(frame["channel"].unique().tolist())
     if channels is None:
         return there
-    wanted = list(dict.fromkeys(channels))
+    wanted = list(dict.fromkeys([channels] if isinstance(channels, Integral) else channels))
+    if strangers := [channel for channel in wanted if not isinstance(channel, Integral)]:
+        raise ValueError(f"channels must be whole numbers, such as [0, 1], not {strangers[0]!r}")
     if not wanted:
         raise ValueError("channels is empty: name one or more, or None for all")
     if strange := set(wanted) - set(there):

@@ -1,5 +1,6 @@
 """What becomes of the sites, one below the other as the data flows."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,9 +8,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
 from spectroscope.plots import canvas, frames
 from spectroscope.plots.canvas import COLORS, MARKERS
+
+_FAR_ABOVE = 10.0  # of a fraction: on a linear axis 1 would be less than a tenth of it
 
 # As operations say them, and as people do.
 _OPERATIONS = {
@@ -34,15 +38,15 @@ def dc(frame: pd.DataFrame, *, column: str = "dc_out", ax: Axes | None = None) -
         The Axes.
 
     Raises:
-        ValueError: `frame` has no rows, or not that column.
+        ValueError: `frame` has no rows, not that column, or no numbers in it.
     """
     frames.check(frame, ["site", "channel", column], "report.dc()")
+    values = frames.numbers(frame, column)
     sites = list(frame["site"].unique())
     words = frames.label(column, frames.unit(column))
     if len(sites) == 1:
         return _of_channels(frame, column, words, ax)
     ax = canvas.new_rows(sites) if ax is None else ax
-    values = frame[column].to_numpy(np.float64)
     place = frame["site"].map({site: row for row, site in enumerate(sites)}).to_numpy(np.float64)
     spread = 0.6 * canvas.jitter(frame["channel"].to_numpy(np.int64))
     crowded = len(frame) > 100 * len(sites)
@@ -61,42 +65,54 @@ def dc(frame: pd.DataFrame, *, column: str = "dc_out", ax: Axes | None = None) -
 
 def depth(
     frame: pd.DataFrame,
-    columns: Sequence[str] = ("dc_fraction", "active_fraction", "introduced_fraction"),
+    *,
+    columns: str | Sequence[str] = ("dc_fraction", "active_fraction", "introduced_fraction"),
     ax: Axes | None = None,
 ) -> Axes:
     """How some figures go through the depth of the network: a row for each site, from above.
 
+    Where a fraction is far above 1, as of what is introduced may be, the axis is logarithmic from 1.
+
     Args:
         frame: `Report.sites()`.
-        columns: which, all of one unit.
+        columns: which, one or several, all of one unit.
         ax: where to draw; None: a new figure, as tall as the sites need.
 
     Returns:
         The Axes.
 
     Raises:
-        ValueError: `frame` has no rows or not those columns, or their units differ.
+        ValueError: `frame` has no rows or not those columns, they have no numbers or their units
+            differ, or there are several rows of a site.
     """
     columns = [columns] if isinstance(columns, str) else list(columns)
+    if not columns:
+        raise ValueError("columns is empty: name one or more, such as 'dc_fraction'")
     frames.check(frame, ["site", *columns], "report.sites()")
+    if "channel" in frame:
+        raise ValueError("the frame has a row for each channel: report.sites() is wanted")
+    frames.once(frame, ["site"], "report.sites()")
+    values = [frames.numbers(frame, column) for column in columns]
     units = {frames.unit(column) for column in columns}
     if len(units) != 1:
         raise ValueError(f"columns must be of one unit, not of {sorted(units)}: {columns}")
     sites = list(frame["site"])
     ax = canvas.new_rows(sites) if ax is None else ax
-    for number, column in enumerate(columns):
-        ax.plot(frame[column].to_numpy(np.float64), range(len(sites)), lw=1, ms=4.5,
+    for number, (column, figures) in enumerate(zip(columns, values, strict=True)):
+        ax.plot(figures, range(len(sites)), lw=1, ms=4.5,
                 color=COLORS[number % len(COLORS)], marker=MARKERS[number % len(MARKERS)],
                 ls=("-", "--", "-.", ":")[number % 4], label=frames.escaped(column))  # fmt: skip
     fractions = all(column.endswith("_fraction") for column in columns)
     words = columns[0] if len(columns) == 1 else "fraction" if fractions else "value"
+    if fractions:
+        _beyond_one(ax, np.concatenate(values))
     ax.set_xlabel(frames.label(words, *units))
     canvas.rows(ax, sites)
     canvas.legend(ax)
     return ax
 
 
-def predictions(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+def predictions(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Measured against predicted DC, a point a channel; on the line they are the same.
 
     Args:
@@ -133,7 +149,7 @@ def predictions(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def aliasing(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+def aliasing(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """How much of each site's output the next downsampling folds or removes.
 
     A row for each site in the order of the frame, `Report.aliasing()`'s the worst first: the
@@ -157,9 +173,11 @@ def aliasing(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     spread = spread.agg(["min", "median", "max"]).astype(np.float64)
     order = [*pooled.index[~pooled], *pooled.index[pooled]]
     ax = canvas.new_rows(order) if ax is None else ax
+    label = "median and range of the channels"
+    same = label if pooled.all() else "the same"
     for here, number, label, face in (
-        (~pooled, 0, "median and range of the channels", COLORS[0]),
-        (pooled, 1, "the same, removed by global pooling", "none"),
+        (~pooled, 0, label, COLORS[0]),
+        (pooled, 1, f"{same}, removed by global pooling", "none"),
     ):
         sites = [site for site in order if here[site]]
         if not sites:
@@ -172,7 +190,7 @@ def aliasing(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     canvas.rows(ax, order)
     if pooled.any() and not pooled.all():
         ax.axhline((~pooled).sum() - 0.5, color=canvas.ink(ax), lw=0.8, ls=":")
-    ax.set_xlim(left=0)
+    ax.set_xlim(left=0, auto=None)
     unit = frames.unit(value)
     ax.set_xlabel(frames.label("part of the output's power above the next Nyquist frequency", unit))
     canvas.legend(ax)
@@ -236,7 +254,20 @@ def _of_channels(frame: pd.DataFrame, column: str, words: str, ax: Axes | None) 
     return ax
 
 
+def _beyond_one(ax: Axes, fractions: NDArray[np.float64]) -> None:
+    """Linear up to 1, and decades beyond, where fractions are so great that 1 would be nothing."""
+    greatest = fractions[np.isfinite(fractions)].max(initial=0.0)
+    if greatest > _FAR_ABOVE:
+        ax.set_xscale("symlog", linthresh=1, linscale=2)
+        decades = math.ceil(math.log10(greatest))
+        step = math.ceil(decades / 5)
+        ticks = [0, 0.5, *(10.0**power for power in range(0, decades + 1, step))]
+        ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        ax.set_xticks([], minor=True)
+        ax.autoscale_view(scaley=False)
+
+
 def _titled(ax: Axes, frame: pd.DataFrame) -> None:
     sites = frame["site"].unique()
     title = frames.short(sites)[0] if len(sites) == 1 else f"{len(sites)} sites"
-    ax.set_title(title, fontsize="medium")
+    canvas.titled(ax, title)

@@ -15,6 +15,7 @@ from spectroscope.plots.canvas import COLORS, MARKERS, SIDE_COLORS, SIDE_LINES, 
 from spectroscope.plots.frames import Floats
 
 _SPECTRA = "report.spectra(site)"
+_KEY = ["channel", "side", "freq"]
 _DENSITY = 'report.spectra(site, scaling="density")'
 # More lines than of so many channels can't be told apart: their median and spread are drawn.
 _LINES = 4
@@ -27,7 +28,7 @@ _DECIBELS = 80  # further below the greatest is of no interest
 def spectra(
     frame: pd.DataFrame,
     *,
-    channels: Sequence[int] | None = None,
+    channels: int | Sequence[int] | None = None,
     f0: ArrayLike | None = None,
     f0_name: str = "f0",
     per_minute: bool = False,
@@ -40,7 +41,7 @@ def spectra(
 
     Args:
         frame: `Report.spectra()` of one site, with any scaling.
-        channels: which; None: all.
+        channels: which, one or several; None: all.
         f0: fundamental, in the unit of the frame's frequencies: one, or one for each input, of
             which the median counts. It and its harmonics up to the highest frequency are marked
             and numbered; those that fold are not.
@@ -57,6 +58,7 @@ def spectra(
     """
     site = frames.one_site(frame, ["channel", "side", "freq", "freq_unit"], _SPECTRA)
     value = _value(frame)
+    frames.once(frame, _KEY, _SPECTRA)
     shown = frames.chosen(frame, channels, site)
     scale, unit = frequencies(frame, f0, per_minute)
     ax = canvas.new(7, 4.2) if ax is None else ax
@@ -71,7 +73,7 @@ def spectra(
 
 
 def radial(
-    frame: pd.DataFrame, *, channels: Sequence[int] | None = None, ax: Axes | None = None
+    frame: pd.DataFrame, *, channels: int | Sequence[int] | None = None, ax: Axes | None = None
 ) -> Axes:
     """Radial spectra of images on both sides of one rectifier, log–log, beside 1/f².
 
@@ -79,7 +81,7 @@ def radial(
 
     Args:
         frame: ``report.spectra(site, scaling="density")`` of one site.
-        channels: which; None: all.
+        channels: which, one or several; None: all.
         ax: where to draw; None: a new figure.
 
     Returns:
@@ -92,6 +94,7 @@ def radial(
     unit = frames.only(frame, "freq_unit", _DENSITY)
     if not unit.startswith("cycles/pixel"):
         raise ValueError(f"{site} has frequencies in {unit}: radial spectra are of images")
+    frames.once(frame, _KEY, _DENSITY)
     shown = frames.chosen(frame, channels, site)
     ax = canvas.new(6.4, 4.8) if ax is None else ax
     rings = frame[frame["freq"] > 0]  # DC has no place on a logarithmic axis
@@ -143,9 +146,12 @@ def filter_response(
             f"the response is in {units[0]} and the spectra in {units[1]}: the same is wanted, "
             "by fs=… of filter_response"
         )
+    frames.once(response, ["channel", "in_channel", "freq"], maker)
+    frames.once(spectra, _KEY, wanted)
     frames.chosen(response, [channel], "the response")
     frames.chosen(spectra, [channel], site)
     ax = canvas.new(7, 4.2) if ax is None else ax
+    before = canvas.lowest(ax)
     gain = response[response["channel"] == channel].groupby("freq")["gain"]
     squares = gain.apply(lambda some: float(np.mean(np.square(some))))
     lines = [ax.plot(squares.index, _decibels(squares.to_numpy()), color=canvas.ink(ax), lw=1.2,
@@ -154,10 +160,11 @@ def filter_response(
         freq, power = frames.grid(spectra, [channel], side, value)
         lines += ax.plot(freq, _decibels(power[0]), color=SIDE_COLORS[side], label=words,
                          **SIDE_LINES[side])  # fmt: skip
+        canvas.across(ax, freq)
     low = min((np.nanmin(y) for line in lines if np.isfinite(y := _ydata(line)).any()), default=0)
-    ax.set_ylim(max(low, -_DECIBELS) - 2, 2)
+    ax.set_ylim(min(max(low, -_DECIBELS) - 2, before), 2)
     ax.set(xlabel=frames.label("frequency", units[0]), ylabel="relative to its maximum (dB)")
-    ax.set_title(f"{frames.short([site])[0]}, channel {channel}", fontsize="medium")
+    canvas.titled(ax, f"{frames.short([site])[0]}, channel {channel}")
     canvas.legend(ax, lines)
     return ax
 
@@ -167,6 +174,7 @@ def frequencies(frame: pd.DataFrame, f0: ArrayLike | None, per_minute: bool) -> 
     unit = unit_of(frame)
     if per_minute and unit != "Hz":
         raise ValueError(f"BPM needs frequencies in Hz, and these are in {unit}")
+    frames.fundamentals(f0)  # which must be numbers
     if f0 is not None and unit not in ("Hz", "cycles/sample"):
         raise ValueError(f"f0 needs frequencies in Hz or cycles/sample, and these are in {unit}")
     return (60.0, "BPM") if per_minute else (1.0, unit)
@@ -179,7 +187,7 @@ def unit_of(frame: pd.DataFrame) -> str:
 
 def _title(ax: Axes, site: str, shown: list[int]) -> None:
     many = f", {len(shown)} channels" if len(shown) > _LINES else ""
-    ax.set_title(frames.short([site])[0] + many, fontsize="medium")
+    canvas.titled(ax, frames.short([site])[0] + many)
 
 
 def _value(frame: pd.DataFrame) -> str:
@@ -199,14 +207,15 @@ def _both_sides(
 ) -> list[Any]:
     """Draw both sides, lines or bands; what is to be in the legend."""
     draw = _lines if len(shown) <= _LINES else _bands
-    everything = []
+    everything, before = [], canvas.lowest(ax)
     for side in SIDES:
         freq, values = frames.grid(frame, shown, side, value)
         values = np.where(values > 0, values, np.nan)  # a dead channel has no place on a log axis
         everything.append(values)
         draw(ax, side, freq * scale, values, shown)
+        canvas.across(ax, freq * scale)
     ax.margins(x=0.02)
-    canvas.log_power(ax, *everything)
+    canvas.log_power(ax, before, *everything)
     if draw is _bands:
         return [line for line in ax.lines if line.get_label() in _OF_MANY.values()]
     ink = canvas.ink(ax)
@@ -264,8 +273,7 @@ def _harmonics(ax: Axes, f0: float, nyquist: float, name: str) -> list[Any]:
 
 
 def _median(f0: ArrayLike) -> float:
-    values = np.asarray(f0, dtype=np.float64)
-    values = values[np.isfinite(values)]
+    values = frames.fundamentals(f0)
     return float(np.median(values)) if len(values) else math.nan
 
 

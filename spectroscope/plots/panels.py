@@ -20,7 +20,7 @@ _FIRST = 16
 def filters(
     frame: pd.DataFrame,
     *,
-    channels: Sequence[int] | None = None,
+    channels: int | Sequence[int] | None = None,
     f0: ArrayLike | None = None,
     f0_name: str = "f0",
     per_minute: bool = False,
@@ -30,7 +30,7 @@ def filters(
 
     Args:
         frame: `Report.spectra()` of one site.
-        channels: which; None: the first 16, or as many as there are, or as `ax` has room for.
+        channels: which, one or several; None: the first 16, or as many as there are, or as `ax` has room for.
         f0: fundamental of each input, in the unit of the frame's frequencies, to be marked: a line
             at the median, a band over the range.
         f0_name: what that is, for the legend.
@@ -46,6 +46,7 @@ def filters(
     """
     columns = ["channel", "side", "freq", "freq_unit", "power"]
     site = frames.one_site(frame, columns, "report.spectra(site)")
+    frames.once(frame, ["channel", "side", "freq"], "report.spectra(site)")
     given: list[Any] = [] if ax is None else list(np.ravel(np.asarray(ax, dtype=object)))
     most = len(given) if ax is not None else _FIRST
     shown = frames.chosen(frame, channels, site)[: most if channels is None else None]
@@ -61,22 +62,24 @@ def filters(
     for panel in given[len(shown) :]:
         panel.set_visible(False)
     sides = {side: frames.grid(frame, shown, side, "power") for side in SIDES}
+    before = [canvas.lowest(panel) for panel in panels]
     for number, (panel, channel) in enumerate(zip(panels, shown, strict=True)):
         for side, (freq, power) in sides.items():
             line = np.where(power[number] > 0, power[number], np.nan)
             panel.plot(freq * scale, line, color=SIDE_COLORS[side], label=SIDES[side],
                        **SIDE_LINES[side])  # fmt: skip
+            canvas.across(panel, freq * scale)
         _mark(panel, f0, scale, f0_name)
         panel.margins(x=0.03)
-        panel.set_title(f"channel {channel}", fontsize="medium")
+        canvas.titled(panel, f"channel {channel}")
         place = panel.get_subplotspec()
         if place is None or place.is_first_col():
             panel.set_ylabel(f"power per bin\n({frames.unit('power')})")
         if place is None or number + (place.get_gridspec().ncols) >= len(shown):
             panel.set_xlabel(frames.label("frequency", unit))
             panel.tick_params(labelbottom=True)  # the last of its column, though not of the grid
-    for panel in panels:
-        canvas.log_power(panel, *(power for _, power in sides.values()))
+    for panel, low in zip(panels, before, strict=True):
+        canvas.log_power(panel, low, *(power for _, power in sides.values()))
     if ax is None:
         figure = panels[0].figure
         figure.suptitle(frames.short([site])[0])
@@ -87,7 +90,7 @@ def filters(
     return found
 
 
-def planes(frame: pd.DataFrame, channel: int, side: str = "out", *, ax: Axes | None = None) -> Axes:
+def planes(frame: pd.DataFrame, *, channel: int, side: str = "out", ax: Axes | None = None) -> Axes:
     """Power of one channel over the plane of an image's frequencies, with a colour bar.
 
     Args:
@@ -104,6 +107,7 @@ def planes(frame: pd.DataFrame, channel: int, side: str = "out", *, ax: Axes | N
     """
     columns = ["channel", "side", "freq_y", "freq_x", "freq_unit", "power"]
     site = frames.one_site(frame, columns, "report.planes(site)")
+    frames.once(frame, ["channel", "side", "freq_y", "freq_x"], "report.planes(site)")
     frames.chosen(frame, [channel], site)
     if side not in SIDES:
         raise ValueError(f"{side=} must be 'in' or 'out'")
@@ -118,14 +122,13 @@ def planes(frame: pd.DataFrame, channel: int, side: str = "out", *, ax: Axes | N
     unit = frames.only(rows, "freq_unit", "report.planes(site)")
     ax.set(aspect="equal", xlabel=frames.label("along the width", unit),
            ylabel=frames.label("along the height", unit))  # fmt: skip
-    ax.set_title(f"{frames.short([site])[0]}\nchannel {channel}, {SIDES[side]}", fontsize="medium")
+    canvas.titled(ax, f"{frames.short([site])[0]}\nchannel {channel}, {SIDES[side]}")
     ax.figure.colorbar(drawn, ax=ax, label=frames.label("power", frames.unit("power")))
     return ax
 
 
 def _mark(panel: Axes, f0: ArrayLike | None, scale: float, name: str) -> None:
-    values = np.asarray([] if f0 is None else f0, dtype=np.float64).ravel()
-    values = values[np.isfinite(values)]
+    values = frames.fundamentals(f0)
     if len(values):
         low, middle, high = np.quantile(values, [0, 0.5, 1]) * scale
         ink, label = canvas.ink(panel), f"median and range of {frames.escaped(name)}"

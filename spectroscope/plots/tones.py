@@ -14,7 +14,7 @@ _WIDTH = 0.38
 
 
 def harmonics(
-    frame: pd.DataFrame, channels: Sequence[int] | None = None, ax: Axes | None = None
+    frame: pd.DataFrame, *, channels: int | Sequence[int] | None = None, ax: Axes | None = None
 ) -> Axes:
     """Amplitude of every harmonic on both sides of one rectifier, RMS over channels.
 
@@ -23,7 +23,7 @@ def harmonics(
 
     Args:
         frame: `Report.harmonics()` of one site.
-        channels: which; None: all.
+        channels: which, one or several; None: all. Those of which nothing is known don't count.
         ax: where to draw; None: a new figure.
 
     Returns:
@@ -35,9 +35,12 @@ def harmonics(
     values = {side: f"amplitude_{side}" for side in SIDES}
     columns = ["channel", "harmonic", "freq", "freq_unit", "folded", *values.values()]
     site = frames.one_site(frame, columns, "report.harmonics(site)")
+    frames.once(frame, ["channel", "harmonic", "folded"], "report.harmonics(site)")
     shown = frames.chosen(frame, channels, site)
     unit = frames.only(frame, "freq_unit", "report.harmonics(site)")
     some = frame[frame["channel"].isin(shown)]
+    of_channel = some[list(values.values())].notna().any(axis=1).groupby(some["channel"]).any()
+    shown = [channel for channel in shown if of_channel[channel]] or shown
     squares = some.assign(**{side: some[name] ** 2 for side, name in values.items()})
     table = squares.groupby(["harmonic", "folded"])[[*SIDES, "freq"]].mean()  # NaN left out
     if (known := table[list(SIDES)].notna().any(axis=1)).any():
@@ -62,6 +65,6 @@ def harmonics(
     many = f", RMS of {len(shown)} channels" if len(shown) > 1 else ""
     ax.set_ylabel(frames.label(f"amplitude{many}", frames.unit("amplitude_out")))
     one = f", channel {shown[0]}" if len(shown) == 1 else ""
-    ax.set_title(frames.short([site])[0] + one, fontsize="medium")
+    canvas.titled(ax, frames.short([site])[0] + one)
     canvas.legend(ax, handles)
     return ax
