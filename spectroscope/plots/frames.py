@@ -1,7 +1,6 @@
 """What a frame must have to be drawn, and how its names and units are written on Axes."""
 
 from collections.abc import Iterable, Sequence
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -44,7 +43,8 @@ def numbers(frame: pd.DataFrame, column: str) -> Floats:
             f"column {column!r} has no numbers, but such as {frame[column].iloc[0]!r}: name one "
             "that has, such as 'dc_out'"
         )
-    return frame[column].to_numpy(np.float64)
+    values: Floats = frame[column].to_numpy(np.float64)
+    return values
 
 
 def fundamentals(f0: ArrayLike | None) -> Floats:
@@ -76,8 +76,9 @@ def chosen(frame: pd.DataFrame, channels: int | Iterable[int] | None, site: str)
     there = sorted(frame["channel"].unique().tolist())
     if channels is None:
         return there
-    wanted = list(dict.fromkeys([channels] if isinstance(channels, Integral) else channels))
-    if strangers := [channel for channel in wanted if not isinstance(channel, Integral)]:
+    single = isinstance(channels, int | np.integer)
+    wanted: list[int] = list(dict.fromkeys([channels] if single else channels))  # type: ignore
+    if strangers := [some for some in wanted if not isinstance(some, int | np.integer)]:
         raise ValueError(f"channels must be whole numbers, such as [0, 1], not {strangers[0]!r}")
     if not wanted:
         raise ValueError("channels is empty: name one or more, or None for all")

@@ -173,10 +173,10 @@ def aliasing(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     spread = spread.agg(["min", "median", "max"]).astype(np.float64)
     order = [*pooled.index[~pooled], *pooled.index[pooled]]
     ax = canvas.new_rows(order) if ax is None else ax
-    label = "median and range of the channels"
-    same = label if pooled.all() else "the same"
+    what = "median and range of the channels"
+    same = what if pooled.all() else "the same"
     for here, number, label, face in (
-        (~pooled, 0, label, COLORS[0]),
+        (~pooled, 0, what, COLORS[0]),
         (pooled, 1, f"{same}, removed by global pooling", "none"),
     ):
         sites = [site for site in order if here[site]]
@@ -258,13 +258,15 @@ def _beyond_one(ax: Axes, fractions: NDArray[np.float64]) -> None:
     """Linear up to 1, and decades beyond, where fractions are so great that 1 would be nothing."""
     greatest = fractions[np.isfinite(fractions)].max(initial=0.0)
     if greatest > _FAR_ABOVE:
-        ax.set_xscale("symlog", linthresh=1, linscale=2)
         decades = math.ceil(math.log10(greatest))
-        step = math.ceil(decades / 5)
-        ticks = [0, 0.5, *(10.0**power for power in range(0, decades + 1, step))]
-        ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        ax.set_xscale("symlog", linthresh=1, linscale=decades)  # as much room below 1 as above
+        powers = range(0, decades + 1, math.ceil(decades / 4))
+        marks = {0.0: "0", 0.5: "0.5"} | {10.0**p: f"$10^{{{p}}}$" if p > 3 else f"{10**p}"
+                                          for p in powers}  # fmt: skip
+        ax.set_xticks(list(marks), list(marks.values()))
         ax.set_xticks([], minor=True)
         ax.autoscale_view(scaley=False)
+        ax.set_xlim(left=min(-0.03, ax.get_xlim()[0]), auto=None)
 
 
 def _titled(ax: Axes, frame: pd.DataFrame) -> None:

@@ -207,7 +207,7 @@ def _both_sides(
 ) -> list[Any]:
     """Draw both sides, lines or bands; what is to be in the legend."""
     draw = _lines if len(shown) <= _LINES else _bands
-    everything, before = [], canvas.lowest(ax)
+    everything, before, others = [], canvas.lowest(ax), len(ax.lines)
     for side in SIDES:
         freq, values = frames.grid(frame, shown, side, value)
         values = np.where(values > 0, values, np.nan)  # a dead channel has no place on a log axis
@@ -217,7 +217,7 @@ def _both_sides(
     ax.margins(x=0.02)
     canvas.log_power(ax, before, *everything)
     if draw is _bands:
-        return [line for line in ax.lines if line.get_label() in _OF_MANY.values()]
+        return [line for line in ax.lines[others:] if line.get_label() in _OF_MANY.values()]
     ink = canvas.ink(ax)
     sides = [Line2D([], [], color=ink, label=SIDES[side], **SIDE_LINES[side]) for side in SIDES]
     return [

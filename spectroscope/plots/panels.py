@@ -30,7 +30,8 @@ def filters(
 
     Args:
         frame: `Report.spectra()` of one site.
-        channels: which, one or several; None: the first 16, or as many as there are, or as `ax` has room for.
+        channels: which, one or several; None: the first 16, or as many as there are, or as `ax`
+            has room for.
         f0: fundamental of each input, in the unit of the frame's frequencies, to be marked: a line
             at the median, a band over the range.
         f0_name: what that is, for the legend.
