@@ -1,6 +1,8 @@
 """The page of a report in a browser: opened as a file, sorted, filtered, opened, drawn, printed."""
 
 import base64
+import json
+import re
 import shutil
 
 import pytest
@@ -8,10 +10,13 @@ import torch
 from helpers import report_of
 from torch import nn
 
+from spectroscope import page
+
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 if BROWSER is None or DRIVER is None:
     pytest.skip("needs chromium and chromedriver", allow_module_level=True)
 webdriver = pytest.importorskip("selenium.webdriver")
+WebDriverWait = pytest.importorskip("selenium.webdriver.support.wait").WebDriverWait
 
 HOSTILE = "<script>alert(1)</script>"
 FLAGS = ["headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run",
@@ -357,3 +362,153 @@ def test_a_comparison_sorts_opens_and_draws(compared):
     assert js(browser, "document.querySelectorAll('#depth-chart circle').length") > 0
     assert js(browser, "document.documentElement.scrollWidth <= window.innerWidth")
     assert HOSTILE in js(browser, "document.getElementById('layers').textContent")
+
+
+def test_what_is_typed_or_gone_back_to_is_followed(opened, url):
+    opened.execute_script("location.hash = '#layer-4'")
+    waited(opened, "document.querySelector('#layer-4 button').ariaExpanded === 'true'")
+    press(opened, opened.find_element("css selector", "#findings a[href='#layer-0']"))
+    point = opened.find_element("css selector", "#depth-chart a[href='#layer-2']")
+    opened.execute_script("arguments[0].focus()", point)
+    point.send_keys("\ue007")
+    assert opened.current_url == f"{url}#layer-2"
+    press(opened, layer(opened, 0))
+    assert layer(opened, 0).get_attribute("aria-expanded") == "false"
+    opened.back()
+    waited(opened, "document.querySelector('#layer-0 button').ariaExpanded === 'true'")
+    assert opened.current_url == f"{url}#layer-0"
+    opened.back()
+    opened.back()
+    waited(opened, "location.hash === ''")
+    assert opened.current_url == url
+
+
+def waited(browser, condition):
+    WebDriverWait(browser, 5).until(lambda driver: js(driver, condition))
+
+
+def test_a_finding_followed_twice_is_one_step_and_its_channel_is_gone_back_to(compared):
+    browser, _ = compared
+    steps = js(browser, "history.length")
+    link = browser.find_element("css selector", "#findings a[data-channel='7']")
+    press(browser, link)
+    press(browser, link)
+    assert js(browser, "history.length") == steps + 1
+    press(browser, browser.find_element("css selector", "#depth-chart a[href='#layer-3']"))
+    js(browser, "document.querySelector('.revealed').classList.remove('revealed')")
+    browser.back()
+    waited(browser, "document.querySelector('.revealed')?.dataset.channel === '7'")
+
+
+def test_the_navigation_leads_to_every_section_there_is(opened, report):
+    there = js(opened, "[...document.querySelectorAll('section')].map((s) => '#' + s.id)")
+    links = "[...document.querySelectorAll('nav a')].map((a) => a.getAttribute('href'))"
+    assert js(opened, links) == there
+    assert "#depth" in there
+    nav = re.search("<nav.*?</nav>", page.render_report(report), re.S)[0]
+    assert "#depth" not in nav  # where no script runs it is hidden
+
+
+@pytest.mark.parametrize("value", [100, 1000, 12345])
+def test_equal_values_beyond_ten_are_drawn(browser, report, tmp_path, value):
+    html = page.render_report(report)
+    (text,) = re.findall('id="data">(.*?)</script>', html)
+    data = json.loads(text)
+    for curve in data["depth"].values():
+        curve["values"] = [value] * 5
+    (tmp_path / "page.html").write_text(
+        html.replace(text, json.dumps(data).replace("<", "\\u003c"))
+    )
+    browser.get((tmp_path / "page.html").as_uri())
+    chart = js(browser, "document.getElementById('depth-chart').innerHTML")
+    assert "NaN" not in chart
+    assert "Infinity" not in chart
+    assert chart.count("<circle") == 15
+    assert browser.get_log("browser") == []
+
+
+TURNED = "a\u202eb"
+
+
+def of_turned(x, name=TURNED):
+    model = nn.Sequential()
+    model.add_module(name, nn.ReLU())
+    return report_of(model.eval(), x)
+
+
+@pytest.mark.parametrize("name", [TURNED, "a\u2069\u202eb", "\u05d0"])
+def test_a_name_that_turns_text_turns_no_sentence(browser, tmp_path, name):
+    torch.manual_seed(0)
+    of_turned(-torch.rand(12, 2, 32), name).page(tmp_path / "page.html")
+    browser.get((tmp_path / "page.html").as_uri())
+    js(browser, "document.querySelector('#depth-chart a').focus()")
+    for where, text in (
+        ("#findings article p", "of these inputs"),
+        ("#findings .references li", "2 of 2"),
+        ("#depth-readout", "0"),
+    ):
+        left, right = js(
+            browser,
+            """((element, text) => {
+                const walk = document.createTreeWalker(element, NodeFilter.SHOW_TEXT);
+                let last; while (walk.nextNode()) last = walk.currentNode;
+                const at = last.data.indexOf(text);
+                return [0, text.length - 1].map((i) => {
+                    const range = document.createRange();
+                    range.setStart(last, at + i); range.setEnd(last, at + i + 1);
+                    return range.getBoundingClientRect();
+                }).map((box, i) => i ? box.right : box.left);
+            })(document.querySelector(arguments[0]), arguments[1])""",
+            where,
+            text,
+        )
+        name_right = js(
+            browser,
+            "document.querySelector(arguments[0]).querySelector('bdi').getBoundingClientRect().right",
+            where,
+        )
+        assert name_right <= left < right, where
+
+
+def test_headings_and_charts_are_printed_together(opened):
+    layer(opened, 0).click()
+    media(opened, "print")
+    style = "getComputedStyle(document.querySelector(arguments[0]))[arguments[1]]"
+    for what in ("#depth", ".panel .chart", ".panel .pair", "article"):
+        assert js(opened, style, what, "breakInside") == "avoid", what
+    for what in ("h2", "h3", "#layer-0", ".panel h3 + p", ".panel .pair"):
+        assert js(opened, style, what, "breakAfter") == "avoid", what
+    assert js(opened, style, "#layers", "breakBefore") == "page"
+    # Two charts are so low that they leave room on a page, which is 186 mm high.
+    assert js(opened, "document.querySelector('.panel .chart').offsetHeight") < 80 * 96 / 25.4
+    media(opened)
+
+
+def text_of(html, section):
+    found = re.search(f'<section id="{section}".*?</section>', html, re.S)[0]
+    return " ".join(re.sub("<[^>]*>", "", found).replace("&#39;", "'").split())
+
+
+def test_what_matches_is_said_plainly_however_little_it_is():
+    x = torch.randn(12, 2, 32)
+    one, other = of_turned(x), report_of(nn.ReLU(), x)
+    with pytest.warns(UserWarning, match="nothing was recorded"):
+        none = report_of(nn.Identity(), x)
+    same = page.render_comparison(one.compare(one))
+    assert "The one layer is in both." in text_of(same, "coverage")
+    for a, b, count in ((one, other, "2 layers"), (one, none, "1 layer")):
+        html = page.render_comparison(a.compare(b))
+        coverage = text_of(html, "coverage")
+        assert f"Nothing matches: {count} can't be compared." in coverage
+        assert "in both" not in coverage
+        assert text_of(html, "findings").endswith("There is nothing to tell: no layer matches.")
+    html = page.render_comparison(none.compare(none))
+    assert "neither report has a layer" in text_of(html, "coverage")
+    assert 'class="good"' not in html
+    assert text_of(page.render_report(none), "findings").endswith("no layer was recorded.")
+
+
+def test_what_is_no_mean_over_channels_is_named(report):
+    layers = text_of(page.render_report(report), "layers")
+    assert "except introduced_fraction: of the power of all its channels together" in layers
+    assert "full at 1 or more" in layers

@@ -1,5 +1,6 @@
 """Pictures: what is drawn is what the frame says, on the Axes given or new ones."""
 
+import inspect
 import itertools
 import time
 
@@ -528,3 +529,119 @@ def test_names_of_sites_do_not_overlap(sites, new):
     boxes = [label.get_window_extent() for label in ax.get_yticklabels()]
     assert not any(above.overlaps(below) for above, below in itertools.pairwise(boxes))
     assert len(boxes) == sites or not new
+
+
+def test_all_but_frames_goes_by_name():
+    for name in vars(plots):
+        if inspect.isfunction(function := getattr(plots, name)):
+            for parameter in inspect.signature(function).parameters.values():
+                frame = parameter.annotation is pd.DataFrame
+                assert frame == (parameter.kind is parameter.POSITIONAL_OR_KEYWORD), name
+
+
+@pytest.mark.parametrize("one", [2, np.int64(2)])
+def test_one_channel_needs_no_list(drawing, one):
+    frame = drawing["spectra"][0]
+    assert len(plots.spectra(frame, channels=one, ax=given()).lines) == 2
+    assert len(plots.filters(frame, channels=one)) == 1
+    ax = plots.harmonics(drawing["harmonics"][0], channels=one, ax=given())
+    assert ax.get_title() == f"{LAST}, channel 2"
+    assert plots.radial(drawing["radial"][0], channels=one, ax=given()).has_data()
+    with pytest.raises(ValueError, match=r"channels must be whole numbers, .*, not 'all'"):
+        plots.spectra(frame, channels=["all"])
+
+
+def refused(draw, *arguments, match, **options):
+    with pytest.raises(ValueError, match=match) as found:
+        draw(*arguments, **options)
+    assert "\n" not in str(found.value)
+    assert not plt.get_fignums()
+
+
+def test_what_has_no_numbers_is_refused(signals):
+    refused(plots.dc, signals.dc(), column="kind", match="column 'kind' has no numbers, .*'ReLU'")
+    refused(plots.depth, signals.sites(), columns="kind", match="column 'kind' has no numbers")
+    refused(plots.depth, signals.sites(), columns=[], match="columns is empty")
+    for draw in (plots.spectra, plots.filters):
+        for f0 in ("auto", ["a", "b"]):
+            refused(draw, signals.spectra("1#0"), f0=f0, match="f0=.* must be a frequency, or one")
+
+
+@pytest.mark.parametrize(
+    "name", ["spectra", "filters", "harmonics", "filter_response", "radial", "planes", "depth"]
+)
+def test_reports_put_together_are_refused(drawing, name):
+    frame, draw = drawing[name]
+    refused(draw, pd.concat([frame, frame]), None, match="several rows of .* of one report is")
+
+
+def test_depth_wants_a_row_for_each_site(signals):
+    wanted = r"a row for each channel: report.sites\(\) is wanted"
+    refused(plots.depth, signals.dc(), columns="dc_out", match=wanted)
+
+
+@pytest.mark.parametrize(
+    "name", ["spectra", "bands", "filters", "radial", "predictions", "harmonics", "dc of one"]
+)
+@pytest.mark.parametrize("factor", [1e-5, 1e5])
+def test_what_is_drawn_on_the_same_axes_leaves_all_in_view(drawing, name, factor):
+    frame, draw = drawing[name]
+    ax = given()
+    ax.set_title("mine")
+    draw(frame, ax)
+    before = ax.get_ylim()
+    numbers = [c for c in frame.select_dtypes("float") if not c.startswith("freq")]
+    draw(frame.assign(**{c: factor * frame[c] for c in numbers}), ax)
+    ax.figure.draw_without_rendering()
+    low, high = ax.get_ylim()
+    assert low <= before[0] + 1e-4 * abs(before[0])
+    for line in ax.lines:
+        if line.get_transform() == ax.transData and len(line.get_ydata()) > 5:
+            y = np.asarray(line.get_ydata(), float)
+            assert low <= np.nanmin(y) <= np.nanmax(y) <= high
+    assert all(low <= bar.get_height() <= high for bar in ax.patches if hasattr(bar, "get_height"))
+    assert ax.get_title() == "mine"
+
+
+def test_global_pooling_alone_is_not_the_same_as_nothing(signals):
+    frame = signals.aliasing()
+    ax = plots.aliasing(frame[frame["global_pooling"]], ax=given())
+    (text,) = ax.get_legend().get_texts()
+    assert text.get_text() == "median and range of the channels, removed by global pooling"
+
+
+@pytest.mark.parametrize("great", [250.0, 3e8])
+def test_one_great_fraction_leaves_the_others_room(signals, great):
+    sites = signals.sites()
+    sites.loc[0, "introduced_fraction"] = great
+    ax = plots.depth(sites, ax=given())
+    ax.figure.draw_without_rendering()
+    zero, one, end = ax.transAxes.inverted().transform(
+        ax.transData.transform([(0, 0), (1, 0), (great, 0)])
+    )[:, 0]
+    assert one - zero > 0.4
+    assert 0 <= zero < one < end <= 1
+    assert {"0", "0.5", "1"} <= {label.get_text() for label in ax.get_xticklabels()}
+    assert plots.depth(signals.sites(), ax=given()).get_xscale() == "linear"
+
+
+@pytest.mark.parametrize("value", [np.nan, 0.0])
+def test_without_any_power_the_frequencies_are_those_there_are(drawing, value):
+    for name in ("spectra", "bands", "filters", "filter_response", "radial"):
+        frame, draw = drawing[name]
+        measure = "density" if name == "radial" else "power"
+        ax = draw(frame.assign(**{measure: value}), given())
+        ax.figure.draw_without_rendering()
+        low, high = ax.get_xlim()
+        freq = frame["freq"][frame["freq"] > 0]
+        assert low <= freq.min() < freq.max() <= high < 1.3 * freq.max()
+
+
+def test_channels_of_which_nothing_is_known_do_not_count(signals):
+    frame = signals.harmonics("1#0")
+    known = frame.assign(
+        **{c: frame[c].where(frame["channel"] > 1) for c in ("amplitude_in", "amplitude_out")}
+    )
+    assert "RMS of 4 channels" in plots.harmonics(known, ax=given()).get_ylabel()
+    two = plots.harmonics(known, channels=[0, 3], ax=given())
+    assert (two.get_ylabel(), two.get_title()) == ("amplitude (activation)", "1#0, channel 3")

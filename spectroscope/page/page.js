@@ -1,6 +1,7 @@
 "use strict";
 // Names come from models: they enter the page as text only (textContent, setAttribute), never as
-// markup. Numbers: null is NaN, "Infinity" is what JSON has no word for.
+// markup; within a sentence in a <bdi>, as one may turn the direction of what follows. Numbers:
+// null is NaN, "Infinity" is what JSON has no word for.
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const number = (v) => (v === null ? NaN : Number(v));
@@ -163,7 +164,8 @@ function depthChart(box, readout) {
       const finite = values.filter(Number.isFinite), most = Math.max(1, ...finite);
       const logarithmic = most > 10;
       const low = logarithmic ? Math.floor(Math.log10(Math.min(...finite.filter((v) => v > 0)))) : 0;
-      const high = logarithmic ? Math.ceil(Math.log10(most)) : most;
+      // At least a decade: all may be the same power of 10.
+      const high = logarithmic ? Math.max(low + 1, Math.ceil(Math.log10(most))) : most;
       const scale = (v) => y0 - ((logarithmic ? Math.log10(v) : v) - low) / (high - low) * panel;
       const marks = logarithmic
         ? Array.from({ length: high - low + 1 }, (_, i) => 10 ** (low + i))
@@ -197,7 +199,7 @@ function depthChart(box, readout) {
     }
     sites.forEach((site, i) => {
       const says = Object.entries(data.depth).map(([n, { values }]) => `${n} ${shown(values[i], n)}`).join(", ");
-      const tell = () => { readout.textContent = `${site}: ${says}`; };
+      const tell = () => readout.replaceChildren(html("bdi", {}, site), `: ${says}`);
       hits.append(svg("a", {
         href: `#layer-${i}`, tabindex: i ? -1 : 0, "aria-label": `${site}: ${says}`,
         pointerenter: tell, focus: tell,
@@ -225,6 +227,9 @@ const depth = document.getElementById("depth");
 if (depth) {
   depth.hidden = false;
   depthChart(document.getElementById("depth-chart"), document.getElementById("depth-readout"));
+  // Without this script there is no such section to go to.
+  const link = html("a", { href: "#depth" }, document.getElementById("depth-title").textContent);
+  document.querySelector('nav a[href="#layers"]').parentElement.before(html("li", {}, link));
 }
 
 // ---- Spectra of a layer: a band over its channels, and single ones ----
@@ -358,7 +363,8 @@ function detail(layer) {
   }
 
   const label = `Channels of ${layer.site}`;
-  const table = html("table", { class: "channels" }, html("caption", {}, label),
+  const caption = html("caption", {}, "Channels of ", html("bdi", {}, layer.site));
+  const table = html("table", { class: "channels" }, caption,
     header(["channel", ...names]), body);
   sortable(table, (column, descending) => {
     const key = column ? (c) => number(layer.channels[names[column - 1]][c]) : (c) => c;
@@ -439,9 +445,13 @@ function follow(hash, channel) {
 document.addEventListener("click", (event) => {
   const link = event.target.closest("a");
   const hash = link?.getAttribute("href") ?? "";
-  if (event.button === 0 && !event.ctrlKey && !event.metaKey && follow(hash, link?.dataset.channel)) {
-    event.preventDefault();
-    history.replaceState(null, "", hash);
-  }
+  if (event.button || event.ctrlKey || event.metaKey || event.shiftKey) return;
+  const left = location.hash, channel = link?.dataset.channel;
+  if (!follow(hash, channel)) return;
+  event.preventDefault();
+  if (hash !== left) history.pushState({ channel }, "", hash);
+  else history.replaceState({ channel }, "");
 });
-follow(location.hash);
+// One that is typed, or come back to.
+window.addEventListener("hashchange", () => follow(location.hash, history.state?.channel));
+follow(location.hash, history.state?.channel);

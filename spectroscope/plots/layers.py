@@ -71,7 +71,7 @@ def depth(
 ) -> Axes:
     """How some figures go through the depth of the network: a row for each site, from above.
 
-    Where a fraction is far above 1, as of what is introduced may be, the axis is logarithmic from 1.
+    Where a fraction is far above 1, as that introduced may be, the axis is logarithmic from 1 on.
 
     Args:
         frame: `Report.sites()`.
