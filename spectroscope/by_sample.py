@@ -3,7 +3,6 @@
 import itertools
 import operator
 import os
-import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -148,12 +147,11 @@ class DCWriter:
         needs("pyarrow", "a Parquet file", "parquet")
         if self.path.is_dir():
             raise RequestError(f"cannot write {self.path}: there is a folder of that name")
+        self._staging = self.path.with_name(f".writing-{os.getpid()}-{self.path.name}")
         try:
-            handle, name = tempfile.mkstemp(prefix=".writing-", dir=self.path.parent)
+            self._staging.touch()
         except OSError as error:
             raise RequestError(f"cannot write {self.path}: {error.strerror or error}") from error
-        os.close(handle)
-        self._staging = Path(name)
         return self
 
     def __exit__(
@@ -169,6 +167,8 @@ class DCWriter:
                 self._file.close()
             if error is None:
                 os.replace(self._staging, self.path)
+        except OSError as failure:
+            raise RequestError(f"cannot write {self.path}: {failure}") from failure
         finally:
             self._staging.unlink(missing_ok=True)
 
@@ -176,7 +176,10 @@ class DCWriter:
         """Write the rows of one batch, in row groups of a million or more."""
         self._waiting.append(frame)
         if sum(map(len, self._waiting)) >= _ROWS:
-            self._flush()
+            try:
+                self._flush()
+            except OSError as error:
+                raise RequestError(f"cannot write {self.path}: {error}") from error
 
     def _flush(self) -> None:
         import pyarrow as pa
@@ -190,6 +193,11 @@ class DCWriter:
         if self._file is None:
             self._file = pyarrow.parquet.ParquetWriter(self._staging, table.schema)
         self._file.write_table(table)
+
+
+def _text(name: Any) -> str:
+    """As text that can be written: the name of a file needn't be."""
+    return str(name).encode("utf-8", "backslashreplace").decode()
 
 
 def dc_of(output: Tensor, channel_axis: int) -> Tensor:

@@ -264,7 +264,7 @@ def _inspect(arguments: argparse.Namespace) -> None:
     if quiet:
         return
     print(f"{subject.name}: {subject.description} ({subject.license})\n")
-    _print(found, subject.n_inputs if arguments.limit is None else arguments.limit)
+    _print(found)
     if out is not None:
         print(f"wrote {', '.join(written)} to {Path(out)}")
 
@@ -277,16 +277,17 @@ def _merge(arguments: argparse.Namespace) -> None:
         found = run.merge(arguments.folders)
         run.export_merged(found.report, staging)
         written = sorted(file.name for file in staging.iterdir())
-    _print(found, 0)
+    _print(found)
     print(f"wrote {', '.join(written)} to {Path(arguments.out)}")
 
 
-def _print(found: "Inspection", inputs: int) -> None:
+def _print(found: "Inspection") -> None:
     table = found.report.sites()[SHOWN].dropna(axis=1, how="all")  # without spectra, without fs
     print(table.to_string(index=False, float_format="{:.4g}".format))
     print()
     for label in found.labels:
         print(label)
+    inputs = found.report.sites()["n_samples"].max()
     if found.labels and inputs > len(found.labels):
         print(f"… and {inputs - len(found.labels)} more")
     for what, value in found.scores.items():

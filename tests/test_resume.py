@@ -12,6 +12,7 @@ from pathlib import Path
 
 import long_runs
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from long_runs import BATCH, INPUTS, Waves, one_thread  # noqa: F401
@@ -265,7 +266,8 @@ def test_killed_while_a_checkpoint_is_written(number, size, whole, tmp_path):
         assert content(tmp_path) == whole
         return
     assert process.returncode == -signal.SIGKILL
-    assert {file.name for file in tmp_path.iterdir()} == {"checkpoint.npz", ".checkpoint.writing"}
+    torn = f".checkpoint-{process.pid}.writing"
+    assert {file.name for file in tmp_path.iterdir()} == {"checkpoint.npz", torn}
     assert storage.read_with_more(tmp_path / "checkpoint.npz")[1]["batches"] == number - 1
     resumed(long_runs.waves(), tmp_path)
     assert content(tmp_path) == whole
@@ -310,6 +312,50 @@ def test_so_it_is_by_command(tmp_path):
         time.sleep(0.01)
     process.kill()
     assert process.wait() == -signal.SIGKILL
-    assert {file.name for file in out.iterdir()} <= {"checkpoint.npz", ".checkpoint.writing"}
+    torn = f".checkpoint-{process.pid}.writing"
+    assert {file.name for file in out.iterdir()} <= {"checkpoint.npz", torn}
     assert started(*call, out, "--resume").wait(100) == 0
     assert content(out) == content(tmp_path / "whole")
+
+
+def test_what_was_finished_is_not_overwritten(tmp_path):
+    made = {"shard": run.Shard(1, 2), "keep": True}
+    checkpoint = run.Checkpoint(tmp_path, **made)
+    found = run.inspect(long_runs.waves(), shard=run.Shard(1, 2))
+    checkpoint.keep_finished(found.report._recording)
+    with pytest.raises(spectroscope.RequestError, match=r"shard-1-of-2.*--resume"):
+        run.Checkpoint(tmp_path, **made)
+    assert run.Checkpoint(tmp_path, resume=True, **made).there
+
+
+def test_a_checkpoint_with_another_metric_is_refused(tmp_path):
+    def wrong(outputs, targets):
+        return {"MAE": 100 * outputs[:, 0]}
+
+    subject = long_runs.waves()
+    checkpoint = run.Checkpoint(tmp_path, every=1)
+    run.inspect(subject, checkpoint=checkpoint)
+    other = replace(subject, metric=wrong)
+    with pytest.raises(spectroscope.RequestError, match=r"metric is .*wrong here"):
+        run.inspect(other, checkpoint=run.Checkpoint(tmp_path, resume=True))
+
+
+class Lazy:
+    """A sampler that draws as it goes, with replacement."""
+
+    def __iter__(self):
+        for _ in range(long_runs.INPUTS):
+            yield int(torch.randint(long_runs.INPUTS, ()))
+
+    def __len__(self):
+        return long_runs.INPUTS
+
+
+def test_a_sampler_that_draws_as_it_goes_draws_the_same_for_every_share():
+    def subject():
+        return long_runs.of(DataLoader(long_runs.Waves(), 4, sampler=Lazy()))
+
+    whole = run.inspect(subject()).report.dc()
+    shards = [run.inspect(subject(), shard=run.Shard(i, 3)).report for i in (1, 2, 3)]
+    together = shards[0].merge(shards[1]).merge(shards[2]).dc()
+    pd.testing.assert_frame_equal(together, whole, rtol=1e-11, atol=1e-13)

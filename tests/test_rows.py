@@ -190,7 +190,8 @@ raise SystemExit(os.waitstatus_to_exitcode(status))
 def test_compiled_once_it_is_kept_on_disk(tmp_path):
     code = (
         "import torch; from spectroscope.dsp import rows, threads; x = torch.randn(2, 3, 8)\n"
-        "rows.relu_moments(x); print(sum(threads.compiled().lines.stats.cache_hits.values()))"
+        "rows.relu_moments(x); loop = threads.compiled().lines.__wrapped__\n"
+        "print(sum(loop.stats.cache_hits.values()))"
     )
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
     hits = [
@@ -200,3 +201,23 @@ def test_compiled_once_it_is_kept_on_disk(tmp_path):
         for _ in range(2)
     ]
     assert hits == [b"0", b"1"]
+
+
+def test_a_damaged_cache_costs_time_and_no_numbers(tmp_path):
+    code = (
+        "import torch, spectroscope; x = torch.arange(96.).reshape(2, 3, 16) - 40\n"
+        "relu = torch.nn.ReLU()\n"
+        "with spectroscope.record(relu) as r: relu(x)\n"
+        "print(r.report().dc().dc_out.tolist(), r.report().spectra().power.sum())"
+    )
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+
+    def recorded():
+        return subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, check=True
+        ).stdout
+
+    first = recorded()
+    for index in tmp_path.rglob("*.nbi"):
+        index.write_bytes(index.read_bytes()[:20])
+    assert recorded() == first != b""

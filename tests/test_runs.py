@@ -11,7 +11,7 @@ import pytest
 import torch
 from long_runs import BATCH, INPUTS, Waves, of, one_thread  # noqa: F401
 from torch import nn
-from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, TensorDataset
 
 import spectroscope
 from spectroscope import cli, run
@@ -119,6 +119,41 @@ def test_tuples_of_a_data_set_are_arguments():
     dc = report.dc()
     assert dc["n_samples"].eq(9).all()
     assert dc["dc_out"].tolist() == pytest.approx(x.relu().mean((0, 2)).tolist())
+
+
+class Labelled(Dataset):
+    """Two tensors, and a target, as tuples or by name."""
+
+    def __init__(self, named):
+        self.named = named
+
+    def __len__(self):
+        return 10
+
+    def __getitem__(self, index):
+        a, b = torch.full((2, 8), index), torch.ones(2, 8)
+        return ({"a": a, "b": b} if self.named else (a, b)), torch.tensor(float(index))
+
+
+class Two(nn.Module):
+    def forward(self, a, b=None):
+        a, b = (a["a"], a["b"]) if b is None else (a, b)
+        return torch.relu(a + b).mean((1, 2)).unsqueeze(1)
+
+
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("limit", [None, 7])
+def test_inputs_of_several_tensors_come_with_targets_and_are_counted(named, limit):
+    def metric(outputs, targets):
+        return {"off by, {n} inputs": (outputs[:, 0] - targets).abs()}
+
+    inputs = DataLoader(Labelled(named), 4)
+    subject = Specimen("two", "a test", "MIT", Two(), inputs, 10, with_targets=True, metric=metric)
+    found = run.inspect(subject, limit=limit)
+    count = limit or 10
+    assert found.scores == {f"off by, {count} inputs": 1.0}
+    assert found.report.sites()["n_samples"].tolist() == [count]
+    assert found.report.dc()["dc_out"].tolist() == [1 + (count - 1) / 2] * 2
 
 
 @pytest.mark.parametrize("limit", [1, 4, 7, 49, 50, 99])

@@ -9,8 +9,12 @@ Indices are unsigned, for of one that might be negative numba asks each time whe
 then nothing is vectorised. Sums may be reordered, but NaN and infinity are as they are.
 """
 
+import functools
+
 import numba
 import numpy as np
+from numba.core.caching import NullCache
+from numba.core.dispatcher import Dispatcher
 from numpy.typing import NDArray
 
 from spectroscope.dsp.moments import CANCELLATION
@@ -28,6 +32,24 @@ _compiled = numba.njit(
 )
 # Where a mean is taken out first, to reorder would undo that.
 _compiled_exactly = numba.njit(nogil=True, cache=True, error_model="numpy")
+
+
+def _sturdy(loop):
+    """The same, compiled without a cache where that is damaged, or full.
+
+    Only then can there be an exception, before anything has run: the loops raise none.
+    """
+
+    @functools.wraps(loop)
+    def call(*arguments):
+        try:
+            return loop(*arguments)
+        except Exception:
+            for dispatcher in _dispatchers:
+                dispatcher._cache = NullCache()
+            return loop(*arguments)
+
+    return call
 
 
 @_compiled
@@ -62,6 +84,7 @@ def _moments(out, row, length, sums):
     return 1
 
 
+@_sturdy
 @_compiled_exactly
 def lines(flat, shape, strides, begin, end, out):
     """Moments of rows whose values lie one after the other.
@@ -111,6 +134,7 @@ def _abreast(one, two, three, four, sums):
         sums[4, at] += first + (1.0 if c > 0 else 0.0) + (1.0 if d > 0 else 0.0)
 
 
+@_sturdy
 @_compiled_exactly
 def columns(flat, shape, strides, begin, end, out):
     """As :func:`lines`, where the channels lie side by side: the stride of C is 1.
@@ -167,6 +191,7 @@ def _centred(flat, start, stride, length, centre, rectified):
     return finite, total, square
 
 
+@_sturdy
 @_compiled_exactly
 def again(flat, shape, strides, begin, end, out, more):
     """Moments of the finite values of those rows of which :func:`lines` was in doubt.
@@ -227,6 +252,7 @@ def _over_samples(values, rests, weights, result):
             m2[c] += weights[n, c] * (near * near)
 
 
+@_sturdy
 @_compiled_exactly
 def fold(means, m2, positive, length, dc, sums, joint):
     """Sum moments of rows up into those of channels, where all values are finite.
@@ -283,6 +309,7 @@ def fold(means, m2, positive, length, dc, sums, joint):
     joint[0] = samples * length
 
 
+@_sturdy
 @_compiled_exactly
 def fold_finite(means, m2, positive, rests, finite, length, dc, sums, joint):
     """As :func:`fold`, where some values are not finite, or the means' `rests` matter.
@@ -333,6 +360,7 @@ def fold_finite(means, m2, positive, rests, finite, length, dc, sums, joint):
                 joint[5, c] += m2[1, n, c] + length * (y * (y - x) + a * b)
 
 
+@_sturdy
 @_compiled_exactly
 def products(x, y, whole, chunk, begin, end, sums, imaginary):
     """Add |X|², |Y|², Re conj(X)·Y and, if there is room for it, Im conj(X)·Y to sums over inputs.
@@ -369,6 +397,7 @@ def products(x, y, whole, chunk, begin, end, sums, imaginary):
     return 0
 
 
+@_sturdy
 @_compiled_exactly
 def widen(flat, shape, strides, begin, end, x, y):
     """Write rows as float64 to `x`, and their ReLU to `y`, both ``[N·C, T]``.
@@ -386,3 +415,11 @@ def widen(flat, shape, strides, begin, end, x, y):
             # NaN stays what it is.
             rectified[at] = 0.0 if value <= 0.0 else value
     return 0
+
+
+_dispatchers = [
+    found
+    for value in tuple(globals().values())
+    for found in (value, getattr(value, "__wrapped__", None))
+    if isinstance(found, Dispatcher)
+]

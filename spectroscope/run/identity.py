@@ -43,6 +43,7 @@ def identity(
         "batch size": batch.size,
         "first batch": _digest(_bytes((batch.arguments, batch.targets))),
         "targets and f0": _digest(_bytes(truth)),
+        "metric": _name(specimen.metric),
         "fs": specimen.fs,
         "channel_axis": specimen.channel_axis,
         **options,
@@ -50,6 +51,10 @@ def identity(
         "torch": torch.__version__,
     }
     return {name: str(value) for name, value in found.items()}
+
+
+def _name(function: object) -> str:
+    return ".".join(getattr(function, name, "") for name in ("__module__", "__qualname__"))
 
 
 def of_model(model: nn.Module) -> str:

@@ -63,13 +63,15 @@ class Checkpoint:
         self.resume = resume
         name = "checkpoint" if shard.of == 1 else f"checkpoint-{shard.filename}"
         self.path = self.folder / f"{name}.npz"
-        self._unfinished = self.folder / f".{name}.writing"
+        # Two processes may write at a time, if two runs were begun in one folder.
+        self._unfinished = self.folder / f".{name}-{os.getpid()}.writing"
         self._kept = self.folder / f"shard-{shard.filename}" if keep else None
         self.every = every
-        if self.path.exists() and not resume:
+        if self.there and not resume:
+            file = self.path if self.path.exists() else self.finished_file
             raise RequestError(
-                f"there is a checkpoint of an unfinished run, {self.path}: --resume goes on from "
-                "it; to begin anew, delete it"
+                f"there is a checkpoint of an unfinished run, {file}: --resume goes on from it; "
+                "to begin anew, delete it"
             )
 
     @property
@@ -138,6 +140,7 @@ class Checkpoint:
                 os.fsync(file.fileno())  # or a power cut could leave the name without the content
             os.replace(self._unfinished, self.path)
         except OSError as error:
+            self._unfinished.unlink(missing_ok=True)
             raise RequestError(f"cannot write {self.path}: {error.strerror or error}") from error
 
     def keep_finished(self, recording: Recording) -> None:
@@ -157,7 +160,8 @@ class Checkpoint:
                 shutil.rmtree(staging, ignore_errors=True)
         if self._kept is not None:
             shutil.rmtree(self._kept, ignore_errors=True)
-        for file in (self._unfinished, self.path):  # the checkpoint last
+        # Whoever was killed has left what he was writing. The checkpoint last.
+        for file in (*self.folder.glob(f".{self.path.stem}-*.writing"), self.path):
             file.unlink(missing_ok=True)
 
 

@@ -8,7 +8,7 @@ rounding. No input is in two of them.
 import re
 import warnings
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -87,7 +87,7 @@ class Batch(NamedTuple):
     @property
     def size(self) -> int:
         """Number of its inputs."""
-        return len(self.arguments[0])
+        return _count(self.arguments[0])
 
 
 def batches(
@@ -140,16 +140,25 @@ def _loaded(
     chosen: deque[tuple[int, int, list[int]]] = deque()
 
     def wanted() -> Iterator[list[int]]:
-        first = 0
-        for number, indices in enumerate(loader.batch_sampler):
+        first = number = 0
+        indices_of = iter(loader.batch_sampler)
+        # A sampler that draws as it goes has numbers of its own, whatever is drawn in between.
+        drawn = torch.get_rng_state()
+        while first < specimen.n_inputs:
+            torch.set_rng_state(drawn)
+            indices = next(indices_of, None)
+            drawn = torch.get_rng_state()
+            if indices is None:
+                return
             indices = list(indices)[: specimen.n_inputs - first]
             if not indices:
-                return
+                continue
             if number == 0 or shard.has(number, after):
                 chosen.append((number, first, indices))
                 torch.manual_seed(number)
                 yield indices
             first += len(indices)
+            number += 1
 
     number_of = loader.num_workers if workers is None else workers
     torch.manual_seed(0)
@@ -209,10 +218,24 @@ def _batch(
                 f"a batch of {specimen.name} must be (inputs, targets), and is {what}"
             )
         content, targets = content
+        if isinstance(content, list) and made_a_list:
+            content = tuple(content)
     arguments = content if isinstance(content, tuple) else (content,)
     left = specimen.n_inputs - first
-    if len(arguments[0]) > left:
-        arguments = tuple(argument[:left] for argument in arguments)
+    count = min(_count(arguments[0]), left)
+    if _count(arguments[0]) > left:
+        arguments = tuple(_cut(argument, left) for argument in arguments)
         targets = None if targets is None else targets[:left]
-    members = slice(first, first + len(arguments[0])) if indices is None else indices
+    members = slice(first, first + count) if indices is None else indices
     return Batch(number, first, members, arguments, targets)
+
+
+def _count(argument: Any) -> int:
+    """Inputs in an argument of the model: a tensor or list of them, or a dictionary of such."""
+    return len(next(iter(argument.values())) if isinstance(argument, Mapping) else argument)
+
+
+def _cut(argument: Any, left: int) -> Any:
+    if isinstance(argument, Mapping):
+        return {key: value[:left] for key, value in argument.items()}
+    return argument[:left]
