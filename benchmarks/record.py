@@ -198,3 +198,9 @@ if __name__ == "__main__":
 #   The transforms are parallel regions of torch; threads of our own were not tried.
 # - numba, once loaded, takes 100 MiB: of a process of 850 MiB that runs ResNet-18, the DC table
 #   makes one of 1,020 (benchmarks/peers.py), spectra 1,060. The aim of 15 % isn't reached there.
+# - The same machine with nothing else running, 2 threads, wall time, 15 rounds: DC table 1.14
+#   (0.94 … 1.20) and 1.33 (1.27 … 1.35), spectra and cross 2.30 and 4.58, the extractor and SciPy
+#   2.01 and 4.17. The plain forwards were faster than in the first runs above, so all ratios are
+#   larger. benchmarks/peers.py gave another picture of ResNet-18 in 5 rounds: DC table 1.04, spectra
+#   3.04, extractor and SciPy 1.18, where several ways run in one process: not understood. To see
+#   alone costs KID-PPG 6 ms of 55 (38 calls), the reading 10, sums over samples 5, merging 3.
