@@ -201,6 +201,7 @@ if __name__ == "__main__":
 # - The same machine with nothing else running, 2 threads, wall time, 15 rounds: DC table 1.14
 #   (0.94 … 1.20) and 1.33 (1.27 … 1.35), spectra and cross 2.30 and 4.58, the extractor and SciPy
 #   2.01 and 4.17. The plain forwards were faster than in the first runs above, so all ratios are
-#   larger. benchmarks/peers.py gave another picture of ResNet-18 in 5 rounds: DC table 1.04, spectra
-#   3.04, extractor and SciPy 1.18, where several ways run in one process: not understood. To see
-#   alone costs KID-PPG 6 ms of 55 (38 calls), the reading 10, sums over samples 5, merging 3.
+#   larger. benchmarks/peers.py gave another picture of ResNet-18 in 5 rounds: DC table 1.04,
+#   spectra 3.04, extractor and SciPy 1.18, where several ways run in one process: not understood.
+#   Merely to see costs KID-PPG 6 ms of 55 (38 calls), the reading 10, sums over samples 5, merging
+#   3.
