@@ -54,7 +54,8 @@ def identity(
 
 
 def _name(function: object) -> str:
-    return ".".join(getattr(function, name, "") for name in ("__module__", "__qualname__"))
+    names = (getattr(function, name, None) for name in ("__module__", "__qualname__"))
+    return ".".join(name or "" for name in names)  # code that was made by exec is in no module
 
 
 def of_model(model: nn.Module) -> str:
