@@ -84,6 +84,8 @@ def joined(device: str | None = None) -> Iterator["Group"]:
                 said = str(error).partition("\n")[0] or type(error).__name__
                 if not isinstance(error, UnfinishedError | _TerminatedError):
                     asked.set("failed", f"rank {rank} of {world} has failed: {said}")
+            if rank == 0 and isinstance(error, Exception):
+                time.sleep(2 * BEAT)  # the store may go with this process: let the others read it
             raise
         finally:
             group._stop.set()
