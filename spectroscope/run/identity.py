@@ -43,7 +43,8 @@ def identity(
         "batch size": batch.size,
         "first batch": _digest(_bytes((batch.arguments, batch.targets))),
         "targets and f0": _digest(_bytes(truth)),
-        "metric": _name(specimen.metric),
+        # Not its module, which is another when that is run as a script.
+        "metric": getattr(specimen.metric, "__qualname__", ""),
         "fs": specimen.fs,
         "channel_axis": specimen.channel_axis,
         **options,
@@ -51,11 +52,6 @@ def identity(
         "torch": torch.__version__,
     }
     return {name: str(value) for name, value in found.items()}
-
-
-def _name(function: object) -> str:
-    names = (getattr(function, name, None) for name in ("__module__", "__qualname__"))
-    return ".".join(name or "" for name in names)  # code that was made by exec is in no module
 
 
 def of_model(model: nn.Module) -> str:
