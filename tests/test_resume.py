@@ -1,5 +1,6 @@
 """A run that is killed, whenever, and resumed is the same to the bit as one that isn't."""
 
+import html
 import json
 import os
 import random
@@ -31,10 +32,15 @@ def content(folder):
     with np.load(Path(folder) / "report.npz", allow_pickle=False) as arrays:
         found = {name: arrays[name].tobytes() for name in arrays if name != "header"}
         header = json.loads(str(arrays["header"]))
-    header["about"].pop("recorded")
-    header["about"].pop("command", None)
+    made = {header["about"].pop("recorded")[0], *header["about"].pop("command", ())}
     for name in ("report.npz", "spectra.png"):
         files.pop(name, None)
+    for when_or_how in made:  # the page tells them too, and the tables don't
+        shown = html.escape(when_or_how).encode()
+        for name in files:
+            if name.endswith(".html"):
+                assert files[name].count(shown) == 1
+                files[name] = files[name].replace(shown, b"")
     return files, found, header
 
 
