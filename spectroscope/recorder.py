@@ -25,6 +25,8 @@ from spectroscope.statistics import Analysis, SiteStatistics, transformed_axes, 
 if TYPE_CHECKING:
     from spectroscope.report import Report
 
+_CPU = torch.device("cpu")
+
 
 def record(
     model: nn.Module,
@@ -189,9 +191,9 @@ class Recorder:
         return Report(self.recording())
 
     def recording(self) -> Recording:
-        """The plain data behind :meth:`report`."""
+        """The plain data behind :meth:`report`, wherever the model runs, on the CPU."""
         with self._lock:
-            records = dict(self._records)
+            records = {name: record.to(_CPU) for name, record in self._records.items()}
         return Recording(
             self._fs,
             self._analysis.window,
@@ -296,7 +298,7 @@ class Recorder:
         with self._lock, torch.no_grad():
             old = self._records.get(new.site.name)
             if old is not None:
-                old = old.beside(new)
+                old = old.to(new.device)  # that of a checkpoint is on the CPU
             if old is not None and (reason := old.mergeable(new)):
                 self._give_up(new.site, reason)
             else:

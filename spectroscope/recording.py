@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import torch
+
 from spectroscope.dsp.spectra import Window
 from spectroscope.errors import RequestError
 from spectroscope.parts import Part, merged
@@ -33,12 +35,16 @@ class SiteRecord:
     @property
     def channels(self) -> int:
         """Number of channels."""
-        return int(self.statistics.output.ac_power.shape[0])
+        return int(self.statistics.sides.sums.shape[-1])
 
-    def beside(self, other: "SiteRecord") -> "SiteRecord":
-        """This on the device of `other`: what was read from a file is on the CPU."""
-        device = other.statistics.output.sums.device
-        if self.statistics.output.sums.device == device:
+    @property
+    def device(self) -> torch.device:
+        """Where its state is."""
+        return self.statistics.sides.sums.device
+
+    def to(self, device: torch.device) -> "SiteRecord":
+        """This on `device`."""
+        if self.device == device:
             return self
         return replace(self, statistics=self.statistics.to(device))
 
@@ -76,7 +82,7 @@ class Recording:
     Attributes:
         fs: samples per second of the model's input, or None: frequencies in cycles per sample.
         window: of the spectra, as ``scipy.signal.get_window`` takes it.
-        records: by site name.
+        records: by site name, on the CPU.
         found: rectifiers of the model, by place.
         downsamplings: what lowers the sampling rate next after a site, by its name.
         about: what was looked at, for people to read: `model`, `recorded`, `versions`, and whatever

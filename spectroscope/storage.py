@@ -19,7 +19,13 @@ from spectroscope.errors import RequestError
 from spectroscope.parts import Part
 from spectroscope.recording import Recording, SiteRecord
 from spectroscope.sites import Downsampling, Found, Site
-from spectroscope.statistics import HarmonicSums, SideStatistics, SiteStatistics, SpectralSums
+from spectroscope.statistics import (
+    BothSides,
+    HarmonicSums,
+    SideStatistics,
+    SiteStatistics,
+    SpectralSums,
+)
 
 FORMAT = 2
 
@@ -132,22 +138,18 @@ def _arrays(statistics: SiteStatistics) -> Arrays:
     for name in ("input", "output"):
         side: SideStatistics = getattr(statistics, name)
         arrays[f"{name}.inputs"] = np.array(side.inputs)
-        arrays[f"{name}.dc"] = _numpy(torch.stack(side.dc))
-        arrays[f"{name}.sums"] = _numpy(side.sums)
-    for field, value in statistics.joint._asdict().items():
-        arrays[f"joint.{field}"] = _numpy(value)
+        arrays[f"{name}.dc"] = torch.stack(side.dc).numpy()
+        arrays[f"{name}.sums"] = side.sums.numpy()
+    for field, tensor in statistics.joint._asdict().items():
+        arrays[f"joint.{field}"] = tensor.numpy()
     for name in ("spectra", "harmonics"):
         sums: SpectralSums | HarmonicSums | None = getattr(statistics, name)
         if sums is not None:
             for field, value in sums._asdict().items():
                 if value is not None:
-                    array = _numpy(value) if isinstance(value, Tensor) else np.array(value)
+                    array = value.numpy() if isinstance(value, Tensor) else np.array(value)
                     arrays[f"{name}.{field}"] = array
     return arrays
-
-
-def _numpy(tensor: Tensor) -> Any:
-    return tensor.cpu().numpy()
 
 
 def _statistics(arrays: np.lib.npyio.NpzFile, prefix: str) -> SiteStatistics:
@@ -197,7 +199,7 @@ def _statistics(arrays: np.lib.npyio.NpzFile, prefix: str) -> SiteStatistics:
             tensor("harmonics.squares", 2, 2, channels, orders),
             tensor("harmonics.tones", 5, channels),
         )
-    return SiteStatistics(before, after, joint, spectra, harmonics)
+    return SiteStatistics(BothSides.of(before, after), joint, spectra, harmonics)
 
 
 def _bins(lengths: tuple[int, ...]) -> set[int]:

@@ -65,22 +65,23 @@ class ReluMoments(NamedTuple):
         else:
             more = self.rests.numpy(), self.finite.numpy()
             native.fold_finite(*given, *more, self.length, *results)
-        x, y = (Moments(*side.unbind(1)) for side in dc)
-        return ChannelMoments((x, y), sums, CoMoments(joint[0], joint[1:3], joint[3:]))
+        return ChannelMoments(
+            Moments(*dc.unbind(2)), sums, CoMoments(joint[0], joint[1:3], joint[3:])
+        )
 
 
 class ChannelMoments(NamedTuple):
     """What :meth:`ReluMoments.channels` sums up.
 
     Attributes:
-        dc: of the input and of the output, of the rows' means, each ``[2, C]``: in the first row
-            each counts once, in the second as often as it has finite values.
+        dc: of the rows' means, each ``[2, 2, C]``: of the input and of the output; each counting
+            once, and as often as it has finite values.
         sums: ``[2, 3, C]``, of either side: of M2, of `positive`, of the number of values that
             aren't finite.
         joint: of the pairs of values, of those rows that are finite on both sides.
     """
 
-    dc: tuple[Moments, Moments]
+    dc: Moments
     sums: Tensor
     joint: CoMoments
 

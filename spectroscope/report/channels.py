@@ -19,7 +19,7 @@ Floats = NDArray[np.float64]
 
 def numpy(tensor: Tensor) -> Floats:
     """A real tensor as float64 on the CPU."""
-    return tensor.cpu().numpy().astype(np.float64)
+    return tensor.numpy().astype(np.float64)
 
 
 class Powers(NamedTuple):
@@ -69,7 +69,7 @@ class MeanSpectra(NamedTuple):
         if len(sums.lengths) == 2:  # of a plane only half is there: its conjugates cancel the rest
             cross = by_ring(sums, cross.real.contiguous()).to(torch.complex128)
         with np.errstate(invalid="ignore"):  # a complex number over NaN
-            mean = np.asarray(cross.cpu().numpy() / inputs, dtype=np.complex128)
+            mean = np.asarray(cross.numpy() / inputs, dtype=np.complex128)
         power_in, power_out = (numpy(by_ring(sums, side)) for side in (sums.input, sums.output))
         return cls(power_in / inputs, power_out / inputs, mean)
 
@@ -93,7 +93,8 @@ def by_ring(sums: SpectralSums, values: Tensor) -> Tensor:
 
 def dc_columns(record: SiteRecord, window: Window) -> dict[str, Floats]:
     """Columns of `Report.dc`, each ``[C]``."""
-    before, after, _, _, harmonics = record.statistics
+    before, after = record.statistics.input, record.statistics.output
+    harmonics = record.statistics.harmonics
     x, y = Powers.of(before), Powers.of(after)
     inputs, values = numpy(after.dc.weight)
     relu = record.site.kind == "ReLU"

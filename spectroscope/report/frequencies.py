@@ -98,7 +98,7 @@ def harmonics(recording: Recording, record: SiteRecord) -> Iterator[pd.DataFrame
     with np.errstate(invalid="ignore", divide="ignore"):
         freq = numpy(sums.freq) / inputs * rate.fs
         amplitude = np.sqrt(numpy(sums.squares) / count)  # [side, folded, C, K]
-        ratios = _ratios(sums.squares.cpu().numpy(), count, numpy(sums.tones))
+        ratios = _ratios(sums.squares.numpy(), count, numpy(sums.tones))
     channels = count.shape[1]
     frames = []
     for folded, order in zip(*np.nonzero(inputs), strict=True):

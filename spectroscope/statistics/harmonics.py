@@ -48,7 +48,9 @@ class HarmonicsOfBatch:
     """
 
     def __init__(self, x: Tensor, f0: Tensor, orders: int):
-        self._harmonics = Harmonics.of(f0.to(x.device), orders, x[0, 0].numel())
+        # Not waited for: the kernels that use it come after it.
+        f0 = f0.to(x.device, non_blocking=x.is_cuda)
+        self._harmonics = Harmonics.of(f0, orders, x[0, 0].numel())
         folded, usable = self._harmonics.folded, self._harmonics.usable
         self._kinds = torch.stack([usable & ~folded, usable & folded]).double()  # [2, n, K]
         times = len(x) // len(folded)

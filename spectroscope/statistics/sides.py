@@ -1,7 +1,7 @@
-"""DC and AC of one side of a rectifier.
+"""DC and AC of either side of a rectifier.
 
 A batch is reduced where it is seen (:class:`SideOfBatch`) and merged into what was there
-(:meth:`SideStatistics.merge`). The state is replaced whole, so that an interrupt between two
+(:meth:`BothSides.merge`). The state is replaced whole, so that an interrupt between two
 batches, or in the middle of one, can't leave half of a batch in it.
 """
 
@@ -43,9 +43,35 @@ class SideStatistics(NamedTuple):
         """``[C]``, number of NaN and ±Inf values, which are in nothing else."""
         return self.sums[2]
 
-    def merge(self, other: "SideStatistics") -> "SideStatistics":
-        """Statistics of both together; associative, and commutative to rounding."""
-        return SideStatistics(
+
+class BothSides(NamedTuple):
+    """Both sides of one site, in tensors that they share: to merge them takes half as many calls.
+
+    Attributes:
+        inputs: number of inputs seen.
+        dc: as those of :class:`SideStatistics`, each ``[2, 2, C]``: first the input's.
+        sums: likewise, ``[2, 3, C]``.
+    """
+
+    inputs: int
+    dc: Moments
+    sums: Tensor
+
+    @classmethod
+    def of(cls, before: SideStatistics, after: SideStatistics) -> "BothSides":
+        """The two together."""
+        pairs = zip(before.dc, after.dc, strict=True)
+        dc = Moments(*(torch.stack(pair) for pair in pairs))
+        return cls(before.inputs, dc, torch.stack([before.sums, after.sums]))
+
+    def side(self, number: int) -> SideStatistics:
+        """The input, 0, or the output, 1."""
+        dc = Moments(*(tensor[number] for tensor in self.dc))
+        return SideStatistics(self.inputs, dc, self.sums[number])
+
+    def merge(self, other: "BothSides") -> "BothSides":
+        """Statistics of both streams together; associative, and commutative to rounding."""
+        return BothSides(
             self.inputs + other.inputs, self.dc.merge(other.dc), self.sums + other.sums
         )
 

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from spectroscope.dsp.moments import CoMoments, RowMoments, relu_product, row_moments
-from spectroscope.dsp.rows import ReluMoments, both_sides, relu_moments
+from spectroscope.dsp.rows import both_sides, relu_moments
 from spectroscope.dsp.spectra import Window
 from spectroscope.statistics.blocks import pieces, scratch
 from spectroscope.statistics.harmonics import HarmonicsOfBatch, HarmonicSums
-from spectroscope.statistics.sides import SideOfBatch, SideStatistics
+from spectroscope.statistics.sides import BothSides, SideOfBatch, SideStatistics
 from spectroscope.statistics.spectra import SpectralSums, SpectraOfBatch, transformed_axes
 
 
@@ -36,8 +36,7 @@ class SiteStatistics(NamedTuple):
     """Everything kept of one site's values, a fixed size that doesn't grow with the batches.
 
     Attributes:
-        input: DC and AC of the rectifier's input.
-        output: of its output.
+        sides: DC and AC of the rectifier's input and of its output.
         joint: of the pairs of input and output values, of those inputs that are finite throughout
             on both sides.
         spectra: None if there is no axis to transform, they weren't asked for, or inputs had
@@ -46,8 +45,7 @@ class SiteStatistics(NamedTuple):
             isn't a line ``(C, T)``.
     """
 
-    input: SideStatistics
-    output: SideStatistics
+    sides: BothSides
     joint: CoMoments
     spectra: SpectralSums | None
     harmonics: HarmonicSums | None
@@ -87,16 +85,26 @@ class SiteStatistics(NamedTuple):
                 shaped = x_rows.view(block.shape), y_rows.view(block.shape)
                 spectra.add(c, shaped, pair, finite)
         if whole is not None:
-            before, after, joint = _statistics(whole, len(x))
+            channels = whole.channels()
+            sides, joint = BothSides(len(x), channels.dc, channels.sums), channels.joint
         elif rows is not None:
-            before, after, joint = rows.statistics()
+            sides, joint = rows.statistics()
         return cls(
-            before,
-            after,
+            sides,
             joint,
             None if spectra is None else spectra.sums(),
             None if harmonics is None else harmonics.sums(),
         )
+
+    @property
+    def input(self) -> SideStatistics:
+        """DC and AC of the rectifier's input."""
+        return self.sides.side(0)
+
+    @property
+    def output(self) -> SideStatistics:
+        """DC and AC of its output."""
+        return self.sides.side(1)
 
     def to(self, device: torch.device) -> "SiteStatistics":
         """The same on `device`."""
@@ -112,8 +120,7 @@ class SiteStatistics(NamedTuple):
         if self.harmonics is not None and other.harmonics is not None:
             harmonics = self.harmonics.merge(other.harmonics)
         return SiteStatistics(
-            self.input.merge(other.input),
-            self.output.merge(other.output),
+            self.sides.merge(other.sides),
             self.joint.merge(other.joint),
             spectra,
             harmonics,
@@ -155,20 +162,11 @@ class _Rows:
         if finite is not None:
             self._weights[n, c] *= finite
 
-    def statistics(self) -> tuple[SideStatistics, SideStatistics, CoMoments]:
+    def statistics(self) -> tuple[BothSides, CoMoments]:
         """The whole, once all pieces are in: of either side, and of the pairs of both."""
-        before, after = self._sides
+        before, after = (side.statistics() for side in self._sides)
         joint = CoMoments.of(self._means, self._m2, self._weights)
-        return before.statistics(), after.statistics(), joint
-
-
-def _statistics(
-    whole: ReluMoments, inputs: int
-) -> tuple[SideStatistics, SideStatistics, CoMoments]:
-    """As :meth:`_Rows.statistics`."""
-    found = whole.channels()
-    before, after = map(SideStatistics, (inputs, inputs), found.dc, found.sums)
-    return before, after, found.joint
+        return BothSides.of(before, after), joint
 
 
 def _rows(x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor]:
