@@ -35,12 +35,12 @@ class SiteRecord:
     @property
     def channels(self) -> int:
         """Number of channels."""
-        return int(self.statistics.sides.sums.shape[-1])
+        return int(self.statistics.channels.table.shape[1])
 
     @property
     def device(self) -> torch.device:
         """Where its state is."""
-        return self.statistics.sides.sums.device
+        return self.statistics.channels.table.device
 
     def to(self, device: torch.device) -> "SiteRecord":
         """This on `device`."""

@@ -13,19 +13,13 @@ import scipy.signal
 import torch
 from torch import Tensor
 
-from spectroscope.dsp.moments import CoMoments, Moments
+from spectroscope.dsp.moments import ChannelMoments, CoMoments, Moments
 from spectroscope.dsp.spectra import ring_count, shell_count
 from spectroscope.errors import RequestError
 from spectroscope.parts import Part
 from spectroscope.recording import Recording, SiteRecord
 from spectroscope.sites import Downsampling, Found, Site
-from spectroscope.statistics import (
-    BothSides,
-    HarmonicSums,
-    SideStatistics,
-    SiteStatistics,
-    SpectralSums,
-)
+from spectroscope.statistics import HarmonicSums, SideStatistics, SiteStatistics, SpectralSums
 
 FORMAT = 2
 
@@ -160,19 +154,17 @@ def _statistics(arrays: np.lib.npyio.NpzFile, prefix: str) -> SiteStatistics:
         return found
 
     channels = arrays[f"{prefix}input.sums"].shape[-1]
-    before, after = (
-        SideStatistics(
-            int(arrays[f"{prefix}{side}.inputs"]),
-            Moments(*tensor(f"{side}.dc", 4, 2, channels)),
-            tensor(f"{side}.sums", 3, channels),
-        )
-        for side in ("input", "output")
+    sides = "input", "output"
+    moments = ChannelMoments.of(
+        Moments(*torch.stack([tensor(f"{side}.dc", 4, 2, channels) for side in sides], 1)),
+        torch.stack([tensor(f"{side}.sums", 3, channels) for side in sides]),
+        CoMoments(
+            tensor("joint.weight", channels),
+            tensor("joint.mean", 2, channels),
+            tensor("joint.m2", 3, channels),
+        ),
     )
-    joint = CoMoments(
-        tensor("joint.weight", channels),
-        tensor("joint.mean", 2, channels),
-        tensor("joint.m2", 3, channels),
-    )
+    inputs = int(arrays[f"{prefix}output.inputs"])
     spectra = harmonics = None
     if f"{prefix}spectra.input" in arrays:
         lengths = tuple(map(int, arrays[f"{prefix}spectra.lengths"]))
@@ -199,7 +191,7 @@ def _statistics(arrays: np.lib.npyio.NpzFile, prefix: str) -> SiteStatistics:
             tensor("harmonics.squares", 2, 2, channels, orders),
             tensor("harmonics.tones", 5, channels),
         )
-    return SiteStatistics(BothSides.of(before, after), joint, spectra, harmonics)
+    return SiteStatistics(inputs, moments, spectra, harmonics)
 
 
 def _bins(lengths: tuple[int, ...]) -> set[int]:

@@ -177,7 +177,7 @@ def test_damaged_reports_are_refused_or_read_but_never_crash(report, tmp_path):
         lambda arrays: arrays.update(header=np.array("[" * 100_000)),
         lambda arrays: arrays.update({"0.input.sums": np.ones((4, 9))}),
         lambda arrays: arrays.update({"0.spectra.input": np.ones((4, 2))}),
-        lambda arrays: arrays.update({"0.input.inputs": np.array(np.inf)}),
+        lambda arrays: arrays.update({"0.output.inputs": np.array(np.inf)}),
         lambda arrays: arrays.pop("1.output.dc"),
         lambda arrays: arrays.update(
             header=np.array(str(arrays["header"]).replace('"fs": 10.0', '"fs": -1'))

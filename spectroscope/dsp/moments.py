@@ -117,6 +117,51 @@ class CoMoments(NamedTuple):
         return CoMoments(weight, self.mean + apart * share, self.m2 + other.m2 + between)
 
 
+class ChannelMoments(NamedTuple):
+    """What is summed up of both sides of a rectifier but for spectra, of each channel.
+
+    In one table, so that a batch is merged into what was there in one call.
+
+    Attributes:
+        table: float64, ``[28, C]``: 16 rows of `dc`, 6 of `sums` and 6 of `joint`.
+    """
+
+    table: Tensor
+
+    @classmethod
+    def of(cls, dc: Moments, sums: Tensor, joint: CoMoments) -> "ChannelMoments":
+        """The three in one table."""
+        parts = [torch.stack(dc, 2).flatten(0, 2), sums.flatten(0, 1)]
+        return cls(torch.cat([*parts, joint.weight.unsqueeze(0), joint.mean, joint.m2]))
+
+    @property
+    def dc(self) -> Moments:
+        """Of the rows' means, each ``[2, 2, C]``.
+
+        Of the input and of the output; each counting once, and as often as it has finite values.
+        """
+        return Moments(*self.table[:16].view(2, 2, 4, -1).unbind(2))
+
+    @property
+    def sums(self) -> Tensor:
+        """``[2, 3, C]``, of either side.
+
+        Of M2, of the number of values > 0 (of the output alone), of the number that aren't finite.
+        """
+        return self.table[16:22].view(2, 3, -1)
+
+    @property
+    def joint(self) -> CoMoments:
+        """Of the pairs of values, of those rows that are finite on both sides."""
+        return CoMoments(self.table[22], self.table[23:25], self.table[25:])
+
+    def merge(self, other: "ChannelMoments") -> "ChannelMoments":
+        """Moments of both streams together."""
+        return ChannelMoments.of(
+            self.dc.merge(other.dc), self.sums + other.sums, self.joint.merge(other.joint)
+        )
+
+
 class RowMoments(NamedTuple):
     """What :func:`row_moments` finds in each row, all float64 and of the rows' shape.
 

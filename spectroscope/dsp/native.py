@@ -386,6 +386,34 @@ def fold_finite(means, m2, positive, rests, finite, length, dc, sums, joint):
 
 @_sturdy
 @_compiled_exactly
+def merge(mine, other, out):
+    """Write two tables ``[28, C]`` as one, see :meth:`spectroscope.dsp.moments.Moments.merge`."""
+    for c in range(mine.shape[1]):
+        for row in range(0, 16, 4):
+            one, two = mine[row, c], other[row, c]
+            weight = one + two
+            pivot = mine[row + 1, c] if one > 0 else other[row + 1, c]
+            here = mine[row + 2, c] + (mine[row + 1, c] - pivot)
+            there = other[row + 2, c] + (other[row + 1, c] - pivot)
+            apart = there - here
+            share = two / max(weight, 1.0)
+            out[row, c], out[row + 1, c] = weight, pivot
+            out[row + 2, c] = (one * here + two * there) / max(weight, 1.0)
+            out[row + 3, c] = mine[row + 3, c] + other[row + 3, c] + apart * apart * (one * share)
+        for row in range(16, 22):
+            out[row, c] = mine[row, c] + other[row, c]
+        one, two = mine[22, c], other[22, c]
+        out[22, c] = one + two
+        share = two / max(one + two, 1.0)
+        x, y = other[23, c] - mine[23, c], other[24, c] - mine[24, c]
+        out[23, c], out[24, c] = mine[23, c] + x * share, mine[24, c] + y * share
+        out[25, c] = mine[25, c] + other[25, c] + x * x * (one * share)
+        out[26, c] = mine[26, c] + other[26, c] + y * y * (one * share)
+        out[27, c] = mine[27, c] + other[27, c] + x * y * (one * share)
+
+
+@_sturdy
+@_compiled_exactly
 def products(x, y, whole, chunk, begin, end, sums, imaginary):
     """Add |X|², |Y|², Re conj(X)·Y and, if there is room for it, Im conj(X)·Y to sums over inputs.
 

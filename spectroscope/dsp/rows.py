@@ -1,12 +1,14 @@
 """Moments of both sides of a ReLU, row by row, in one reading of its input where that can be."""
 
 import math
+from functools import lru_cache
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from spectroscope.dsp.moments import CoMoments, Moments, RowMoments
+from spectroscope.dsp.moments import ChannelMoments, RowMoments
 from spectroscope.dsp.threads import SHARE, compiled, shared
 
 
@@ -14,83 +16,66 @@ class ReluMoments(NamedTuple):
     """Moments of the rows of `x` and of those of ReLU(x).
 
     Attributes:
-        means: float64, ``[2, N, C]``: of the finite values of either side.
-        m2: likewise, the sum of their squared deviations from that.
-        positive: ``[N, C]``, number of finite values > 0.
-        rests: as `means`, what rounding left out of them; None: nothing that matters.
-        finite: likewise, number of finite values; None: all are, in every row.
+        rows: float64, ``[9, N, C]``: mean of the finite values of either side, sum of their squared
+            deviations from that, number of finite values > 0; what rounding left out of the means,
+            and number of finite values on either side.
+        plain: all values are finite, the rests don't matter, and neither is written.
         length: of the rows.
     """
 
-    means: Tensor
-    m2: Tensor
-    positive: Tensor
-    rests: Tensor | None
-    finite: Tensor | None
+    rows: Tensor
+    plain: bool
     length: int
 
     def sides(self, n: slice, c: slice) -> tuple[RowMoments, RowMoments]:
         """Those of some rows, side by side; of the first without `positive`."""
-        counts = None, self.positive[n, c]
-        if self.rests is None or self.finite is None:
-            x, y = (
-                RowMoments(self.means[i, n, c], self.m2[i, n, c], counts[i], None, None)
-                for i in range(2)
-            )
-        else:
-            x, y = (
-                RowMoments(
-                    self.means[i, n, c],
-                    self.m2[i, n, c],
-                    counts[i],
-                    self.rests[i, n, c],
-                    self.finite[i, n, c],
-                )
-                for i in range(2)
-            )
-        return x, y
-
-    def channels(self) -> "ChannelMoments":
-        """Summed up over N."""
-        native = compiled()
-        assert native is not None  # it has made these
-        count = self.means.shape[2]
-        dc = torch.empty(2, 2, 4, count, dtype=torch.float64)
-        sums = torch.empty(2, 3, count, dtype=torch.float64)
-        joint = torch.empty(6, count, dtype=torch.float64)
-        given = [tensor.numpy() for tensor in (self.means, self.m2, self.positive)]
-        results = dc.numpy(), sums.numpy(), joint.numpy()
-        if self.rests is None or self.finite is None:
-            native.fold(*given, self.length, *results)
-        else:
-            more = self.rests.numpy(), self.finite.numpy()
-            native.fold_finite(*given, *more, self.length, *results)
-        return ChannelMoments(
-            Moments(*dc.unbind(2)), sums, CoMoments(joint[0], joint[1:3], joint[3:])
+        x_mean, y_mean, x_m2, y_m2, positive, *more = self.rows[:, n, c]
+        x_rest, y_rest, x_finite, y_finite = [None] * 4 if self.plain else more
+        return (
+            RowMoments(x_mean, x_m2, None, x_rest, x_finite),
+            RowMoments(y_mean, y_m2, positive, y_rest, y_finite),
         )
 
+    def channels(self) -> ChannelMoments:
+        """Summed up over N."""
+        if self.rows.is_cuda:
+            kernels = on_gpu(self.rows.device)
+            assert kernels is not None  # they have made these
+            return ChannelMoments(kernels.fold(self.rows, self.length))
+        native = compiled()
+        assert native is not None
+        found = ChannelMoments(self.rows.new_empty(28, self.rows.shape[2]))
+        dc, joint = found.table[:16].view(2, 2, 4, -1), found.table[22:]
+        rows, results = self.rows.numpy(), (dc.numpy(), found.sums.numpy(), joint.numpy())
+        given = rows[:2], rows[2:4], rows[4]
+        if self.plain:
+            native.fold(*given, self.length, *results)
+        else:
+            native.fold_finite(*given, rows[5:7], rows[7:], self.length, *results)
+        return found
 
-class ChannelMoments(NamedTuple):
-    """What :meth:`ReluMoments.channels` sums up.
 
-    Attributes:
-        dc: of the rows' means, each ``[2, 2, C]``: of the input and of the output; each counting
-            once, and as often as it has finite values.
-        sums: ``[2, 3, C]``, of either side: of M2, of `positive`, of the number of values that
-            aren't finite.
-        joint: of the pairs of values, of those rows that are finite on both sides.
-    """
+def merge(mine: ChannelMoments, other: ChannelMoments) -> ChannelMoments:
+    """As :meth:`ChannelMoments.merge`, in one call where that can be."""
+    table = mine.table
+    if table.is_cuda and (kernels := on_gpu(table.device)) is not None:
+        return ChannelMoments(kernels.merge(table, other.table))
+    if table.is_cpu and (native := compiled()) is not None:
+        out = torch.empty_like(table)
+        native.merge(table.numpy(), other.table.numpy(), out.numpy())
+        return ChannelMoments(out)
+    return mine.merge(other)
 
-    dc: Moments
-    sums: Tensor
-    joint: CoMoments
+
+_ON_CPU = torch.float32, torch.float64
+_ON_GPU = *_ON_CPU, torch.float16, torch.bfloat16
 
 
 class _Memory(NamedTuple):
     """How a tensor ``[N, C, ...]`` lies in memory, time or space being one axis there.
 
     Attributes:
-        flat: the memory, from the first value on.
+        flat: the memory, from the first value on; of the CPU as an array.
         shape: N, C, T.
         strides: of those in `flat`; that of C or of T is 1.
     """
@@ -101,8 +86,8 @@ class _Memory(NamedTuple):
 
     @classmethod
     def of(cls, x: Tensor) -> "_Memory | None":
-        """None: it lies otherwise, elsewhere than on the CPU, or isn't float32 or float64."""
-        if not x.is_cpu or x.dtype not in (torch.float32, torch.float64) or x.is_neg():
+        """None: it lies otherwise, or elsewhere, or is of a type that can't be read as it is."""
+        if x.dtype not in (_ON_CPU if x.is_cpu else _ON_GPU if x.is_cuda else ()) or x.is_neg():
             return None
         try:
             x = x.view(*x.shape[:2], -1)
@@ -112,12 +97,14 @@ class _Memory(NamedTuple):
         if 1 not in strides[1:]:
             return None
         span = 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
-        return cls(x.as_strided((span,), (1,)).numpy(), shape, strides)
+        flat = x.as_strided((span,), (1,))
+        return cls(flat.numpy() if x.is_cpu else flat, shape, strides)
 
 
 def both_sides(block: Tensor, x: Tensor, y: Tensor) -> None:
     """Write `block` to `x` and its ReLU to `y`, both float64, contiguous and of its shape."""
-    memory, native = _Memory.of(block), compiled()
+    native = compiled() if block.is_cpu else None
+    memory = None if native is None else _Memory.of(block)
     if native is None or memory is None or memory.strides[2] != 1:
         x.copy_(block)
         torch.clamp_min(x, 0, out=y)
@@ -137,30 +124,43 @@ def relu_moments(x: Tensor) -> ReluMoments | None:
     Returns:
         None: not of such a tensor, or not on this machine.
     """
-    if math.prod(x.shape[2:]) == 1:
-        return None
     memory = _Memory.of(x)
+    if memory is None:
+        return None
+    if x.is_cuda:
+        kernels = on_gpu(x.device)
+        if kernels is None:
+            return None
+        return ReluMoments(kernels.read(*memory), False, memory.shape[2])
     native = compiled()
-    if native is None or memory is None:
+    if native is None or memory.shape[2] == 1:
         return None
     flat, shape, strides = memory
     samples, channels, length = shape
-    out = torch.empty(5, samples, channels, dtype=torch.float64)
-    found: Any = out.view(5, -1).numpy()
+    rows = torch.empty(9, samples, channels, dtype=torch.float64)
+    found: Any = rows.view(9, -1).numpy()
     if strides[2] == 1:
         work, count = native.lines, samples * channels
     else:
         work, count = native.columns, samples
     step = max(1, SHARE * count // math.prod(shape))
-    doubtful = shared(lambda a, b: work(flat, shape, strides, a, b, found), count, step)
-    rests = finite = None
+    doubtful = shared(lambda a, b: work(flat, shape, strides, a, b, found[:5]), count, step)
     if doubtful:
-        more = torch.empty(4, samples, channels, dtype=torch.float64)
-        extra: Any = more.view(4, -1).numpy()
         shared(
-            lambda a, b: native.again(flat, shape, strides, a, b, found, extra),
+            lambda a, b: native.again(flat, shape, strides, a, b, found[:5], found[5:]),
             samples * channels,
             max(1, SHARE // length),
         )
-        rests, finite = more[:2], more[2:]
-    return ReluMoments(out[:2], out[2:4], out[4], rests, finite, length)
+    return ReluMoments(rows, not doubtful, length)
+
+
+@lru_cache
+def on_gpu(device: torch.device) -> ModuleType | None:
+    """The kernels for a GPU, or None where they can't be had: everything goes without them too."""
+    try:
+        from spectroscope.dsp import gpu
+
+        gpu.fold(gpu.read(torch.zeros(1, device=device), (1, 1, 1), (1, 1, 1)), 1)
+    except Exception:  # no Triton, none for this GPU, or no C compiler, which it needs
+        return None
+    return gpu

@@ -2,7 +2,6 @@
 
 from spectroscope.statistics.blocks import unrecordable as unrecordable
 from spectroscope.statistics.harmonics import HarmonicSums as HarmonicSums
-from spectroscope.statistics.sides import BothSides as BothSides
 from spectroscope.statistics.sides import SideStatistics as SideStatistics
 from spectroscope.statistics.site import Analysis as Analysis
 from spectroscope.statistics.site import SiteStatistics as SiteStatistics

@@ -1,7 +1,7 @@
 """DC and AC of either side of a rectifier.
 
-A batch is reduced where it is seen (:class:`SideOfBatch`) and merged into what was there
-(:meth:`BothSides.merge`). The state is replaced whole, so that an interrupt between two
+A batch is reduced where it is seen (:class:`SideOfBatch`) and merged into what
+was there. The state is replaced whole, so that an interrupt between two
 batches, or in the middle of one, can't leave half of a batch in it.
 """
 
@@ -44,38 +44,6 @@ class SideStatistics(NamedTuple):
         return self.sums[2]
 
 
-class BothSides(NamedTuple):
-    """Both sides of one site, in tensors that they share: to merge them takes half as many calls.
-
-    Attributes:
-        inputs: number of inputs seen.
-        dc: as those of :class:`SideStatistics`, each ``[2, 2, C]``: first the input's.
-        sums: likewise, ``[2, 3, C]``.
-    """
-
-    inputs: int
-    dc: Moments
-    sums: Tensor
-
-    @classmethod
-    def of(cls, before: SideStatistics, after: SideStatistics) -> "BothSides":
-        """The two together."""
-        pairs = zip(before.dc, after.dc, strict=True)
-        dc = Moments(*(torch.stack(pair) for pair in pairs))
-        return cls(before.inputs, dc, torch.stack([before.sums, after.sums]))
-
-    def side(self, number: int) -> SideStatistics:
-        """The input, 0, or the output, 1."""
-        dc = Moments(*(tensor[number] for tensor in self.dc))
-        return SideStatistics(self.inputs, dc, self.sums[number])
-
-    def merge(self, other: "BothSides") -> "BothSides":
-        """Statistics of both streams together; associative, and commutative to rounding."""
-        return BothSides(
-            self.inputs + other.inputs, self.dc.merge(other.dc), self.sums + other.sums
-        )
-
-
 class SideOfBatch:
     """One side of one batch, put together from the pieces that it is reduced in.
 
@@ -103,8 +71,8 @@ class SideOfBatch:
                 self._finite = torch.full_like(self._mean, self._length)
             self._rest[n, c], self._finite[n, c] = found.rest, found.finite
 
-    def statistics(self) -> SideStatistics:
-        """The whole, once all pieces are in."""
+    def moments(self) -> tuple[Moments, Tensor]:
+        """Of the whole, once all pieces are in: `dc` and `sums` of :class:`SideStatistics`."""
         if self._rest is None or self._finite is None:
             once = Moments.of_equals(self._mean)
             by_value = once.repeated(self._length)
@@ -112,5 +80,4 @@ class SideOfBatch:
             once = Moments.of(self._mean, self._rest, (self._finite > 0).double())
             by_value = Moments.of(self._mean, self._rest, self._finite)
             self._sums[2] = (self._length - self._finite).sum(0)
-        dc = Moments(*(torch.stack(pair) for pair in zip(once, by_value, strict=True)))
-        return SideStatistics(len(self._mean), dc, self._sums)
+        return Moments(*map(torch.stack, zip(once, by_value, strict=True))), self._sums

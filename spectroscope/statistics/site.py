@@ -5,12 +5,19 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from spectroscope.dsp.moments import CoMoments, RowMoments, relu_product, row_moments
-from spectroscope.dsp.rows import both_sides, relu_moments
+from spectroscope.dsp.moments import (
+    ChannelMoments,
+    CoMoments,
+    Moments,
+    RowMoments,
+    relu_product,
+    row_moments,
+)
+from spectroscope.dsp.rows import both_sides, merge, relu_moments
 from spectroscope.dsp.spectra import Window
 from spectroscope.statistics.blocks import pieces, scratch
 from spectroscope.statistics.harmonics import HarmonicsOfBatch, HarmonicSums
-from spectroscope.statistics.sides import BothSides, SideOfBatch, SideStatistics
+from spectroscope.statistics.sides import SideOfBatch, SideStatistics
 from spectroscope.statistics.spectra import SpectralSums, SpectraOfBatch, transformed_axes
 
 
@@ -36,17 +43,16 @@ class SiteStatistics(NamedTuple):
     """Everything kept of one site's values, a fixed size that doesn't grow with the batches.
 
     Attributes:
-        sides: DC and AC of the rectifier's input and of its output.
-        joint: of the pairs of input and output values, of those inputs that are finite throughout
-            on both sides.
+        inputs: number of inputs (batch items) seen.
+        channels: DC and AC of the rectifier's input and of its output, and of the pairs of both.
         spectra: None if there is no axis to transform, they weren't asked for, or inputs had
             different lengths.
         harmonics: of those inputs whose fundamental is known; None if there are none, or for what
             isn't a line ``(C, T)``.
     """
 
-    sides: BothSides
-    joint: CoMoments
+    inputs: int
+    channels: ChannelMoments
     spectra: SpectralSums | None
     harmonics: HarmonicSums | None
 
@@ -86,12 +92,11 @@ class SiteStatistics(NamedTuple):
                 spectra.add(c, shaped, pair, finite)
         if whole is not None:
             channels = whole.channels()
-            sides, joint = BothSides(len(x), channels.dc, channels.sums), channels.joint
         elif rows is not None:
-            sides, joint = rows.statistics()
+            channels = rows.channels()
         return cls(
-            sides,
-            joint,
+            len(x),
+            channels,
             None if spectra is None else spectra.sums(),
             None if harmonics is None else harmonics.sums(),
         )
@@ -99,12 +104,21 @@ class SiteStatistics(NamedTuple):
     @property
     def input(self) -> SideStatistics:
         """DC and AC of the rectifier's input."""
-        return self.sides.side(0)
+        return self._side(0)
 
     @property
     def output(self) -> SideStatistics:
         """DC and AC of its output."""
-        return self.sides.side(1)
+        return self._side(1)
+
+    @property
+    def joint(self) -> CoMoments:
+        """Of the pairs of input and output values, of inputs that are finite on both sides."""
+        return self.channels.joint
+
+    def _side(self, number: int) -> SideStatistics:
+        dc = Moments(*(tensor[number] for tensor in self.channels.dc))
+        return SideStatistics(self.inputs, dc, self.channels.sums[number])
 
     def to(self, device: torch.device) -> "SiteStatistics":
         """The same on `device`."""
@@ -120,8 +134,8 @@ class SiteStatistics(NamedTuple):
         if self.harmonics is not None and other.harmonics is not None:
             harmonics = self.harmonics.merge(other.harmonics)
         return SiteStatistics(
-            self.sides.merge(other.sides),
-            self.joint.merge(other.joint),
+            self.inputs + other.inputs,
+            merge(self.channels, other.channels),
             spectra,
             harmonics,
         )
@@ -162,11 +176,12 @@ class _Rows:
         if finite is not None:
             self._weights[n, c] *= finite
 
-    def statistics(self) -> tuple[BothSides, CoMoments]:
-        """The whole, once all pieces are in: of either side, and of the pairs of both."""
-        before, after = (side.statistics() for side in self._sides)
+    def channels(self) -> ChannelMoments:
+        """The whole, once all pieces are in."""
+        (x_dc, x_sums), (y_dc, y_sums) = (side.moments() for side in self._sides)
+        dc = Moments(*map(torch.stack, zip(x_dc, y_dc, strict=True)))
         joint = CoMoments.of(self._means, self._m2, self._weights)
-        return BothSides.of(before, after), joint
+        return ChannelMoments.of(dc, torch.stack([x_sums, y_sums]), joint)
 
 
 def _rows(x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor]:

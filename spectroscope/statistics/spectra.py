@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from spectroscope.dsp.rows import on_gpu
 from spectroscope.dsp.spectra import Transform, Window, shell_count
 from spectroscope.dsp.threads import SHARE, compiled, shared
 from spectroscope.statistics.blocks import scratch
@@ -174,6 +175,9 @@ def _add_products(x: Tensor, y: Tensor, sums: Tensor, imaginary: Tensor) -> None
         sums: ``[3, c, F]``, added to; of the product the real part.
         imaginary: ``[c, F]``, its imaginary part; or of no channels.
     """
+    if x.is_cuda and (kernels := on_gpu(x.device)) is not None:
+        kernels.products(x, y, sums, imaginary)
+        return
     native = compiled() if x.is_cpu else None
     if native is None:
         for total, a, b in zip(sums, (x, y, x), (x, y, y), strict=True):

@@ -1,0 +1,86 @@
+"""The kernels for GPUs, by Triton's interpreter: what the loops for the CPU find, to rounding.
+
+On a GPU itself tests/test_cuda.py sees them at work.
+"""
+
+import importlib.util
+import os
+import subprocess
+import sys
+
+import pytest
+
+CODE = """
+import contextlib, torch
+from spectroscope.dsp import gpu, rows
+from spectroscope.dsp.moments import ChannelMoments
+
+torch.cuda.device = lambda _: contextlib.nullcontext()  # the interpreter has none
+torch.manual_seed(0)
+
+def assert_same(x, doubtful):
+    wide = x if x.dtype in (torch.float32, torch.float64) else x.float()
+    expected, length = rows.relu_moments(wide), wide[0, 0].numel()
+    assert expected.plain != doubtful
+    table = expected.rows
+    if expected.plain:
+        table[5:7], table[7:] = 0, length
+    found = gpu.read(x, (*x.shape[:2], length), x.view(*x.shape[:2], -1).stride())
+    rounding = table[3].max().sqrt().item() * 1e-14 / length**0.5 + 1e-15
+    torch.testing.assert_close(found[[0, 1, 5, 6]] + found[[5, 6, 0, 1]],
+                               table[[0, 1, 5, 6]] + table[[5, 6, 0, 1]], rtol=1e-14, atol=rounding)
+    torch.testing.assert_close(found[2:4], table[2:4], rtol=1e-11, atol=0)
+    assert torch.equal(found[[4, 7, 8]], table[[4, 7, 8]])
+    channels = expected.channels()
+    folded = ChannelMoments(gpu.fold(found, length))
+    assert_same_channels(folded, channels)
+    other = ChannelMoments(channels.table.roll(1, 1))
+    found = ChannelMoments(gpu.merge(folded.table, other.table))
+    assert_same_channels(found, channels.merge(other))
+    assert_same_channels(rows.merge(channels, other), channels.merge(other))
+
+def assert_same_channels(found, expected):
+    for name in "weight", "mean", "m2":
+        for mine, other in (found.dc, expected.dc), (found.joint, expected.joint):
+            mine, other = getattr(mine, name), getattr(other, name)
+            scale = other.abs().max().item()
+            torch.testing.assert_close(mine, other, rtol=1e-10, atol=1e-12 * scale + 1e-30)
+    torch.testing.assert_close(found.sums, expected.sums, rtol=1e-11, atol=0)
+
+for dtype in torch.float32, torch.float64, torch.float16, torch.bfloat16:
+    assert_same(torch.randn(2, 3, 37).to(dtype), False)
+for shape in (1, 1, 3), (1, 2, 2600), (66, 1, 2), (1, 35, 2, 3):
+    x = torch.randn(shape)
+    assert_same(x, False)
+    if len(shape) == 3:
+        assert_same(x.transpose(1, 2).contiguous().transpose(1, 2), False)
+assert_same(torch.randn(2, 5, 40)[:, 1:4, 1:], False)
+x = 1e4 + torch.randn(3, 4, 30)
+assert_same(x, True)
+x[0, 0, :2] = torch.tensor([torch.nan, -torch.inf])
+x[1, 1] = torch.nan
+x[2, 3, 0] = torch.inf
+assert_same(x, True)
+for shape, room in ((5, 3, 2, 35), 3), ((2, 2, 1, 600), 0), ((40, 1, 1, 3), 1):
+    x, y = torch.randn(2, *shape, dtype=torch.complex128)
+    sums = torch.randn(3, shape[1], shape[3], dtype=torch.float64)
+    imaginary = torch.zeros(room, shape[3], dtype=torch.float64)
+    cross = (x.conj() * y).sum((0, 2))
+    powers = [(side * side.conj()).real.sum((0, 2)) for side in (x, y)]
+    expected = sums + torch.stack([*powers, cross.real])
+    gpu.products(*map(torch.view_as_real, (x, y)), sums, imaginary)
+    torch.testing.assert_close(sums, expected, rtol=1e-12, atol=1e-12)
+    if room:
+        torch.testing.assert_close(imaginary, cross.imag, rtol=1e-12, atol=1e-12)
+print("the same")
+"""
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("triton"), reason="needs Triton")
+def test_they_find_what_the_compiled_loops_find():
+    done = subprocess.run(
+        [sys.executable, "-c", CODE],
+        env=os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.stdout, done.returncode) == ("the same\n", 0), done.stderr
