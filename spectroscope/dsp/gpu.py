@@ -101,16 +101,89 @@ def read(flat: Tensor, shape: tuple[int, ...], strides: tuple[int, ...]) -> Tens
     """
     samples, channels, length = shape
     out = torch.empty(9, samples, channels, dtype=torch.float64, device=flat.device)
-    if strides[2] == 1:  # what lies side by side is read side by side
-        times = min(_TILE, max(32, triton.next_power_of_2(length)))
-        rows = min(_ROWS, _TILE // times, triton.next_power_of_2(channels))
-    else:
-        rows = min(_ROWS, triton.next_power_of_2(channels))
-        times = _TILE // _ROWS
+    rows, times = _tile(shape, strides)
     grid = (samples * triton.cdiv(channels, rows),)
     with torch.cuda.device(flat.device):
         _read[grid](flat, out, samples * channels, channels, length, *strides, rows, times)
     return out
+
+
+@triton.jit(do_not_specialize=["channels", "length", "of_sample", "of_channel", "of_mask"])
+def _widen(
+    x,
+    mask,
+    wide,
+    rectified,
+    channels,
+    length,
+    of_sample,
+    of_channel,
+    of_time,
+    of_mask,
+    ROWS: tl.constexpr,  # noqa: N803
+    TIMES: tl.constexpr,  # noqa: N803
+):
+    """Write some values of some rows as float64, and their ReLU; of rows that are masked, 0."""
+    shares = tl.cdiv(channels, ROWS)
+    sample = tl.program_id(0) // shares
+    channel = (tl.program_id(0) % shares) * ROWS + tl.arange(0, ROWS)
+    here = channel < channels
+    begin = x + sample.to(tl.int64) * of_sample + channel[:, None].to(tl.int64) * of_channel
+    fine = tl.load(mask + sample.to(tl.int64) * of_mask + channel, here, 0) > 0
+    first = tl.program_id(1) * TIMES
+    value, _, _ = _values(begin, first, length, of_time, here, TIMES)
+    value = tl.where(fine[:, None], value, 0.0)
+    time = (first + tl.arange(0, TIMES))[None, :]
+    at = (sample.to(tl.int64) * channels + channel)[:, None] * length + time
+    inside = here[:, None] & (time < length)
+    tl.store(wide + at, value, inside)
+    tl.store(rectified + at, tl.where(value > 0, value, 0.0), inside)
+
+
+def widen(
+    flat: Tensor,
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    mask: Tensor,
+    x: Tensor,
+    y: Tensor,
+) -> None:
+    """Write rows as float64 to `x`, and their ReLU to `y`, both contiguous.
+
+    Args:
+        flat: see :func:`read`, as are `shape` and `strides`.
+        shape: likewise.
+        strides: likewise.
+        mask: ``[N, C]``, side by side in C: which rows are written; of the others, 0.
+        x: float64, ``[N, C, …]``.
+        y: likewise.
+    """
+    samples, channels, length = shape
+    rows, times = _tile(shape, strides)
+    grid = samples * triton.cdiv(channels, rows), triton.cdiv(length, times)
+    with torch.cuda.device(flat.device):
+        _widen[grid](
+            flat,
+            mask.view(torch.uint8),
+            x,
+            y,
+            channels,
+            length,
+            *strides,
+            mask.stride(0),
+            rows,
+            times,
+        )
+
+
+def _tile(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, int]:
+    """How many rows, of the same sample, and times to take at once: what lies side by side."""
+    _, channels, length = shape
+    across: int = triton.next_power_of_2(channels)
+    if strides[2] == 1:
+        times = min(_TILE, max(32, triton.next_power_of_2(length)))
+        return min(_ROWS, _TILE // times, across), times
+    return min(_ROWS, across), _TILE // _ROWS
 
 
 @triton.jit

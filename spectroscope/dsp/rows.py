@@ -27,6 +27,10 @@ class ReluMoments(NamedTuple):
     plain: bool
     length: int
 
+    def finite(self) -> Tensor | None:
+        """``[N, C]``, which rows are finite throughout on both sides; None: all are."""
+        return None if self.plain else (self.rows[7:] == self.length).all(0)
+
     def sides(self, n: slice, c: slice) -> tuple[RowMoments, RowMoments]:
         """Those of some rows, side by side; of the first without `positive`."""
         x_mean, y_mean, x_m2, y_m2, positive, *more = self.rows[:, n, c]
@@ -101,18 +105,37 @@ class _Memory(NamedTuple):
         return cls(flat.numpy() if x.is_cpu else flat, shape, strides)
 
 
-def both_sides(block: Tensor, x: Tensor, y: Tensor) -> None:
-    """Write `block` to `x` and its ReLU to `y`, both float64, contiguous and of its shape."""
+def both_sides(block: Tensor, x: Tensor, y: Tensor, finite: Tensor | None) -> None:
+    """Write `block` to `x` and its ReLU to `y`, both float64, contiguous and of its shape.
+
+    Args:
+        block: ``[N, C, ...]``.
+        x: written to.
+        y: likewise.
+        finite: ``[N, C]``, which rows to write; the others are 0. None: all.
+    """
+    kernels = on_gpu(block.device) if block.is_cuda and finite is not None else None
     native = compiled() if block.is_cpu else None
-    memory = None if native is None else _Memory.of(block)
+    memory = None if kernels is native is None else _Memory.of(block)
+    if memory is not None and kernels is not None and finite is not None:
+        kernels.widen(*memory, finite, x, y)
+        return
     if native is None or memory is None or memory.strides[2] != 1:
         x.copy_(block)
         torch.clamp_min(x, 0, out=y)
-        return
-    rows = memory.shape[0] * memory.shape[1]
-    wide, rectified = (side.view(rows, -1).numpy() for side in (x, y))
-    step = max(1, SHARE * rows // block.numel())
-    shared(lambda a, b: native.widen(*memory, a, b, wide, rectified), rows, step)
+    else:
+        rows = memory.shape[0] * memory.shape[1]
+        wide, rectified = (side.view(rows, -1).numpy() for side in (x, y))
+        step = max(1, SHARE * rows // block.numel())
+        shared(lambda a, b: native.widen(*memory, a, b, wide, rectified), rows, step)
+    if finite is not None:
+        blank_rows(x, finite)
+        blank_rows(y, finite)
+
+
+def blank_rows(x: Tensor, finite: Tensor) -> None:
+    """Set the rows of ``[N, C, ...]`` that aren't `finite`, ``[N, C]``, to 0."""
+    x.masked_fill_(~finite.view(*finite.shape, *[1] * (x.dim() - 2)), 0)
 
 
 def relu_moments(x: Tensor) -> ReluMoments | None:

@@ -13,7 +13,7 @@ from spectroscope.dsp.moments import (
     relu_product,
     row_moments,
 )
-from spectroscope.dsp.rows import both_sides, merge, relu_moments
+from spectroscope.dsp.rows import blank_rows, both_sides, merge, relu_moments
 from spectroscope.dsp.spectra import Window
 from spectroscope.statistics.blocks import pieces, scratch
 from spectroscope.statistics.harmonics import HarmonicsOfBatch, HarmonicSums
@@ -74,16 +74,24 @@ class SiteStatistics(NamedTuple):
             harmonics = HarmonicsOfBatch(x, analysis.f0, analysis.orders)
         whole = relu_moments(x) if y is None else None
         rows = _Rows(x) if whole is None else None
+        every = None if whole is None else whole.finite()
         for n, c in pieces(x) if rows or spectra or harmonics else ():
             block = x[n, c]
-            x_rows, y_rows = _rows(block, None if y is None else y[n, c])
+            finite = None if every is None else every[n, c]
+            x_rows, y_rows = _rows(block, None if y is None else y[n, c], finite)
             if whole is not None:
                 found = whole.sides(n, c)
             else:
                 found, product = _reduced(x_rows, y_rows, relu=y is None)
+                finite = _finite(found, x_rows.shape[-1])
+                if finite is not None:
+                    blank_rows(x_rows, finite)
+                    blank_rows(y_rows, finite)
             if rows is not None:
-                rows.add(n, c, found, product)
-            pair, finite = (found[0].mean, found[1].mean), _finite(found, x_rows.shape[-1])
+                rows.add(n, c, found, product, finite)
+            pair = found[0].mean, found[1].mean
+            if finite is not None:
+                pair = pair[0].where(finite, 0), pair[1].where(finite, 0)
             if harmonics is not None:
                 ac = found[0].m2, found[1].m2
                 harmonics.add(n, c, (x_rows, y_rows), pair, ac, finite)
@@ -164,10 +172,14 @@ class _Rows:
         self._m2 = x.new_zeros(3, x.shape[1], dtype=torch.float64)
 
     def add(
-        self, n: slice, c: slice, found: tuple[RowMoments, RowMoments], product: Tensor
+        self,
+        n: slice,
+        c: slice,
+        found: tuple[RowMoments, RowMoments],
+        product: Tensor,
+        finite: Tensor | None,
     ) -> None:
         """Take in the moments of some rows, and the sum of the products of both sides in each."""
-        finite = _finite(found, self._length)
         for number, row in enumerate((found[0].m2, found[1].m2, product)):
             self._m2[number, c] += (row if finite is None else row.where(finite, 0)).sum(0)
         for number, (side, of_side) in enumerate(zip(self._sides, found, strict=True)):
@@ -184,11 +196,14 @@ class _Rows:
         return ChannelMoments.of(dc, torch.stack([x_sums, y_sums]), joint)
 
 
-def _rows(x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Both sides of a piece as float64 rows ``[n, c, T]``, in memory of our own."""
+def _rows(x: Tensor, y: Tensor | None, finite: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Both sides of a piece as float64 rows ``[n, c, T]``, in memory of our own.
+
+    Of a ReLU's those that are known not to be `finite` are 0.
+    """
     of_x, of_y = (scratch(f"rows of {name}", tuple(x.shape), x, torch.float64) for name in "xy")
     if y is None:
-        both_sides(x, of_x, of_y)
+        both_sides(x, of_x, of_y, finite)
     else:
         of_x.copy_(x)
         of_y.copy_(y)

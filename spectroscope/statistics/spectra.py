@@ -103,7 +103,7 @@ class SpectraOfBatch:
             c: the channels.
             sides: input and output, float64, ``[n, c, ...]``, overwritten.
             means: of their rows, ``[n, c]``.
-            finite: ``[n, c]``, which rows are so on both sides; None: all.
+            finite: ``[n, c]``, which rows are so on both sides, the others being 0; None: all.
         """
         if self._channels != c or self._open is None:
             self._fold()
@@ -114,13 +114,12 @@ class SpectraOfBatch:
                 sides[0].new_zeros(3, channels, components),
                 sides[0].new_zeros(turned, components),
             )
-        x, x_mean = self._transformed(sides[0], means[0], finite)
-        y, y_mean = self._transformed(sides[1], means[1], finite)
+        x, x_mean = self._transformed(sides[0], means[0])
+        y, y_mean = self._transformed(sides[1], means[1])
         self._inputs[c] += len(means[0]) if finite is None else finite.sum(0)
         _add_products(x, y, *self._open)
-        pairs = ((x_mean, x_mean), (y_mean, y_mean), (x_mean, y_mean))
-        for number, (a, b) in enumerate(pairs):
-            self._dc[number, c] += (a * b).sum((0, 2)) / x.shape[2]
+        pairs = torch.stack([x_mean, y_mean, x_mean]) * torch.stack([x_mean, y_mean, y_mean])
+        self._dc[:, c].add_(pairs.sum((1, 3)), alpha=1 / x.shape[2])
 
     def sums(self) -> SpectralSums:
         """The whole, once all pieces are in."""
@@ -131,14 +130,11 @@ class SpectraOfBatch:
         shells = self._shells if len(lengths) == 2 else None
         return SpectralSums(lengths, self._inputs, xx, yy, cross, shells)
 
-    def _transformed(self, x: Tensor, mean: Tensor, finite: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _transformed(self, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
         """Components of one side, ``[n, c, frames, F, 2]``, and its DC, ``[n, c, frames]``.
 
         Frames of a video count as so many inputs, each with 1/frames of the power.
         """
-        if finite is not None:
-            x.masked_fill_(~finite.view(*finite.shape, *[1] * (x.dim() - 2)), 0)
-            mean = mean.where(finite, 0)
         x = x.view(*mean.shape, -1, *self._transform.lengths)
         mean = mean.unsqueeze(2) if x.shape[2] == 1 else x.flatten(3).mean(-1)
         if self._transform.tapered:
