@@ -87,6 +87,7 @@ def _moments(out, row, length, sums):
     x_m2, y_m2 = x_square - x_mean * x_sum, y_square - y_mean * y_sum
     # So written that NaN is doubtful too, and a row of zeros isn't.
     clear = x_square <= x_m2 * CANCELLATION and y_square <= y_m2 * CANCELLATION
+    clear = clear or (length == 1 and x_square <= _LARGEST)
     out[0, row], out[1, row] = x_mean, y_mean
     out[2, row], out[3, row] = x_m2, y_m2
     out[4, row] = positive

@@ -156,7 +156,7 @@ def relu_moments(x: Tensor) -> ReluMoments | None:
             return None
         return ReluMoments(kernels.read(*memory), False, memory.shape[2])
     native = compiled()
-    if native is None or memory.shape[2] == 1:
+    if native is None:
         return None
     flat, shape, strides = memory
     samples, channels, length = shape
