@@ -139,6 +139,34 @@ def test_what_feeds_global_pooling_is_named():
     assert found.text.startswith("0#0 feeds global pooling directly")
 
 
+def test_what_global_pooling_leaves_behind_is_a_part_of_the_power():
+    wave = torch.sin(2 * torch.pi * torch.arange(32) / 8)
+    model = nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool1d(1))
+    x = torch.stack([wave, 100 * (wave + 9)]).expand(12, -1, -1)  # in the mean of both 68 % is DC
+    report = report_of(model, x)
+    found = finding(report, "Only the DC goes on")
+    left = 0.5 / 81.5  # of the second, beside which the first is nothing
+    assert report.sites()["above_next_nyquist"][0] == pytest.approx(left, rel=1e-2)
+    assert f"and {left:.1%} of its power is left behind".replace("%", "\u00a0%") in found.text
+    assert found.references == (Reference("0#0", f"{1 - left:.1%} is DC".replace("%", "\u00a0%")),)
+    # Without spectra there is no `above_next_nyquist`, and the same to be said.
+    assert finding(report_of(model, x, spectra=False), "Only the DC goes on") == found
+
+
+def test_what_could_not_be_looked_for_is_not_said_to_be_absent():
+    finite = told(report_of(nn.ReLU(), torch.randn(12, 3, 64))).absent
+    assert len(finite) == 7
+    x = torch.full((12, 3, 64), torch.nan)
+    assert told(report_of(nn.ReLU(), x)).absent == ("layers that feed global pooling directly",)
+    # Nothing is said of Gaussian input, or of doing nothing, where there is no ReLU.
+    clipped = told(report_of(nn.Hardtanh(0, 1), torch.randn(12, 3, 64))).absent
+    assert set(finite) - set(clipped) == {finite[3], finite[6]}
+    assert "always on" in finite[3]
+    assert "Gaussian" in finite[6]
+    one_value = told(report_of(nn.ReLU(), torch.randn(12, 3))).absent
+    assert not any("more than half" in text for text in one_value)
+
+
 def test_aliasing_is_told_with_what_it_folds_to_and_global_pooling_is_none():
     t = torch.arange(64) / 64.0  # 1 s
     tone = 3 + torch.cos(2 * torch.pi * 20 * t).expand(12, 2, -1)
