@@ -12,6 +12,7 @@ from torch import nn
 
 import spectroscope
 from spectroscope import cli
+from spectroscope.page import changes
 
 SHIFT = 0.75
 
@@ -91,6 +92,21 @@ def test_channels_die_and_come_back():
     there, back = alive.compare(dead).sites(), dead.compare(alive).sites()
     assert there[["died", "revived"]].values.tolist()[0] == [1, 0]
     assert back[["died", "revived"]].values.tolist()[0] == [0, 1]
+
+
+def test_a_channel_of_which_nothing_is_known_neither_dies_nor_comes_back():
+    x = -torch.rand(5, 2, 8)
+    unknown = x.clone()
+    unknown[:, 1] = torch.nan
+    dead, strange = report_of(nn.ReLU(), x), report_of(nn.ReLU(), unknown)
+    for found in (dead.compare(strange), strange.compare(dead)):
+        assert found.sites()[["died", "revived"]].values.tolist() == [[0, 0]]
+        said = [f.headline for f in changes.findings(found.sites(), found.channels()).found]
+        assert not {"Channels that died", "Channels that came back"} & set(said)
+    nothing = torch.full_like(x, torch.nan)
+    found = report_of(nn.ReLU(), nothing).compare(report_of(nn.ReLU(), nothing))
+    absent = changes.findings(found.sites(), found.channels()).absent
+    assert not any("died" in text or "came back" in text for text in absent)
 
 
 def test_one_input_has_no_spread_and_constant_dc_an_infinite_effect():

@@ -98,7 +98,7 @@ def one_value(shape: tuple[int | None, ...]) -> bool:
 def _inputs(sites: pd.DataFrame) -> Finding | str:
     few = sites[sites["n_samples"] < FEW_INPUTS]
     if few.empty:
-        return _if_known(sites["dc_out"], f"figures of fewer than {FEW_INPUTS} inputs")
+        return if_known(sites["dc_out"], f"figures of fewer than {FEW_INPUTS} inputs")
     fewest, whole = int(few["n_samples"].min()), len(few) == len(sites)
     whose = "All figures are" if whole else f"Those of {_of(len(few), len(sites), 'layer')} are"
     how = "can't be told from one, and reads 0"
@@ -133,7 +133,7 @@ def _dead(dc: pd.DataFrame) -> Finding | str:
         dc,
         dc["active_fraction"] == 0,
         "Dead channels",
-        _if_known(dc["active_fraction"], "dead channels"),
+        if_known(dc["active_fraction"], "dead channels"),
         lambda share, where: (
             f"{share} never gave a value above 0, {where}: of these inputs they tell nothing."
         ),
@@ -146,7 +146,7 @@ def _always_on(dc: pd.DataFrame) -> Finding | str:
         dc,
         active == 1,
         "Channels that are always on",
-        _if_known(active, "channels that are always on"),
+        if_known(active, "channels that are always on"),
         lambda share, where: (
             f"{share} gave nothing but values above 0, {where}: there the ReLU "
             "lets all of its input pass, and does nothing."
@@ -160,7 +160,7 @@ def _unexplained(dc: pd.DataFrame) -> Finding | str:
     ratio = dc["dc_gaussian_residual"].abs() / rms.where(rms > 0)
     which = ratio > UNEXPLAINED
     if not which.any():
-        return _if_known(
+        return if_known(
             ratio,
             "channels whose DC is far from that of Gaussian input (by more than "
             f"{UNEXPLAINED:g} of the output's RMS)",
@@ -191,7 +191,7 @@ def _dominated(sites: pd.DataFrame) -> Finding | str:
     waves = int(fraction.count())
     if not which.any():
         absent = f"layers where DC is more than half of the output's power (of {waves:,})"
-        return _if_known(fraction, absent)
+        return if_known(fraction, absent)
     worst = sites[which].sort_values("dc_fraction", ascending=False, kind="stable")
     first = worst.iloc[0]
     left_out = int(single.sum())
@@ -310,7 +310,7 @@ def _dc_power(dc: pd.DataFrame) -> "pd.Series[float]":
     return power
 
 
-def _if_known(figures: "pd.Series[float]", absent: str) -> str:
+def if_known(figures: "pd.Series[float]", absent: str) -> str:
     """`absent`, unless all `figures` that would have told are NaN."""
     return absent if figures.notna().any() else ""
 
