@@ -8,6 +8,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+import seaborn as sns
 import torch
 from helpers import report_of, values
 from matplotlib import pyplot as plt
@@ -487,6 +488,22 @@ def test_names_with_an_underscore_are_in_the_legend(table):
     ax = plots.importance(table.replace("mine", "_mine"), ax=given())
     texts = [text.get_text().strip() for text in ax.get_legend().get_texts()]
     assert texts == ["nothing changed", "DC removed", "_mine"]
+
+
+@pytest.mark.parametrize("context", ["notebook", "talk"])
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_new_figure_has_room_for_greater_text(drawing, name, context):
+    frame, draw = drawing[name]
+    with mpl.rc_context():
+        sns.set_theme(context=context)
+        ax = plots.filters(frame)[0] if name == "filters" else draw(frame, None)
+    ax.figure.draw_without_rendering()
+    labels = [label for one in ax.figure.axes for label in (one.xaxis.label, one.yaxis.label)]
+    boxes = [label.get_window_extent() for label in labels if label.get_text()]
+    whole = ax.figure.bbox
+    assert all(box.x0 >= 0 and box.y0 >= 0 for box in boxes)
+    assert all(box.x1 <= whole.x1 and box.y1 <= whole.y1 for box in boxes)
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
 
 
 def test_a_part_of_a_figure_will_do(signals):
