@@ -484,6 +484,39 @@ def test_headings_and_charts_are_printed_together(opened):
     media(opened)
 
 
+def test_rows_of_channels_are_not_printed_under_the_heads_of_layers(opened):
+    display = "[arguments[0], '.panel thead'].map((of) => " \
+              "getComputedStyle(document.querySelector(of) ?? document.body).display)"  # fmt: skip
+    found = []
+    for _ in range(3):  # closed, open, closed again
+        media(opened, "print")
+        found.append(js(opened, display, "#sites > thead"))
+        media(opened)
+        layer(opened, 0).click()
+    repeated, once = "table-header-group", "table-row-group"  # on every page, or at the top alone
+    assert [head for head, _ in found] == [repeated, once, repeated]
+    assert found[1][1] == repeated
+
+
+@pytest.mark.parametrize("least", [0, 5])
+def test_zero_has_a_place_on_a_logarithmic_chart(browser, report, tmp_path, least):
+    html = page.render_report(report)
+    (text,) = re.findall('id="data">(.*?)</script>', html)
+    data = json.loads(text)
+    for curve in data["depth"].values():
+        curve["values"] = [least, 5, 50, 500, 5000]
+    (tmp_path / "page.html").write_text(
+        html.replace(text, json.dumps(data).replace("<", "\\u003c"))
+    )
+    browser.get((tmp_path / "page.html").as_uri())
+    assert len(browser.find_elements("css selector", "#depth-chart circle")) == 15
+    marks = "[...document.querySelectorAll('#depth-chart .axes text:not([class])')]" \
+            ".map((t) => t.textContent).slice(0, 5)"  # fmt: skip
+    lowest = ["0"] if least == 0 else []
+    assert js(browser, marks) == [*lowest, "10⁰", "10¹", "10²", "10³", "10⁴"][:5]
+    assert browser.get_log("browser") == []
+
+
 def text_of(html, section):
     found = re.search(f'<section id="{section}".*?</section>', html, re.S)[0]
     return " ".join(re.sub("<[^>]*>", "", found).replace("&#39;", "'").split())
