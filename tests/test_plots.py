@@ -342,6 +342,12 @@ def test_dc_of_one_site_is_over_its_channels_with_its_deviation(signals):
     np.testing.assert_allclose(heights, frame["dc_out_std"])
 
 
+def test_a_channel_has_a_whole_number_even_if_it_is_the_only_one(signals):
+    ax = plots.dc(signals.dc().query("site == '1#0' and channel == 3"), ax=given())
+    assert set(ax.get_xticks()) & {3.0}
+    assert all(float(tick).is_integer() for tick in ax.get_xticks())
+
+
 def test_depth_is_what_the_table_of_sites_says(signals):
     sites = signals.sites()
     ax = plots.depth(sites, columns=["dc_fraction", "active_fraction"], ax=given())
@@ -447,6 +453,11 @@ def test_importance_with_its_intervals(table):
             np.testing.assert_allclose(segment[:, 0], [value - 0.5, value + 1])
     assert list(ax.lines[0].get_xdata()) == [1.0, 1.0]
     assert ax.get_xlabel() == r"MAE (\$)"
+    units = {"agreement": "(1)", "kl": "(nats)", "mae": "(the targets' unit)", "mine": "mine"}
+    for metric, unit in units.items():  # of a function of the user's the name is all there is
+        drawn = plots.importance(table.assign(metric=metric), ax=given())
+        assert drawn.get_xlabel().startswith(metric)
+        assert drawn.get_xlabel().endswith(unit)
     with pytest.raises(ValueError, match="metric must be the same in all rows, not MAE"):
         plots.importance(pd.concat([table, table.assign(metric="other")]))
 
