@@ -498,6 +498,22 @@ def test_rows_of_channels_are_not_printed_under_the_heads_of_layers(opened):
     assert found[1][1] == repeated
 
 
+@pytest.mark.parametrize("scale", [1, 1e-6, 1e18])
+def test_the_words_of_a_chart_do_not_overlap(browser, tmp_path, scale):
+    report_of(nn.ReLU(), scale * torch.randn(12, 3, 64), fs=64.0).page(tmp_path / "page.html")
+    browser.get((tmp_path / "page.html").as_uri())
+    layer(browser, 0).click()
+    overlaps = js(
+        browser,
+        """[...document.querySelectorAll(".panel .chart svg")].map((svg) => {
+            const boxes = [...svg.querySelectorAll("text")].map((t) => t.getBoundingClientRect());
+            return boxes.filter((a, i) => boxes.some((b, k) => k < i && a.left < b.right &&
+                b.left < a.right && a.top < b.bottom && b.top < a.bottom)).length;
+        })""",
+    )
+    assert overlaps == [0, 0]
+
+
 @pytest.mark.parametrize("least", [0, 5])
 def test_zero_has_a_place_on_a_logarithmic_chart(browser, report, tmp_path, least):
     html = page.render_report(report)

@@ -255,7 +255,7 @@ function spectraCharts(spectra, boxes, chosen) {
     const high = Math.ceil(all.reduce((a, b) => Math.max(a, b)) / 100);
     const lowest = Math.floor(all.reduce((a, b) => Math.min(a, b)) / 100);
     const low = Math.min(Math.max(lowest, high - DYNAMIC / 100), high - 1);
-    const left = 52, right = 12, top = 28, height = 220, base = top + height;
+    const left = 64, right = 12, top = 28, height = 220, base = top + height;
     const x = (f) => left + (f / most) * (width - left - right);
     const y = (v) => v === null ? NaN
       : Math.min(base, base - ((v / 100 - low) / (high - low)) * height);
