@@ -386,14 +386,20 @@ def test_numbers_that_json_has_no_word_for():
 
 def test_harmonics_and_predictions_are_embedded_where_there_are():
     t = torch.arange(1024) / 1024
-    tone = torch.cos(2 * torch.pi * 4 * t).expand(3, 2, -1)
-    layer = embedded(report_of(nn.ReLU(), tone, fs=1024.0, f0=4.0))["layers"][0]
+    scales = torch.tensor([1.0, 2.0, 9.0])  # of which the median is 2
+    tones = (scales[:, None] * torch.cos(2 * torch.pi * 4 * t)).expand(3, -1, -1)
+    layer = embedded(report_of(nn.ReLU(), tones, fs=1024.0, f0=4.0))["layers"][0]
     amplitude = dict(
         zip(layer["harmonics"]["harmonic"], layer["harmonics"]["amplitude_out"], strict=True)
     )
-    assert amplitude[1] == 0.5
-    assert amplitude[2] == pytest.approx(2 / (3 * np.pi), rel=1e-3)
-    assert "tone" in layer["predictions"]["assumption"]
+    assert amplitude[1] == 2 * 0.5
+    assert amplitude[2] == pytest.approx(2 * 2 / (3 * np.pi), rel=1e-3)
+    table = pd.DataFrame(layer["predictions"]).set_index("assumption").loc[["gaussian", "tone"]]
+    predicted = np.array([1 / np.sqrt(4 * np.pi), 1 / np.pi])  # of a cosine of amplitude 1
+    np.testing.assert_allclose(table["dc_out"], 4 / np.pi, rtol=1e-3)
+    np.testing.assert_allclose(table["dc_predicted"], 4 * predicted, rtol=1e-3)
+    rms = np.sqrt((scales**2).mean()) * (1 / np.pi - predicted)
+    np.testing.assert_allclose(table["rms_residual"], rms, rtol=1e-3, atol=1e-4)
 
 
 T = torch.randn
