@@ -175,6 +175,14 @@ def test_aliasing_is_told_with_what_it_folds_to_and_global_pooling_is_none():
     # Power 1/2 of 9 + 1/2 at 20 Hz; at 32 samples a second that is 12 Hz.
     assert f"{0.5 / 9.5:.1%}".replace("%", "\u00a0%") in found.text
     assert "is at 20 Hz, and folds to 12 Hz" in found.text
+    # Told of is the channel that loses most power, not the part of one that is all but silent.
+    faint = 1e-3 * (2 + torch.cos(2 * torch.pi * 24 * t))
+    unequal = torch.stack([faint, tone[0, 0]]).expand(12, -1, -1)
+    found = finding(report_of(model, unequal, fs=64.0), "Aliasing")
+    assert "in channel 1, is at 20 Hz" in found.text
+    # What folds behind another rectifier is that one's output.
+    two = finding(report_of(nn.Sequential(nn.ReLU(), model), tone, fs=64.0), "Aliasing")
+    assert [reference.site for reference in two.references] == ["1.0#0"]
     whole = nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool1d(1))
     report = report_of(whole, tone, fs=64.0)
     assert "Aliasing" not in [f.headline for f in told(report).found]
@@ -398,7 +406,7 @@ def test_harmonics_and_predictions_are_embedded_where_there_are():
     predicted = np.array([1 / np.sqrt(4 * np.pi), 1 / np.pi])  # of a cosine of amplitude 1
     np.testing.assert_allclose(table["dc_out"], 4 / np.pi, rtol=1e-3)
     np.testing.assert_allclose(table["dc_predicted"], 4 * predicted, rtol=1e-3)
-    rms = np.sqrt((scales**2).mean()) * (1 / np.pi - predicted)
+    rms = np.sqrt((1 + 4 + 81) / 3) * (1 / np.pi - predicted)
     np.testing.assert_allclose(table["rms_residual"], rms, rtol=1e-3, atol=1e-4)
 
 

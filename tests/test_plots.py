@@ -427,6 +427,7 @@ def test_radial_spectra_beside_one_over_f_squared(images):
     np.testing.assert_array_equal(after.get_ydata(), rows_of(frame, 5, "out", "density")[1:])
     freq, line = reference.get_data()
     np.testing.assert_allclose(np.diff(np.log(line)) / np.diff(np.log(freq)), -2)
+    assert np.log(before.get_ydata() / line).mean() == pytest.approx(0)  # as far above as below
     assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
     assert ax.get_ylabel() == "power density (activation² per (cycles/pixel)²)"
 
