@@ -18,11 +18,13 @@ class Metric(NamedTuple):
     Attributes:
         score: ``[N]``.
         root: the root of their mean, not their mean.
-        definition: with its unit.
+        unit: of the number.
+        definition: what it is.
     """
 
     score: Score
     root: bool
+    unit: str
     definition: str
 
     def of(self, scores: Tensor) -> float:
@@ -80,17 +82,19 @@ def _relative_l2(outputs: Tensor, reference: Tensor, targets: Tensor | None) -> 
 
 
 METRICS = {
-    "mae": Metric(_mae, False, "mean absolute error, in the targets' unit"),
-    "rmse": Metric(_squares, True, "root of the mean squared error, in the targets' unit"),
-    "accuracy": Metric(_accuracy, False, "part of the inputs whose largest output is the target's"),
+    "mae": Metric(_mae, False, "the targets' unit", "mean absolute error"),
+    "rmse": Metric(_squares, True, "the targets' unit", "root of the mean squared error"),
+    "accuracy": Metric(
+        _accuracy, False, "1", "part of the inputs whose largest output is the target's"
+    ),
     "agreement": Metric(
-        _agreement, False, "part of the inputs whose largest output is the untouched model's"
+        _agreement, False, "1", "part of the inputs whose largest output is the untouched model's"
     ),
     "kl": Metric(
-        _kl, False, "Kullback-Leibler divergence of the softmax of the outputs from that of the "
-        "untouched model's, nats",
+        _kl, False, "nats", "Kullback-Leibler divergence of the softmax of the outputs from that "
+        "of the untouched model's",
     ),
     "relative_l2": Metric(
-        _relative_l2, False, "‖output − untouched output‖ / ‖untouched output‖, of each input"
+        _relative_l2, False, "1", "‖output − untouched output‖ / ‖untouched output‖, of each input"
     ),
 }  # fmt: skip

@@ -139,6 +139,34 @@ def test_what_feeds_global_pooling_is_named():
     assert found.text.startswith("0#0 feeds global pooling directly")
 
 
+def test_what_global_pooling_leaves_behind_is_a_part_of_the_power():
+    wave = torch.sin(2 * torch.pi * torch.arange(32) / 8)
+    model = nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool1d(1))
+    x = torch.stack([wave, 100 * (wave + 9)]).expand(12, -1, -1)  # in the mean of both 68 % is DC
+    report = report_of(model, x)
+    found = finding(report, "Only the DC goes on")
+    left = 0.5 / 81.5  # of the second, beside which the first is nothing
+    assert report.sites()["above_next_nyquist"][0] == pytest.approx(left, rel=1e-2)
+    assert f"and {left:.1%} of its power is left behind".replace("%", "\u00a0%") in found.text
+    assert found.references == (Reference("0#0", f"{1 - left:.1%} is DC".replace("%", "\u00a0%")),)
+    # Without spectra there is no `above_next_nyquist`, and the same to be said.
+    assert finding(report_of(model, x, spectra=False), "Only the DC goes on") == found
+
+
+def test_what_could_not_be_looked_for_is_not_said_to_be_absent():
+    finite = told(report_of(nn.ReLU(), torch.randn(12, 3, 64))).absent
+    assert len(finite) == 7
+    x = torch.full((12, 3, 64), torch.nan)
+    assert told(report_of(nn.ReLU(), x)).absent == ("layers that feed global pooling directly",)
+    # Nothing is said of Gaussian input, or of doing nothing, where there is no ReLU.
+    clipped = told(report_of(nn.Hardtanh(0, 1), torch.randn(12, 3, 64))).absent
+    assert set(finite) - set(clipped) == {finite[3], finite[6]}
+    assert "always on" in finite[3]
+    assert "Gaussian" in finite[6]
+    one_value = told(report_of(nn.ReLU(), torch.randn(12, 3))).absent
+    assert not any("more than half" in text for text in one_value)
+
+
 def test_aliasing_is_told_with_what_it_folds_to_and_global_pooling_is_none():
     t = torch.arange(64) / 64.0  # 1 s
     tone = 3 + torch.cos(2 * torch.pi * 20 * t).expand(12, 2, -1)
@@ -147,6 +175,14 @@ def test_aliasing_is_told_with_what_it_folds_to_and_global_pooling_is_none():
     # Power 1/2 of 9 + 1/2 at 20 Hz; at 32 samples a second that is 12 Hz.
     assert f"{0.5 / 9.5:.1%}".replace("%", "\u00a0%") in found.text
     assert "is at 20 Hz, and folds to 12 Hz" in found.text
+    # Told of is the channel that loses most power, not the part of one that is all but silent.
+    faint = 1e-3 * (2 + torch.cos(2 * torch.pi * 24 * t))
+    unequal = torch.stack([faint, tone[0, 0]]).expand(12, -1, -1)
+    found = finding(report_of(model, unequal, fs=64.0), "Aliasing")
+    assert "in channel 1, is at 20 Hz" in found.text
+    # What folds behind another rectifier is that one's output.
+    two = finding(report_of(nn.Sequential(nn.ReLU(), model), tone, fs=64.0), "Aliasing")
+    assert [reference.site for reference in two.references] == ["1.0#0"]
     whole = nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool1d(1))
     report = report_of(whole, tone, fs=64.0)
     assert "Aliasing" not in [f.headline for f in told(report).found]
@@ -358,14 +394,20 @@ def test_numbers_that_json_has_no_word_for():
 
 def test_harmonics_and_predictions_are_embedded_where_there_are():
     t = torch.arange(1024) / 1024
-    tone = torch.cos(2 * torch.pi * 4 * t).expand(3, 2, -1)
-    layer = embedded(report_of(nn.ReLU(), tone, fs=1024.0, f0=4.0))["layers"][0]
+    scales = torch.tensor([1.0, 2.0, 9.0])  # of which the median is 2
+    tones = (scales[:, None] * torch.cos(2 * torch.pi * 4 * t)).expand(3, -1, -1)
+    layer = embedded(report_of(nn.ReLU(), tones, fs=1024.0, f0=4.0))["layers"][0]
     amplitude = dict(
         zip(layer["harmonics"]["harmonic"], layer["harmonics"]["amplitude_out"], strict=True)
     )
-    assert amplitude[1] == 0.5
-    assert amplitude[2] == pytest.approx(2 / (3 * np.pi), rel=1e-3)
-    assert "tone" in layer["predictions"]["assumption"]
+    assert amplitude[1] == 2 * 0.5
+    assert amplitude[2] == pytest.approx(2 * 2 / (3 * np.pi), rel=1e-3)
+    table = pd.DataFrame(layer["predictions"]).set_index("assumption").loc[["gaussian", "tone"]]
+    predicted = np.array([1 / np.sqrt(4 * np.pi), 1 / np.pi])  # of a cosine of amplitude 1
+    np.testing.assert_allclose(table["dc_out"], 4 / np.pi, rtol=1e-3)
+    np.testing.assert_allclose(table["dc_predicted"], 4 * predicted, rtol=1e-3)
+    rms = np.sqrt((1 + 4 + 81) / 3) * (1 / np.pi - predicted)
+    np.testing.assert_allclose(table["rms_residual"], rms, rtol=1e-3, atol=1e-4)
 
 
 T = torch.randn

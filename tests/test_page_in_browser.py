@@ -484,6 +484,55 @@ def test_headings_and_charts_are_printed_together(opened):
     media(opened)
 
 
+def test_rows_of_channels_are_not_printed_under_the_heads_of_layers(opened):
+    display = "[arguments[0], '.panel thead'].map((of) => " \
+              "getComputedStyle(document.querySelector(of) ?? document.body).display)"  # fmt: skip
+    found = []
+    for _ in range(3):  # closed, open, closed again
+        media(opened, "print")
+        found.append(js(opened, display, "#sites > thead"))
+        media(opened)
+        layer(opened, 0).click()
+    repeated, once = "table-header-group", "table-row-group"  # on every page, or at the top alone
+    assert [head for head, _ in found] == [repeated, once, repeated]
+    assert found[1][1] == repeated
+
+
+@pytest.mark.parametrize("scale", [1, 1e-6, 1e18])
+def test_the_words_of_a_chart_do_not_overlap(browser, tmp_path, scale):
+    report_of(nn.ReLU(), scale * torch.randn(12, 3, 64), fs=64.0).page(tmp_path / "page.html")
+    browser.get((tmp_path / "page.html").as_uri())
+    layer(browser, 0).click()
+    overlaps = js(
+        browser,
+        """[...document.querySelectorAll(".panel .chart svg")].map((svg) => {
+            const boxes = [...svg.querySelectorAll("text")].map((t) => t.getBoundingClientRect());
+            return boxes.filter((a, i) => boxes.some((b, k) => k < i && a.left < b.right &&
+                b.left < a.right && a.top < b.bottom && b.top < a.bottom)).length;
+        })""",
+    )
+    assert overlaps == [0, 0]
+
+
+@pytest.mark.parametrize("least", [0, 5])
+def test_zero_has_a_place_on_a_logarithmic_chart(browser, report, tmp_path, least):
+    html = page.render_report(report)
+    (text,) = re.findall('id="data">(.*?)</script>', html)
+    data = json.loads(text)
+    for curve in data["depth"].values():
+        curve["values"] = [least, 5, 50, 500, 5000]
+    (tmp_path / "page.html").write_text(
+        html.replace(text, json.dumps(data).replace("<", "\\u003c"))
+    )
+    browser.get((tmp_path / "page.html").as_uri())
+    assert len(browser.find_elements("css selector", "#depth-chart circle")) == 15
+    marks = "[...document.querySelectorAll('#depth-chart .axes text:not([class])')]" \
+            ".map((t) => t.textContent).slice(0, 5)"  # fmt: skip
+    lowest = ["0"] if least == 0 else []
+    assert js(browser, marks) == [*lowest, "10⁰", "10¹", "10²", "10³", "10⁴"][:5]
+    assert browser.get_log("browser") == []
+
+
 def text_of(html, section):
     found = re.search(f'<section id="{section}".*?</section>', html, re.S)[0]
     return " ".join(re.sub("<[^>]*>", "", found).replace("&#39;", "'").split())

@@ -8,6 +8,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+import seaborn as sns
 import torch
 from helpers import report_of, values
 from matplotlib import pyplot as plt
@@ -341,6 +342,12 @@ def test_dc_of_one_site_is_over_its_channels_with_its_deviation(signals):
     np.testing.assert_allclose(heights, frame["dc_out_std"])
 
 
+def test_a_channel_has_a_whole_number_even_if_it_is_the_only_one(signals):
+    ax = plots.dc(signals.dc().query("site == '1#0' and channel == 3"), ax=given())
+    assert set(ax.get_xticks()) & {3.0}
+    assert all(float(tick).is_integer() for tick in ax.get_xticks())
+
+
 def test_depth_is_what_the_table_of_sites_says(signals):
     sites = signals.sites()
     ax = plots.depth(sites, columns=["dc_fraction", "active_fraction"], ax=given())
@@ -420,6 +427,7 @@ def test_radial_spectra_beside_one_over_f_squared(images):
     np.testing.assert_array_equal(after.get_ydata(), rows_of(frame, 5, "out", "density")[1:])
     freq, line = reference.get_data()
     np.testing.assert_allclose(np.diff(np.log(line)) / np.diff(np.log(freq)), -2)
+    assert np.log(before.get_ydata() / line).mean() == pytest.approx(0)  # as far above as below
     assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
     assert ax.get_ylabel() == "power density (activation² per (cycles/pixel)²)"
 
@@ -446,6 +454,11 @@ def test_importance_with_its_intervals(table):
             np.testing.assert_allclose(segment[:, 0], [value - 0.5, value + 1])
     assert list(ax.lines[0].get_xdata()) == [1.0, 1.0]
     assert ax.get_xlabel() == r"MAE (\$)"
+    units = {"agreement": "(1)", "kl": "(nats)", "mae": "(the targets' unit)", "mine": "mine"}
+    for metric, unit in units.items():  # of a function of the user's the name is all there is
+        drawn = plots.importance(table.assign(metric=metric), ax=given())
+        assert drawn.get_xlabel().startswith(metric)
+        assert drawn.get_xlabel().endswith(unit)
     with pytest.raises(ValueError, match="metric must be the same in all rows, not MAE"):
         plots.importance(pd.concat([table, table.assign(metric="other")]))
 
@@ -487,6 +500,22 @@ def test_names_with_an_underscore_are_in_the_legend(table):
     ax = plots.importance(table.replace("mine", "_mine"), ax=given())
     texts = [text.get_text().strip() for text in ax.get_legend().get_texts()]
     assert texts == ["nothing changed", "DC removed", "_mine"]
+
+
+@pytest.mark.parametrize("context", ["notebook", "talk"])
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_new_figure_has_room_for_greater_text(drawing, name, context):
+    frame, draw = drawing[name]
+    with mpl.rc_context():
+        sns.set_theme(context=context)
+        ax = plots.filters(frame)[0] if name == "filters" else draw(frame, None)
+    ax.figure.draw_without_rendering()
+    labels = [label for one in ax.figure.axes for label in (one.xaxis.label, one.yaxis.label)]
+    boxes = [label.get_window_extent() for label in labels if label.get_text()]
+    whole = ax.figure.bbox
+    assert all(box.x0 >= 0 and box.y0 >= 0 for box in boxes)
+    assert all(box.x1 <= whole.x1 and box.y1 <= whole.y1 for box in boxes)
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
 
 
 def test_a_part_of_a_figure_will_do(signals):

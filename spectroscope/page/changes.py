@@ -13,6 +13,7 @@ from spectroscope.page.findings import (
     Reference,
     counted,
     figure,
+    if_known,
     of_channels,
 )
 
@@ -57,7 +58,8 @@ def findings(sites: pd.DataFrame, channels: pd.DataFrame) -> Findings:
     """What stands out, of `Comparison.sites()` and `Comparison.channels()`."""
     if sites.empty:
         return Findings((), ())
-    dead = {side: channels[f"active_fraction_{side}"] == 0 for side in "ab"}
+    active = {side: channels[f"active_fraction_{side}"] for side in "ab"}
+    both = active["a"] + active["b"]
     bad = {side: _nonfinite(channels, side) > 0 for side in "ab"}
     looks: list[Finding | str] = [
         _inputs(channels),
@@ -75,16 +77,16 @@ def findings(sites: pd.DataFrame, channels: pd.DataFrame) -> Findings:
         _changed(channels),
         of_channels(
             channels,
-            ~dead["a"] & dead["b"],
+            (active["a"] > 0) & (active["b"] == 0),
             "Channels that died",
-            "channels that died",
+            if_known(both, "channels that died"),
             lambda share, where: f"{share} gave values above 0 in A and none in B, {where}.",
         ),
         of_channels(
             channels,
-            dead["a"] & ~dead["b"],
+            (active["a"] == 0) & (active["b"] > 0),
             "Channels that came back",
-            "channels that came back",
+            if_known(both, "channels that came back"),
             lambda share, where: f"{share} gave values above 0 in B and none in A, {where}.",
         ),
     ]

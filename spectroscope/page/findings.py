@@ -57,7 +57,7 @@ class Findings:
 
     Attributes:
         found: what there is, in the order of the page.
-        absent: in a few words each, what there isn't.
+        absent: in a few words each, what there isn't; not what there was no way to tell.
     """
 
     found: tuple[Finding, ...]
@@ -80,7 +80,7 @@ def findings(sites: pd.DataFrame, dc: pd.DataFrame, aliasing: pd.DataFrame | Non
         _dead(dc),
         _always_on(dc),
         _dominated(sites),
-        _global_pooling(sites),
+        _global_pooling(sites, dc),
         _aliased(sites, aliasing),
         _unexplained(dc),
     ]
@@ -98,7 +98,7 @@ def one_value(shape: tuple[int | None, ...]) -> bool:
 def _inputs(sites: pd.DataFrame) -> Finding | str:
     few = sites[sites["n_samples"] < FEW_INPUTS]
     if few.empty:
-        return f"figures of fewer than {FEW_INPUTS} inputs"
+        return if_known(sites["dc_out"], f"figures of fewer than {FEW_INPUTS} inputs")
     fewest, whole = int(few["n_samples"].min()), len(few) == len(sites)
     whose = "All figures are" if whole else f"Those of {_of(len(few), len(sites), 'layer')} are"
     how = "can't be told from one, and reads 0"
@@ -133,7 +133,7 @@ def _dead(dc: pd.DataFrame) -> Finding | str:
         dc,
         dc["active_fraction"] == 0,
         "Dead channels",
-        "dead channels",
+        if_known(dc["active_fraction"], "dead channels"),
         lambda share, where: (
             f"{share} never gave a value above 0, {where}: of these inputs they tell nothing."
         ),
@@ -141,11 +141,12 @@ def _dead(dc: pd.DataFrame) -> Finding | str:
 
 
 def _always_on(dc: pd.DataFrame) -> Finding | str:
+    active = dc["active_fraction"].where(dc["kind"] == "ReLU")
     return of_channels(
         dc,
-        (dc["active_fraction"] == 1) & (dc["kind"] == "ReLU"),
+        active == 1,
         "Channels that are always on",
-        "channels that are always on",
+        if_known(active, "channels that are always on"),
         lambda share, where: (
             f"{share} gave nothing but values above 0, {where}: there the ReLU "
             "lets all of its input pass, and does nothing."
@@ -155,13 +156,14 @@ def _always_on(dc: pd.DataFrame) -> Finding | str:
 
 def _unexplained(dc: pd.DataFrame) -> Finding | str:
     # A dead channel has no RMS to measure by, and is told of already.
-    rms = np.sqrt(dc["dc_out"] ** 2 + dc["dc_out_std"] ** 2 + dc["ac_rms_out"] ** 2)
+    rms = np.sqrt(_dc_power(dc) + dc["ac_rms_out"] ** 2)
     ratio = dc["dc_gaussian_residual"].abs() / rms.where(rms > 0)
     which = ratio > UNEXPLAINED
     if not which.any():
-        return (
+        return if_known(
+            ratio,
             "channels whose DC is far from that of Gaussian input (by more than "
-            f"{UNEXPLAINED:g} of the output's RMS)"
+            f"{UNEXPLAINED:g} of the output's RMS)",
         )
     more = int((which & (dc["dc_gaussian_residual"] > 0)).sum())
     worst = dc.loc[ratio[which].idxmax()]
@@ -184,10 +186,12 @@ def _unexplained(dc: pd.DataFrame) -> Finding | str:
 
 def _dominated(sites: pd.DataFrame) -> Finding | str:
     single = sites["shape"].map(one_value)
-    which = ~single & (sites["dc_fraction"] > DOMINATED)
-    waves = int((~single).sum())
+    fraction = sites["dc_fraction"].where(~single)
+    which = fraction > DOMINATED
+    waves = int(fraction.count())
     if not which.any():
-        return f"layers where DC is more than half of the output's power (of {waves:,})"
+        absent = f"layers where DC is more than half of the output's power (of {waves:,})"
+        return if_known(fraction, absent)
     worst = sites[which].sort_values("dc_fraction", ascending=False, kind="stable")
     first = worst.iloc[0]
     left_out = int(single.sum())
@@ -206,12 +210,16 @@ def _dominated(sites: pd.DataFrame) -> Finding | str:
     )
 
 
-def _global_pooling(sites: pd.DataFrame) -> Finding | str:
+def _global_pooling(sites: pd.DataFrame, dc: pd.DataFrame) -> Finding | str:
     feeding = sites[sites["feeds_global_pooling"].astype(bool)]
     if feeding.empty:
         return "layers that feed global pooling directly"
     one = len(feeding) == 1
-    lost = 1 - feeding["dc_fraction"].iloc[0]
+    # Of the power of all channels together, which a mean of their fractions is not.
+    power = pd.DataFrame({"dc": _dc_power(dc), "ac": dc["ac_rms_out"] ** 2})
+    total = power.groupby(dc["site"]).sum().loc[feeding["site"]]
+    kept = total["dc"] / total.sum(axis=1)
+    lost = 1 - kept.iloc[0]
     what = f"{feeding['site'].iloc[0]} feeds" if one else f"{len(feeding)} layers feed"
     also = (
         "" if math.isnan(lost) or not one else f", and {percent(lost)} of its power is left behind"
@@ -220,7 +228,7 @@ def _global_pooling(sites: pd.DataFrame) -> Finding | str:
         "Only the DC goes on",
         f"{what} global pooling directly, which is a mean over time or space: of the output the "
         f"DC alone goes on{also}.",
-        *_worst(feeding, [f"{percent(part)} is DC" for part in feeding["dc_fraction"]]),
+        *_worst(feeding, [f"{percent(part)} is DC" for part in kept]),
     )
 
 
@@ -294,6 +302,17 @@ def of_channels(
     references, more = _worst(table.reset_index(), notes)
     share_text = f"{number:,} of {counted(total, 'channel')} ({percent(number / total)})"
     return Finding(headline, sentence(share_text, where), also + references, more)
+
+
+def _dc_power(dc: pd.DataFrame) -> "pd.Series[float]":
+    """Mean squared DC of the output of each channel."""
+    power: pd.Series[float] = dc["dc_out"] ** 2 + dc["dc_out_std"] ** 2
+    return power
+
+
+def if_known(figures: "pd.Series[float]", absent: str) -> str:
+    """`absent`, unless all `figures` that would have told are NaN."""
+    return absent if figures.notna().any() else ""
 
 
 def _worst(rows: pd.DataFrame, notes: Sequence[str]) -> tuple[tuple[Reference, ...], int]:

@@ -163,19 +163,23 @@ function depthChart(box, readout) {
       const values = data.depth[name].values.map(number), y0 = top + p * (panel + gap) + panel;
       const finite = values.filter(Number.isFinite), most = Math.max(1, ...finite);
       const logarithmic = most > 10;
-      const low = logarithmic ? Math.floor(Math.log10(Math.min(...finite.filter((v) => v > 0)))) : 0;
+      // 0 has the place of the power below the least, and its name.
+      const zero = logarithmic && finite.includes(0);
+      const low = logarithmic
+        ? Math.floor(Math.log10(Math.min(...finite.filter((v) => v > 0)))) - zero : 0;
       // At least a decade: all may be the same power of 10.
-      const high = logarithmic ? Math.max(low + 1, Math.ceil(Math.log10(most))) : most;
-      const scale = (v) => y0 - ((logarithmic ? Math.log10(v) : v) - low) / (high - low) * panel;
+      const high = logarithmic ? Math.max(low + zero + 1, Math.ceil(Math.log10(most))) : most;
+      const place = (v) => !logarithmic ? v : v === 0 ? low : Math.log10(v);
+      const scale = (v) => y0 - (place(v) - low) / (high - low) * panel;
       const marks = logarithmic
-        ? Array.from({ length: high - low + 1 }, (_, i) => 10 ** (low + i))
+        ? Array.from({ length: high - low + 1 }, (_, i) => (zero && i === 0 ? 0 : 10 ** (low + i)))
         : most === 1 ? [0, 0.5, 1] : ticks(most).filter((_, i, all) => all.length < 5 || i % 2 === 0);
       back.append(
         svg("text", { x: left, y: y0 - panel - 10, class: "title" },
           svg("tspan", { class: "name" }, name),
           ...(width > 520 ? [svg("tspan", { class: "quiet", dx: 8 }, data.depth[name].title)] : [])));
       for (const mark of marks) {
-        const y = scale(mark), text = logarithmic ? `10${superscript(Math.log10(mark))}` : shown(mark);
+        const y = scale(mark), text = logarithmic && mark ? `10${superscript(Math.log10(mark))}` : shown(mark);
         back.append(svg("line", { x1: left, x2: width - right, y1: y, y2: y }),
           svg("text", { x: left - 8, y: y + 4, "text-anchor": "end" }, text));
       }
@@ -251,7 +255,7 @@ function spectraCharts(spectra, boxes, chosen) {
     const high = Math.ceil(all.reduce((a, b) => Math.max(a, b)) / 100);
     const lowest = Math.floor(all.reduce((a, b) => Math.min(a, b)) / 100);
     const low = Math.min(Math.max(lowest, high - DYNAMIC / 100), high - 1);
-    const left = 52, right = 12, top = 28, height = 220, base = top + height;
+    const left = 64, right = 12, top = 28, height = 220, base = top + height;
     const x = (f) => left + (f / most) * (width - left - right);
     const y = (v) => v === null ? NaN
       : Math.min(base, base - ((v / 100 - low) / (high - low)) * height);

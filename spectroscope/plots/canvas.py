@@ -32,16 +32,21 @@ MARKERS = "os^Dv<>"
 _FLOOR = 1e-12
 _ROW = 0.22  # inches that one site takes
 _GOLDEN = (math.sqrt(5) - 1) / 2
+_LABELS = 10.0  # points, Matplotlib's default
 _TALLEST = 100.0  # inches; pixels are limited
 
 
 def new(width: float, height: float, **options: Any) -> Any:
-    """Axes of a new pyplot figure: one, or of a grid an array; `options` as of `subplots`."""
+    """Axes of a new pyplot figure: one, or of a grid an array; `options` as of `subplots`.
+
+    `width` and `height` are inches at Matplotlib's own size of labels; with greater text, as
+    seaborn's themes have, the figure grows.
+    """
     from matplotlib import pyplot  # Deferred: those who give Axes may have no use for its state.
 
-    figure, axes = pyplot.subplots(
-        figsize=(width, min(height, _TALLEST)), layout="constrained", **options
-    )
+    scale = max(1.0, _points(mpl.rcParams["axes.labelsize"]) / _LABELS)
+    size = width * scale, min(height * scale, _TALLEST)
+    figure, axes = pyplot.subplots(figsize=size, layout="constrained", **options)
     opaque(figure)
     return axes
 
@@ -62,12 +67,17 @@ def new_rows(sites: Sequence[str]) -> Axes:
 
 def rows(ax: Axes, sites: Sequence[str]) -> None:
     """Make a row of each site, from above, named as far as there is room for the names."""
-    size = FontProperties(size=mpl.rcParams["ytick.labelsize"]).get_size_in_points()
+    size = _points(mpl.rcParams["ytick.labelsize"])
     room = ax.get_window_extent().height / dpi(ax) * 72
     step = math.ceil(1.1 * size * len(sites) / room)
     ax.set_yticks(range(0, len(sites), step), short(sites)[::step])
     ax.set_yticks([], minor=True)
     ax.set_ylim(len(sites) - 0.4, -0.6)
+
+
+def _points(size: float | str) -> float:
+    """A size of text, which may be a word such as ``"medium"``, in points."""
+    return float(FontProperties(size=size).get_size_in_points())
 
 
 def dpi(ax: Axes) -> float:

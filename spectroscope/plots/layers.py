@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from spectroscope.metrics import METRICS
 from spectroscope.plots import canvas, frames
 from spectroscope.plots.canvas import COLORS, MARKERS
 
@@ -201,7 +202,8 @@ def importance(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """What becomes of a model's outputs when one ReLU is changed: a row for each, from above.
 
     Args:
-        frame: :func:`spectroscope.importance`'s; its `metric` has the unit.
+        frame: :func:`spectroscope.importance`'s; the unit is that of
+            its `metric`, which those of the user's own have in their names.
         ax: where to draw; None: a new figure, as tall as the sites need.
 
     Returns:
@@ -227,7 +229,8 @@ def importance(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         ax.errorbar(some["value"], place, xerr=ends.fillna(0).to_numpy(), ms=4, lw=1, ls="",
                     color=COLORS[number % len(COLORS)], marker=MARKERS[number % len(MARKERS)],
                     label=frames.escaped(_OPERATIONS.get(operation, str(operation))))  # fmt: skip
-    ax.set_xlabel(frames.escaped(metric))
+    unit = METRICS[metric].unit if metric in METRICS else ""  # of others their name has it
+    ax.set_xlabel(frames.label(metric, unit))
     canvas.rows(ax, sites)
     canvas.legend(ax)
     return ax
@@ -248,7 +251,7 @@ def _of_channels(frame: pd.DataFrame, column: str, words: str, ax: Axes | None) 
         canvas.legend(ax)
     else:
         ax.plot(channel, values, color=COLORS[0], **dots)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     ax.set(xlabel="channel", ylabel=words)
     _titled(ax, frame)
     return ax

@@ -64,15 +64,15 @@ class Comparison:
         for _, of_site in self.channels().groupby("site", sort=False):
             effect = of_site["effect_size"]
             largest = effect.abs().idxmax() if effect.notna().any() else None
-            dead = {side: of_site[f"active_fraction_{side}"] == 0 for side in "ab"}
+            active = {side: of_site[f"active_fraction_{side}"] for side in "ab"}
             rows.append(
                 {
                     "site": of_site["site"].iloc[0],
                     "effect_rms": np.sqrt(np.square(effect).mean()),
                     "effect_max": np.nan if largest is None else effect[largest],
                     "channel_max": pd.NA if largest is None else of_site["channel"][largest],
-                    "died": int((~dead["a"] & dead["b"]).sum()),
-                    "revived": int((dead["a"] & ~dead["b"]).sum()),
+                    "died": int(((active["a"] > 0) & (active["b"] == 0)).sum()),  # neither is NaN
+                    "revived": int(((active["a"] == 0) & (active["b"] > 0)).sum()),
                 }
             )
         columns = ["site", "effect_rms", "effect_max", "channel_max", "died", "revived"]
