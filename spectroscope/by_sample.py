@@ -113,13 +113,14 @@ class DCReader:
         """The rows of the batch that ran last, of `count` inputs from number `first` on."""
         frames = []
         for site, dc in self._found.items():
-            if len(dc) != count:
+            if len(dc) != count and site not in self._left_out:
                 self._left_out[site] = f"{site} ({len(dc)} rows for {count} inputs)"
+            if site in self._left_out:  # a last batch of one may fit by chance
                 continue
             channels = dc.shape[1]
             columns = {"sample": np.arange(first, first + count).repeat(channels)}
             if names is not None:
-                columns["id"] = np.array([str(name) for name in names], dtype=object).repeat(
+                columns["id"] = np.array([_text(name) for name in names], dtype=object).repeat(
                     channels
                 )
             columns["site"] = np.full(count * channels, site, dtype=object)

@@ -1,5 +1,6 @@
 """Each input's own DC, in memory and in files, against means by hand."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -57,6 +58,11 @@ def test_ids_stay_with_their_inputs(model, tmp_path):
     mixed = [Path("a/b.png"), 3, None, ("x", 1), 2.5]
     table = dc_by_sample(model, x.split(2), ids=mixed)
     assert table["id"].drop_duplicates().tolist() == list(map(str, mixed))
+    no_text = os.fsdecode(b"a\xff.png")  # as os.listdir gives a name that isn't UTF-8
+    for path in (None, tmp_path / "odd.parquet"):
+        table = dc_by_sample(model, x.split(2), ids=[no_text] * 5, path=path)
+        table = pd.read_parquet(path) if path else table
+        assert table["id"].unique().tolist() == [r"a\udcff.png"]
     with pytest.raises(RequestError, match="4 ids for 5 inputs"):
         dc_by_sample(model, x.split(2), ids=names[:4])
 
@@ -91,6 +97,9 @@ def test_a_site_without_a_row_for_each_input_is_named(tmp_path):
     odd = Calls(lambda x: (x.relu() + 0, x[:1].relu()))
     with pytest.warns(UserWarning, match=r"/relu#1 \(1 rows for 3 inputs\)"):
         table = dc_by_sample(odd, torch.randn(6, 2, 8).split(3))
+    assert set(table["site"]) == {"/relu#0"}
+    with pytest.warns(UserWarning, match=r"/relu#1 \(1 rows for 3 inputs\)"):
+        table = dc_by_sample(odd, torch.randn(7, 2, 8).split(3))  # the last comes alone
     assert set(table["site"]) == {"/relu#0"}
 
 
