@@ -191,6 +191,15 @@ def test_each_input_keeps_its_own_target(shuffle):
         assert run.inspect(specimen, shard=shard).scores == {"off": 0}
 
 
+@pytest.mark.parametrize("name", ["targets", "f0"])
+@pytest.mark.parametrize("made", [long_runs.waves, long_runs.listed])
+def test_too_few_targets_or_f0_are_said(made, name):
+    # What is left for the second batch is one, which could be that of all four.
+    specimen = of(made().inputs, **{name: getattr(made(), name)[: BATCH + 1]})
+    with pytest.raises(spectroscope.RequestError, match=f"5 {name} for 8 inputs or more"):
+        run.inspect(specimen)
+
+
 @pytest.mark.parametrize("shard", [run.Shard(), run.Shard(2, 3)])
 @pytest.mark.parametrize("made", [long_runs.waves, long_runs.shuffled, long_runs.listed])
 def test_each_input_keeps_its_own_f0(made, shard):

@@ -89,6 +89,18 @@ class Batch(NamedTuple):
         """Number of its inputs."""
         return _count(self.arguments[0])
 
+    def its(self, values: Any, what: str) -> Any:
+        """Its own of `values`, an array with an entry for each input.
+
+        Raises:
+            RequestError: there are too few; `what` says of which.
+        """
+        members = self.members
+        last = members.stop if isinstance(members, slice) else 1 + max(map(int, members))
+        if len(values) < last:  # a slice would be shorter, and might yet fit what it meets
+            raise RequestError(f"{len(values)} {what} for {last} inputs or more")
+        return values[members]
+
 
 def batches(
     specimen: Specimen, shard: Shard = WHOLE, *, after: int = 0, workers: int | None = None
