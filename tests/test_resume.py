@@ -71,7 +71,7 @@ def broken_off(specimen, folder, after, **options):
 
 
 def resumed(specimen, folder, **options):
-    checkpoint = run.Checkpoint(folder, resume=True)
+    checkpoint = run.Checkpoint(folder, options.get("shard", run.Shard()), resume=True)
     found = run.inspect(specimen, checkpoint=checkpoint, **options)
     found.report.save(folder)
     checkpoint.remove()
@@ -186,6 +186,8 @@ def test_places_that_never_showed_a_call_are_the_same(tmp_path):
         ({"inputs": [torch.ones(4, 1, 64)] * 13}, {}, "first batch is [0-9a-f]* there"),
         ("weights", {}, "parameters and buffers is [0-9a-f]* there and [0-9a-f]* here"),
         ("buffer", {}, "parameters and buffers is [0-9a-f]* there and [0-9a-f]* here"),
+        ("stride", {}, "layers is [0-9a-f]* there and [0-9a-f]* here"),
+        ("training", {}, "layers is [0-9a-f]* there and [0-9a-f]* here"),
         ("version", {}, "torch is .* there and 9.9 here"),
     ],
 )
@@ -199,6 +201,10 @@ def test_a_checkpoint_of_another_run_is_refused_with_what_differs(
             specimen.model.head.bias[0] += 1e-6
         elif changed == "buffer":
             specimen.model.norm.running_mean += 1e-6
+        elif changed == "stride":
+            specimen.model.second.stride = (1,)
+        elif changed == "training":
+            specimen.model.norm.train()
         elif changed == "version":
             monkeypatch.setattr(torch, "__version__", "9.9")
     before = (tmp_path / "checkpoint.npz").read_bytes()
@@ -221,6 +227,40 @@ def test_a_checkpoint_is_not_run_over_nor_missed(tmp_path):
     os.replace(tmp_path / "report.npz", tmp_path / "checkpoint.npz")
     with pytest.raises(spectroscope.RequestError, match="is a report, not a checkpoint"):
         run.inspect(long_runs.waves(), checkpoint=run.Checkpoint(tmp_path, resume=True))
+
+
+def test_what_a_layer_says_of_itself_may_have_an_address_in_it(tmp_path):
+    def made():
+        specimen = long_runs.waves()
+        specimen.model.never.extra_repr = lambda: f"{object()}"
+        return specimen
+
+    broken_off(made(), tmp_path, 2)
+    assert repr(made().model) != repr(made().model)
+    resumed(made(), tmp_path)
+
+
+def test_a_checkpoint_of_another_shard_is_refused(tmp_path):
+    broken_off(long_runs.waves(), tmp_path, 2)
+    os.replace(tmp_path / "checkpoint.npz", tmp_path / "checkpoint-2-of-3.npz")
+    shard = run.Shard(2, 3)
+    with pytest.raises(spectroscope.RequestError, match="is of shard 1/1, and not of 2/3"):
+        resumed(long_runs.waves(), tmp_path, shard=shard)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_what_is_broken_off_in_a_checkpoint_leaves_the_one_before(error, tmp_path, monkeypatch):
+    broken_off(long_runs.waves(), tmp_path, 2)
+    before = (tmp_path / "checkpoint.npz").read_bytes()
+
+    def stop(number):
+        raise error
+
+    monkeypatch.setattr(os, "fsync", stop)
+    with pytest.raises(KeyboardInterrupt if error is KeyboardInterrupt else ValueError):
+        run.inspect(long_runs.waves(), checkpoint=run.Checkpoint(tmp_path, resume=True))
+    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.npz"]
+    assert (tmp_path / "checkpoint.npz").read_bytes() == before
 
 
 # Killed for good
