@@ -285,8 +285,9 @@ def test_a_failure_leaves_things_as_they_were(tmp_path, error):
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.ENOENT])
 def test_a_full_disk_is_said_in_one_line_and_nothing_else_is_taken_for_it(tmp_path, number):
     kind = spectroscope.RequestError if number == errno.ENOSPC else FileNotFoundError
-    with pytest.raises(kind) as error, output_folder(tmp_path / "new"):
-        raise OSError(number, os.strerror(number))
+    with pytest.raises(kind) as error, output_folder(tmp_path / "new") as staging:
+        with output_folder(staging):
+            raise OSError(number, os.strerror(number))
     if number == errno.ENOSPC:
         assert str(error.value) == f"cannot write to {tmp_path}/new: No space left on device"
     assert not list(tmp_path.iterdir())
