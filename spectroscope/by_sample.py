@@ -142,6 +142,7 @@ class DCWriter:
     def __init__(self, path: str | os.PathLike[str]):
         self.path = Path(path)
         self._waiting: list[pd.DataFrame] = []
+        self._rows = 0  # of what waits
         self._file: Any = None
 
     def __enter__(self) -> Self:
@@ -176,7 +177,8 @@ class DCWriter:
     def add(self, frame: pd.DataFrame) -> None:
         """Write the rows of one batch, in row groups of a million or more."""
         self._waiting.append(frame)
-        if sum(map(len, self._waiting)) >= _ROWS:
+        self._rows += len(frame)
+        if self._rows >= _ROWS:
             try:
                 self._flush()
             except OSError as error:
@@ -187,7 +189,7 @@ class DCWriter:
         import pyarrow.parquet
 
         waiting = [frame for frame in self._waiting if len(frame)]
-        self._waiting = []
+        self._waiting, self._rows = [], 0
         if not waiting:
             return
         table = pa.Table.from_pandas(pd.concat(waiting, ignore_index=True), preserve_index=False)
