@@ -17,10 +17,10 @@ import pandas as pd
 import pytest
 import torch
 from long_runs import BATCH, INPUTS, Waves, one_thread  # noqa: F401
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 import spectroscope
-from spectroscope import run, storage
+from spectroscope import cli, run, storage
 
 BATCHES = -(-INPUTS // BATCH)
 HERE = Path(__file__).parent
@@ -384,6 +384,75 @@ def test_a_checkpoint_with_another_metric_is_refused(tmp_path):
     other = replace(subject, metric=wrong)
     with pytest.raises(spectroscope.RequestError, match=r"metric is .*wrong here"):
         run.inspect(other, checkpoint=run.Checkpoint(tmp_path, resume=True))
+
+
+class Drawn(Dataset):
+    """Random augmentation: a wave with noise that is another each time it is read."""
+
+    def __len__(self):
+        return INPUTS
+
+    def __getitem__(self, index):
+        return Waves()[index] + torch.randn(1, 64)
+
+
+def drawn():
+    return long_runs.of(DataLoader(Drawn(), BATCH))
+
+
+def drawn_in_a_stream():
+    return long_runs.of(batch for batch in DataLoader(Drawn(), BATCH))
+
+
+@pytest.mark.parametrize("made", [drawn, drawn_in_a_stream])
+def test_what_data_draw_from_torch_is_the_same_again(made, tmp_path):
+    whole = run.inspect(made()).report
+    torch.randn(3)
+    broken_off(made(), tmp_path, 5, every=2)
+    torch.randn(3)
+    assert resumed(made(), tmp_path).report.dc().equals(whole.dc())
+    shards = [run.inspect(made(), shard=run.Shard(i, 2)).report for i in (1, 2)]
+    together = shards[0].merge(shards[1]).dc()
+    pd.testing.assert_frame_equal(together, whole.dc(), rtol=1e-11, atol=1e-13)
+
+
+def test_a_resumed_run_clears_away_what_the_killed_one_was_writing(tmp_path):
+    broken_off(long_runs.waves(), tmp_path, 2)
+    (tmp_path / ".writing-abc").mkdir()
+    (tmp_path / ".writing-abc" / "dc.csv").write_text("half")
+    (tmp_path / ".checkpoint-1.writing").write_text("half")
+    (tmp_path / "notes.txt").write_text("mine")
+    run.Checkpoint(tmp_path, resume=True).remove()
+    assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize("every", [1, 9])
+def test_an_interrupt_says_whether_there_is_anything_to_go_on_from(
+    every, tmp_path, monkeypatch, capsys
+):
+    left = iter(range(3))
+
+    def stop(*_):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+
+    def interrupted():
+        specimen = long_runs.waves()
+        specimen.model.register_forward_pre_hook(stop)
+        return specimen
+
+    monkeypatch.chdir(HERE)
+    monkeypatch.setattr(long_runs, "dies", interrupted)
+    out = tmp_path / "out"
+    call = ["inspect", "long_runs:dies", "--out", str(out), "--checkpoint-every", str(every)]
+    assert cli.main(call) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    if every == 1:
+        assert last == f"spectroscope: interrupted; --resume goes on from {out}/checkpoint.npz"
+        assert [file.name for file in out.iterdir()] == ["checkpoint.npz"]
+    else:
+        assert last == "spectroscope: interrupted, nothing written"
+        assert not out.exists()
 
 
 class Lazy:
