@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from spectroscope.batches import count as inputs_in
 from spectroscope.batches import with_targets
 from spectroscope.capture import Capture
 from spectroscope.errors import RequestError
@@ -221,7 +222,7 @@ def _run(
     first = rows = 0
     with reader, torch.inference_mode():
         for inputs, _ in tqdm(with_targets(batches, None), unit=" batches", disable=not progress):
-            count = len(inputs[0])
+            count = inputs_in(inputs[0])
             called = None if names is None else list(itertools.islice(names, count))
             if called is not None and len(called) < count:
                 raise RequestError(f"{first + len(called)} ids for {first + count} inputs or more")

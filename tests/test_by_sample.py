@@ -67,6 +67,22 @@ def test_ids_stay_with_their_inputs(model, tmp_path):
         dc_by_sample(model, x.split(2), ids=names[:4])
 
 
+def test_inputs_by_name_are_counted(model):
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = model
+
+        def forward(self, named):
+            return self.net(named["x"])
+
+    x = torch.randn(5, 1, 64)
+    batches = [{"x": part, "mask": torch.ones(len(part), 3)} for part in x.split(2)]
+    table = dc_by_sample(Named(), batches, ids="abcde")
+    assert table["id"].unique().tolist() == list("abcde")
+    assert_is(table, {f"net.{site}": dc for site, dc in by_hand(model, x).items()})
+
+
 def test_rows_are_written_in_groups(model, tmp_path, monkeypatch):
     monkeypatch.setattr("spectroscope.by_sample._ROWS", 25)
     x = torch.randn(12, 1, 64)  # 5 rows each
