@@ -389,24 +389,26 @@ def test_a_checkpoint_with_another_metric_is_refused(tmp_path):
 class Drawn(Dataset):
     """Random augmentation: a wave with noise that is another each time it is read."""
 
+    def __init__(self):
+        self.noise = []
+
     def __len__(self):
         return INPUTS
 
     def __getitem__(self, index):
-        return Waves()[index] + torch.randn(1, 64)
+        self.noise.append(torch.randn(1, 64))
+        return Waves()[index] + self.noise[-1]
 
 
-def drawn():
-    return long_runs.of(DataLoader(Drawn(), BATCH))
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_data_draw_from_torch_is_the_same_again(stream, tmp_path):
+    def made(data=None):
+        loader = DataLoader(data or Drawn(), BATCH)
+        return long_runs.of((batch for batch in loader) if stream else loader)
 
-
-def drawn_in_a_stream():
-    return long_runs.of(batch for batch in DataLoader(Drawn(), BATCH))
-
-
-@pytest.mark.parametrize("made", [drawn, drawn_in_a_stream])
-def test_what_data_draw_from_torch_is_the_same_again(made, tmp_path):
-    whole = run.inspect(made()).report
+    data = Drawn()
+    whole = run.inspect(made(data)).report
+    assert len(torch.stack(data.noise).unique(dim=0)) == INPUTS
     torch.randn(3)
     broken_off(made(), tmp_path, 5, every=2)
     torch.randn(3)

@@ -177,6 +177,13 @@ def test_worker_processes_change_nothing(whole):
         run.inspect(long_runs.listed(), workers=2, limit=3)
 
 
+def test_worker_processes_begin_as_the_loader_says():
+    began = torch.zeros(()).share_memory_()
+    loader = DataLoader(Waves(), BATCH, num_workers=1, worker_init_fn=lambda n: began.fill_(n + 1))
+    run.inspect(of(loader), limit=BATCH)
+    assert began == 1
+
+
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_each_input_keeps_its_own_target(shuffle):
     x = torch.arange(23.0).view(-1, 1, 1).expand(-1, 2, 5)
