@@ -1,6 +1,6 @@
 """Batches as people have them: inputs, or inputs and targets, and targets in one piece."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ def with_targets(
 
     Args:
         batches: each the inputs ``[N, ...]``, or ``(inputs, targets)``, as a `DataLoader` gives
-            them; `inputs` a tuple where the model takes several.
+            them; `inputs` a tuple where the model takes several, or a dictionary of tensors.
         targets: of all inputs, in order, for batches that have none.
 
     Raises:
@@ -34,13 +34,18 @@ def with_targets(
                 )
             batch, target = batch
         inputs = tuple(batch) if isinstance(batch, list | tuple) else (batch,)
-        last = first + len(inputs[0])
+        last = first + count(inputs[0])
         if target is None and given is not None:
             if len(given) < last:
                 raise RequestError(f"{len(given)} targets for {last} inputs or more")
             target = given[first:last]
         first = last
         yield inputs, target
+
+
+def count(argument: Any) -> int:
+    """Inputs in an argument of the model: a tensor or list of them, or a dictionary of such."""
+    return len(next(iter(argument.values())) if isinstance(argument, Mapping) else argument)
 
 
 def tensor(output: Any) -> Tensor:

@@ -1,5 +1,6 @@
 """Files that appear whole or not at all."""
 
+import errno
 import os
 import shutil
 import tempfile
@@ -11,6 +12,9 @@ from spectroscope.errors import RequestError
 
 STAGING = ".writing-"  # what the names of staging folders begin with
 
+# Errors of whoever writes, never of one who reads.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+
 
 @contextmanager
 def output_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
@@ -20,7 +24,8 @@ def output_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     didn't exist doesn't exist afterwards. Of files with the same name the new ones stay.
 
     Raises:
-        RequestError: `path` can't be created or written to. Raised before the block runs.
+        RequestError: `path` can't be created or written to, which is raised before the block runs;
+            or there is no room for what the block writes.
     """
     folder = Path(path)
     missing = [p for p in (folder, *folder.parents) if not os.path.exists(p)]
@@ -33,6 +38,10 @@ def output_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         yield staging
         _move(sorted(staging.iterdir()), folder)
+    except OSError as error:
+        if error.errno not in _NO_ROOM or folder.name.startswith(STAGING):
+            raise  # in a staging folder the one around it says which folder that is
+        raise RequestError(f"cannot write to {folder}: {error.strerror}") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
         _remove_empty(missing)  # what has files in it by now stays

@@ -17,10 +17,10 @@ import pandas as pd
 import pytest
 import torch
 from long_runs import BATCH, INPUTS, Waves, one_thread  # noqa: F401
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 import spectroscope
-from spectroscope import run, storage
+from spectroscope import cli, run, storage
 
 BATCHES = -(-INPUTS // BATCH)
 HERE = Path(__file__).parent
@@ -71,7 +71,7 @@ def broken_off(specimen, folder, after, **options):
 
 
 def resumed(specimen, folder, **options):
-    checkpoint = run.Checkpoint(folder, resume=True)
+    checkpoint = run.Checkpoint(folder, options.get("shard", run.Shard()), resume=True)
     found = run.inspect(specimen, checkpoint=checkpoint, **options)
     found.report.save(folder)
     checkpoint.remove()
@@ -186,6 +186,8 @@ def test_places_that_never_showed_a_call_are_the_same(tmp_path):
         ({"inputs": [torch.ones(4, 1, 64)] * 13}, {}, "first batch is [0-9a-f]* there"),
         ("weights", {}, "parameters and buffers is [0-9a-f]* there and [0-9a-f]* here"),
         ("buffer", {}, "parameters and buffers is [0-9a-f]* there and [0-9a-f]* here"),
+        ("stride", {}, "layers is [0-9a-f]* there and [0-9a-f]* here"),
+        ("training", {}, "layers is [0-9a-f]* there and [0-9a-f]* here"),
         ("version", {}, "torch is .* there and 9.9 here"),
     ],
 )
@@ -199,6 +201,10 @@ def test_a_checkpoint_of_another_run_is_refused_with_what_differs(
             specimen.model.head.bias[0] += 1e-6
         elif changed == "buffer":
             specimen.model.norm.running_mean += 1e-6
+        elif changed == "stride":
+            specimen.model.second.stride = (1,)
+        elif changed == "training":
+            specimen.model.norm.train()
         elif changed == "version":
             monkeypatch.setattr(torch, "__version__", "9.9")
     before = (tmp_path / "checkpoint.npz").read_bytes()
@@ -221,6 +227,40 @@ def test_a_checkpoint_is_not_run_over_nor_missed(tmp_path):
     os.replace(tmp_path / "report.npz", tmp_path / "checkpoint.npz")
     with pytest.raises(spectroscope.RequestError, match="is a report, not a checkpoint"):
         run.inspect(long_runs.waves(), checkpoint=run.Checkpoint(tmp_path, resume=True))
+
+
+def test_what_a_layer_says_of_itself_may_have_an_address_in_it(tmp_path):
+    def made():
+        specimen = long_runs.waves()
+        specimen.model.never.extra_repr = lambda: f"{object()}"
+        return specimen
+
+    broken_off(made(), tmp_path, 2)
+    assert repr(made().model) != repr(made().model)
+    resumed(made(), tmp_path)
+
+
+def test_a_checkpoint_of_another_shard_is_refused(tmp_path):
+    broken_off(long_runs.waves(), tmp_path, 2)
+    os.replace(tmp_path / "checkpoint.npz", tmp_path / "checkpoint-2-of-3.npz")
+    shard = run.Shard(2, 3)
+    with pytest.raises(spectroscope.RequestError, match="is of shard 1/1, and not of 2/3"):
+        resumed(long_runs.waves(), tmp_path, shard=shard)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_what_is_broken_off_in_a_checkpoint_leaves_the_one_before(error, tmp_path, monkeypatch):
+    broken_off(long_runs.waves(), tmp_path, 2)
+    before = (tmp_path / "checkpoint.npz").read_bytes()
+
+    def stop(number):
+        raise error
+
+    monkeypatch.setattr(os, "fsync", stop)
+    with pytest.raises(KeyboardInterrupt if error is KeyboardInterrupt else ValueError):
+        run.inspect(long_runs.waves(), checkpoint=run.Checkpoint(tmp_path, resume=True))
+    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.npz"]
+    assert (tmp_path / "checkpoint.npz").read_bytes() == before
 
 
 # Killed for good
@@ -344,6 +384,77 @@ def test_a_checkpoint_with_another_metric_is_refused(tmp_path):
     other = replace(subject, metric=wrong)
     with pytest.raises(spectroscope.RequestError, match=r"metric is .*wrong here"):
         run.inspect(other, checkpoint=run.Checkpoint(tmp_path, resume=True))
+
+
+class Drawn(Dataset):
+    """Random augmentation: a wave with noise that is another each time it is read."""
+
+    def __init__(self):
+        self.noise = []
+
+    def __len__(self):
+        return INPUTS
+
+    def __getitem__(self, index):
+        self.noise.append(torch.randn(1, 64))
+        return Waves()[index] + self.noise[-1]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_data_draw_from_torch_is_the_same_again(stream, tmp_path):
+    def made(data=None):
+        loader = DataLoader(data or Drawn(), BATCH)
+        return long_runs.of((batch for batch in loader) if stream else loader)
+
+    data = Drawn()
+    whole = run.inspect(made(data)).report
+    assert len(torch.stack(data.noise).unique(dim=0)) == INPUTS
+    torch.randn(3)
+    broken_off(made(), tmp_path, 5, every=2)
+    torch.randn(3)
+    assert resumed(made(), tmp_path).report.dc().equals(whole.dc())
+    shards = [run.inspect(made(), shard=run.Shard(i, 2)).report for i in (1, 2)]
+    together = shards[0].merge(shards[1]).dc()
+    pd.testing.assert_frame_equal(together, whole.dc(), rtol=1e-11, atol=1e-13)
+
+
+def test_a_resumed_run_clears_away_what_the_killed_one_was_writing(tmp_path):
+    broken_off(long_runs.waves(), tmp_path, 2)
+    (tmp_path / ".writing-abc").mkdir()
+    (tmp_path / ".writing-abc" / "dc.csv").write_text("half")
+    (tmp_path / ".checkpoint-1.writing").write_text("half")
+    (tmp_path / "notes.txt").write_text("mine")
+    run.Checkpoint(tmp_path, resume=True).remove()
+    assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize("every", [1, 9])
+def test_an_interrupt_says_whether_there_is_anything_to_go_on_from(
+    every, tmp_path, monkeypatch, capsys
+):
+    left = iter(range(3))
+
+    def stop(*_):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+
+    def interrupted():
+        specimen = long_runs.waves()
+        specimen.model.register_forward_pre_hook(stop)
+        return specimen
+
+    monkeypatch.chdir(HERE)
+    monkeypatch.setattr(long_runs, "dies", interrupted)
+    out = tmp_path / "out"
+    call = ["inspect", "long_runs:dies", "--out", str(out), "--checkpoint-every", str(every)]
+    assert cli.main(call) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    if every == 1:
+        assert last == f"spectroscope: interrupted; --resume goes on from {out}/checkpoint.npz"
+        assert [file.name for file in out.iterdir()] == ["checkpoint.npz"]
+    else:
+        assert last == "spectroscope: interrupted, nothing written"
+        assert not out.exists()
 
 
 class Lazy:

@@ -177,6 +177,20 @@ def test_worker_processes_change_nothing(whole):
         run.inspect(long_runs.listed(), workers=2, limit=3)
 
 
+def test_a_loader_puts_inputs_together_in_its_own_way():
+    loader = DataLoader(Waves(), BATCH, collate_fn=lambda inputs: 2 * torch.stack(inputs))
+    found = run.inspect(plain(loader, INPUTS)).report.dc()["dc_out"]
+    x = torch.stack([Waves()[index] for index in range(INPUTS)]).double()
+    assert found.tolist() == pytest.approx([2 * float(x.relu().mean())], rel=1e-6)
+
+
+def test_worker_processes_begin_as_the_loader_says():
+    began = torch.zeros(()).share_memory_()
+    loader = DataLoader(Waves(), BATCH, num_workers=1, worker_init_fn=lambda n: began.fill_(n + 1))
+    run.inspect(of(loader), limit=BATCH)
+    assert began == 1
+
+
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_each_input_keeps_its_own_target(shuffle):
     x = torch.arange(23.0).view(-1, 1, 1).expand(-1, 2, 5)
@@ -189,6 +203,15 @@ def test_each_input_keeps_its_own_target(shuffle):
     if not shuffle:
         specimen = plain(x.split(4), 23, targets=torch.arange(23.0), metric=off)
         assert run.inspect(specimen, shard=shard).scores == {"off": 0}
+
+
+@pytest.mark.parametrize("name", ["targets", "f0"])
+@pytest.mark.parametrize("made", [long_runs.waves, long_runs.listed])
+def test_too_few_targets_or_f0_are_said(made, name):
+    # What is left for the second batch is one, which could be that of all four.
+    specimen = of(made().inputs, **{name: getattr(made(), name)[: BATCH + 1]})
+    with pytest.raises(spectroscope.RequestError, match=f"5 {name} for 8 inputs or more"):
+        run.inspect(specimen)
 
 
 @pytest.mark.parametrize("shard", [run.Shard(), run.Shard(2, 3)])
@@ -231,6 +254,20 @@ def test_a_dtype_is_that_of_a_copy(whole):
     coarse = half.dc().query("site == 'relu#0'")["dc_out"].to_numpy()
     assert coarse == pytest.approx(single, rel=0.02)
     assert coarse != pytest.approx(single, rel=1e-5)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_dtype_is_that_of_inputs_of_several_tensors(named):
+    class Seen(Two):
+        def forward(self, a, b=None):
+            seen.update(entry.dtype for entry in ((a, b) if b is not None else a.values()))
+            return super().forward(a, b)
+
+    seen = set()
+    subject = Specimen("two", "a test", "MIT", Seen(), DataLoader(Labelled(named), 4), 10,
+                       with_targets=True)  # fmt: skip
+    run.inspect(subject, dtype="float64", spectra=False)
+    assert seen == {torch.float64, torch.int64}  # what has no point stays as it is
 
 
 def test_channels_last_is_how_images_lie_in_a_copy():

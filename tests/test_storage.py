@@ -1,7 +1,9 @@
 """Saved reports: the same after loading, whole or not at all, and harmless to read."""
 
 import contextlib
+import errno
 import json
+import os
 import pickle
 import warnings
 
@@ -153,6 +155,16 @@ def test_a_truncated_report_is_refused(report, tmp_path):
         spectroscope.load(tmp_path)
 
 
+def test_a_report_that_is_larger_than_its_file_is_refused(report, tmp_path):
+    report.save(tmp_path)
+    path = tmp_path / "report.npz"
+    with np.load(path) as arrays:
+        arrays = dict(arrays)
+    np.savez_compressed(path, **arrays | {"0.input.sums": np.zeros((3, 4))})
+    with pytest.raises(spectroscope.RequestError, match="not a saved report, or damaged"):
+        spectroscope.load(tmp_path)
+
+
 def test_damaged_reports_are_refused_or_read_but_never_crash(report, tmp_path):
     report.save(tmp_path)
     path = tmp_path / "report.npz"
@@ -268,6 +280,17 @@ def test_a_failure_leaves_things_as_they_were(tmp_path, error):
         "kept/one",
     ]
     assert (tmp_path / "kept" / "one").read_text() == "before"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.ENOENT])
+def test_a_full_disk_is_said_in_one_line_and_nothing_else_is_taken_for_it(tmp_path, number):
+    kind = spectroscope.RequestError if number == errno.ENOSPC else FileNotFoundError
+    with pytest.raises(kind) as error, output_folder(tmp_path / "new") as staging:
+        with output_folder(staging):
+            raise OSError(number, os.strerror(number))
+    if number == errno.ENOSPC:
+        assert str(error.value) == f"cannot write to {tmp_path}/new: No space left on device"
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_can_not_be_written_is_refused_before_the_work(tmp_path):

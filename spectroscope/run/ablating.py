@@ -46,6 +46,7 @@ def ablate(
 
 
 def _targets(specimen: Specimen, batch: Batch) -> Tensor | None:
-    if batch.targets is None and specimen.targets is not None:
-        return specimen.targets[batch.members]
-    return batch.targets
+    targets = batch.targets
+    if targets is None and specimen.targets is not None:
+        targets = batch.its(specimen.targets, "targets")
+    return targets

@@ -1,6 +1,7 @@
 """What makes a run this run: hashes of model and data, options and versions, each by name."""
 
 import hashlib
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import PurePath
@@ -38,6 +39,7 @@ def identity(
         "specimen": specimen.name,
         "made with": ", ".join(f"{name}={value}" for name, value in made.items()) or "no options",
         "model": type(specimen.model).__name__,
+        "layers": _layers(specimen.model),
         "parameters and buffers": parameters,
         "number of inputs": specimen.n_inputs,
         "batch size": batch.size,
@@ -58,6 +60,12 @@ def of_model(model: nn.Module) -> str:
     """Hash of the names, types, shapes and values of all parameters and buffers."""
     named = [*model.named_parameters(), *model.named_buffers()]
     return _digest(_bytes([(name, None if is_lazy(t) else t) for name, t in named]))
+
+
+def _layers(model: nn.Module) -> str:
+    """Hash of what modules print of themselves (a stride, say), and of which are in training."""
+    said = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(model))  # another in each process
+    return _digest(_bytes([said, [module.training for module in model.modules()]]))
 
 
 def _digest(pieces: Iterable[bytes]) -> str:

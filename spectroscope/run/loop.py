@@ -192,7 +192,7 @@ class _Run(NamedTuple):
             for batch in chain([] if first is None else [first], own):
                 torch.manual_seed(batch.number)  # whatever loaded the data has drawn in between
                 if specimen.f0 is not None:
-                    self.recorder.f0 = specimen.f0[batch.members]
+                    self.recorder.f0 = batch.its(specimen.f0, "f0")
                 tally.add(batch, self.model(*self.placement.inputs(batch.arguments)))
                 done += 1
                 if checkpoint is not None and checkpoint.due(done):

@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,6 +61,7 @@ class Checkpoint:
         if every is not None and every < 1:
             raise RequestError(f"checkpoint_every={every} must be a number of batches, 1 or more")
         self.folder = Path(folder)
+        self.shard = shard
         self.resume = resume
         name = "checkpoint" if shard.of == 1 else f"checkpoint-{shard.filename}"
         self.path = self.folder / f"{name}.npz"
@@ -120,10 +122,13 @@ class Checkpoint:
             RequestError: it is of another; the message says what differs.
         """
         found = {} if part is None else part.identity
+        where = self.finished_file or self.path
         if apart := differences(found, identity):
-            where = self.finished_file or self.path
             apart = apart.replace(" in one and ", " there and ").replace(" in the other", " here")
             raise RequestError(f"{where} is of another run: {apart}")
+        if part is not None and (part.shards, part.of) != ((self.shard.number,), self.shard.of):
+            there = ", ".join(f"{number}/{part.of}" for number in part.shards)
+            raise RequestError(f"{where} is of shard {there}, and not of {self.shard}")
 
     def write(self, recording: Recording, batches: int, seen: Mapping[str, Any]) -> None:
         """Write the state: whoever kills us, and whenever, leaves this one or the one before.
@@ -140,8 +145,10 @@ class Checkpoint:
                 os.fsync(file.fileno())  # or a power cut could leave the name without the content
             os.replace(self._unfinished, self.path)
         except OSError as error:
-            self._unfinished.unlink(missing_ok=True)
             raise RequestError(f"cannot write {self.path}: {error.strerror or error}") from error
+        finally:  # an interrupt, too, leaves nothing torn
+            with suppress(OSError):
+                self._unfinished.unlink()
 
     def keep_finished(self, recording: Recording) -> None:
         """Write the recording of the finished shard, if it is to be kept.

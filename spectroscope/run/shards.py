@@ -21,6 +21,7 @@ from torch.utils.data import (
     default_collate,
 )
 
+from spectroscope.batches import count as inputs_in
 from spectroscope.errors import RequestError
 from spectroscope.specimens import Specimen
 
@@ -87,7 +88,19 @@ class Batch(NamedTuple):
     @property
     def size(self) -> int:
         """Number of its inputs."""
-        return _count(self.arguments[0])
+        return inputs_in(self.arguments[0])
+
+    def its(self, values: Any, what: str) -> Any:
+        """Its own of `values`, an array with an entry for each input.
+
+        Raises:
+            RequestError: there are too few; `what` says of which.
+        """
+        members = self.members
+        last = members.stop if isinstance(members, slice) else 1 + max(map(int, members))
+        if len(values) < last:  # a slice would be shorter, and might yet fit what it meets
+            raise RequestError(f"{len(values)} {what} for {last} inputs or more")
+        return values[members]
 
 
 def batches(
@@ -222,17 +235,13 @@ def _batch(
             content = tuple(content)
     arguments = content if isinstance(content, tuple) else (content,)
     left = specimen.n_inputs - first
-    count = min(_count(arguments[0]), left)
-    if _count(arguments[0]) > left:
+    given = inputs_in(arguments[0])
+    count = min(given, left)
+    if given > left:
         arguments = tuple(_cut(argument, left) for argument in arguments)
         targets = None if targets is None else targets[:left]
     members = slice(first, first + count) if indices is None else indices
     return Batch(number, first, members, arguments, targets)
-
-
-def _count(argument: Any) -> int:
-    """Inputs in an argument of the model: a tensor or list of them, or a dictionary of such."""
-    return len(next(iter(argument.values())) if isinstance(argument, Mapping) else argument)
 
 
 def _cut(argument: Any, left: int) -> Any:

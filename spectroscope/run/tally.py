@@ -56,7 +56,7 @@ class Tally:
         if specimen.metric is not None:
             targets = batch.targets
             if targets is None and specimen.targets is not None:
-                targets = specimen.targets[batch.members]
+                targets = batch.its(specimen.targets, "targets")
             if targets is not None:
                 targets = targets.to(output.device)
             for name, scores in specimen.metric(output, targets).items():
