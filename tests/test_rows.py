@@ -17,7 +17,16 @@ from spectroscope.dsp import rows
 from spectroscope.dsp.threads import compiled, shared
 from spectroscope.statistics import spectra as statistics_of_spectra
 
-SHAPES = [(2, 3, 1), (5, 40, 1, 1), (2, 3, 2), (1, 1, 4097), (3, 2, 5, 7), (2, 300, 3, 3), (2, 1, 2, 3, 4), (1, 2048, 2)]
+SHAPES = [
+    (2, 3, 1),
+    (5, 40, 1, 1),
+    (2, 3, 2),
+    (1, 1, 4097),
+    (3, 2, 5, 7),
+    (2, 300, 3, 3),
+    (2, 1, 2, 3, 4),
+    (1, 2048, 2),
+]
 
 
 def exact(values):
