@@ -1,11 +1,12 @@
 """What a long run takes: measured here on a few batches, reckoned for all.
 
-    python benchmarks/plan.py [--rounds 9] [--device cuda]
+    python benchmarks/plan.py [--rounds 9] [--device cuda --times 16]
 
 For ResNet-50 on images of 224², and for KID-PPG on windows of 8 s, each plain, with the DC table,
 and with spectra too: seconds per input (medians of rounds that take turns), the size of a
 checkpoint, which doesn't grow, and of each input's own DC as Parquet, which does. Then the same
-for ImageNet's 1,281,167 images and for 10⁹ windows, on one such machine; many divide it.
+for ImageNet's 1,281,167 images and for 10⁹ windows, on one such machine; many divide it. A GPU
+wants larger batches: `--times` repeats their inputs.
 """
 
 import argparse
@@ -53,10 +54,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
+    parser.add_argument("--times", type=int, default=1)
     arguments = parser.parse_args()
     for make in (resnet50, kid_ppg):
         model, x, total = make()
-        model, x = model.to(arguments.device), x.to(arguments.device)
+        x = x.repeat(arguments.times, *[1] * (x.dim() - 1)).to(arguments.device)
+        model = model.to(arguments.device)
         runs: dict[str, Callable[[], object]] = {
             "plain": lambda: model(x),  # noqa: B023, called before the next
             "DC table": record.recorded(model, x, spectra=False),

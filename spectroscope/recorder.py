@@ -316,7 +316,8 @@ class Recorder:
         inventory = self._capture.inventory
         if missed := inventory.missed():
             count = sum(bool(row.reason) for row in inventory.found.values())
-            message = f"{count} places are not recorded in full, see report.coverage(): {missed}"
+            what = "1 place is" if count == 1 else f"{count} places are"
+            message = f"{what} not recorded in full, see report.coverage(): {missed}"
         elif self._capture.ran is None:
             message = "nothing was recorded: it did not run"
         elif not self._records:

@@ -55,7 +55,7 @@ def test_coverage_tells_what_fired_and_what_can_not_be_seen():
     with pytest.warns(FutureWarning, match=r"torch\.jit\.script"):
         model = Partly()
     with (
-        pytest.warns(UserWarning, match=r"Partly: 1 places are not recorded.*scripted"),
+        pytest.warns(UserWarning, match=r"Partly: 1 place is not recorded.*scripted"),
         spectroscope.record(model) as recorder,
     ):
         model(torch.randn(2, 3, 4))

@@ -9,7 +9,7 @@ from torch import Tensor
 # Values reduced at a time: in float64 2 MiB on the CPU, which stays in cache between passes, and
 # is enough to make the calls themselves cheap (benchmarks/record.py). A GPU wants fewer kernels.
 _BUDGET_CPU = 1 << 18
-_BUDGET_GPU = 1 << 22
+_BUDGET_GPU = 1 << 24
 
 
 def unrecordable(x: Tensor) -> str | None:
