@@ -205,3 +205,29 @@ if __name__ == "__main__":
 #   spectra 3.04, extractor and SciPy 1.18, where several ways run in one process: not understood.
 #   Merely to see costs KID-PPG 6 ms of 55 (38 calls), the reading 10, sums over samples 5, merging
 #   3.
+#
+# On a GPU (H100, torch 2.11, float32 with TensorFloat-32), first run there ever:
+#
+#                                       DC table     spectra and cross   extractor and SciPy
+#   ResNet-18, batch 8, plain 2.1 ms    23 -> 6.7        33 -> 15               110
+#   1-D stack, batch 512, plain 1 ms    26 -> 6.8        43 -> 18               163
+#   ResNet-50, batch 64, plain 11 ms    22 -> 4.4 … 6    31 -> 24               not measured
+#   ResNet-50, batch 256 (plan.py)      1.9              5.1                    not measured
+#
+# - The first version made 219 launches a site (3,723 a forward of ResNet-18), at 15 … 20 µs each:
+#   the GPU was busy for 8.6 of 77 ms. Predicted that kernels by Triton (one that reads, one that
+#   sums over the inputs, one that merges) would leave three launches and a ninth of the bytes: 10
+#   launches a site, and the GPU is busy for 1.2 ms, the forward itself included.
+# - What is left of the DC table is Python: 16 ms for the 89 functions, 76 modules and 17 sites of a
+#   ResNet-18, a third of it carrying rates and origins along. That is the same for any batch.
+# - Products of spectra by one kernel instead of 24: ResNet-50 at batch 64 has 4,700 launches where
+#   it had 15,900. Pieces of 2^22 values are too many launches for large batches, so they are of
+#   2^24: up to 0.5 GiB to work in. Double-precision transforms and their bytes are the rest.
+# - Peak memory, of what torch allocates: DC table 1.00 … 1.03 of the plain forward's; spectra 1.0 at
+#   batch 64 with pieces of 2^22, and 1.6 … 1.8 for small batches, where the pieces are all of it.
+# - f0 was copied to the GPU at every call, and waited for; now only copied. Nothing else waits
+#   (tests/test_cuda.py asks torch).
+#
+# Squares of float32 values don't round by chance: an odd number's is 1 modulo 8, so that sums of
+# many of nearly the same size all round down. 2,048 at a time lost 13 units in the last place of
+# every piece, on a processor whose vectors are short; 512 lose none.
