@@ -223,8 +223,8 @@ if __name__ == "__main__":
 # - Products of spectra by one kernel instead of 24: ResNet-50 at batch 64 has 4,700 launches where
 #   it had 15,900. Pieces of 2^22 values are too many launches for large batches, so they are of
 #   2^24: up to 0.5 GiB to work in. Double-precision transforms and their bytes are the rest.
-# - Peak memory, of what torch allocates: DC table 1.00 … 1.03 of the plain forward's; spectra 1.0 at
-#   batch 64 with pieces of 2^22, and 1.6 … 1.8 for small batches, where the pieces are all of it.
+# - Peak memory, of what torch allocates: DC table 1.00 … 1.03 of the plain forward's; spectra 1.0
+#   at batch 64 with pieces of 2^22, and 1.6 … 1.8 for small batches, where the pieces are all.
 # - f0 was copied to the GPU at every call, and waited for; now only copied. Nothing else waits
 #   (tests/test_cuda.py asks torch).
 #

@@ -1,29 +1,11 @@
-"""Both sides of a ReLU in one reading: what :mod:`spectroscope.dsp.native` is, for GPUs, by Triton.
-
-Torch takes some 15 kernels for the moments of one side, each of which reads float64 from the GPU's
-memory and most of which write it; here the activation is read as it is, and a second time from the
-cache, for all values are taken twice: which rows' sums lose digits can't be asked without waiting
-for the GPU. Triton comes with torch where that has CUDA or ROCm, and compiles at first use.
-"""
+"""Moments of both sides of a ReLU, of rows and of channels."""
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-# Values that a program takes at a time, and the most rows of them.
-_TILE = 1024
-_ROWS = 32
-
-
-@triton.jit
-def _values(begin, first, length, of_time, here, TIMES: tl.constexpr):  # noqa: N803
-    """Values of some rows from time `first` on; which are finite, and which their ReLUs'."""
-    time = (first + tl.arange(0, TIMES))[None, :]
-    inside = here[:, None] & (time < length)
-    value = tl.load(begin + time.to(tl.int64) * of_time, inside, 0.0).to(tl.float64)
-    # Comparisons with NaN are false. Of -Inf the output, 0, is finite.
-    return value, inside & (tl.abs(value) < float("inf")), inside & (value < float("inf"))
+from spectroscope.dsp.gpu.memory import tile, values
 
 
 @triton.jit(do_not_specialize=["size", "channels", "length", "of_sample", "of_channel"])
@@ -51,7 +33,7 @@ def _read(
     y_count = tl.zeros((ROWS, TIMES), tl.float64)
     positive = tl.zeros((ROWS, TIMES), tl.float64)
     for first in range(0, length, TIMES):
-        value, x_fine, y_fine = _values(begin, first, length, of_time, here, TIMES)
+        value, x_fine, y_fine = values(begin, first, length, of_time, here, TIMES)
         above = y_fine & (value > 0)
         x_sum += tl.where(x_fine, value, 0.0)
         y_sum += tl.where(above, value, 0.0)
@@ -66,7 +48,7 @@ def _read(
     x_m2 = tl.zeros((ROWS, TIMES), tl.float64)
     y_m2 = tl.zeros((ROWS, TIMES), tl.float64)
     for first in range(0, length, TIMES):
-        value, x_fine, y_fine = _values(begin, first, length, of_time, here, TIMES)
+        value, x_fine, y_fine = values(begin, first, length, of_time, here, TIMES)
         x_near = tl.where(x_fine, value - x_mean[:, None], 0.0)
         y_near = tl.where(y_fine, tl.where(value > 0, value, 0.0) - y_mean[:, None], 0.0)
         x_rest += x_near
@@ -101,89 +83,11 @@ def read(flat: Tensor, shape: tuple[int, ...], strides: tuple[int, ...]) -> Tens
     """
     samples, channels, length = shape
     out = torch.empty(9, samples, channels, dtype=torch.float64, device=flat.device)
-    rows, times = _tile(shape, strides)
+    rows, times = tile(shape, strides)
     grid = (samples * triton.cdiv(channels, rows),)
     with torch.cuda.device(flat.device):
         _read[grid](flat, out, samples * channels, channels, length, *strides, rows, times)
     return out
-
-
-@triton.jit(do_not_specialize=["channels", "length", "of_sample", "of_channel", "of_mask"])
-def _widen(
-    x,
-    mask,
-    wide,
-    rectified,
-    channels,
-    length,
-    of_sample,
-    of_channel,
-    of_time,
-    of_mask,
-    ROWS: tl.constexpr,  # noqa: N803
-    TIMES: tl.constexpr,  # noqa: N803
-):
-    """Write some values of some rows as float64, and their ReLU; of rows that are masked, 0."""
-    shares = tl.cdiv(channels, ROWS)
-    sample = tl.program_id(0) // shares
-    channel = (tl.program_id(0) % shares) * ROWS + tl.arange(0, ROWS)
-    here = channel < channels
-    begin = x + sample.to(tl.int64) * of_sample + channel[:, None].to(tl.int64) * of_channel
-    fine = tl.load(mask + sample.to(tl.int64) * of_mask + channel, here, 0) > 0
-    first = tl.program_id(1) * TIMES
-    value, _, _ = _values(begin, first, length, of_time, here, TIMES)
-    value = tl.where(fine[:, None], value, 0.0)
-    time = (first + tl.arange(0, TIMES))[None, :]
-    at = (sample.to(tl.int64) * channels + channel)[:, None] * length + time
-    inside = here[:, None] & (time < length)
-    tl.store(wide + at, value, inside)
-    tl.store(rectified + at, tl.where(value > 0, value, 0.0), inside)
-
-
-def widen(
-    flat: Tensor,
-    shape: tuple[int, ...],
-    strides: tuple[int, ...],
-    mask: Tensor,
-    x: Tensor,
-    y: Tensor,
-) -> None:
-    """Write rows as float64 to `x`, and their ReLU to `y`, both contiguous.
-
-    Args:
-        flat: see :func:`read`, as are `shape` and `strides`.
-        shape: likewise.
-        strides: likewise.
-        mask: ``[N, C]``, side by side in C: which rows are written; of the others, 0.
-        x: float64, ``[N, C, …]``.
-        y: likewise.
-    """
-    samples, channels, length = shape
-    rows, times = _tile(shape, strides)
-    grid = samples * triton.cdiv(channels, rows), triton.cdiv(length, times)
-    with torch.cuda.device(flat.device):
-        _widen[grid](
-            flat,
-            mask.view(torch.uint8),
-            x,
-            y,
-            channels,
-            length,
-            *strides,
-            mask.stride(0),
-            rows,
-            times,
-        )
-
-
-def _tile(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, int]:
-    """How many rows, of the same sample, and times to take at once: what lies side by side."""
-    _, channels, length = shape
-    across: int = triton.next_power_of_2(channels)
-    if strides[2] == 1:
-        times = min(_TILE, max(32, triton.next_power_of_2(length)))
-        return min(_ROWS, _TILE // times, across), times
-    return min(_ROWS, across), _TILE // _ROWS
 
 
 @triton.jit
@@ -370,69 +274,3 @@ def merge(mine: Tensor, other: Tensor) -> Tensor:
     with torch.cuda.device(mine.device):
         _merge[(triton.cdiv(mine.shape[1], 128),)](mine, other, out, mine.shape[1], 128)
     return out
-
-
-@triton.jit(do_not_specialize=["channels", "frames", "whole", "lines"])
-def _products(
-    x,
-    y,
-    sums,
-    imaginary,
-    channels,
-    frames,
-    whole,
-    lines,
-    TURNED: tl.constexpr,  # noqa: N803
-    LINES: tl.constexpr,  # noqa: N803
-    COMPONENTS: tl.constexpr,  # noqa: N803
-):
-    """Products of some components of one channel, summed over `lines`, inputs times frames."""
-    shares = tl.cdiv(whole, COMPONENTS)
-    channel = (tl.program_id(0) // shares).to(tl.int64)
-    component = (tl.program_id(0) % shares) * COMPONENTS + tl.arange(0, COMPONENTS)
-    here = component < whole
-    xx = tl.zeros((LINES, COMPONENTS), tl.float64)
-    yy = tl.zeros((LINES, COMPONENTS), tl.float64)
-    xy = tl.zeros((LINES, COMPONENTS), tl.float64)
-    turned = tl.zeros((LINES, COMPONENTS), tl.float64)
-    for first in range(0, lines, LINES):
-        line = first + tl.arange(0, LINES)
-        inside = (line < lines)[:, None] & here[None, :]
-        row = ((line // frames) * channels + channel) * frames + line % frames
-        at = 2 * (row[:, None] * whole + component[None, :])
-        a, b = tl.load(x + at, inside, 0.0), tl.load(x + at + 1, inside, 0.0)
-        c, d = tl.load(y + at, inside, 0.0), tl.load(y + at + 1, inside, 0.0)
-        xx += a * a + b * b
-        yy += c * c + d * d
-        xy += a * c + b * d
-        if TURNED:
-            turned += a * d - b * c
-    at = channel * whole + component
-    size = channels.to(tl.int64) * whole
-    tl.store(sums + at, tl.load(sums + at, here, 0.0) + tl.sum(xx, 0), here)
-    at += size
-    tl.store(sums + at, tl.load(sums + at, here, 0.0) + tl.sum(yy, 0), here)
-    at += size
-    tl.store(sums + at, tl.load(sums + at, here, 0.0) + tl.sum(xy, 0), here)
-    if TURNED:
-        at -= 2 * size
-        tl.store(imaginary + at, tl.load(imaginary + at, here, 0.0) + tl.sum(turned, 0), here)
-
-
-def products(x: Tensor, y: Tensor, sums: Tensor, imaginary: Tensor) -> None:
-    """Add |X|², |Y|², Re conj(X)·Y and, if there is room for it, Im conj(X)·Y to sums over inputs.
-
-    Args:
-        x: ``[n, c, f, F, 2]``, real and imaginary parts, float64.
-        y: likewise.
-        sums: ``[3, c, F]``.
-        imaginary: ``[c, F]``, or with c = 0.
-    """
-    samples, channels, frames, whole, _ = x.shape
-    of_lines = min(32, triton.next_power_of_2(samples * frames))
-    components = min(256, _TILE // of_lines)
-    with torch.cuda.device(x.device):
-        _products[(channels * triton.cdiv(whole, components),)](
-            x.contiguous(), y.contiguous(), sums, imaginary, channels, frames, whole,
-            samples * frames, len(imaginary) > 0, of_lines, components,
-        )  # fmt: skip
