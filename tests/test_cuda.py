@@ -4,7 +4,9 @@ import contextlib
 import copy
 import warnings
 
+import long_runs
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,6 +15,9 @@ from helpers import TABLES, Calls, report_of
 from torch import nn
 
 import spectroscope
+from spectroscope import run
+from spectroscope.dsp import rows
+from spectroscope.statistics import spectra as statistics_of_spectra
 
 DEVICE = "cuda"
 
@@ -331,3 +336,31 @@ def test_on_another_stream_that_waits_its_turn():
                 model(batch.clone())
             torch.cuda.current_stream().wait_stream(side)
     assert_tables(recorder.report(), report_of(model, *batches.cpu()))
+
+
+def test_the_kernels_are_what_runs_and_all_goes_without_them(monkeypatch):
+    pytest.importorskip("triton")
+    assert rows.on_gpu(torch.device(DEVICE, 0)) is not None
+    x = torch.randn(5, 3, 255)
+    x[1, 2, 7] = torch.nan
+    found, _ = both(rectifiers(), x, fs=32.0, f0=2.2)
+    monkeypatch.setattr(rows, "on_gpu", lambda device: None)
+    monkeypatch.setattr(statistics_of_spectra, "on_gpu", lambda device: None)
+    without, _ = both(rectifiers(), x, fs=32.0, f0=2.2)
+    assert_tables(found, without, [*TABLES, "harmonics"])
+
+
+def test_a_resumed_run_is_the_same_to_the_bit(tmp_path):
+    def inspected(specimen, **options):
+        return run.inspect(specimen, device=DEVICE, **options).report
+
+    whole, broken = inspected(long_runs.waves()), long_runs.waves()
+    left = iter([None] * 3)
+    broken.model.register_forward_pre_hook(lambda *_: next(left))
+    with pytest.raises(StopIteration):
+        inspected(broken, checkpoint=run.Checkpoint(tmp_path, every=2))
+    found = inspected(long_runs.waves(), checkpoint=run.Checkpoint(tmp_path, resume=True))
+    for name in [*TABLES, "harmonics"]:
+        pd.testing.assert_frame_equal(
+            getattr(found, name)(), getattr(whole, name)(), check_exact=True
+        )
