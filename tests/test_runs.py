@@ -407,6 +407,11 @@ def test_shards_by_command_are_merged_by_command(command, tmp_path, whole):
     for number, folder in enumerate(folders, start=1):
         arguments = ["inspect", "long_runs:waves", "--shard", f"{number}/2", "--out", folder]
         assert command(*arguments)[0] == 0
+    before = (folders[0] / "report.npz").read_bytes()
+    status, _, errors = command(*arguments[:-1], folders[0])
+    assert (status, errors.count("\n")) == (2, 1)
+    assert "has the report on shard 1/2, which would be lost: 2/2 takes a folder of its" in errors
+    assert (folders[0] / "report.npz").read_bytes() == before
     status, out, _ = command("merge", *folders, "--out", tmp_path / "all")
     assert status == 0
     assert "relu#1" in out

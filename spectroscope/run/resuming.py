@@ -45,8 +45,8 @@ class Checkpoint:
         keep: write the recording of the finished shard too, into a folder of its own in `folder`.
 
     Raises:
-        RequestError: `every` is less than 1, the folder can't be written to, or there is a
-            checkpoint and `resume` isn't asked for.
+        RequestError: `every` is less than 1, the folder can't be written to, there is a checkpoint
+            and `resume` isn't asked for, or the folder has the report on another shard.
     """
 
     def __init__(
@@ -75,6 +75,19 @@ class Checkpoint:
                 f"there is a checkpoint of an unfinished run, {file}: --resume goes on from it; "
                 "to begin anew, delete it"
             )
+        there = self._finished_beside() if shard.of > 1 and not keep else None
+        if there is not None and there.of > 1 and there.shards != (shard.number,):
+            raise RequestError(
+                f"{self.folder} has the report on shard {_listed(there)}, which would be lost: "
+                f"{shard} takes a folder of its own"
+            )
+
+    def _finished_beside(self) -> Part | None:
+        """Of which run the report in the folder is; None: there is none that can be read."""
+        try:
+            return storage.read(self.folder / FINISHED).part
+        except RequestError:
+            return None
 
     @property
     def there(self) -> bool:
@@ -127,8 +140,7 @@ class Checkpoint:
             apart = apart.replace(" in one and ", " there and ").replace(" in the other", " here")
             raise RequestError(f"{where} is of another run: {apart}")
         if part is not None and (part.shards, part.of) != ((self.shard.number,), self.shard.of):
-            there = ", ".join(f"{number}/{part.of}" for number in part.shards)
-            raise RequestError(f"{where} is of shard {there}, and not of {self.shard}")
+            raise RequestError(f"{where} is of shard {_listed(part)}, and not of {self.shard}")
 
     def write(self, recording: Recording, batches: int, seen: Mapping[str, Any]) -> None:
         """Write the state: whoever kills us, and whenever, leaves this one or the one before.
@@ -170,6 +182,10 @@ class Checkpoint:
         # Whoever was killed has left what he was writing. The checkpoint last.
         for file in (*self.folder.glob(f".{self.path.stem}-*.writing"), self.path):
             file.unlink(missing_ok=True)
+
+
+def _listed(part: Part) -> str:
+    return ", ".join(f"{number}/{part.of}" for number in part.shards)
 
 
 def how_to_go_on(folder: str | os.PathLike[str], of: int) -> str:
