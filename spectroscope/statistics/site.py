@@ -74,8 +74,9 @@ class SiteStatistics(NamedTuple):
             harmonics = HarmonicsOfBatch(x, analysis.f0, analysis.orders)
         whole = relu_moments(x) if y is None else None
         rows = _Rows(x) if whole is None else None
-        every = None if whole is None else whole.finite()
-        for n, c in pieces(x) if rows or spectra or harmonics else ():
+        in_pieces = rows or spectra or harmonics
+        every = whole.finite() if whole is not None and in_pieces else None
+        for n, c in pieces(x) if in_pieces else ():
             block = x[n, c]
             finite = None if every is None else every[n, c]
             x_rows, y_rows = _rows(block, None if y is None else y[n, c], finite)
