@@ -150,6 +150,8 @@ class DCWriter:
         needs("pyarrow", "a Parquet file", "parquet")
         if self.path.is_dir():
             raise RequestError(f"cannot write {self.path}: there is a folder of that name")
+        if self.path.exists() and not self.path.is_file():  # or root would replace /dev/null
+            raise RequestError(f"cannot write {self.path}: a file would take the device's place")
         self._staging = self.path.with_name(f".writing-{os.getpid()}-{self.path.name}")
         try:
             self._staging.touch()

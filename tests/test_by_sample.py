@@ -106,6 +106,11 @@ def test_a_failure_leaves_the_old_file_and_no_hook(model, tmp_path):
         dc_by_sample(model, torch.randn(2, 1, 64).split(1), path=tmp_path)
     with pytest.raises(RequestError, match="cannot write"):
         dc_by_sample(model, torch.randn(2, 1, 64).split(1), path=tmp_path / "no" / "dc.parquet")
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe")
+        with pytest.raises(RequestError, match="would take the device's place"):
+            dc_by_sample(model, torch.randn(2, 1, 64).split(1), path=tmp_path / "pipe")
+        assert (tmp_path / "pipe").is_fifo()
     assert nothing_is_left()
 
 
