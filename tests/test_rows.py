@@ -97,14 +97,14 @@ def test_nasty_values_are_exact(values):
     assert_exact(torch.tensor(values, dtype=torch.float64).view(1, 2, 20))
 
 
-@pytest.mark.parametrize("side_by_side", [False, True])
-def test_a_million_values_are_added_without_loss(side_by_side):
+@pytest.mark.parametrize(("side_by_side", "rel"), [(False, 1e-13), (True, 1e-12)])
+def test_a_million_values_are_added_without_loss(side_by_side, rel):
     x = 20 + torch.randn(1, 2, 1_000_003)
     lying = x.transpose(1, 2).contiguous().transpose(1, 2) if side_by_side else x
     found, wide = rows.relu_moments(lying).rows, x[0, 1].numpy().astype(np.longdouble)
     mean = wide.mean()
     assert found[0, 0, 1].item() == pytest.approx(float(mean), rel=1e-15)
-    assert found[2, 0, 1].item() == pytest.approx(float(((wide - mean) ** 2).sum()), rel=1e-12)
+    assert found[2, 0, 1].item() == pytest.approx(float(((wide - mean) ** 2).sum()), rel=rel)
 
 
 def record(model, *batches, **options):
@@ -237,3 +237,10 @@ def test_a_damaged_cache_costs_time_and_no_numbers(tmp_path):
     for index in tmp_path.rglob("*.nbi"):
         index.write_bytes(index.read_bytes()[:20])
     assert recorded() == first != b""
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there it works")
+def test_kernels_that_cannot_be_had_are_told_of():
+    pytest.importorskip("triton")
+    with pytest.warns(UserWarning, match="on cuda:0 goes without compiled kernels.*Error: "):
+        assert rows.on_gpu.__wrapped__(torch.device("cuda", 0)) is None

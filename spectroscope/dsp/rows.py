@@ -1,6 +1,7 @@
 """Moments of both sides of a ReLU, row by row, in one reading of its input where that can be."""
 
 import math
+import warnings
 from functools import lru_cache
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -114,20 +115,20 @@ def both_sides(block: Tensor, x: Tensor, y: Tensor, finite: Tensor | None) -> No
         y: likewise.
         finite: ``[N, C]``, which rows to write; the others are 0. None: all.
     """
-    kernels = on_gpu(block.device) if block.is_cuda and finite is not None else None
+    memory = _Memory.of(block)
+    kernels = on_gpu(block.device) if block.is_cuda else None
     native = compiled() if block.is_cpu else None
-    memory = None if kernels is native is None else _Memory.of(block)
     if memory is not None and kernels is not None and finite is not None:
         kernels.widen(*memory, finite, x, y)
         return
-    if native is None or memory is None or memory.strides[2] != 1:
-        x.copy_(block)
-        torch.clamp_min(x, 0, out=y)
-    else:
+    if memory is not None and native is not None and memory.strides[2] == 1:
         rows = memory.shape[0] * memory.shape[1]
         wide, rectified = (side.view(rows, -1).numpy() for side in (x, y))
         step = max(1, SHARE * rows // block.numel())
         shared(lambda a, b: native.widen(*memory, a, b, wide, rectified), rows, step)
+    else:
+        x.copy_(block)
+        torch.clamp_min(x, 0, out=y)
     if finite is not None:
         blank_rows(x, finite)
         blank_rows(y, finite)
@@ -179,11 +180,23 @@ def relu_moments(x: Tensor) -> ReluMoments | None:
 
 @lru_cache
 def on_gpu(device: torch.device) -> ModuleType | None:
-    """The kernels for a GPU, or None where they can't be had: everything goes without them too."""
+    """The kernels for a GPU, or None where they can't be had: everything goes without them too.
+
+    Where there is Triton and it fails, that is said: what goes without it takes several times as
+    long. It may be for want of a C compiler, or not know this GPU, and raise what it likes.
+    """
     try:
         from spectroscope.dsp import gpu
-
+    except ImportError:  # this torch has none
+        return None
+    try:
         gpu.fold(gpu.read(torch.zeros(1, device=device), (1, 1, 1), (1, 1, 1)), 1)
-    except Exception:  # no Triton, none for this GPU, or no C compiler, which it needs
+    except Exception as error:
+        first = str(error).partition("\n")[0]
+        warnings.warn(
+            f"recording on {device} goes without compiled kernels, several times slower: "
+            f"{type(error).__name__}: {first}",
+            stacklevel=2,
+        )
         return None
     return gpu

@@ -102,9 +102,12 @@ def devices() -> list[str]:
 def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
-        if device.type != "meta":
-            torch.empty(0, device=device)
-            return device
-    except (RuntimeError, AssertionError, NotImplementedError):
-        pass
-    raise RequestError(f"device {name!r} isn't there: there is {', '.join(devices())}")
+        if device.type == "meta":
+            raise RuntimeError("it holds no values")
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        # It may be there, and yet be somebody else's, or broken: torch says which.
+        first = str(error).partition("\n")[0]
+        there = ", ".join(devices())
+        raise RequestError(f"device {name!r} isn't there: there is {there} ({first})") from error
+    return device

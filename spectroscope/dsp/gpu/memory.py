@@ -9,6 +9,16 @@ MOST_ROWS = 32
 
 
 @triton.jit
+def rows_of(x, channels, of_sample, of_channel, ROWS: tl.constexpr):  # noqa: N803
+    """The sample and channels of one program, which of these there are, and where each begins."""
+    shares = tl.cdiv(channels, ROWS)
+    sample = (tl.program_id(0) // shares).to(tl.int64)
+    channel = (tl.program_id(0) % shares) * ROWS + tl.arange(0, ROWS)
+    begin = x + sample * of_sample + channel[:, None].to(tl.int64) * of_channel
+    return sample, channel, channel < channels, begin
+
+
+@triton.jit
 def values(begin, first, length, of_time, here, TIMES: tl.constexpr):  # noqa: N803
     """Values of some rows from time `first` on; which are finite, and which their ReLUs'."""
     time = (first + tl.arange(0, TIMES))[None, :]

@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from spectroscope.dsp.gpu.memory import tile, values
+from spectroscope.dsp.gpu.memory import rows_of, tile, values
 
 
 @triton.jit(do_not_specialize=["size", "channels", "length", "of_sample", "of_channel"])
@@ -22,11 +22,7 @@ def _read(
     TIMES: tl.constexpr,  # noqa: N803
 ):
     """Moments of some rows, which are channels of one sample; `size` is N·C."""
-    shares = tl.cdiv(channels, ROWS)
-    sample = tl.program_id(0) // shares
-    channel = (tl.program_id(0) % shares) * ROWS + tl.arange(0, ROWS)
-    here = channel < channels
-    begin = x + sample.to(tl.int64) * of_sample + channel[:, None].to(tl.int64) * of_channel
+    sample, channel, here, begin = rows_of(x, channels, of_sample, of_channel, ROWS)
     x_sum = tl.zeros((ROWS, TIMES), tl.float64)
     y_sum = tl.zeros((ROWS, TIMES), tl.float64)
     x_count = tl.zeros((ROWS, TIMES), tl.float64)
@@ -55,7 +51,7 @@ def _read(
         y_rest += y_near
         x_m2 += x_near * x_near
         y_m2 += y_near * y_near
-    at = out + sample.to(tl.int64) * channels + channel
+    at = out + sample * channels + channel
     size = size.to(tl.int64)
     tl.store(at, x_mean, here)
     tl.store(at + size, y_mean, here)
@@ -98,6 +94,20 @@ def _rows(rows, first, samples, channels, channel, here, SAMPLES: tl.constexpr):
     return at, (sample < samples)[:, None] & here[None, :]
 
 
+@triton.jit
+def _counts(at, inside, often):
+    """How often each row's mean counts: once, if it has finite values, or once for each of them."""
+    count = tl.load(at, inside, 0.0)
+    return tl.where(often > 0, count, tl.minimum(count, 1.0))
+
+
+@triton.jit
+def _finite(at, size, inside, length):
+    """Which rows are finite throughout on both sides."""
+    fewest = tl.minimum(tl.load(at, inside, 0.0), tl.load(at + size, inside, 0.0))
+    return inside & (fewest == length)
+
+
 @triton.jit(do_not_specialize=["samples", "channels", "length"])
 def _fold(
     rows,
@@ -119,24 +129,21 @@ def _fold(
         pivot = tl.zeros((CHANNELS,), tl.float64)
         for first in range(0, samples, SAMPLES):
             at, inside = _rows(rows, first, samples, channels, channel, here, SAMPLES)
-            count = tl.load(at + (7 + side) * size, inside, 0.0)
-            count = tl.where(often > 0, count, tl.minimum(count, 1.0))
+            count = _counts(at + (7 + side) * size, inside, often)
             weight += tl.sum(count, 0)
             pivot += tl.sum(count * tl.load(at + side * size, inside, 0.0), 0)
         pivot /= tl.maximum(weight, 1.0)
         offset = tl.zeros((CHANNELS,), tl.float64)
         for first in range(0, samples, SAMPLES):
             at, inside = _rows(rows, first, samples, channels, channel, here, SAMPLES)
-            count = tl.load(at + (7 + side) * size, inside, 0.0)
-            count = tl.where(often > 0, count, tl.minimum(count, 1.0))
+            count = _counts(at + (7 + side) * size, inside, often)
             near = tl.load(at + side * size, inside, 0.0) - pivot[None, :]
             offset += tl.sum(count * (near + tl.load(at + (5 + side) * size, inside, 0.0)), 0)
         offset /= tl.maximum(weight, 1.0)
         m2 = tl.zeros((CHANNELS,), tl.float64)
         for first in range(0, samples, SAMPLES):
             at, inside = _rows(rows, first, samples, channels, channel, here, SAMPLES)
-            count = tl.load(at + (7 + side) * size, inside, 0.0)
-            count = tl.where(often > 0, count, tl.minimum(count, 1.0))
+            count = _counts(at + (7 + side) * size, inside, often)
             near = tl.load(at + side * size, inside, 0.0) - pivot[None, :]
             near += tl.load(at + (5 + side) * size, inside, 0.0) - offset[None, :]
             m2 += tl.sum(count * (near * near), 0)
@@ -165,9 +172,7 @@ def _fold(
         y_mean = tl.zeros((CHANNELS,), tl.float64)
         for first in range(0, samples, SAMPLES):
             at, inside = _rows(rows, first, samples, channels, channel, here, SAMPLES)
-            fewest = tl.load(at + 7 * size, inside, 0.0)
-            fewest = tl.minimum(fewest, tl.load(at + 8 * size, inside, 0.0))
-            whole = inside & (fewest == length)
+            whole = _finite(at + 7 * size, size, inside, length)
             pairs += tl.sum(tl.where(whole, 1.0, 0.0).to(tl.float64), 0)
             x_mean += tl.sum(tl.load(at, whole, 0.0), 0)
             y_mean += tl.sum(tl.load(at + size, whole, 0.0), 0)
@@ -178,9 +183,7 @@ def _fold(
         xy = tl.zeros((CHANNELS,), tl.float64)
         for first in range(0, samples, SAMPLES):
             at, inside = _rows(rows, first, samples, channels, channel, here, SAMPLES)
-            fewest = tl.load(at + 7 * size, inside, 0.0)
-            fewest = tl.minimum(fewest, tl.load(at + 8 * size, inside, 0.0))
-            whole = inside & (fewest == length)
+            whole = _finite(at + 7 * size, size, inside, length)
             x, y = tl.load(at, whole, 0.0), tl.load(at + size, whole, 0.0)
             a, b = x - x_mean[None, :], y - y_mean[None, :]
             x_m2, y_m2 = tl.load(at + 2 * size, whole, 0.0), tl.load(at + 3 * size, whole, 0.0)

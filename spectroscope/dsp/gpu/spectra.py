@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from spectroscope.dsp.gpu.memory import TILE, tile, values
+from spectroscope.dsp.gpu.memory import TILE, rows_of, tile, values
 
 
 @triton.jit(do_not_specialize=["channels", "length", "of_sample", "of_channel", "of_mask"])
@@ -24,17 +24,13 @@ def _widen(
     TIMES: tl.constexpr,  # noqa: N803
 ):
     """Write some values of some rows as float64, and their ReLU; of rows that are masked, 0."""
-    shares = tl.cdiv(channels, ROWS)
-    sample = tl.program_id(0) // shares
-    channel = (tl.program_id(0) % shares) * ROWS + tl.arange(0, ROWS)
-    here = channel < channels
-    begin = x + sample.to(tl.int64) * of_sample + channel[:, None].to(tl.int64) * of_channel
-    fine = tl.load(mask + sample.to(tl.int64) * of_mask + channel, here, 0) > 0
+    sample, channel, here, begin = rows_of(x, channels, of_sample, of_channel, ROWS)
+    fine = tl.load(mask + sample * of_mask + channel, here, 0) > 0
     first = tl.program_id(1) * TIMES
     value, _, _ = values(begin, first, length, of_time, here, TIMES)
     value = tl.where(fine[:, None], value, 0.0)
     time = (first + tl.arange(0, TIMES))[None, :]
-    at = (sample.to(tl.int64) * channels + channel)[:, None] * length + time
+    at = (sample * channels + channel)[:, None] * length + time
     inside = here[:, None] & (time < length)
     tl.store(wide + at, value, inside)
     tl.store(rectified + at, tl.where(value > 0, value, 0.0), inside)
