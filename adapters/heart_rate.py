@@ -21,11 +21,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from spectroscope.adapters import keras_weights, ppg_files
-from spectroscope.adapters.paper_ppg import PaperPPG, blocks, features
-from spectroscope.adapters.wheels import PinnedWheel, read_member
+from spectroscope.adapters.support import keras_weights, ppg_files
+from spectroscope.adapters.support.paper_ppg import PaperPPG, blocks, features
+from spectroscope.adapters.support.wheels import PinnedWheel, read_member
 from spectroscope.errors import RequestError
-from spectroscope.specimens import Specimen
+from spectroscope.specimens.specimen import Specimen
 
 FS = ppg_files.FS
 BATCH = 64

@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spectroscope.adapters.wheels import PinnedWheel, read_member
+from spectroscope.adapters.support.wheels import PinnedWheel, read_member
 from spectroscope.errors import RequestError
-from spectroscope.specimens import Specimen
+from spectroscope.specimens.specimen import Specimen
 
 FS = 16000.0  # Hz
 FRAME = 1024  # samples

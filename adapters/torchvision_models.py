@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spectroscope.adapters.images import Folder, probes
-from spectroscope.checkpoints import load_checkpoint
+from spectroscope.adapters.support.images import Folder, probes
 from spectroscope.errors import RequestError
-from spectroscope.specimens import Specimen
+from spectroscope.io import load_checkpoint
+from spectroscope.specimens.specimen import Specimen
 
 BATCH = 8
 FRAMES = 16  # of a clip

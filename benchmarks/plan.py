@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import spectroscope
-from spectroscope import storage
+from spectroscope.statistics import storage
 
 PEOPLE = [("s", 60.0), ("min", 60.0), ("h", 24.0), ("days", 365.25), ("years", 1e9)]
 BYTES = [("B", 1e3), ("kB", 1e3), ("MB", 1e3), ("GB", 1e3), ("TB", 1e9)]

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import spectroscope
-from spectroscope.dsp.split import band_edge
+from spectroscope.dsp.decomposition import band_edge
 
 TONES = (5, 10, 20, 40)  # Hz, amplitude 1
 FS = 1024

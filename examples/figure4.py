@@ -33,7 +33,7 @@ from torch import Generator, Tensor, nn
 from tqdm import tqdm
 
 import spectroscope
-from spectroscope.trackers import Tracker
+from spectroscope.training.tracker import Tracker
 
 FILTERS, KERNEL = 32, 3
 RATE, SAMPLES = 32.0, 256  # Hz; 8 s

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import spectroscope
-from spectroscope.dsp.filters import response
+from spectroscope.dsp.frequency_response import response
 
 CLASSES = (3, 5, 10)  # Hz
 SPREAD = 0.1  # Hz, either way

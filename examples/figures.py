@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from spectroscope import RequestError
-from spectroscope.files import output_folder
+from spectroscope.io import output_folder
 
 
 class Result(NamedTuple):

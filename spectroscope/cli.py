@@ -19,7 +19,7 @@ from spectroscope.errors import RequestError, UnfinishedError
 
 if TYPE_CHECKING:
     from spectroscope.run.loop import Inspection
-    from spectroscope.specimens import Specimen
+    from spectroscope.specimens.specimen import Specimen
 
 # Torch, pandas and seaborn are imported where they are needed: `--help` and a misspelt name don't
 # wait for them.
@@ -32,7 +32,7 @@ SHOWN = ["site", "shape", "fs", "dc_in", "dc_out", "dc_out_std", "dc_gaussian", 
 COMPARED = ["site", "channels", "dc_out_a", "dc_out_b", "effect_rms", "effect_max", "channel_max",
             "active_fraction_a", "active_fraction_b", "died", "revived"]  # fmt: skip
 
-# Of spectroscope.metrics, those that take no more than the outputs.
+# Of spectroscope.experiments.metrics, those that take no more than the outputs.
 METRICS = ("agreement", "kl", "relative_l2")
 
 # Each is passed on to the adapter if it is given; what it doesn't take it refuses.
@@ -131,7 +131,7 @@ def _one_line(message: Warning | str, *_: object, **__: object) -> str:
 
 
 def _list(arguments: argparse.Namespace) -> None:
-    from spectroscope.catalog import adapters
+    from spectroscope.specimens.catalog import adapters
 
     for name, entry in adapters().items():
         try:
@@ -142,7 +142,7 @@ def _list(arguments: argparse.Namespace) -> None:
 
 
 def _specimen(arguments: argparse.Namespace) -> "Specimen":
-    from spectroscope.catalog import specimen
+    from spectroscope.specimens.catalog import specimen
 
     given = {name: getattr(arguments, name) for name in OPTIONS}
     given = {name: value for name, value in given.items() if value is not None}
@@ -150,7 +150,7 @@ def _specimen(arguments: argparse.Namespace) -> "Specimen":
 
 
 def _compare(arguments: argparse.Namespace) -> None:
-    from spectroscope.files import output_folder
+    from spectroscope.io import output_folder
     from spectroscope.report import load
 
     found = load(arguments.a).compare(load(arguments.b))
@@ -171,7 +171,7 @@ def _compare(arguments: argparse.Namespace) -> None:
 
 
 def _ablate(arguments: argparse.Namespace) -> None:
-    from spectroscope.files import output_folder
+    from spectroscope.io import output_folder
 
     to_folder = arguments.out is not None
     with output_folder(arguments.out) if to_folder else nullcontext() as out:
@@ -193,14 +193,14 @@ def _ablate(arguments: argparse.Namespace) -> None:
 
 
 def _inspect(arguments: argparse.Namespace) -> None:
-    from spectroscope.files import output_folder
+    from spectroscope.io import output_folder
 
     out = arguments.out
     for option in ("checkpoint_every", "resume"):
         if getattr(arguments, option) and out is None:
             raise RequestError(f"--{option.replace('_', '-')} takes --out DIR, where they are kept")
     if arguments.parquet:
-        from spectroscope.report.exports import needs
+        from spectroscope.report.export import needs
 
         needs("pyarrow", "--parquet", "parquet")
         if out is None:
@@ -271,7 +271,7 @@ def _inspect(arguments: argparse.Namespace) -> None:
 
 def _merge(arguments: argparse.Namespace) -> None:
     from spectroscope import run
-    from spectroscope.files import output_folder
+    from spectroscope.io import output_folder
 
     with output_folder(arguments.out) as staging:
         found = run.merge(arguments.folders)

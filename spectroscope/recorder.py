@@ -11,16 +11,21 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from spectroscope import provenance
-from spectroscope.capture import Capture
+from spectroscope.capture.axes import Axes
+from spectroscope.capture.capture import Capture
+from spectroscope.capture.sites import ByGlob, Downsampling, Select, Site
 from spectroscope.dsp.spectra import Window, checked_window
 from spectroscope.errors import RequestError
-from spectroscope.fundamentals import F0, Fundamental
-from spectroscope.rates import Axes
-from spectroscope.recording import Recording, SiteRecord
-from spectroscope.site_axes import common_decimation, next_downsampling
-from spectroscope.sites import ByGlob, Downsampling, Select, Site
-from spectroscope.statistics import Analysis, SiteStatistics, transformed_axes, unrecordable
+from spectroscope.statistics import (
+    Analysis,
+    SiteStatistics,
+    provenance,
+    transformed_axes,
+    unrecordable,
+)
+from spectroscope.statistics.fundamentals import F0, Fundamental
+from spectroscope.statistics.recording import Recording, SiteRecord
+from spectroscope.statistics.site_axes import common_decimation, next_downsampling
 
 if TYPE_CHECKING:
     from spectroscope.report import Report

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.modules import module as module_hooks
 
 import spectroscope
-from spectroscope import door
+from spectroscope.capture import hooks
 
 
 class Calls(nn.Module):
@@ -26,10 +26,10 @@ class Calls(nn.Module):
 
 def nothing_is_left():
     """Whether torch is as it was before anything was recorded."""
-    hooks = (module_hooks._global_forward_hooks, module_hooks._global_forward_pre_hooks)
-    filters = any(entry is door._WRAPPER for entry in warnings.filters)
+    registered = (module_hooks._global_forward_hooks, module_hooks._global_forward_pre_hooks)
+    filters = any(entry is hooks._WRAPPER for entry in warnings.filters)
     modes = torch.overrides._len_torch_function_stack()
-    return not (any(hooks) or modes or door._eager or filters or door._visits[0])
+    return not (any(registered) or modes or hooks._eager or filters or hooks._visits[0])
 
 
 def sites_of(model, *args, **options):

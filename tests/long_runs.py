@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from spectroscope import run
-from spectroscope.specimens import Specimen
+from spectroscope.specimens.specimen import Specimen
 
 INPUTS, BATCH = 50, 4  # the last batch has 2
 

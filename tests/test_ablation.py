@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import spectroscope
 from spectroscope import cli, importance, intervene, only_dc, remove_dc
-from spectroscope.metrics import METRICS
+from spectroscope.experiments.metrics import METRICS
 
 DOCS = Path(__file__).parents[1] / "docs/heart_rate.md"
 

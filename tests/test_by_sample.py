@@ -84,7 +84,7 @@ def test_inputs_by_name_are_counted(model):
 
 
 def test_rows_are_written_in_groups(model, tmp_path, monkeypatch):
-    monkeypatch.setattr("spectroscope.by_sample._ROWS", 25)
+    monkeypatch.setattr("spectroscope.experiments.per_sample._ROWS", 25)
     x = torch.randn(12, 1, 64)  # 5 rows each
     dc_by_sample(model, x.split(2), path=tmp_path / "dc.parquet")
     groups = pa.ParquetFile(tmp_path / "dc.parquet").metadata

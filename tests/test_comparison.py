@@ -12,7 +12,7 @@ from torch import nn
 
 import spectroscope
 from spectroscope import cli
-from spectroscope.page import changes
+from spectroscope.page import comparison as changes
 
 SHIFT = 0.75
 

@@ -16,7 +16,7 @@ from torch import nn
 
 import spectroscope
 from spectroscope import run
-from spectroscope.dsp import rows
+from spectroscope.dsp.kernels import rows
 from spectroscope.statistics import spectra as statistics_of_spectra
 
 DEVICE = "cuda"

@@ -11,7 +11,7 @@ from torch import nn
 
 import spectroscope
 from spectroscope.cli import main
-from spectroscope.report.columns import COLUMNS
+from spectroscope.schema import COLUMNS
 
 
 class Net(nn.Module):
@@ -172,7 +172,9 @@ def test_what_xarray_takes_is_said(of_lines, monkeypatch):
 def test_the_command_refuses_parquet_before_the_work(monkeypatch, capsys, tmp_path):
     pytest.importorskip("pyarrow", reason="needs pyarrow, of extra [parquet]")
     monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)  # which it changes
-    monkeypatch.setattr("spectroscope.catalog.specimen", lambda *_, **__: pytest.fail("it ran"))
+    monkeypatch.setattr(
+        "spectroscope.specimens.catalog.specimen", lambda *_, **__: pytest.fail("it ran")
+    )
     assert main(["inspect", "kid-ppg", "--parquet"]) == 2
     assert capsys.readouterr().err == "spectroscope: --parquet writes files: it takes --out DIR\n"
     missing(monkeypatch, "pyarrow")

@@ -12,8 +12,9 @@ from conftest import REFERENCE
 
 import spectroscope
 from spectroscope import run
-from spectroscope.adapters import heart_rate, keras_weights
-from spectroscope.adapters.paper_ppg import PaperPPG
+from spectroscope.adapters import heart_rate
+from spectroscope.adapters.support import keras_weights
+from spectroscope.adapters.support.paper_ppg import PaperPPG
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "figure3.py"
 

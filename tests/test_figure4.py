@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from spectroscope.trackers import Tracker
+from spectroscope.training.tracker import Tracker
 
 
 def generator():

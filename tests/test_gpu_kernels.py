@@ -12,7 +12,8 @@ import pytest
 
 CODE = """
 import contextlib, torch
-from spectroscope.dsp import gpu, rows
+from spectroscope.dsp.kernels import gpu
+from spectroscope.dsp.kernels import rows
 from spectroscope.dsp.moments import ChannelMoments
 
 torch.cuda.device = lambda _: contextlib.nullcontext()  # the interpreter has none

@@ -11,7 +11,8 @@ import torch
 
 import spectroscope
 from spectroscope import run
-from spectroscope.adapters import heart_rate, keras_weights, wheels
+from spectroscope.adapters import heart_rate
+from spectroscope.adapters.support import keras_weights, wheels
 
 
 def relative(found, expected):

@@ -19,7 +19,7 @@ events = pytest.importorskip(
 
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger  # noqa: E402
 
-from spectroscope.lightning import RectifierMonitor  # noqa: E402
+from spectroscope.training.lightning import RectifierMonitor  # noqa: E402
 
 pytestmark = [
     pytest.mark.filterwarnings(f"ignore:{text}")

@@ -15,7 +15,7 @@ from torch import nn
 import spectroscope
 from spectroscope import run
 from spectroscope.adapters import torchvision_models
-from spectroscope.adapters.images import probes
+from spectroscope.adapters.support.images import probes
 
 
 @pytest.fixture

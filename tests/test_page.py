@@ -15,7 +15,8 @@ from torch import nn
 
 import spectroscope
 from spectroscope import page, run
-from spectroscope.page import changes, data
+from spectroscope.page import comparison as changes
+from spectroscope.page import payload
 from spectroscope.page.findings import Findings, Reference, findings
 
 HOSTILE = "<script>alert(1)</script>"
@@ -330,14 +331,14 @@ def test_a_rectifier_that_never_fired_is_missed():
     model = nn.Sequential(nn.ReLU())
     model.unused = nn.ReLU()
     model.forward = lambda x: model[0](x)
-    seen = data.seen(report_of(model, torch.randn(3, 2, 8)).coverage())
+    seen = payload.seen(report_of(model, torch.randn(3, 2, 8)).coverage())
     assert seen.missed["place"].tolist() == ["unused"]
     assert seen.missed["status"].tolist() == ["never fired"]
 
 
 def test_places_not_asked_for_are_not_missed():
     model = nn.Sequential(nn.ReLU(), nn.ReLU())
-    seen = data.seen(report_of(model, torch.randn(3, 2, 8), select="0").coverage())
+    seen = payload.seen(report_of(model, torch.randn(3, 2, 8), select="0").coverage())
     assert seen.missed.empty
     assert seen.line.endswith("1 more was not asked for.")
 
@@ -369,7 +370,7 @@ def test_a_tone_is_not_lost_in_a_spectrum_with_more_bins_than_are_drawn():
     t = torch.arange(8192) / 8192
     report = report_of(nn.ReLU(), torch.cos(2 * torch.pi * 2001 * t).expand(2, 1, -1), fs=8192.0)
     spectra = embedded(report)["layers"][0]["spectra"]
-    assert len(spectra["freq"]) <= data.MOST_BINS + 1
+    assert len(spectra["freq"]) <= payload.MOST_BINS + 1
     line = spectra["in"]["lines"]["0"]
     assert max(v for v in line if v is not None) == round(100 * np.log10(0.5))
     strongest = line.index(round(100 * np.log10(0.5)))
@@ -377,19 +378,19 @@ def test_a_tone_is_not_lost_in_a_spectrum_with_more_bins_than_are_drawn():
 
 
 def test_of_many_channels_spectra_of_those_that_vary_most(monkeypatch):
-    monkeypatch.setattr(data, "BUDGET", 0)
+    monkeypatch.setattr(payload, "BUDGET", 0)
     report = report_of(nn.ReLU(), torch.randn(5, 40, 16))
     spectra = embedded(report)["layers"][0]["spectra"]
-    most = report.dc().nlargest(data.FEWEST, "dc_out_std")["channel"]
+    most = report.dc().nlargest(payload.FEWEST, "dc_out_std")["channel"]
     assert set(map(int, spectra["in"]["lines"])) == set(most)
 
 
 def test_numbers_that_json_has_no_word_for():
-    text = json.dumps(data.rounded([np.nan, np.inf, -np.inf, 1.23456e-9, 123456.0, True, 7]))
+    text = json.dumps(payload.rounded([np.nan, np.inf, -np.inf, 1.23456e-9, 123456.0, True, 7]))
     assert json.loads(text) == [None, "Infinity", "-Infinity", 1.235e-9, 123500, True, 7]
     assert page.shown(float("nan"), "dc_in") == "—"
     assert page.shown(-float("inf"), "dc_in") == "−∞"
-    assert data.decibels(np.array([0.0, 10.0, np.nan])) == [None, 100, None]
+    assert payload.decibels(np.array([0.0, 10.0, np.nan])) == [None, 100, None]
 
 
 def test_harmonics_and_predictions_are_embedded_where_there_are():
@@ -437,8 +438,8 @@ def test_any_report_has_a_page_and_a_summary(name):
 
 
 def test_a_kind_that_is_not_relu_shows_what_it_preserves():
-    assert "preserved_fraction" in data.site_table(REPORTS["GELU"]().sites())
-    assert "preserved_fraction" not in data.site_table(REPORTS["zeros"]().sites())
+    assert "preserved_fraction" in payload.site_table(REPORTS["GELU"]().sites())
+    assert "preserved_fraction" not in payload.site_table(REPORTS["zeros"]().sites())
 
 
 # ---- The file ----
@@ -508,7 +509,7 @@ def test_a_report_in_a_notebook_is_escaped_and_short(hostile):
     assert HOSTILE in found.text
     assert "2 sites, 4 channels, 3 inputs" in found.text
     many = report_of(nn.Sequential(*[nn.ReLU() for _ in range(20)]), T(3, 2, 8))
-    assert len(Parsed(many._repr_html_()).all("tr")) == 1 + data.ROWS_IN_SUMMARY
+    assert len(Parsed(many._repr_html_()).all("tr")) == 1 + payload.ROWS_IN_SUMMARY
     assert "and 14 more" in Parsed(many._repr_html_()).text
 
 

@@ -20,7 +20,7 @@ from torch import nn
 import spectroscope
 from spectroscope import plots, run
 from spectroscope.run import writing
-from spectroscope.specimens import Specimen
+from spectroscope.specimens.specimen import Specimen
 
 # Unescaped, the formula is none: drawing it raises.
 STRANGE = r"_$\frac{$a_very^long.name." + 20 * "block." + "relu#0"

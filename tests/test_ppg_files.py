@@ -10,8 +10,9 @@ import torch
 
 import spectroscope
 from spectroscope import run
-from spectroscope.adapters import heart_rate, ppg_files
-from spectroscope.adapters.ppg_files import read_signal, to_scale, to_windows
+from spectroscope.adapters import heart_rate
+from spectroscope.adapters.support import ppg_files
+from spectroscope.adapters.support.ppg_files import read_signal, to_scale, to_windows
 
 RAMP = np.arange(500.0)
 

@@ -77,7 +77,7 @@ def test_without_targets_the_output_is_what_is_predicted(tones):
 
 
 def test_the_sketch_keeps_inner_products_on_average():
-    found = spectroscope.probes._Features(nn.ReLU(), None, (), 1, 2048)
+    found = spectroscope.experiments.probing._Features(nn.ReLU(), None, (), 1, 2048)
     generator = torch.Generator().manual_seed(0)
     y = torch.randn(6, 30_000, generator=generator)
     sketch = found._sketch(y)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import spectroscope
-from spectroscope.report.columns import markdown
+from spectroscope.schema import markdown
 
 ROOT = Path(__file__).parents[1]
 
@@ -31,7 +31,7 @@ def test_the_readmes_python_runs(tmp_path, monkeypatch, capsys):
 
 
 def test_the_docs_definitions_are_the_codes():
-    # python -c "from spectroscope.report.columns import markdown; print(markdown(), end='')"
+    # python -c "from spectroscope.schema import markdown; print(markdown(), end='')"
     assert (ROOT / "docs/definitions.md").read_text("utf-8") == markdown()
 
 

@@ -20,7 +20,8 @@ from long_runs import BATCH, INPUTS, Waves, one_thread  # noqa: F401
 from torch.utils.data import DataLoader, Dataset
 
 import spectroscope
-from spectroscope import cli, run, storage
+from spectroscope import cli, run
+from spectroscope.statistics import storage
 
 BATCHES = -(-INPUTS // BATCH)
 HERE = Path(__file__).parent
@@ -268,7 +269,7 @@ def test_what_is_broken_off_in_a_checkpoint_leaves_the_one_before(error, tmp_pat
 # Of the write number N, kill when this many bytes of it are written (-1: all, but not in place).
 WRITING = """
 import os, sys
-from spectroscope.run import resuming
+from spectroscope.run import checkpoint
 number, size = int(sys.argv[1]), int(sys.argv[2])
 class Dying:
     def __init__(self, file): self.file, self.left = file, size
@@ -279,11 +280,11 @@ class Dying:
         self.left -= len(data)
         return self.file.write(data)
     def __getattr__(self, name): return getattr(self.file, name)
-true, writes, fsync = resuming.storage.write, [], os.fsync
+true, writes, fsync = checkpoint.storage.write, [], os.fsync
 def write(recording, to, **more):
     writes.append(1)
     true(recording, Dying(to) if len(writes) == number else to, **more)
-resuming.storage.write = write
+checkpoint.storage.write = write
 os.fsync = lambda n: os.kill(os.getpid(), 9) if size < 0 and len(writes) == number else fsync(n)
 import long_runs
 long_runs.main(*sys.argv[3:])

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 import spectroscope
-from spectroscope.dsp import rows
-from spectroscope.dsp.threads import compiled, shared
+from spectroscope.dsp.kernels import rows
+from spectroscope.dsp.kernels.threads import compiled, shared
 from spectroscope.statistics import spectra as statistics_of_spectra
 
 SHAPES = [
@@ -193,7 +193,7 @@ child = os.fork()
 if child == 0:
     torch.set_num_threads(1)
     ok = mean() == before
-    import spectroscope.dsp.rows as rows
+    import spectroscope.dsp.kernels.rows as rows
     torch.get_num_threads = lambda: 2
     found = rows.relu_moments(x)
     os._exit(0 if ok and (found.rows[0] - x.double().mean(-1)).abs().max() < 1e-12 else 1)

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDa
 
 import spectroscope
 from spectroscope import cli, run
-from spectroscope.specimens import Specimen
+from spectroscope.specimens.specimen import Specimen
 
 TABLES = ["dc", "sites", "spectra", "cross_spectra", "introduced", "harmonics", "coverage"]
 
@@ -457,7 +457,7 @@ import sys, torch
 from torch import nn
 from torch.utils.data import DataLoader
 from spectroscope import run
-from spectroscope.specimens import Specimen
+from spectroscope.specimens.specimen import Specimen
 n = int(sys.argv[1])
 class Noise(torch.utils.data.Dataset):
     def __len__(self): return 16 * n

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import spectroscope
-from spectroscope.files import output_folder
+from spectroscope.io import output_folder
 
 
 @pytest.fixture

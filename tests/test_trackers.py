@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import spectroscope
-from spectroscope.trackers import Tracker
+from spectroscope.training.tracker import Tracker
 
 
 def network():

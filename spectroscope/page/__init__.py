@@ -15,7 +15,7 @@ import jinja2
 from markupsafe import Markup
 
 from spectroscope.errors import RequestError
-from spectroscope.files import output_folder
+from spectroscope.io import output_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +32,7 @@ def write(report: "Report", path: str | os.PathLike[str], *, title: str | None =
 
 def render_report(report: "Report", title: str | None = None) -> str:
     """The page of one report."""
-    from spectroscope.page import data, findings
+    from spectroscope.page import findings, payload
 
     sites, dc, coverage = report.sites(), report.dc(), report.coverage()
     try:
@@ -53,18 +53,18 @@ def render_report(report: "Report", title: str | None = None) -> str:
             "channels": len(dc),
             "inputs": 0 if sites.empty else int(sites["n_samples"].max()),
         },
-        seen=data.seen(coverage),
+        seen=payload.seen(coverage),
         findings=findings.findings(sites, dc, aliasing),
-        sites=data.site_table(sites),
+        sites=payload.site_table(sites),
         numbers={site: number for number, site in enumerate(sites["site"])},
         definitions=definitions(report.describe()),
-        data=data.embedded(report, sites, dc),
+        data=payload.embedded(report, sites, dc),
     )
 
 
 def render_comparison(comparison: "Comparison", title: str | None = None) -> str:
     """The page of what changed between two reports."""
-    from spectroscope.page import changes
+    from spectroscope.page import comparison as changes
 
     sites, channels = comparison.sites(), comparison.channels()
     abouts = comparison.a.about, comparison.b.about
@@ -91,7 +91,7 @@ def render_comparison(comparison: "Comparison", title: str | None = None) -> str
 
 def summary(report: "Report") -> str:
     """A few lines of HTML for notebooks: how much there is, and the first layers."""
-    from spectroscope.page import data
+    from spectroscope.page import payload
 
     sites = report.sites()
     template = _environment().get_template("summary.html")
@@ -99,8 +99,8 @@ def summary(report: "Report") -> str:
         name=_name(report.about),
         channels=int(sites["channels"].sum()),
         inputs=0 if sites.empty else int(sites["n_samples"].max()),
-        seen=data.seen(report.coverage()),
-        sites=sites[data.IN_SUMMARY].head(data.ROWS_IN_SUMMARY),
+        seen=payload.seen(report.coverage()),
+        sites=sites[payload.IN_SUMMARY].head(payload.ROWS_IN_SUMMARY),
         total=len(sites),
     )
 

@@ -9,9 +9,9 @@ from spectroscope.plots.layers import dc as dc
 from spectroscope.plots.layers import depth as depth
 from spectroscope.plots.layers import importance as importance
 from spectroscope.plots.layers import predictions as predictions
-from spectroscope.plots.lines import filter_response as filter_response
-from spectroscope.plots.lines import radial as radial
-from spectroscope.plots.lines import spectra as spectra
 from spectroscope.plots.panels import filters as filters
 from spectroscope.plots.panels import planes as planes
+from spectroscope.plots.spectra import filter_response as filter_response
+from spectroscope.plots.spectra import radial as radial
+from spectroscope.plots.spectra import spectra as spectra
 from spectroscope.plots.tones import harmonics as harmonics

@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from spectroscope.metrics import METRICS
-from spectroscope.plots import canvas, frames
-from spectroscope.plots.canvas import COLORS, MARKERS
+from spectroscope.experiments.metrics import METRICS
+from spectroscope.plots import checks, style
+from spectroscope.plots.style import COLORS, MARKERS
 
 _FAR_ABOVE = 10.0  # of a fraction: on a linear axis 1 would be less than a tenth of it
 
@@ -41,26 +41,26 @@ def dc(frame: pd.DataFrame, *, column: str = "dc_out", ax: Axes | None = None) -
     Raises:
         ValueError: `frame` has no rows, not that column, or no numbers in it.
     """
-    frames.check(frame, ["site", "channel", column], "report.dc()")
-    values = frames.numbers(frame, column)
+    checks.check(frame, ["site", "channel", column], "report.dc()")
+    values = checks.numbers(frame, column)
     sites = list(frame["site"].unique())
-    words = frames.label(column, frames.unit(column))
+    words = checks.label(column, checks.unit(column))
     if len(sites) == 1:
         return _of_channels(frame, column, words, ax)
-    ax = canvas.new_rows(sites) if ax is None else ax
+    ax = style.new_rows(sites) if ax is None else ax
     place = frame["site"].map({site: row for row, site in enumerate(sites)}).to_numpy(np.float64)
-    spread = 0.6 * canvas.jitter(frame["channel"].to_numpy(np.int64))
+    spread = 0.6 * style.jitter(frame["channel"].to_numpy(np.int64))
     crowded = len(frame) > 100 * len(sites)
     ax.plot(values, place + spread, ls="", marker="o", ms=2 if crowded else 3, mew=0,
             alpha=0.5 if crowded else 0.7, color=COLORS[0], rasterized=True,
             label="a channel")  # fmt: skip
     medians = frame.groupby("site", sort=False, observed=True)[column].median().reindex(sites)
     ax.plot(medians, range(len(sites)), ls="", marker="D", ms=5, color=COLORS[1],
-            mec=canvas.ink(ax), mew=0.7, label="median of the channels")  # fmt: skip
-    canvas.decades(ax, values)
+            mec=style.ink(ax), mew=0.7, label="median of the channels")  # fmt: skip
+    style.decades(ax, values)
     ax.set_xlabel(words)
-    canvas.rows(ax, sites)
-    canvas.legend(ax)
+    style.rows(ax, sites)
+    style.legend(ax)
     return ax
 
 
@@ -89,27 +89,27 @@ def depth(
     columns = [columns] if isinstance(columns, str) else list(columns)
     if not columns:
         raise ValueError("columns is empty: name one or more, such as 'dc_fraction'")
-    frames.check(frame, ["site", *columns], "report.sites()")
+    checks.check(frame, ["site", *columns], "report.sites()")
     if "channel" in frame:
         raise ValueError("the frame has a row for each channel: report.sites() is wanted")
-    frames.once(frame, ["site"], "report.sites()")
-    values = [frames.numbers(frame, column) for column in columns]
-    units = {frames.unit(column) for column in columns}
+    checks.once(frame, ["site"], "report.sites()")
+    values = [checks.numbers(frame, column) for column in columns]
+    units = {checks.unit(column) for column in columns}
     if len(units) != 1:
         raise ValueError(f"columns must be of one unit, not of {sorted(units)}: {columns}")
     sites = list(frame["site"])
-    ax = canvas.new_rows(sites) if ax is None else ax
+    ax = style.new_rows(sites) if ax is None else ax
     for number, (column, figures) in enumerate(zip(columns, values, strict=True)):
         ax.plot(figures, range(len(sites)), lw=1, ms=4.5,
                 color=COLORS[number % len(COLORS)], marker=MARKERS[number % len(MARKERS)],
-                ls=("-", "--", "-.", ":")[number % 4], label=frames.escaped(column))  # fmt: skip
+                ls=("-", "--", "-.", ":")[number % 4], label=checks.escaped(column))  # fmt: skip
     fractions = all(column.endswith("_fraction") for column in columns)
     words = columns[0] if len(columns) == 1 else "fraction" if fractions else "value"
     if fractions:
         _beyond_one(ax, np.concatenate(values))
-    ax.set_xlabel(frames.label(words, *units))
-    canvas.rows(ax, sites)
-    canvas.legend(ax)
+    ax.set_xlabel(checks.label(words, *units))
+    style.rows(ax, sites)
+    style.legend(ax)
     return ax
 
 
@@ -128,8 +128,8 @@ def predictions(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         ValueError: `frame` has no rows, or lacks columns.
     """
     columns = ["site", "assumption", "dc_out", "dc_predicted"]
-    frames.check(frame, columns, "report.predictions()")
-    ax = canvas.new(6.4, 5.6) if ax is None else ax
+    checks.check(frame, columns, "report.predictions()")
+    ax = style.new(6.4, 5.6) if ax is None else ax
     both = frame[["dc_predicted", "dc_out"]].to_numpy(np.float64)
     crowded = len(frame) > 1000
     for number, assumption in enumerate(frame["assumption"].unique()):
@@ -137,16 +137,16 @@ def predictions(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         ax.plot(*some.T, ls="", marker=MARKERS[number % len(MARKERS)], ms=3.5 if crowded else 4.5,
                 mfc="none", mew=0.8, alpha=0.6 if crowded else 0.8, rasterized=True,
                 color=COLORS[number % len(COLORS)],
-                label=frames.escaped(str(assumption)))  # fmt: skip
-    canvas.decades(ax, both, "xy")
+                label=checks.escaped(str(assumption)))  # fmt: skip
+    style.decades(ax, both, "xy")
     finite = both[np.isfinite(both)]
     if len(finite):
         ends = [min(finite.min(), 0.0), finite.max()]
-        ax.plot(ends, ends, color=canvas.ink(ax), lw=1, ls="--", label="measured = predicted")
-    ax.set_xlabel(frames.label("predicted DC, dc_predicted", frames.unit("dc_predicted")))
-    ax.set_ylabel(frames.label("measured DC, dc_out", frames.unit("dc_out")))
+        ax.plot(ends, ends, color=style.ink(ax), lw=1, ls="--", label="measured = predicted")
+    ax.set_xlabel(checks.label("predicted DC, dc_predicted", checks.unit("dc_predicted")))
+    ax.set_ylabel(checks.label("measured DC, dc_out", checks.unit("dc_out")))
     _titled(ax, frame)
-    canvas.legend(ax)
+    style.legend(ax)
     return ax
 
 
@@ -168,12 +168,12 @@ def aliasing(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         ValueError: `frame` has no rows, or lacks columns.
     """
     value = "above_next_nyquist"
-    frames.check(frame, ["site", value, "global_pooling"], "report.aliasing()")
+    checks.check(frame, ["site", value, "global_pooling"], "report.aliasing()")
     pooled = frame.groupby("site", sort=False, observed=True)["global_pooling"].any()
     spread = frame.groupby("site", sort=False, observed=True)[value]
     spread = spread.agg(["min", "median", "max"]).astype(np.float64)
     order = [*pooled.index[~pooled], *pooled.index[pooled]]
-    ax = canvas.new_rows(order) if ax is None else ax
+    ax = style.new_rows(order) if ax is None else ax
     what = "median and range of the channels"
     same = what if pooled.all() else "the same"
     for here, number, label, face in (
@@ -188,13 +188,13 @@ def aliasing(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         ax.errorbar(middle, place, xerr=[middle - low, high - middle], ls="", lw=1, ms=5,
                     marker=MARKERS[number], color=COLORS[number], mfc=face,
                     label=label)  # fmt: skip
-    canvas.rows(ax, order)
+    style.rows(ax, order)
     if pooled.any() and not pooled.all():
-        ax.axhline((~pooled).sum() - 0.5, color=canvas.ink(ax), lw=0.8, ls=":")
+        ax.axhline((~pooled).sum() - 0.5, color=style.ink(ax), lw=0.8, ls=":")
     ax.set_xlim(left=0, auto=None)
-    unit = frames.unit(value)
-    ax.set_xlabel(frames.label("part of the output's power above the next Nyquist frequency", unit))
-    canvas.legend(ax)
+    unit = checks.unit(value)
+    ax.set_xlabel(checks.label("part of the output's power above the next Nyquist frequency", unit))
+    style.legend(ax)
     return ax
 
 
@@ -214,12 +214,12 @@ def importance(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """
     maker = "spectroscope.importance(model, batches, metric)"
     columns = ["site", "operation", "metric", "baseline", "value", "change", "change_low"]
-    frames.check(frame, [*columns, "change_high"], maker)
-    metric = frames.only(frame, "metric", maker)
+    checks.check(frame, [*columns, "change_high"], maker)
+    metric = checks.only(frame, "metric", maker)
     sites, operations = list(frame["site"].unique()), list(frame["operation"].unique())
-    ax = canvas.new_rows(sites) if ax is None else ax
+    ax = style.new_rows(sites) if ax is None else ax
     row_of = {site: row for row, site in enumerate(sites)}
-    ax.axvline(frame["baseline"].mean(), color=canvas.ink(ax), ls="--", lw=1,
+    ax.axvline(frame["baseline"].mean(), color=style.ink(ax), ls="--", lw=1,
                label="nothing changed")  # fmt: skip
     for number, operation in enumerate(operations):
         some = frame[frame["operation"] == operation]
@@ -228,11 +228,11 @@ def importance(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         ends = some[["change_low", "change_high"]].sub(some["change"], axis=0).abs().T
         ax.errorbar(some["value"], place, xerr=ends.fillna(0).to_numpy(), ms=4, lw=1, ls="",
                     color=COLORS[number % len(COLORS)], marker=MARKERS[number % len(MARKERS)],
-                    label=frames.escaped(_OPERATIONS.get(operation, str(operation))))  # fmt: skip
+                    label=checks.escaped(_OPERATIONS.get(operation, str(operation))))  # fmt: skip
     unit = METRICS[metric].unit if metric in METRICS else ""  # of others their name has it
-    ax.set_xlabel(frames.label(metric, unit))
-    canvas.rows(ax, sites)
-    canvas.legend(ax)
+    ax.set_xlabel(checks.label(metric, unit))
+    style.rows(ax, sites)
+    style.legend(ax)
     return ax
 
 
@@ -240,7 +240,7 @@ def _of_channels(frame: pd.DataFrame, column: str, words: str, ax: Axes | None) 
     """One site: `column` over the channels."""
     some = frame.sort_values("channel")
     many = len(some) > 100
-    ax = canvas.new(10 if many else 7, 4.2) if ax is None else ax
+    ax = style.new(10 if many else 7, 4.2) if ax is None else ax
     values, channel = some[column].to_numpy(np.float64), some["channel"].to_numpy()
     dots: dict[str, Any] = {"ls": "", "marker": "o", "ms": 2.5 if many else 4.5}
     if column == "dc_out" and "dc_out_std" in frame:
@@ -248,7 +248,7 @@ def _of_channels(frame: pd.DataFrame, column: str, words: str, ax: Axes | None) 
         ax.errorbar(channel, values, yerr=deviation, color=COLORS[0], lw=0.5 if many else 1,
                     rasterized=len(some) > 1000, label="mean ± standard deviation over the inputs",
                     **dots)  # fmt: skip
-        canvas.legend(ax)
+        style.legend(ax)
     else:
         ax.plot(channel, values, color=COLORS[0], **dots)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
@@ -274,5 +274,5 @@ def _beyond_one(ax: Axes, fractions: NDArray[np.float64]) -> None:
 
 def _titled(ax: Axes, frame: pd.DataFrame) -> None:
     sites = frame["site"].unique()
-    title = frames.short(sites)[0] if len(sites) == 1 else f"{len(sites)} sites"
-    canvas.titled(ax, title)
+    title = checks.short(sites)[0] if len(sites) == 1 else f"{len(sites)} sites"
+    style.titled(ax, title)

@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from numpy.typing import ArrayLike, NDArray
 
-from spectroscope.plots import canvas, frames
-from spectroscope.plots.canvas import SIDE_COLORS, SIDE_LINES, SIDES
-from spectroscope.plots.lines import frequencies
+from spectroscope.plots import checks, style
+from spectroscope.plots.spectra import frequencies
+from spectroscope.plots.style import SIDE_COLORS, SIDE_LINES, SIDES
 
 _FIRST = 16
 
@@ -46,44 +46,44 @@ def filters(
         ValueError: `ax` has too few Axes, or as in :func:`spectroscope.plots.spectra`.
     """
     columns = ["channel", "side", "freq", "freq_unit", "power"]
-    site = frames.one_site(frame, columns, "report.spectra(site)")
-    frames.once(frame, ["channel", "side", "freq"], "report.spectra(site)")
+    site = checks.one_site(frame, columns, "report.spectra(site)")
+    checks.once(frame, ["channel", "side", "freq"], "report.spectra(site)")
     given: list[Any] = [] if ax is None else list(np.ravel(np.asarray(ax, dtype=object)))
     most = len(given) if ax is not None else _FIRST
-    shown = frames.chosen(frame, channels, site)[: most if channels is None else None]
+    shown = checks.chosen(frame, channels, site)[: most if channels is None else None]
     scale, unit = frequencies(frame, f0, per_minute)
     if ax is None:
         across = min(4, len(shown))
         down = math.ceil(len(shown) / across)
-        given = list(canvas.new(1.2 + 2.6 * across, 1.2 + 1.6 * down, nrows=down, ncols=across,
+        given = list(style.new(1.2 + 2.6 * across, 1.2 + 1.6 * down, nrows=down, ncols=across,
                                 sharex=True, sharey=True, squeeze=False).flat)  # fmt: skip
     if len(given) < len(shown):
         raise ValueError(f"{len(shown)} channels take as many Axes, and ax has {len(given)}")
     panels = given[: len(shown)]
     for panel in given[len(shown) :]:
         panel.set_visible(False)
-    sides = {side: frames.grid(frame, shown, side, "power") for side in SIDES}
-    before = [canvas.lowest(panel) for panel in panels]
+    sides = {side: checks.grid(frame, shown, side, "power") for side in SIDES}
+    before = [style.lowest(panel) for panel in panels]
     for number, (panel, channel) in enumerate(zip(panels, shown, strict=True)):
         for side, (freq, power) in sides.items():
             line = np.where(power[number] > 0, power[number], np.nan)
             panel.plot(freq * scale, line, color=SIDE_COLORS[side], label=SIDES[side],
                        **SIDE_LINES[side])  # fmt: skip
-            canvas.across(panel, freq * scale)
+            style.across(panel, freq * scale)
         _mark(panel, f0, scale, f0_name)
         panel.margins(x=0.03)
-        canvas.titled(panel, f"channel {channel}")
+        style.titled(panel, f"channel {channel}")
         place = panel.get_subplotspec()
         if place is None or place.is_first_col():
-            panel.set_ylabel(f"power per bin\n({frames.unit('power')})")
+            panel.set_ylabel(f"power per bin\n({checks.unit('power')})")
         if place is None or number + (place.get_gridspec().ncols) >= len(shown):
-            panel.set_xlabel(frames.label("frequency", unit))
+            panel.set_xlabel(checks.label("frequency", unit))
             panel.tick_params(labelbottom=True)  # the last of its column, though not of the grid
     for panel, low in zip(panels, before, strict=True):
-        canvas.log_power(panel, low, *(power for _, power in sides.values()))
+        style.log_power(panel, low, *(power for _, power in sides.values()))
     if ax is None:
         figure = panels[0].figure
-        figure.suptitle(frames.short([site])[0])
+        figure.suptitle(checks.short([site])[0])
         handles = panels[0].get_legend_handles_labels()
         figure.legend(*handles, loc="outside lower center", ncols=len(handles[0]))
     found = np.empty(len(panels), dtype=object)
@@ -107,31 +107,31 @@ def planes(frame: pd.DataFrame, *, channel: int, side: str = "out", ax: Axes | N
         ValueError: `frame` isn't of one site or has no rows, or there is no such channel or side.
     """
     columns = ["channel", "side", "freq_y", "freq_x", "freq_unit", "power"]
-    site = frames.one_site(frame, columns, "report.planes(site)")
-    frames.once(frame, ["channel", "side", "freq_y", "freq_x"], "report.planes(site)")
-    frames.chosen(frame, [channel], site)
+    site = checks.one_site(frame, columns, "report.planes(site)")
+    checks.once(frame, ["channel", "side", "freq_y", "freq_x"], "report.planes(site)")
+    checks.chosen(frame, [channel], site)
     if side not in SIDES:
         raise ValueError(f"{side=} must be 'in' or 'out'")
     rows = frame[(frame["channel"] == channel) & (frame["side"] == side)]
     table = rows.pivot(index="freq_y", columns="freq_x", values="power")
     power = table.to_numpy(np.float64)
-    ax = canvas.new(4.4, 5.6) if ax is None else ax
+    ax = style.new(4.4, 5.6) if ax is None else ax
     greatest = np.nanmax(power, initial=0.0)
     norm = LogNorm(1e-6 * greatest, greatest, clip=True) if greatest > 0 else None
     drawn = ax.pcolormesh(table.columns, table.index, power, norm=norm, cmap="cividis",
                           shading="nearest", rasterized=True)  # fmt: skip
-    unit = frames.only(rows, "freq_unit", "report.planes(site)")
-    ax.set(aspect="equal", xlabel=frames.label("along the width", unit),
-           ylabel=frames.label("along the height", unit))  # fmt: skip
-    canvas.titled(ax, f"{frames.short([site])[0]}\nchannel {channel}, {SIDES[side]}")
-    ax.figure.colorbar(drawn, ax=ax, label=frames.label("power", frames.unit("power")))
+    unit = checks.only(rows, "freq_unit", "report.planes(site)")
+    ax.set(aspect="equal", xlabel=checks.label("along the width", unit),
+           ylabel=checks.label("along the height", unit))  # fmt: skip
+    style.titled(ax, f"{checks.short([site])[0]}\nchannel {channel}, {SIDES[side]}")
+    ax.figure.colorbar(drawn, ax=ax, label=checks.label("power", checks.unit("power")))
     return ax
 
 
 def _mark(panel: Axes, f0: ArrayLike | None, scale: float, name: str) -> None:
-    values = frames.fundamentals(f0)
+    values = checks.fundamentals(f0)
     if len(values):
         low, middle, high = np.quantile(values, [0, 0.5, 1]) * scale
-        ink, label = canvas.ink(panel), f"median and range of {frames.escaped(name)}"
+        ink, label = style.ink(panel), f"median and range of {checks.escaped(name)}"
         panel.axvspan(low, high, color=ink, alpha=0.15, lw=0)
         panel.axvline(middle, color=ink, lw=1, ls=":", label=label)

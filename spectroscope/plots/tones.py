@@ -7,8 +7,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
-from spectroscope.plots import canvas, frames
-from spectroscope.plots.canvas import SIDE_COLORS, SIDES
+from spectroscope.plots import checks, style
+from spectroscope.plots.style import SIDE_COLORS, SIDES
 
 _WIDTH = 0.38
 
@@ -34,10 +34,10 @@ def harmonics(
     """
     values = {side: f"amplitude_{side}" for side in SIDES}
     columns = ["channel", "harmonic", "freq", "freq_unit", "folded", *values.values()]
-    site = frames.one_site(frame, columns, "report.harmonics(site)")
-    frames.once(frame, ["channel", "harmonic", "folded"], "report.harmonics(site)")
-    shown = frames.chosen(frame, channels, site)
-    unit = frames.only(frame, "freq_unit", "report.harmonics(site)")
+    site = checks.one_site(frame, columns, "report.harmonics(site)")
+    checks.once(frame, ["channel", "harmonic", "folded"], "report.harmonics(site)")
+    shown = checks.chosen(frame, channels, site)
+    unit = checks.only(frame, "freq_unit", "report.harmonics(site)")
     some = frame[frame["channel"].isin(shown)]
     of_channel = some[list(values.values())].notna().any(axis=1).groupby(some["channel"]).any()
     shown = [channel for channel in shown if of_channel[channel]] or shown
@@ -45,11 +45,11 @@ def harmonics(
     table = squares.groupby(["harmonic", "folded"])[[*SIDES, "freq"]].mean()  # NaN left out
     if (known := table[list(SIDES)].notna().any(axis=1)).any():
         table = table[known]  # what can't be told from other harmonics takes no place
-    ax = canvas.new(max(6.4, 2 + 0.55 * len(table)), 4.2) if ax is None else ax
+    ax = style.new(max(6.4, 2 + 0.55 * len(table)), 4.2) if ax is None else ax
     place, folded = np.arange(len(table)), table.index.get_level_values("folded").to_numpy(bool)
     for side, shift in zip(SIDES, (-_WIDTH / 2, _WIDTH / 2), strict=True):
         bars = ax.bar(place + shift, np.sqrt(table[side]), _WIDTH, color=SIDE_COLORS[side],
-                      edgecolor=canvas.ink(ax), lw=0.7, label=SIDES[side])  # fmt: skip
+                      edgecolor=style.ink(ax), lw=0.7, label=SIDES[side])  # fmt: skip
         for bar in np.array(bars, dtype=object)[folded]:
             bar.set_hatch("////")
     names = [
@@ -59,12 +59,12 @@ def harmonics(
     ax.set_xticks(place, names)
     handles = list(ax.get_legend_handles_labels()[0])
     if folded.any():
-        handles.append(Patch(facecolor="none", edgecolor=canvas.ink(ax), hatch="////",
+        handles.append(Patch(facecolor="none", edgecolor=style.ink(ax), hatch="////",
                              label=f"folded, to → ({unit})"))  # fmt: skip
     ax.set_xlabel("harmonic (multiple of f0)")
     many = f", RMS of {len(shown)} channels" if len(shown) > 1 else ""
-    ax.set_ylabel(frames.label(f"amplitude{many}", frames.unit("amplitude_out")))
+    ax.set_ylabel(checks.label(f"amplitude{many}", checks.unit("amplitude_out")))
     one = f", channel {shown[0]}" if len(shown) == 1 else ""
-    canvas.titled(ax, frames.short([site])[0] + one)
-    canvas.legend(ax, handles)
+    style.titled(ax, checks.short([site])[0] + one)
+    style.legend(ax, handles)
     return ax

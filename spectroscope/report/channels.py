@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spectroscope.dsp import theory
+from spectroscope.dsp.decomposition import RELU_GAIN, band_edge, introduced_power
 from spectroscope.dsp.spectra import Transform, Window, noise_bandwidth
-from spectroscope.dsp.split import RELU_GAIN, band_edge, introduced_power
-from spectroscope.recording import SiteRecord
 from spectroscope.statistics import SideStatistics, SpectralSums
+from spectroscope.statistics.recording import SiteRecord
 
 Floats = NDArray[np.float64]
 

@@ -5,9 +5,9 @@ import os
 import numpy as np
 import pandas as pd
 
-from spectroscope.files import output_folder
-from spectroscope.report.columns import COLUMNS, OF_COMPARISONS, Column
-from spectroscope.report.tables import Report
+from spectroscope.io import output_folder
+from spectroscope.report.report import Report
+from spectroscope.schema import COLUMNS, OF_COMPARISONS, Column
 
 _SITE = ["site", "module", "function", "call", "kind"]
 # What is set side by side of each channel, and of each site.

@@ -7,8 +7,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from spectroscope.dsp import theory
-from spectroscope.recording import Recording, SiteRecord
 from spectroscope.report.channels import MeanSpectra, dc_columns
+from spectroscope.statistics.recording import Recording, SiteRecord
 
 Floats = NDArray[np.float64]
 

@@ -6,11 +6,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from spectroscope.ablation import importance
-from spectroscope.operations import mean_dc, only_dc, remove_dc
+from spectroscope.experiments.ablation import importance
+from spectroscope.experiments.operations import mean_dc, only_dc, remove_dc
 from spectroscope.run.loop import inspect
 from spectroscope.run.shards import Batch, batches
-from spectroscope.specimens import Specimen
+from spectroscope.specimens.specimen import Specimen
 
 
 def ablate(

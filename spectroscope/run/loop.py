@@ -11,17 +11,17 @@ from torch import nn
 from tqdm import tqdm
 
 from spectroscope.errors import RequestError
-from spectroscope.parts import Part
 from spectroscope.recorder import Recorder, record
-from spectroscope.recording import Recording
 from spectroscope.report import Report
-from spectroscope.run.identity import identity, of_model
+from spectroscope.run.checkpoint import Checkpoint
+from spectroscope.run.distributed import Group
+from spectroscope.run.fingerprint import identity, of_model
 from spectroscope.run.placement import Placement
-from spectroscope.run.ranks import Group
-from spectroscope.run.resuming import Checkpoint
 from spectroscope.run.shards import WHOLE, Batch, Shard, batches
 from spectroscope.run.tally import Tally, means
-from spectroscope.specimens import Specimen
+from spectroscope.specimens.specimen import Specimen
+from spectroscope.statistics.parts import Part
+from spectroscope.statistics.recording import Recording
 
 
 class Inspection(NamedTuple):

@@ -5,10 +5,10 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from spectroscope import storage
 from spectroscope.errors import RequestError
+from spectroscope.run.checkpoint import FINISHED
 from spectroscope.run.loop import Inspection
-from spectroscope.run.resuming import FINISHED
+from spectroscope.statistics import storage
 
 
 def merge(folders: Sequence[str | os.PathLike[str]]) -> Inspection:

@@ -21,9 +21,9 @@ from torch.utils.data import (
     default_collate,
 )
 
-from spectroscope.batches import count as inputs_in
 from spectroscope.errors import RequestError
-from spectroscope.specimens import Specimen
+from spectroscope.specimens.batches import count as inputs_in
+from spectroscope.specimens.specimen import Specimen
 
 BATCH = 64  # of a data set that isn't in batches
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from spectroscope.errors import RequestError
-from spectroscope.parts import Part
 from spectroscope.run.shards import Batch
-from spectroscope.specimens import Specimen
+from spectroscope.specimens.specimen import Specimen
+from spectroscope.statistics.parts import Part
 
 MOST_LABELS = 10
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pandas as pd
 
 from spectroscope.errors import RequestError
-from spectroscope.files import output_folder
+from spectroscope.io import output_folder
 from spectroscope.report import Report
-from spectroscope.specimens import Specimen
+from spectroscope.specimens.specimen import Specimen
 
 SPECTRA = "spectra.png"
 ABLATION = "importance.png"

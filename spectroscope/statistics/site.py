@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from spectroscope.dsp.kernels.rows import blank_rows, both_sides, merge, relu_moments
 from spectroscope.dsp.moments import (
     ChannelMoments,
     CoMoments,
@@ -13,7 +14,6 @@ from spectroscope.dsp.moments import (
     relu_product,
     row_moments,
 )
-from spectroscope.dsp.rows import blank_rows, both_sides, merge, relu_moments
 from spectroscope.dsp.spectra import Window
 from spectroscope.statistics.blocks import pieces, scratch
 from spectroscope.statistics.harmonics import HarmonicsOfBatch, HarmonicSums

@@ -6,9 +6,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from spectroscope.dsp.rows import on_gpu
+from spectroscope.dsp.kernels.rows import on_gpu
+from spectroscope.dsp.kernels.threads import SHARE, compiled, shared
 from spectroscope.dsp.spectra import Transform, Window, shell_count
-from spectroscope.dsp.threads import SHARE, compiled, shared
 from spectroscope.statistics.blocks import scratch
 
 # Components whose sums stay in the nearest cache while products are added to them.

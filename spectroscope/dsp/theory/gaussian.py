@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from spectroscope.dsp.arrays import Values, tensors
+from spectroscope.dsp.theory.arrays import Values, tensors
 
 
 def gaussian_dc(mean: Values, std: Values) -> Any:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.signal import convolve
 from torch import Tensor
 
-from spectroscope.dsp.arrays import Values, tensors
+from spectroscope.dsp.theory.arrays import Values, tensors
 
 
 def series_coefficients(terms: int) -> NDArray[np.float64]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.special import jv
 from torch import Tensor
 
-from spectroscope.dsp.arrays import Values, tensors
+from spectroscope.dsp.theory.arrays import Values, tensors
 
 Floats = NDArray[np.float64]
 

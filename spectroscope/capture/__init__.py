@@ -1,0 +1,1 @@
+"""Finding every activation call of a running model."""

@@ -1,0 +1,1 @@
+"""Compiled loops: for the CPU by numba, for GPUs by Triton."""

@@ -1,0 +1,1 @@
+"""Interventions on activations, and what is learned by them."""

@@ -1,0 +1,211 @@
+"""`importance`: what becomes of a model's outputs when the DC is taken away, site by site."""
+
+import glob
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import ArrayLike
+from scipy import stats
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from spectroscope.capture.capture import Capture
+from spectroscope.capture.replay import Replay
+from spectroscope.capture.sites import Select, Site
+from spectroscope.errors import RequestError
+from spectroscope.experiments.interventions import Intervention, intervene
+from spectroscope.experiments.metrics import METRICS, Metric
+from spectroscope.experiments.operations import Operation, only_dc, remove_dc
+from spectroscope.specimens.batches import tensor, with_targets
+
+Custom: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+
+_CONFIDENCE = 0.95
+_RESAMPLES = 1000
+COLUMNS = ["site", "module", "function", "call", "kind", "operation", "metric", "n_samples",
+           "baseline", "value", "change", "change_low", "change_high"]  # fmt: skip
+
+
+def importance(
+    model: nn.Module,
+    batches: Iterable[Any],
+    metric: str | Custom,
+    *,
+    targets: ArrayLike | Tensor | None = None,
+    operations: Mapping[str, Operation] | Sequence[Operation] = (remove_dc, only_dc),
+    select: Select = None,
+    progress: bool = False,
+    **options: Any,
+) -> pd.DataFrame:
+    """Change one rectifier at a time, and measure what the outputs lose.
+
+    The work before a site is done once for each batch: its results are kept (which takes the memory
+    of a training step) and the forward with the site changed begins, in effect, there. A batch's
+    inputs mustn't influence each other; then the result is the same for any size of batches, but of
+    operations that mix inputs (`shuffle_dc`).
+
+    Args:
+        model: in eval mode.
+        batches: each the inputs ``[N, ...]``, or ``(inputs, targets)``, as a `DataLoader` gives
+            them; `inputs` a tuple where the model takes several.
+        metric: ``"mae"``, ``"rmse"``, ``"accuracy"`` against the targets; ``"agreement"`` (of the
+            largest output), ``"kl"``, ``"relative_l2"`` against the untouched model; or a function
+            of (outputs, targets) on the outputs' device, or of (outputs, untouched outputs) where
+            there are no targets, to one score for each input, ``[N]``, which are averaged.
+        targets: of all inputs, in order, if the batches have none.
+        operations: by name, or functions that have one.
+        select: which sites, as in :func:`spectroscope.record`.
+        progress: show a bar on standard error.
+        options: `fs`, `kinds`, `channels`, `channel_axis`, `decimation` of
+            :func:`spectroscope.intervene`.
+
+    Returns:
+        One row per site × operation: `baseline` of the untouched model, `value` of the changed one,
+        `change`, and a 95 % confidence interval of it, `change_low` to `change_high`, by bootstrap
+        over the inputs (percentiles of 1,000 paired resamples; NaN of fewer than 2). Interrupted by
+        Ctrl-C, it warns and returns the rows as far as they have come, each with its `n_samples`.
+
+    Raises:
+        TypeError: as in `record`.
+        RequestError: the model is in training mode, a metric isn't known or doesn't fit the
+            outputs, targets are missing or too few, or as in `intervene`.
+    """
+    if model.training:
+        raise RequestError("importance takes a model in eval mode: call model.eval() first")
+    named = _named(operations)
+    chosen = _metric(metric)
+    watched = _Watched(model, select, options.get("kinds", ()))
+    interventions: dict[tuple[Site, str], Intervention] = {}
+    scores: dict[tuple[Site, str], list[Tensor]] = {}
+    bases: list[Tensor] = []
+    bar = tqdm(unit=" forwards", disable=not progress)
+    try:
+        with bar, torch.inference_mode():
+            for inputs, target in with_targets(batches, targets):
+                with watched.replay.recording(), watched:
+                    reference = tensor(model(*inputs))
+                bases.append(_scored(chosen, reference, reference, target))
+                bar.update()
+                for site, position in watched.positions.items():
+                    for name, operation in named.items():
+                        key = site, name
+                        if key not in interventions:
+                            one = glob.escape(site.name)
+                            interventions[key] = intervene(model, one, operation, **options)
+                        with watched.replay.up_to(position), interventions[key]:
+                            output = tensor(model(*inputs))
+                        found = _scored(chosen, output, reference, target)
+                        scores.setdefault(key, []).append(found)
+                        bar.set_postfix_str(f"{site.name} {name}", refresh=False)
+                        bar.update()
+    except KeyboardInterrupt:
+        if not scores:
+            raise
+        warnings.warn(
+            f"interrupted in batch {len(bases)}: each row is of the inputs that came so far",
+            stacklevel=2,
+        )
+    finally:
+        watched.replay.forget()
+    if missed := watched.missed():
+        warnings.warn(f"{type(model).__name__}: not judged: {missed}", stacklevel=2)
+    if not scores:
+        raise RequestError("importance: no batch was given, or no rectifier asked for ran")
+    label = metric if isinstance(metric, str) else getattr(metric, "__name__", "metric")
+    base = torch.cat(bases)
+    rows = [
+        {"site": site.name, **site._asdict(), "operation": name, "metric": label}
+        | _compared(chosen, base, torch.cat(parts))
+        for (site, name), parts in scores.items()
+    ]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+class _Watched:
+    """The untouched forward: where in it each site fires, and what can be used again."""
+
+    def __init__(self, model: nn.Module, select: Select, kinds: Any):
+        self.replay = Replay()
+        self.positions: dict[Site, int] = {}
+        self._capture = Capture(model, self._fired, select, kinds)
+
+    def missed(self) -> str:
+        """What can't be seen, and why."""
+        return self._capture.inventory.missed()
+
+    def __enter__(self) -> None:
+        self.positions.clear()
+        self._capture.__enter__()
+
+    def __exit__(self, *_: object) -> None:
+        self._capture.__exit__()
+
+    def _fired(self, site: Site, tensor: Tensor, known: bool) -> Callable[[Tensor], None]:
+        self.positions.setdefault(site, self.replay.position)
+        return lambda output: None
+
+
+def _named(operations: Mapping[str, Operation] | Sequence[Operation]) -> dict[str, Operation]:
+    if isinstance(operations, Mapping):
+        return dict(operations)
+    return {getattr(operation, "__name__", str(operation)): operation for operation in operations}
+
+
+def _metric(metric: str | Custom) -> Metric:
+    if isinstance(metric, str):
+        if metric not in METRICS:
+            raise RequestError(f"{metric=} is none of {', '.join(METRICS)}, and no function")
+        return METRICS[metric]
+
+    def score(outputs: Tensor, reference: Tensor, targets: Tensor | None) -> Tensor:
+        found = metric(outputs, reference if targets is None else targets)
+        if not isinstance(found, Tensor) or found.shape != outputs.shape[:1]:
+            what = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise RequestError(
+                f"a metric must give one score for each input, [{len(outputs)}], not {what}; "
+                "(outputs - targets).abs(), say, without the mean"
+            )
+        return found
+
+    return Metric(score, False, "", "")
+
+
+def _scored(metric: Metric, output: Tensor, reference: Tensor, target: Tensor | None) -> Tensor:
+    return metric.score(output, reference, target).double().cpu()
+
+
+def _compared(metric: Metric, base: Tensor, scores: Tensor) -> dict[str, float]:
+    """The columns of a row, over the inputs that both have."""
+    base = base[: len(scores)]
+    low = high = np.nan
+    if len(scores) > 1:
+
+        def change(scores: Any, base: Any, axis: int) -> Any:
+            means = (side.mean(axis=axis) for side in (scores, base))
+            after, before = (np.sqrt(mean) if metric.root else mean for mean in means)
+            return after - before
+
+        low, high = stats.bootstrap(
+            (scores.numpy(), base.numpy()),
+            change,
+            paired=True,
+            vectorized=True,
+            n_resamples=_RESAMPLES,
+            batch=max(1, 2_000_000 // len(scores)),
+            confidence_level=_CONFIDENCE,
+            method="percentile",
+            rng=np.random.default_rng(0),
+        ).confidence_interval
+    before, after = metric.of(base), metric.of(scores)
+    return {
+        "n_samples": len(scores),
+        "baseline": before,
+        "value": after,
+        "change": after - before,
+        "change_low": float(low),
+        "change_high": float(high),
+    }

@@ -1,0 +1,1 @@
+"""Models with data to look at them on."""
