@@ -206,7 +206,7 @@ def test_a_recording_ends_in_the_thread_in_which_it_began():
     worker.start()
     worker.join()
     assert errors == ["a recording must end in the thread in which it began"]
-    hooks.close_to(recorder._capture)  # what is left of it, here
+    hooks.remove(recorder._capture)  # what is left of it, here
 
 
 def test_a_report_may_be_asked_for_while_workers_run():

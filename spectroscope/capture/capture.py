@@ -20,7 +20,7 @@ from spectroscope.capture.sites import Found, Select, Site
 # `known`: it is torch's own function of that kind, not a module that may do anything. Both
 # tensors are the network's own. They must not be changed, and not be kept: an in-place rectifier
 # overwrites its input as soon as `observe` returns.
-Observer: TypeAlias = Callable[[Site, Tensor, bool], Callable[[Tensor], None]]
+CallObserver: TypeAlias = Callable[[Site, Tensor, bool], Callable[[Tensor], None]]
 
 # change(site, input, axes, output) is called once the rectifier has run, and returns what the model
 # is to have instead of the output; `axes`: what is known of the sampling rate along the input's.
@@ -84,7 +84,7 @@ class Capture:
     def __init__(
         self,
         model: nn.Module,
-        observe: Observer | None = None,
+        observe: CallObserver | None = None,
         select: Select = None,
         kinds: Iterable[str | type[nn.Module]] = (),
         started: Callable[[tuple[Any, ...]], None] = lambda args: None,
@@ -128,7 +128,7 @@ class Capture:
         self._thread = _Thread()
         self._opened_by = threading.get_ident()
         try:
-            hooks.open_to(self)
+            hooks.register(self)
         except BaseException:
             self.detach()
             raise
@@ -140,7 +140,7 @@ class Capture:
             RuntimeError: this isn't the thread that began, where something of us must stay then.
         """
         opened_by, self._opened_by = self._opened_by, None
-        hooks.close_to(self)
+        hooks.remove(self)
         if opened_by not in (None, threading.get_ident()):
             raise RuntimeError("a recording must end in the thread in which it began")
         for place, times in self._entered.items():
@@ -181,7 +181,7 @@ class Capture:
         return self._opened_by is not None
 
     @property
-    def changes(self) -> bool:
+    def changes_outputs(self) -> bool:
         """Whether it changes what rectifiers return."""
         return self._change is not None
 
@@ -197,12 +197,12 @@ class Capture:
         """
         return self._thread.rates.of(tensor)
 
-    def knows(self, module: nn.Module) -> bool:
+    def owns(self, module: nn.Module) -> bool:
         """Whether `module` is one of the model's."""
         return module in self.inventory.names
 
-    def enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        """See :class:`spectroscope.capture.hooks.Listener`."""
+    def on_module_enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """See :class:`spectroscope.capture.hooks.Observer`."""
         names = self.inventory.names.get(module)
         if names is None:
             self._replica(module)
@@ -233,15 +233,15 @@ class Capture:
                 tensor = next((arg for arg in args if isinstance(arg, Tensor)), None)
                 if tensor is not None:
                     finish = self._begin(module, name, "", kind, tensor, known=False)
-                    if finish is not None and self.changes:
+                    if finish is not None and self.changes_outputs:
                         # What it does with its input nobody knows.
                         finish = partial(finish, given=tensor.clone())
                 else:
                     self.inventory.note(name, module, "it was called without a tensor by position")
         here.running.append(Frame(module, name, kind, inside, finish))
 
-    def leave(self, module: nn.Module, output: Any) -> Any:
-        """See :class:`spectroscope.capture.hooks.Listener`."""
+    def on_module_exit(self, module: nn.Module, output: Any) -> Any:
+        """See :class:`spectroscope.capture.hooks.Observer`."""
         running, new = self._thread.running, None
         if running and any(frame.module is module for frame in reversed(running)):
             while (frame := running.pop()).module is not module:
@@ -254,14 +254,14 @@ class Capture:
                 self._fused_layer(module, frame.name, ran=output is not None)
         return new
 
-    def before(
+    def on_function_call(
         self,
         function: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        changed: bool,
-    ) -> hooks.Answer | None:
-        """See :class:`spectroscope.capture.hooks.Listener`."""
+        wrapped: bool,
+    ) -> hooks.Interception | None:
+        """See :class:`spectroscope.capture.hooks.Observer`."""
         here = self._thread
         if not here.running:
             return None
@@ -269,7 +269,7 @@ class Capture:
         finish = around = None
         if not here.running[-1].inside:
             if name in activations.FUNCTIONS:
-                around, finish = self._rectify(name, args, kwargs, known=not changed)
+                around, finish = self._rectify(name, args, kwargs, known=not wrapped)
             elif "relu" in name and "relu" in name.split("_"):
                 reason = "its ReLU is part of one kernel with other work"
                 frame = here.running[-1]
@@ -287,16 +287,16 @@ class Capture:
             if finish is not None:
                 finish(output)
 
-        return hooks.Answer(around, after)
+        return hooks.Interception(around, after)
 
-    def failed(self, error: Exception) -> None:
-        """See :class:`spectroscope.capture.hooks.Listener`.
+    def on_error(self, error: Exception) -> None:
+        """See :class:`spectroscope.capture.hooks.Observer`.
 
         Raises:
             Exception: `error`, where outputs are changed: a model that isn't must not pass for one
                 that is.
         """
-        if self.changes:
+        if self.changes_outputs:
             raise error
         running = self._thread.running
         name, module = (running[-1].name, running[-1].module) if running else ("", self._model)
@@ -305,18 +305,18 @@ class Capture:
 
     def _rectify(
         self, function: str, args: tuple[Any, ...], kwargs: dict[str, Any], *, known: bool
-    ) -> hooks.Answer:
+    ) -> hooks.Interception:
         call = activations.FUNCTIONS[function](args, kwargs)
         if call is None or not isinstance(call.input, Tensor):
-            return hooks.Answer()
+            return hooks.Interception()
         if call.kind not in self.inventory.kinds.names:
-            return hooks.Answer()
+            return hooks.Interception()
         frame = self._thread.running[-1]
         place = "" if frame.kind else function
         finish = self._begin(frame.module, frame.name, place, call.kind, call.input, known=known)
-        if finish is None or not self.changes:
-            return hooks.Answer(finish=finish)
-        return hooks.Answer(around=partial(on_a_copy, activations.FUNCTIONS[function], finish))
+        if finish is None or not self.changes_outputs:
+            return hooks.Interception(on_output=finish)
+        return hooks.Interception(wrap=partial(on_a_copy, activations.FUNCTIONS[function], finish))
 
     def _begin(
         self,
@@ -334,7 +334,7 @@ class Capture:
         calls[found.place] += 1
         if not self.inventory.selects(site):
             return None
-        if self.changes and runs_again():
+        if self.changes_outputs and runs_again():
             raise RuntimeError(
                 f"an intervention at {site.name} can't follow into activation checkpointing, which "
                 "runs parts of the model again in the backward pass: switch that off"
@@ -345,7 +345,7 @@ class Capture:
         def finish_with(output: Any, given: Tensor = tensor) -> Any:
             if isinstance(output, Tensor):
                 if self._change is not None:
-                    with hooks.aside():
+                    with hooks.paused():
                         return self._change(site, given, axes, output)
                 if finish is not None:
                     finish(output)

@@ -72,7 +72,9 @@ class Inventory:
             if isinstance(module, torch.jit.ScriptModule):
                 scripted.append(f"{name}." if name else "")
                 self.unseen(name, module, "TorchScript runs it, where no hook fires")
-            elif isinstance(module, hooks.FUSING) and type(module) not in hooks.FUSING:
+            elif (
+                isinstance(module, hooks.FUSED_MODULES) and type(module) not in hooks.FUSED_MODULES
+            ):
                 self.unseen(name, module, "what its own forward calls isn't seen: looking would "
                             "keep it from its fused path")  # fmt: skip
             elif _fused(module):

@@ -22,7 +22,7 @@ _PURE = {
 
 
 class Replay:
-    """A listener at the door that keeps results of one forward, and gives them to later ones.
+    """An observer that keeps results of one forward, and gives them to later ones.
 
     Only those of functions that take the time: the others run again, on what was kept. So every
     branch that the model's own code takes before the point is taken again.
@@ -30,7 +30,7 @@ class Replay:
     A model must do the same whenever it is given the same: be in eval mode.
     """
 
-    changes = True
+    changes_outputs = True
     compiled = False
 
     def __init__(self) -> None:
@@ -46,13 +46,13 @@ class Replay:
     def recording(self) -> Iterator[None]:
         """Keep the results of the forward that runs in the block, and forget those of others."""
         self.forget()
-        with self._at_the_door(None):
+        with self._registered(None):
             yield
 
     @contextmanager
     def up_to(self, position: int) -> Iterator[None]:
         """Answer with what was kept, in the forward that runs in the block, before `position`."""
-        with self._at_the_door(position):
+        with self._registered(position):
             yield
 
     def forget(self) -> None:
@@ -61,28 +61,28 @@ class Replay:
         self._place.clear()
         self._touched.clear()
 
-    def knows(self, module: nn.Module) -> bool:
-        """See :class:`spectroscope.capture.hooks.Listener`."""
+    def owns(self, module: nn.Module) -> bool:
+        """See :class:`spectroscope.capture.hooks.Observer`."""
         return False
 
-    def enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        """See :class:`spectroscope.capture.hooks.Listener`."""
+    def on_module_enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """See :class:`spectroscope.capture.hooks.Observer`."""
 
-    def leave(self, module: nn.Module, output: Any) -> None:
-        """See :class:`spectroscope.capture.hooks.Listener`."""
+    def on_module_exit(self, module: nn.Module, output: Any) -> None:
+        """See :class:`spectroscope.capture.hooks.Observer`."""
 
-    def failed(self, error: Exception) -> None:
-        """See :class:`spectroscope.capture.hooks.Listener`."""
+    def on_error(self, error: Exception) -> None:
+        """See :class:`spectroscope.capture.hooks.Observer`."""
         raise error
 
-    def before(
+    def on_function_call(
         self,
         function: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        changed: bool,
-    ) -> hooks.Answer | None:
-        """See :class:`spectroscope.capture.hooks.Listener`."""
+        wrapped: bool,
+    ) -> hooks.Interception | None:
+        """See :class:`spectroscope.capture.hooks.Observer`."""
         if threading.get_ident() != self._thread:
             return None
         position = self.position
@@ -90,13 +90,13 @@ class Replay:
         pure = getattr(function, "__name__", "") in _PURE and "out" not in kwargs
         if self._until is None:
             if pure:
-                return hooks.Answer(around=partial(self._keep, position))
+                return hooks.Interception(wrap=partial(self._keep, position))
             self._save_from(args, kwargs)
         elif pure and position < self._until:
             known, result = self._kept.get(position, (None, None))
             if known is function and result is not None:
                 copied = position in self._touched
-                return hooks.Answer(around=partial(_again, result, copied))
+                return hooks.Interception(wrap=partial(_again, result, copied))
         return None
 
     def _keep(self, position: int, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -115,13 +115,13 @@ class Replay:
                 self._touched.add(position)
 
     @contextmanager
-    def _at_the_door(self, until: int | None) -> Iterator[None]:
+    def _registered(self, until: int | None) -> Iterator[None]:
         self.position, self._until, self._thread = 0, until, threading.get_ident()
         try:
-            hooks.open_to(self)
+            hooks.register(self)
             yield
         finally:
-            hooks.close_to(self)
+            hooks.remove(self)
 
 
 def _again(result: Tensor, copied: bool, *_: Any, **__: Any) -> Tensor:
