@@ -1,30 +1,35 @@
-"""Naming every rectifier call of a running model, and handing it to an observer."""
+"""Naming every activation call of a running model, and handing it on as an `ActivationCall`."""
 
+import math
+import operator
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, Self, TypeAlias
+from typing import Any, Literal, TypeAlias
 
+import torch
 from torch import Tensor, nn
 
 from spectroscope.capture import activations, hooks
-from spectroscope.capture.axes import Axes, Rates
-from spectroscope.capture.calls import calls_itself, on_a_copy, runs_again
+from spectroscope.capture.axes import Rates
+from spectroscope.capture.call import ActivationCall, channels_first, run_on_copy, unreadable
 from spectroscope.capture.discovery import Inventory
 from spectroscope.capture.downsampling import Lowering, Origins
-from spectroscope.capture.sites import Found, Select, Site
+from spectroscope.capture.frames import calls_itself, will_be_recomputed
+from spectroscope.capture.sites import ByGlob, Downsampling, Found, Select, Site
+from spectroscope.errors import RequestError
+from spectroscope.statistics.recording import Shape
+from spectroscope.statistics.site_axes import common_decimation, next_downsampling
 
-# observe(site, input, known) is called before the rectifier runs, and its answer with the output;
-# `known`: it is torch's own function of that kind, not a module that may do anything. Both
-# tensors are the network's own. They must not be changed, and not be kept: an in-place rectifier
-# overwrites its input as soon as `observe` returns.
-CallObserver: TypeAlias = Callable[[Site, Tensor, bool], Callable[[Tensor], None]]
+# Called before the activation runs; what it returns is called once the call has its output. The
+# tensors are the network's own: they must not be changed or kept, and an in-place activation
+# overwrites its input.
+CallObserver: TypeAlias = Callable[[ActivationCall], Callable[[], None] | None]
 
-# change(site, input, axes, output) is called once the rectifier has run, and returns what the model
-# is to have instead of the output; `axes`: what is known of the sampling rate along the input's.
-Change: TypeAlias = Callable[[Site, Tensor, Axes | None, Tensor], Tensor]
+# Called once the activation has run; returns ``[N, C, ...]`` that replaces the output, or None.
+Change: TypeAlias = Callable[[ActivationCall], Tensor | None]
 
 
 @dataclass(slots=True)
@@ -68,16 +73,17 @@ class Capture:
 
     Args:
         model: nothing in it is changed.
-        observe: called on both sides of each selected rectifier call; or else
-        change: called with both sides; what it raises the model raises.
+        observe: called with each selected call; or else
+        change: called with each selected call; what it raises the model raises.
         select: as of :class:`spectroscope.capture.discovery.Inventory`, which says what is raised.
         kinds: likewise.
+        channel_axis: of the activations; a dictionary gives it by glob, 1 for the others.
+        decimation: samples of the model's input to one of a site's, where that can't be known from
+            what ran; a dictionary gives it by glob.
         started: called with the positional arguments of each forward of the model as it begins.
 
     Attributes:
         inventory: every rectifier of the model, and what can't be looked into.
-        lowerings: what lowers the sampling rate behind each site, by its name and by place, in the
-            order in which it first ran.
         ran: ``"model"`` once its own forward has run, ``"parts"`` while only others have, or None.
     """
 
@@ -85,14 +91,21 @@ class Capture:
         self,
         model: nn.Module,
         observe: CallObserver | None = None,
+        *,
+        change: Change | None = None,
         select: Select = None,
         kinds: Iterable[str | type[nn.Module]] = (),
+        channel_axis: int | Mapping[str, int] = 1,
+        decimation: float | Mapping[str, float] | None = None,
         started: Callable[[tuple[Any, ...]], None] = lambda args: None,
-        change: Change | None = None,
     ):
         self.inventory = Inventory(model, select, kinds)
-        self.lowerings: dict[str, dict[str, Lowering]] = {}
         self.ran: Literal["model", "parts"] | None = None
+        self._lowerings: dict[str, dict[str, Lowering]] = {}
+        self._channel_axis = ByGlob(channel_axis, operator.index, 1)
+        self._decimation = ByGlob(decimation, float, math.nan)
+        if not all(0 < factor < math.inf for factor in self._decimation.globs.values()):
+            raise RequestError(f"{decimation=} must be positive")
         self._model = model
         self._observe = observe
         self._change = change
@@ -101,26 +114,11 @@ class Capture:
         self._thread = _Thread()
         self._opened_by: int | None = None
 
-    def __enter__(self) -> Self:
-        try:
-            self.attach()
-            return self
-        except KeyboardInterrupt:  # attached, and yet no __exit__ would follow
-            self.detach()
-            raise
-
-    def __exit__(self, *_: object) -> None:
-        try:
-            self.detach()
-        except KeyboardInterrupt:  # in the middle of it; once more finishes it
-            self.detach()
-            raise
-
     def attach(self) -> None:
-        """Begin to listen.
+        """Begin to observe the model.
 
         Raises:
-            RuntimeError: it listens already.
+            RuntimeError: it is observed already.
         """
         if self._opened_by is not None:
             raise RuntimeError("this recorder is already recording")
@@ -134,10 +132,10 @@ class Capture:
             raise
 
     def detach(self) -> None:
-        """End listening.
+        """End observing the model.
 
         Raises:
-            RuntimeError: this isn't the thread that began, where something of us must stay then.
+            RuntimeError: another thread has begun it, whose function mode can't be removed here.
         """
         opened_by, self._opened_by = self._opened_by, None
         hooks.remove(self)
@@ -151,29 +149,34 @@ class Capture:
                     "is its own, kinds=[its class] records it whole"
                 )
 
-    def seen(self) -> dict[str, Any]:
-        """What has been seen of the model beside `inventory.found`, as plain data."""
+    def state_dict(self) -> dict[str, Any]:
+        """What is known of the model beside the coverage, as plain data."""
         return {
             "ran": self.ran,
             "entered": dict(self._entered),
             "lowerings": {
                 site: [list(lowering) for lowering in places.values()]
-                for site, places in self.lowerings.items()
+                for site, places in self._lowerings.items()
             },
         }
 
-    def go_on(self, found: Mapping[str, Found], seen: Mapping[str, Any]) -> None:
-        """Go on from what another capture of the same model had found, and had :meth:`seen`."""
-        self.inventory.found = {place: replace(row) for place, row in found.items()}
-        self.ran = seen["ran"]
-        self._entered = Counter(seen["entered"])
-        self.lowerings = {
+    def load_state_dict(self, coverage: Mapping[str, Found], state: Mapping[str, Any]) -> None:
+        """Restore the state saved by :meth:`state_dict`, and the coverage beside it."""
+        self.inventory.found = {place: replace(row) for place, row in coverage.items()}
+        self.ran = state["ran"]
+        self._entered = Counter(state["entered"])
+        self._lowerings = {
             site: {
                 place: Lowering(place, tuple(factors), between, whole)
                 for place, factors, between, whole in rows
             }
-            for site, rows in seen["lowerings"].items()
+            for site, rows in state["lowerings"].items()
         }
+
+    def next_downsampling(self, site: Site, shape: Shape) -> Downsampling | None:
+        """What lowers the sampling rate next behind a site, of activations ``(C, ...)``."""
+        lowerings = self._lowerings.get(site.name, {}).values()
+        return next_downsampling(lowerings, self._channel_axis.of(site), shape)
 
     @property
     def attached(self) -> bool:
@@ -189,13 +192,6 @@ class Capture:
     def compiled(self) -> bool:
         """Whether the model has compiled parts."""
         return self.inventory.compiled
-
-    def axes(self, tensor: Tensor) -> Axes | None:
-        """What is known of the sampling rate along the axes of `tensor`, in this thread's forward.
-
-        Nothing is where only a part of the model was called.
-        """
-        return self._thread.rates.of(tensor)
 
     def owns(self, module: nn.Module) -> bool:
         """Whether `module` is one of the model's."""
@@ -232,9 +228,9 @@ class Capture:
                 inside = True
                 tensor = next((arg for arg in args if isinstance(arg, Tensor)), None)
                 if tensor is not None:
-                    finish = self._begin(module, name, "", kind, tensor, known=False)
+                    finish = self._begin(module, name, "", kind, tensor)
                     if finish is not None and self.changes_outputs:
-                        # What it does with its input nobody knows.
+                        # It may work in place.
                         finish = partial(finish, given=tensor.clone())
                 else:
                     self.inventory.note(name, module, "it was called without a tensor by position")
@@ -269,7 +265,7 @@ class Capture:
         finish = around = None
         if not here.running[-1].inside:
             if name in activations.FUNCTIONS:
-                around, finish = self._rectify(name, args, kwargs, known=not wrapped)
+                around, finish = self._activate(name, args, kwargs, wrapped)
             elif "relu" in name and "relu" in name.split("_"):
                 reason = "its ReLU is part of one kernel with other work"
                 frame = here.running[-1]
@@ -283,7 +279,7 @@ class Capture:
             sources = rates.passed(name, args, kwargs, output)
             lowered = origins.passed(place, sources, args, kwargs, output) if sources else {}
             for site, lowering in lowered.items():
-                self.lowerings.setdefault(site, {}).setdefault(lowering.place, lowering)
+                self._lowerings.setdefault(site, {}).setdefault(lowering.place, lowering)
             if finish is not None:
                 finish(output)
 
@@ -303,20 +299,20 @@ class Capture:
         reason = f"{type(error).__name__} while looking: {str(error).partition(chr(10))[0]}"
         self.inventory.note(name, module, reason)
 
-    def _rectify(
-        self, function: str, args: tuple[Any, ...], kwargs: dict[str, Any], *, known: bool
+    def _activate(
+        self, function: str, args: tuple[Any, ...], kwargs: dict[str, Any], wrapped: bool
     ) -> hooks.Interception:
-        call = activations.FUNCTIONS[function](args, kwargs)
-        if call is None or not isinstance(call.input, Tensor):
+        found = activations.read(function, args, kwargs)
+        if found is None or found[0].kind not in self.inventory.kinds.names:
             return hooks.Interception()
-        if call.kind not in self.inventory.kinds.names:
-            return hooks.Interception()
+        activation, tensor = found
         frame = self._thread.running[-1]
-        place = "" if frame.kind else function
-        finish = self._begin(frame.module, frame.name, place, call.kind, call.input, known=known)
+        is_relu = activation is activations.RELU and not wrapped
+        function = "" if frame.kind else function
+        finish = self._begin(frame.module, frame.name, function, activation.kind, tensor, is_relu)
         if finish is None or not self.changes_outputs:
             return hooks.Interception(on_output=finish)
-        return hooks.Interception(wrap=partial(on_a_copy, activations.FUNCTIONS[function], finish))
+        return hooks.Interception(wrap=partial(run_on_copy, tensor, finish))
 
     def _begin(
         self,
@@ -325,36 +321,98 @@ class Capture:
         function: str,
         kind: str,
         tensor: Tensor,
-        *,
-        known: bool,
+        is_relu: bool = False,
     ) -> Callable[..., Any] | None:
+        """Name a call and hand it on; what is returned is called with its output."""
         calls = self._thread.calls
-        found = self.inventory.row(module, name, function, kind, calls=1)
-        site = Site(name, function, calls[found.place], kind)
-        calls[found.place] += 1
+        row = self.inventory.row(module, name, function, kind, calls=1)
+        site = Site(name, function, calls[row.place], kind)
+        calls[row.place] += 1
         if not self.inventory.selects(site):
             return None
-        if self.changes_outputs and runs_again():
+        if self.changes_outputs and will_be_recomputed():
             raise RuntimeError(
                 f"an intervention at {site.name} can't follow into activation checkpointing, which "
                 "runs parts of the model again in the backward pass: switch that off"
             )
-        finish = self._observe(site, tensor, known) if self._observe else None
-        axes = self.axes(tensor)
+        call = self._call(site, tensor, is_relu, row)
+        if self._change is not None:
+            return partial(self._changed, site, call, tensor)
+        finish = None
+        if call is not None and self._observe is not None and tensor.numel():
+            finish = self._observe(call)
 
-        def finish_with(output: Any, given: Tensor = tensor) -> Any:
+        def observe_output(output: Any) -> None:
             if isinstance(output, Tensor):
-                if self._change is not None:
-                    with hooks.paused():
-                        return self._change(site, given, axes, output)
-                if finish is not None:
-                    finish(output)
+                if call is not None and finish is not None and self._readable(call, output):
+                    call.finish(output.detach())
+                    finish()
                 self._thread.origins.rectified(site.name, output)
             elif output is not None:  # None: it raised
-                found.reason = f"it returns a {type(output).__name__}, not a tensor"
-            return None
+                row.reason = f"it returns a {type(output).__name__}, not a tensor"
 
-        return finish_with
+        return observe_output
+
+    def _call(self, site: Site, tensor: Tensor, is_relu: bool, row: Found) -> ActivationCall | None:
+        """The call that is handed on, or None, with a note, if the input can't be read."""
+
+        def note(reason: str) -> None:
+            row.reason = f"call {site.call}: {reason}"
+
+        axis = self._channel_axis.of(site)
+        if reason := unreadable(tensor, axis):
+            note(reason)
+            return None
+        decimation = self._decimation.of(site)
+        if math.isnan(decimation):
+            shape = channels_first(tensor, axis).shape[1:]
+            decimation = common_decimation(self._thread.rates.of(tensor), axis, tuple(shape))
+        if self._change is None:
+            tensor = tensor.detach()
+        return ActivationCall(site, tensor, axis, decimation=decimation, is_relu=is_relu, note=note)
+
+    def _readable(self, call: ActivationCall, output: Tensor) -> bool:
+        reason = unreadable(output, self._channel_axis.of(call.site))
+        if reason is not None:
+            call.note(reason)
+        return reason is None and output.numel() > 0
+
+    def _changed(
+        self,
+        site: Site,
+        call: ActivationCall | None,
+        tensor: Tensor,
+        output: Any,
+        given: Tensor | None = None,
+    ) -> Tensor | None:
+        """What the model is to have instead of `output`; None: nothing else.
+
+        Args:
+            site: of the call.
+            call: None: its input can't be read.
+            tensor: its input.
+            output: what it returned.
+            given: a copy of its input, if that is overwritten.
+        """
+        if not isinstance(output, Tensor):
+            if output is not None:
+                row = self.inventory.found[site.place]
+                row.reason = f"it returns a {type(output).__name__}, not a tensor"
+            return None
+        axis = self._channel_axis.of(site)
+        reason = unreadable(tensor, axis) or unreadable(output, axis)
+        if reason is None and tensor.shape != output.shape:
+            reason = f"{tuple(tensor.shape)} goes in and {tuple(output.shape)} comes out"
+        if reason is not None or call is None or self._change is None:
+            raise RequestError(f"can't intervene at {site.name}: {reason}")
+        call.finish(output, given)
+        with hooks.paused():
+            new = self._change(call)
+        if new is None:
+            return None
+        # A copy of its own, ordered in memory as the output: what the operation returned may be
+        # the user's, or the input, and the model may overwrite what it gets.
+        return torch.empty_like(output).copy_(call.channels_restored(new))
 
     def _reached(self, names: list[str]) -> str:
         """Of the names of a shared module, the one under the modules that now run."""
@@ -366,10 +424,14 @@ class Capture:
 
     def _fused_layer(self, layer: nn.TransformerEncoderLayer, name: str, *, ran: bool) -> None:
         """Report the rectifier of a layer that took its fused path: it ran no module of its own."""
-        kind = {1: "ReLU", 2: "GELU"}.get(layer.activation_relu_or_gelu)
-        if ran and kind in self.inventory.kinds.names:
-            reason = "one fused kernel; torch.backends.mha.set_fastpath_enabled(False) shows it"
-            self.inventory.unseen(name, layer, reason, function=kind.lower())
+        for activation in activations.ACTIVATIONS if ran else ():
+            code = activation.encoder_code
+            if (
+                code == layer.activation_relu_or_gelu
+                and activation.kind in self.inventory.kinds.names
+            ):
+                reason = "one fused kernel; torch.backends.mha.set_fastpath_enabled(False) shows it"
+                self.inventory.unseen(name, layer, reason, function=activation.kind.lower())
 
     def _replica(self, module: nn.Module) -> None:
         """Report a copy of a part of the model that `nn.DataParallel` runs in another thread."""

@@ -7,7 +7,7 @@ from typing import TypeVar
 from spectroscope.capture.axes import Axes
 from spectroscope.capture.downsampling import Lowering
 from spectroscope.capture.sites import Downsampling
-from spectroscope.statistics import transformed_axes
+from spectroscope.statistics.spectra import transformed_axes
 from spectroscope.statistics.recording import Shape
 
 T = TypeVar("T")
