@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from spectroscope.capture.axes import Axes
 from spectroscope.capture.capture import Capture
-from spectroscope.capture.sites import ByGlob, Downsampling, Select, Site
+from spectroscope.capture.sites import Downsampling, PerSite, Select, Site
 from spectroscope.dsp.spectra import Window, checked_window
 from spectroscope.errors import RequestError
 from spectroscope.statistics import (
@@ -85,7 +85,7 @@ def record(
     Raises:
         TypeError: `model` isn't an `nn.Module`, or `select` or a `channel_axis` isn't of its kind.
         RequestError: `fs` or a `decimation` isn't positive, `f0` isn't between 0 and fs/2, the
-            window or a kind isn't known, or `select` fits no rectifier.
+            window or a kind isn't known, or `select` matches no activation.
 
     >>> model = nn.Sequential(nn.Conv1d(1, 2, 3), nn.ReLU())
     >>> with record(model) as recorder:
@@ -136,13 +136,13 @@ class Recorder:
         if operator.index(harmonics) < 1:
             raise RequestError(f"{harmonics=} must be 1 or more")
         window = checked_window(window) if spectra else "boxcar"
-        self._decimation = ByGlob(decimation, float, math.nan)
+        self._decimation = PerSite(decimation, float, math.nan)
         if not all(0 < d < math.inf for d in self._decimation.globs.values()):
             raise RequestError(f"{decimation=} must be positive")
         self._fs = None if fs is None else float(fs)
         self._analysis = Analysis(bool(spectra), spectra == "plane", window, None, harmonics)
         self.f0 = f0
-        self._channel_axis = ByGlob(channel_axis, operator.index, 1)
+        self._channel_axis = PerSite(channel_axis, operator.index, 1)
         self._records: dict[str, SiteRecord] = {}
         self._lock = threading.Lock()
         self._capture = Capture(
@@ -203,7 +203,7 @@ class Recorder:
             self._fs,
             self._analysis.window,
             records,
-            self._capture.inventory.snapshot(),
+            self._capture.discovery.snapshot(),
             {name: found for name, r in records.items() if (found := self._next_after(r))},
             {key: (text,) for key, text in self._about.items()},
         )
@@ -314,13 +314,13 @@ class Recorder:
                 self._records[new.site.name] = merged
 
     def _give_up(self, site: Site, reason: str) -> None:
-        self._capture.inventory.found[site.place].reason = f"call {site.call}: {reason}"
+        self._capture.discovery.rows[site.place].reason = f"call {site.call}: {reason}"
 
     def _warn(self) -> None:
         """Say in one warning what was not recorded that one might think was."""
-        inventory = self._capture.inventory
-        if missed := inventory.missed():
-            count = sum(bool(row.reason) for row in inventory.found.values())
+        discovery = self._capture.discovery
+        if missed := discovery.describe_gaps():
+            count = sum(bool(row.reason) for row in discovery.rows.values())
             what = "1 place is" if count == 1 else f"{count} places are"
             message = f"{what} not recorded in full, see report.coverage(): {missed}"
         elif self._capture.ran is None:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from spectroscope.capture import activations, hooks
 from spectroscope.capture.axes import Axes, Rates
 from spectroscope.capture.calls import calls_itself, on_a_copy, runs_again
-from spectroscope.capture.discovery import Inventory
+from spectroscope.capture.discovery import Discovery
 from spectroscope.capture.downsampling import Lowering, Origins
-from spectroscope.capture.sites import Found, Select, Site
+from spectroscope.capture.sites import CoverageRow, Select, Site
 
 # observe(site, input, known) is called before the rectifier runs, and its answer with the output;
 # `known`: it is torch's own function of that kind, not a module that may do anything. Both
@@ -70,12 +70,12 @@ class Capture:
         model: nothing in it is changed.
         observe: called on both sides of each selected rectifier call; or else
         change: called with both sides; what it raises the model raises.
-        select: as of :class:`spectroscope.capture.discovery.Inventory`, which says what is raised.
+        select: as of :class:`spectroscope.capture.discovery.Discovery`, which says what is raised.
         kinds: likewise.
         started: called with the positional arguments of each forward of the model as it begins.
 
     Attributes:
-        inventory: every rectifier of the model, and what can't be looked into.
+        discovery: every rectifier of the model, and what can't be looked into.
         lowerings: what lowers the sampling rate behind each site, by its name and by place, in the
             order in which it first ran.
         ran: ``"model"`` once its own forward has run, ``"parts"`` while only others have, or None.
@@ -90,7 +90,7 @@ class Capture:
         started: Callable[[tuple[Any, ...]], None] = lambda args: None,
         change: Change | None = None,
     ):
-        self.inventory = Inventory(model, select, kinds)
+        self.discovery = Discovery(model, select, kinds)
         self.lowerings: dict[str, dict[str, Lowering]] = {}
         self.ran: Literal["model", "parts"] | None = None
         self._model = model
@@ -124,7 +124,7 @@ class Capture:
         """
         if self._opened_by is not None:
             raise RuntimeError("this recorder is already recording")
-        self.inventory.survey()  # again: modules may have been exchanged since
+        self.discovery.scan()  # again: modules may have been exchanged since
         self._thread = _Thread()
         self._opened_by = threading.get_ident()
         try:
@@ -144,7 +144,7 @@ class Capture:
         if opened_by not in (None, threading.get_ident()):
             raise RuntimeError("a recording must end in the thread in which it began")
         for place, times in self._entered.items():
-            found = self.inventory.found[place]
+            found = self.discovery.rows[place]
             if not found.fired and not found.reason:
                 found.reason = (
                     f"ran {times} times without a rectifier call that can be seen; if its forward "
@@ -152,7 +152,7 @@ class Capture:
                 )
 
     def seen(self) -> dict[str, Any]:
-        """What has been seen of the model beside `inventory.found`, as plain data."""
+        """What has been seen of the model beside `discovery.rows`, as plain data."""
         return {
             "ran": self.ran,
             "entered": dict(self._entered),
@@ -162,9 +162,9 @@ class Capture:
             },
         }
 
-    def go_on(self, found: Mapping[str, Found], seen: Mapping[str, Any]) -> None:
+    def go_on(self, found: Mapping[str, CoverageRow], seen: Mapping[str, Any]) -> None:
         """Go on from what another capture of the same model had found, and had :meth:`seen`."""
-        self.inventory.found = {place: replace(row) for place, row in found.items()}
+        self.discovery.rows = {place: replace(row) for place, row in found.items()}
         self.ran = seen["ran"]
         self._entered = Counter(seen["entered"])
         self.lowerings = {
@@ -188,7 +188,7 @@ class Capture:
     @property
     def compiled(self) -> bool:
         """Whether the model has compiled parts."""
-        return self.inventory.compiled
+        return self.discovery.compiled
 
     def axes(self, tensor: Tensor) -> Axes | None:
         """What is known of the sampling rate along the axes of `tensor`, in this thread's forward.
@@ -199,11 +199,11 @@ class Capture:
 
     def owns(self, module: nn.Module) -> bool:
         """Whether `module` is one of the model's."""
-        return module in self.inventory.names
+        return module in self.discovery.names
 
     def on_module_enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         """See :class:`spectroscope.capture.hooks.Observer`."""
-        names = self.inventory.names.get(module)
+        names = self.discovery.names.get(module)
         if names is None:
             self._replica(module)
             return
@@ -223,12 +223,12 @@ class Capture:
         if here.running:
             inside = here.running[-1].inside
             here.running[-1].opened = True
-        kind = None if inside else self.inventory.kind_of[module]
+        kind = None if inside else self.discovery.kind_of[module]
         finish = None
         if kind is not None:
             self._entered[name] += 1
-            self.inventory.row(module, name, "", kind)
-            if isinstance(module, self.inventory.kinds.classes):
+            self.discovery.row(module, name, "", kind)
+            if isinstance(module, self.discovery.kinds.classes):
                 inside = True
                 tensor = next((arg for arg in args if isinstance(arg, Tensor)), None)
                 if tensor is not None:
@@ -237,7 +237,9 @@ class Capture:
                         # What it does with its input nobody knows.
                         finish = partial(finish, given=tensor.clone())
                 else:
-                    self.inventory.note(name, module, "it was called without a tensor by position")
+                    self.discovery.set_reason(
+                        name, module, "it was called without a tensor by position"
+                    )
         here.running.append(Frame(module, name, kind, inside, finish))
 
     def on_module_exit(self, module: nn.Module, output: Any) -> Any:
@@ -273,7 +275,7 @@ class Capture:
             elif "relu" in name and "relu" in name.split("_"):
                 reason = "its ReLU is part of one kernel with other work"
                 frame = here.running[-1]
-                self.inventory.unseen(frame.name, frame.module, reason, function=name)
+                self.discovery.add_unobservable(frame.name, frame.module, reason, function=name)
         rates, origins = here.rates, here.origins
         if finish is around is None and not rates.concern(args, kwargs):
             return None
@@ -301,7 +303,7 @@ class Capture:
         running = self._thread.running
         name, module = (running[-1].name, running[-1].module) if running else ("", self._model)
         reason = f"{type(error).__name__} while looking: {str(error).partition(chr(10))[0]}"
-        self.inventory.note(name, module, reason)
+        self.discovery.set_reason(name, module, reason)
 
     def _rectify(
         self, function: str, args: tuple[Any, ...], kwargs: dict[str, Any], *, known: bool
@@ -309,7 +311,7 @@ class Capture:
         call = activations.FUNCTIONS[function](args, kwargs)
         if call is None or not isinstance(call.input, Tensor):
             return hooks.Interception()
-        if call.kind not in self.inventory.kinds.names:
+        if call.kind not in self.discovery.kinds.names:
             return hooks.Interception()
         frame = self._thread.running[-1]
         place = "" if frame.kind else function
@@ -329,10 +331,10 @@ class Capture:
         known: bool,
     ) -> Callable[..., Any] | None:
         calls = self._thread.calls
-        found = self.inventory.row(module, name, function, kind, calls=1)
+        found = self.discovery.row(module, name, function, kind, calls=1)
         site = Site(name, function, calls[found.place], kind)
         calls[found.place] += 1
-        if not self.inventory.selects(site):
+        if not self.discovery.selects(site):
             return None
         if self.changes_outputs and runs_again():
             raise RuntimeError(
@@ -367,12 +369,12 @@ class Capture:
     def _fused_layer(self, layer: nn.TransformerEncoderLayer, name: str, *, ran: bool) -> None:
         """Report the rectifier of a layer that took its fused path: it ran no module of its own."""
         kind = {1: "ReLU", 2: "GELU"}.get(layer.activation_relu_or_gelu)
-        if ran and kind in self.inventory.kinds.names:
+        if ran and kind in self.discovery.kinds.names:
             reason = "one fused kernel; torch.backends.mha.set_fastpath_enabled(False) shows it"
-            self.inventory.unseen(name, layer, reason, function=kind.lower())
+            self.discovery.add_unobservable(name, layer, reason, function=kind.lower())
 
     def _replica(self, module: nn.Module) -> None:
         """Report a copy of a part of the model that `nn.DataParallel` runs in another thread."""
-        if getattr(module, "_is_replica", False) and self.inventory.kinds.of_module(module):
+        if getattr(module, "_is_replica", False) and self.discovery.kinds.of_module(module):
             reason = "nn.DataParallel runs copies of the model"
-            self.inventory.unseen("(replicas)", module, reason)
+            self.discovery.add_unobservable("(replicas)", module, reason)

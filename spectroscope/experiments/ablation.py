@@ -135,7 +135,7 @@ class _Watched:
 
     def missed(self) -> str:
         """What can't be seen, and why."""
-        return self._capture.inventory.missed()
+        return self._capture.discovery.describe_gaps()
 
     def __enter__(self) -> None:
         self.positions.clear()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from spectroscope.capture.axes import Axes
 from spectroscope.capture.capture import Capture
-from spectroscope.capture.sites import ByGlob, Found, Select, Site
+from spectroscope.capture.sites import CoverageRow, PerSite, Select, Site
 from spectroscope.errors import RequestError
 from spectroscope.experiments.operations import Firing, Operation
 from spectroscope.statistics import unrecordable
@@ -105,9 +105,9 @@ class Intervention:
         self._select = globs if callable(globs) or globs is None else list(globs)
         self._operation = operation
         self._fs = fs
-        self._channels: ByGlob[tuple[int, ...] | None] = ByGlob(channels, _indices, None)
-        self._channel_axis = ByGlob(channel_axis, operator.index, 1)
-        self._decimation = ByGlob(decimation, float, float("nan"))
+        self._channels: PerSite[tuple[int, ...] | None] = PerSite(channels, _indices, None)
+        self._channel_axis = PerSite(channel_axis, operator.index, 1)
+        self._decimation = PerSite(decimation, float, float("nan"))
         self._capture = Capture(model, select=self._select, kinds=kinds, change=self._change)
         self._changed: set[Site] = set()
 
@@ -177,7 +177,7 @@ class Intervention:
     def _warn(self) -> None:
         """Say in one warning what was to be changed and wasn't."""
         missed = [f"{row.place or 'itself'} ({row.reason or 'never ran'})"
-                  for row in self._capture.inventory.found.values()
+                  for row in self._capture.discovery.rows.values()
                   if (row.reason or not row.fired) and self._asked(row)]  # fmt: skip
         if not missed and isinstance(self._select, list):
             missed = [f"select={glob!r} (fits no call)" for glob in self._select
@@ -194,12 +194,12 @@ class Intervention:
             return
         warnings.warn(f"{type(self._model).__name__}: {message}", stacklevel=3)
 
-    def _asked(self, row: Found) -> bool:
+    def _asked(self, row: CoverageRow) -> bool:
         """Whether what is at a place, or within it where that can't be seen, was asked for."""
         if row.selected or not row.reason or self._select is None:
             return row.selected or bool(row.reason)
         within = f"{row.module}." if row.module else ""
-        modules = {name: module for module, names in self._capture.inventory.names.items()
+        modules = {name: module for module, names in self._capture.discovery.names.items()
                    for name in names if name == row.module or name.startswith(within)}  # fmt: skip
         if callable(self._select):
             return bool(self._select(row.place, modules.get(row.module, self._model)))

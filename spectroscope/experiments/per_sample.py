@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from spectroscope.capture.capture import Capture
-from spectroscope.capture.sites import ByGlob, Select, Site
+from spectroscope.capture.sites import PerSite, Select, Site
 from spectroscope.errors import RequestError
 from spectroscope.report.export import needs
 from spectroscope.specimens.batches import count as inputs_in
@@ -89,7 +89,7 @@ class DCReader:
         channel_axis: int | Mapping[str, int] = 1,
     ):
         self._name = type(model).__name__
-        self._axis = ByGlob(channel_axis, operator.index, 1)
+        self._axis = PerSite(channel_axis, operator.index, 1)
         self._found: dict[str, Tensor] = {}
         self._capture = Capture(model, self._observe, select, kinds)
         self._left_out: dict[str, str] = {}
@@ -106,7 +106,7 @@ class DCReader:
     ) -> None:
         self._capture.__exit__(kind, error, traceback)
         if error is None:
-            missed = [self._capture.inventory.missed(), *self._left_out.values()]
+            missed = [self._capture.discovery.describe_gaps(), *self._left_out.values()]
             if said := "; ".join(filter(None, missed)):
                 warnings.warn(f"{self._name}: not read: {said}", stacklevel=3)
 

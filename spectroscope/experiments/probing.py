@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from spectroscope.capture.capture import Capture
-from spectroscope.capture.sites import ByGlob, Select, Site
+from spectroscope.capture.sites import PerSite, Select, Site
 from spectroscope.errors import RequestError
 from spectroscope.experiments.per_sample import dc_of
 from spectroscope.specimens.batches import tensor, with_targets
@@ -107,7 +107,7 @@ class _Features:
         self.values: dict[str, int] = {}
         self._model = model
         self._size = size
-        self._axis = ByGlob(channel_axis, operator.index, 1)
+        self._axis = PerSite(channel_axis, operator.index, 1)
         self._dc: dict[str, list[Tensor]] = {}
         self._whole: dict[str, list[Tensor]] = {}
         self._capture = Capture(model, self._observe, select, kinds)
@@ -120,7 +120,7 @@ class _Features:
                 outputs.append(tensor(self._model(*inputs)).cpu())
                 if target is not None:
                     targets.append(target.cpu())
-        missed = self._capture.inventory.missed()
+        missed = self._capture.discovery.describe_gaps()
         if missed:
             warnings.warn(f"{type(self._model).__name__}: not read: {missed}", stacklevel=4)
         if not self._dc:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from spectroscope.capture.sites import Downsampling, Found, Site
+from spectroscope.capture.sites import CoverageRow, Downsampling, Site
 from spectroscope.dsp.spectra import Window
 from spectroscope.errors import RequestError
 from spectroscope.statistics import SiteStatistics
@@ -93,7 +93,7 @@ class Recording:
     fs: float | None
     window: Window
     records: Mapping[str, SiteRecord]
-    found: Mapping[str, Found]
+    found: Mapping[str, CoverageRow]
     downsamplings: Mapping[str, Downsampling]
     about: Mapping[str, tuple[str, ...]]
     part: Part | None = None

@@ -13,7 +13,7 @@ import scipy.signal
 import torch
 from torch import Tensor
 
-from spectroscope.capture.sites import Downsampling, Found, Site
+from spectroscope.capture.sites import CoverageRow, Downsampling, Site
 from spectroscope.dsp.moments import ChannelMoments, CoMoments, Moments
 from spectroscope.dsp.spectra import ring_count, shell_count
 from spectroscope.errors import RequestError
@@ -96,7 +96,7 @@ def read_with_more(path: Path | IO[bytes]) -> tuple[Recording, dict[str, Any]]:
                 )
                 for n, entry in enumerate(header["sites"])
             ]
-            found = [Found(**row) for row in header["found"]]
+            found = [CoverageRow(**row) for row in header["found"]]
             downsamplings = {
                 site: Downsampling(str(place), float(factor), int(between), bool(whole))
                 for site, (place, factor, between, whole) in header["downsamplings"].items()
