@@ -260,8 +260,8 @@ class Recorder:
         return finish
 
     def _next_after(self, record: SiteRecord) -> Downsampling | None:
-        lowerings = self._capture.lowerings.get(record.site.name, {}).values()
-        return next_downsampling(lowerings, self._channel_axis.of(record.site), record.shape)
+        steps = self._capture.downsamplings.get(record.site.name, {}).values()
+        return next_downsampling(steps, self._channel_axis.of(record.site), record.shape)
 
     def _readable(self, site: Site, tensor: Tensor) -> Tensor | None:
         """One side as ``[N, C, ...]``, or None: there are no values, or not such as we can read.

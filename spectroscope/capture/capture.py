@@ -10,10 +10,10 @@ from typing import Any, Literal, Self, TypeAlias
 from torch import Tensor, nn
 
 from spectroscope.capture import activations, hooks
-from spectroscope.capture.axes import Axes, Rates
+from spectroscope.capture.axes import Axes, AxisTracker
 from spectroscope.capture.calls import calls_itself, on_a_copy, runs_again
 from spectroscope.capture.discovery import Discovery
-from spectroscope.capture.downsampling import Lowering, Origins
+from spectroscope.capture.downsampling import DownsamplingStep, Provenance
 from spectroscope.capture.sites import CoverageRow, Select, Site
 
 # observe(site, input, known) is called before the rectifier runs, and its answer with the output;
@@ -59,8 +59,8 @@ class _Thread(threading.local):
 
     def restart(self) -> None:
         """Forget the tensors of the last forward."""
-        self.rates = Rates()
-        self.origins = Origins(self.rates)
+        self.axes = AxisTracker()
+        self.provenance = Provenance(self.axes)
 
 
 class Capture:
@@ -76,8 +76,8 @@ class Capture:
 
     Attributes:
         discovery: every rectifier of the model, and what can't be looked into.
-        lowerings: what lowers the sampling rate behind each site, by its name and by place, in the
-            order in which it first ran.
+        downsamplings: what lowers the sampling rate after each site, by site name and by place, in
+            the order in which it first ran.
         ran: ``"model"`` once its own forward has run, ``"parts"`` while only others have, or None.
     """
 
@@ -91,7 +91,7 @@ class Capture:
         change: Change | None = None,
     ):
         self.discovery = Discovery(model, select, kinds)
-        self.lowerings: dict[str, dict[str, Lowering]] = {}
+        self.downsamplings: dict[str, dict[str, DownsamplingStep]] = {}
         self.ran: Literal["model", "parts"] | None = None
         self._model = model
         self._observe = observe
@@ -157,8 +157,8 @@ class Capture:
             "ran": self.ran,
             "entered": dict(self._entered),
             "lowerings": {
-                site: [list(lowering) for lowering in places.values()]
-                for site, places in self.lowerings.items()
+                site: [list(step) for step in places.values()]
+                for site, places in self.downsamplings.items()
             },
         }
 
@@ -167,9 +167,9 @@ class Capture:
         self.discovery.rows = {place: replace(row) for place, row in found.items()}
         self.ran = seen["ran"]
         self._entered = Counter(seen["entered"])
-        self.lowerings = {
+        self.downsamplings = {
             site: {
-                place: Lowering(place, tuple(factors), between, whole)
+                place: DownsamplingStep(place, tuple(factors), between, whole)
                 for place, factors, between, whole in rows
             }
             for site, rows in seen["lowerings"].items()
@@ -195,7 +195,7 @@ class Capture:
 
         Nothing is where only a part of the model was called.
         """
-        return self._thread.rates.of(tensor)
+        return self._thread.axes.of(tensor)
 
     def owns(self, module: nn.Module) -> bool:
         """Whether `module` is one of the model's."""
@@ -216,7 +216,7 @@ class Capture:
             here.calls.clear()
             here.restart()
             if module is self._model:
-                here.rates.start(args)
+                here.axes.start(args)
                 self._started(args)
         name = names[0] if len(names) == 1 else self._reached(names)
         inside = False
@@ -276,16 +276,16 @@ class Capture:
                 reason = "its ReLU is part of one kernel with other work"
                 frame = here.running[-1]
                 self.discovery.add_unobservable(frame.name, frame.module, reason, function=name)
-        rates, origins = here.rates, here.origins
-        if finish is around is None and not rates.concern(args, kwargs):
+        axes, provenance = here.axes, here.provenance
+        if finish is around is None and not axes.any_tracked(args, kwargs):
             return None
         place = f"{here.running[-1].name}/{name.strip('_')}".lstrip("/")
 
         def after(output: Any) -> None:
-            sources = rates.passed(name, args, kwargs, output)
-            lowered = origins.passed(place, sources, args, kwargs, output) if sources else {}
-            for site, lowering in lowered.items():
-                self.lowerings.setdefault(site, {}).setdefault(lowering.place, lowering)
+            tracked = axes.update(name, args, kwargs, output)
+            steps = provenance.update(place, tracked, args, kwargs, output) if tracked else {}
+            for site, step in steps.items():
+                self.downsamplings.setdefault(site, {}).setdefault(step.place, step)
             if finish is not None:
                 finish(output)
 
@@ -351,7 +351,7 @@ class Capture:
                         return self._change(site, given, axes, output)
                 if finish is not None:
                     finish(output)
-                self._thread.origins.rectified(site.name, output)
+                self._thread.provenance.add_site(site.name, output)
             elif output is not None:  # None: it raised
                 found.reason = f"it returns a {type(output).__name__}, not a tensor"
             return None

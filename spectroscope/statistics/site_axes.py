@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from spectroscope.capture.axes import Axes
-from spectroscope.capture.downsampling import Lowering
+from spectroscope.capture.downsampling import DownsamplingStep
 from spectroscope.capture.sites import Downsampling
 from spectroscope.statistics import transformed_axes
 from spectroscope.statistics.recording import Shape
@@ -39,7 +39,7 @@ def _transformed(of_axes: Sequence[T], channel_axis: int, shape: Shape) -> list[
 
 
 def next_downsampling(
-    lowerings: Iterable[Lowering], channel_axis: int, shape: Shape
+    lowerings: Iterable[DownsamplingStep], channel_axis: int, shape: Shape
 ) -> Downsampling | None:
     """What lowers the sampling rate next after a site, of all that does; None: nothing.
 
