@@ -155,7 +155,8 @@ def _output_axes(call: _FunctionCall, output: Tensor) -> Axes | None:
         return axes
     if call.name in _JOINING:
         return _merge([axes for _, axes in call.tracked])
-    if any(output.shape == tensor.shape for tensor in call.inputs):
+    reduced = any(tensor.dim() > output.dim() for tensor, _ in call.tracked)
+    if not reduced and any(output.shape == tensor.shape for tensor in call.inputs):
         return _merge([_broadcast(axes, tensor, output) for tensor, axes in call.tracked])
     return None
 
