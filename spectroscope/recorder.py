@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from spectroscope.capture.axes import Axes
+from spectroscope.capture.axes import Axes, common_decimation, transformed_axes
 from spectroscope.capture.capture import Capture
+from spectroscope.capture.downsampling import next_downsampling
 from spectroscope.capture.sites import Downsampling, PerSite, Select, Site
 from spectroscope.dsp.spectra import Window, checked_window
 from spectroscope.errors import RequestError
@@ -20,12 +21,10 @@ from spectroscope.statistics import (
     Analysis,
     SiteStatistics,
     provenance,
-    transformed_axes,
     unrecordable,
 )
 from spectroscope.statistics.fundamentals import F0, Fundamental
 from spectroscope.statistics.recording import Recording, SiteRecord
-from spectroscope.statistics.site_axes import common_decimation, next_downsampling
 
 if TYPE_CHECKING:
     from spectroscope.report import Report

@@ -7,6 +7,7 @@ a stride multiplies it, an interpolation divides it, a transposition moves it. A
 that isn't known to preserve it, it is unknown.
 """
 
+import math
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
@@ -15,11 +16,50 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from spectroscope.capture.sites import Shape
+
 T = TypeVar("T")
 
 # The decimation of each axis of a tensor; None where unknown or undefined (channels, features, axes
 # made by the model).
 Axes = tuple[Fraction | None, ...]
+
+
+def transformed_axes(shape: Shape) -> tuple[int, ...]:
+    """The axes of one input's activation, ``(C, ...)``, that are Fourier transformed.
+
+    Time of ``(C, T)``, both axes of ``(C, H, W)``, the last two of video ``(C, T, H, W)``, and none
+    of more. Axes of length 1 don't count: ``(C, 1, T)`` is a line.
+
+    >>> transformed_axes((64, 1, 256)), transformed_axes((3, 8, 32, 32)), transformed_axes((10,))
+    ((2,), (2, 3), ())
+    """
+    axes = tuple(i for i, length in enumerate(shape) if i > 0 and (length is None or length > 1))
+    return axes[-2:] if len(axes) <= 3 else ()
+
+
+def along_transformed_axes(values: Sequence[T], channel_axis: int, shape: Shape) -> list[T]:
+    """Select the values of the transformed axes; of all axes of time or space if there are none.
+
+    Args:
+        values: one for each axis of the tensor at the site.
+        channel_axis: of that tensor; 0: it has no batch axis.
+        shape: of one input there, ``(C, ...)``.
+    """
+    channel = channel_axis % len(values)
+    spatial = [x for i, x in enumerate(values) if i != channel and (channel == 0 or i != 0)]
+    axes = transformed_axes(shape)
+    return [spatial[axis - 1] for axis in axes] if axes else spatial
+
+
+def common_decimation(axes: Axes | None, channel_axis: int, shape: Shape) -> float:
+    """The decimation of the transformed axes; NaN if unknown, or not the same for all of them.
+
+    Arguments as of :func:`along_transformed_axes`, `axes` being the values.
+    """
+    distinct = set(along_transformed_axes(axes, channel_axis, shape) if axes else ())
+    (decimation,) = distinct if len(distinct) == 1 else (None,)
+    return math.nan if decimation is None else float(decimation)
 
 
 class TensorMap(Generic[T]):

@@ -6,7 +6,14 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from spectroscope.capture.axes import Axes, AxisTracker, TensorMap, tensors
+from spectroscope.capture.axes import (
+    Axes,
+    AxisTracker,
+    TensorMap,
+    along_transformed_axes,
+    tensors,
+)
+from spectroscope.capture.sites import Downsampling, Shape
 
 
 class DownsamplingStep(NamedTuple):
@@ -108,6 +115,28 @@ class Provenance:
                         del remaining[site]
             self._sources.set(tensor, remaining)
         return steps
+
+
+def next_downsampling(
+    steps: Iterable[DownsamplingStep], channel_axis: int, shape: Shape
+) -> Downsampling | None:
+    """The next downsampling after a site, along the axes that are transformed; None: there is none.
+
+    The step with the fewest activations in between, the first to run of several. Pooling over all
+    of time or space, mostly a side branch, comes last.
+
+    Args:
+        steps: all steps after the site, in the order in which they ran.
+        channel_axis: of the site's output.
+        shape: of one input there, ``(C, ...)``.
+    """
+    candidates = []
+    for step in steps:
+        factors = along_transformed_axes(step.factors, channel_axis, shape)
+        if factors and max(factors) > 1:
+            factor = factors[0] if len(set(factors)) == 1 else math.nan
+            candidates.append(Downsampling(step.place, factor, step.between, step.whole))
+    return min(candidates, key=lambda step: (step.whole, step.between), default=None)
 
 
 def _nearest(several: Iterable[_Sources]) -> _Sources:

@@ -8,6 +8,7 @@ from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 from torch import nn
 
 T = TypeVar("T")
+Shape: TypeAlias = tuple[int | None, ...]  # of one input, (C, ...); None where inputs differ
 Select: TypeAlias = str | Iterable[str] | Callable[[str, nn.Module], bool] | None
 
 

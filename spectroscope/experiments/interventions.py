@@ -10,13 +10,12 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from spectroscope.capture.axes import Axes
+from spectroscope.capture.axes import Axes, common_decimation
 from spectroscope.capture.capture import Capture
 from spectroscope.capture.sites import CoverageRow, PerSite, Select, Site
 from spectroscope.errors import RequestError
 from spectroscope.experiments.operations import Firing, Operation
 from spectroscope.statistics import unrecordable
-from spectroscope.statistics.site_axes import common_decimation
 
 
 def intervene(

@@ -6,4 +6,3 @@ from spectroscope.statistics.sides import SideStatistics as SideStatistics
 from spectroscope.statistics.site import Analysis as Analysis
 from spectroscope.statistics.site import SiteStatistics as SiteStatistics
 from spectroscope.statistics.spectra import SpectralSums as SpectralSums
-from spectroscope.statistics.spectra import transformed_axes as transformed_axes

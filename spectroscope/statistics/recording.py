@@ -6,13 +6,11 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from spectroscope.capture.sites import CoverageRow, Downsampling, Site
+from spectroscope.capture.sites import CoverageRow, Downsampling, Shape, Site
 from spectroscope.dsp.spectra import Window
 from spectroscope.errors import RequestError
 from spectroscope.statistics import SiteStatistics
 from spectroscope.statistics.parts import Part, merged
-
-Shape = tuple[int | None, ...]
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from spectroscope.capture.axes import transformed_axes
 from spectroscope.dsp.kernels.rows import blank_rows, both_sides, merge, relu_moments
 from spectroscope.dsp.moments import (
     ChannelMoments,
@@ -18,7 +19,7 @@ from spectroscope.dsp.spectra import Window
 from spectroscope.statistics.blocks import pieces, scratch
 from spectroscope.statistics.harmonics import HarmonicsOfBatch, HarmonicSums
 from spectroscope.statistics.sides import SideOfBatch, SideStatistics
-from spectroscope.statistics.spectra import SpectralSums, SpectraOfBatch, transformed_axes
+from spectroscope.statistics.spectra import SpectralSums, SpectraOfBatch
 
 
 class Analysis(NamedTuple):

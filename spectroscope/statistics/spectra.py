@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from spectroscope.capture.axes import transformed_axes
 from spectroscope.dsp.kernels.rows import on_gpu
 from spectroscope.dsp.kernels.threads import SHARE, compiled, shared
 from spectroscope.dsp.spectra import Transform, Window, shell_count
@@ -54,16 +55,6 @@ class SpectralSums(NamedTuple):
             self.cross + other.cross,
             shells,
         )
-
-
-def transformed_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Which axes of one input's activation ``(C, ...)`` are transformed; none: ``()``.
-
-    Time of ``(C, T)``, both of ``(C, H, W)``, the last two of video ``(C, T, H, W)``. An axis of
-    length 1 is none: ``(C, 1, T)`` is a line.
-    """
-    axes = tuple(axis for axis, length in enumerate(shape) if axis > 0 and length > 1)
-    return axes[-2:] if len(axes) <= 3 else ()
 
 
 class SpectraOfBatch:
