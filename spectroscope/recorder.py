@@ -193,7 +193,7 @@ class Recorder(CaptureSession):
             self._window,
             self._statistics,
             records,
-            self._capture.inventory.snapshot(),
+            self._capture.discovery.snapshot(),
             {name: found for name, found in downsamplings.items() if found is not None},
             {key: (text,) for key, text in self._about.items()},
         )
@@ -219,7 +219,7 @@ class Recorder(CaptureSession):
             raise RuntimeError("only a new recorder can take the state of another")
         self._records = dict(recording.records)
         self._about = {key: "; ".join(texts) for key, texts in recording.about.items()}
-        self._capture.load_state_dict(recording.found, state)
+        self._capture.load_state_dict(recording.coverage, state)
 
     def _observe(self, call: ActivationCall) -> Callable[[], None]:
         """Reduce a call.

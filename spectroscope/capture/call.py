@@ -66,6 +66,11 @@ class ActivationCall:
         return self.shared(_relu)
 
     @property
+    def channel_axis(self) -> int:
+        """Of the activation as the model has it."""
+        return self._axis
+
+    @property
     def device(self) -> torch.device:
         """Where input and output are."""
         return self._input.device

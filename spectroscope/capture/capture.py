@@ -1,35 +1,22 @@
 """Naming every activation call of a running model, and handing it on as an `ActivationCall`."""
 
-import math
-import operator
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from spectroscope.capture import activations, hooks
-from spectroscope.capture.axes import Rates
-from spectroscope.capture.call import ActivationCall, channels_first, run_on_copy, unreadable
-from spectroscope.capture.discovery import Inventory
-from spectroscope.capture.downsampling import Lowering, Origins
-from spectroscope.capture.frames import calls_itself, will_be_recomputed
-from spectroscope.capture.sites import ByGlob, Downsampling, Found, Select, Site
-from spectroscope.errors import RequestError
-from spectroscope.statistics.recording import Shape
-from spectroscope.statistics.site_axes import common_decimation, next_downsampling
-
-# Called before the activation runs; what it returns is called once the call has its output. The
-# tensors are the network's own: they must not be changed or kept, and an in-place activation
-# overwrites its input.
-CallObserver: TypeAlias = Callable[[ActivationCall], Callable[[], None] | None]
-
-# Called once the activation has run; returns ``[N, C, ...]`` that replaces the output, or None.
-Change: TypeAlias = Callable[[ActivationCall], Tensor | None]
+from spectroscope.capture.axes import AxisTracker
+from spectroscope.capture.call import run_on_copy
+from spectroscope.capture.discovery import Discovery
+from spectroscope.capture.dispatch import CallObserver, Change, Dispatcher, Finish
+from spectroscope.capture.downsampling import DownsamplingLog, Provenance
+from spectroscope.capture.frames import calls_itself
+from spectroscope.capture.sites import CoverageRow, Downsampling, Select, Shape, Site
 
 
 @dataclass(slots=True)
@@ -64,8 +51,8 @@ class _Thread(threading.local):
 
     def restart(self) -> None:
         """Forget the tensors of the last forward."""
-        self.rates = Rates()
-        self.origins = Origins(self.rates)
+        self.axes = AxisTracker()
+        self.provenance = Provenance(self.axes)
 
 
 class Capture:
@@ -75,11 +62,10 @@ class Capture:
         model: nothing in it is changed.
         observe: called with each selected call; or else
         change: called with each selected call; what it raises the model raises.
-        select: as of :class:`spectroscope.capture.discovery.Inventory`, which says what is raised.
+        select: as of :class:`spectroscope.capture.discovery.Discovery`, which says what is raised.
         kinds: likewise.
-        channel_axis: of the activations; a dictionary gives it by glob, 1 for the others.
-        decimation: samples of the model's input to one of a site's, where that can't be known from
-            what ran; a dictionary gives it by glob.
+        channel_axis: as of :class:`spectroscope.capture.dispatch.Dispatcher`.
+        decimation: likewise.
         started: called with the positional arguments of each forward of the model as it begins.
 
     Attributes:
@@ -99,16 +85,11 @@ class Capture:
         decimation: float | Mapping[str, float] | None = None,
         started: Callable[[tuple[Any, ...]], None] = lambda args: None,
     ):
-        self.inventory = Inventory(model, select, kinds)
+        self.discovery = Discovery(model, select, kinds)
         self.ran: Literal["model", "parts"] | None = None
-        self._lowerings: dict[str, dict[str, Lowering]] = {}
-        self._channel_axis = ByGlob(channel_axis, operator.index, 1)
-        self._decimation = ByGlob(decimation, float, math.nan)
-        if not all(0 < factor < math.inf for factor in self._decimation.globs.values()):
-            raise RequestError(f"{decimation=} must be positive")
+        self._downsamplings = DownsamplingLog()
+        self._dispatcher = Dispatcher(observe, change, channel_axis, decimation)
         self._model = model
-        self._observe = observe
-        self._change = change
         self._started = started
         self._entered: Counter[str] = Counter()
         self._thread = _Thread()
@@ -122,7 +103,7 @@ class Capture:
         """
         if self._opened_by is not None:
             raise RuntimeError("this recorder is already recording")
-        self.inventory.survey()  # again: modules may have been exchanged since
+        self.discovery.scan()  # again: modules may have been exchanged since
         self._thread = _Thread()
         self._opened_by = threading.get_ident()
         try:
@@ -142,7 +123,7 @@ class Capture:
         if opened_by not in (None, threading.get_ident()):
             raise RuntimeError("a recording must end in the thread in which it began")
         for place, times in self._entered.items():
-            found = self.inventory.found[place]
+            found = self.discovery.rows[place]
             if not found.fired and not found.reason:
                 found.reason = (
                     f"ran {times} times without a rectifier call that can be seen; if its forward "
@@ -154,29 +135,21 @@ class Capture:
         return {
             "ran": self.ran,
             "entered": dict(self._entered),
-            "lowerings": {
-                site: [list(lowering) for lowering in places.values()]
-                for site, places in self._lowerings.items()
-            },
+            "downsamplings": self._downsamplings.state_dict(),
         }
 
-    def load_state_dict(self, coverage: Mapping[str, Found], state: Mapping[str, Any]) -> None:
+    def load_state_dict(
+        self, coverage: Mapping[str, CoverageRow], state: Mapping[str, Any]
+    ) -> None:
         """Restore the state saved by :meth:`state_dict`, and the coverage beside it."""
-        self.inventory.found = {place: replace(row) for place, row in coverage.items()}
+        self.discovery.rows = {place: replace(row) for place, row in coverage.items()}
         self.ran = state["ran"]
         self._entered = Counter(state["entered"])
-        self._lowerings = {
-            site: {
-                place: Lowering(place, tuple(factors), between, whole)
-                for place, factors, between, whole in rows
-            }
-            for site, rows in state["lowerings"].items()
-        }
+        self._downsamplings.load_state_dict(state["downsamplings"])
 
     def next_downsampling(self, site: Site, shape: Shape) -> Downsampling | None:
         """What lowers the sampling rate next behind a site, of activations ``(C, ...)``."""
-        lowerings = self._lowerings.get(site.name, {}).values()
-        return next_downsampling(lowerings, self._channel_axis.of(site), shape)
+        return self._downsamplings.next(site.name, self._dispatcher.channel_axis.of(site), shape)
 
     @property
     def attached(self) -> bool:
@@ -186,20 +159,20 @@ class Capture:
     @property
     def changes_outputs(self) -> bool:
         """Whether it changes what rectifiers return."""
-        return self._change is not None
+        return self._dispatcher.changes_outputs
 
     @property
     def compiled(self) -> bool:
         """Whether the model has compiled parts."""
-        return self.inventory.compiled
+        return self.discovery.compiled
 
     def owns(self, module: nn.Module) -> bool:
         """Whether `module` is one of the model's."""
-        return module in self.inventory.names
+        return module in self.discovery.names
 
     def on_module_enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         """See :class:`spectroscope.capture.hooks.Observer`."""
-        names = self.inventory.names.get(module)
+        names = self.discovery.names.get(module)
         if names is None:
             self._replica(module)
             return
@@ -212,19 +185,19 @@ class Capture:
             here.calls.clear()
             here.restart()
             if module is self._model:
-                here.rates.start(args)
+                here.axes.start(args)
                 self._started(args)
         name = names[0] if len(names) == 1 else self._reached(names)
         inside = False
         if here.running:
             inside = here.running[-1].inside
             here.running[-1].opened = True
-        kind = None if inside else self.inventory.kind_of[module]
+        kind = None if inside else self.discovery.kind_of[module]
         finish = None
         if kind is not None:
             self._entered[name] += 1
-            self.inventory.row(module, name, "", kind)
-            if isinstance(module, self.inventory.kinds.classes):
+            self.discovery.row(module, name, "", kind)
+            if isinstance(module, self.discovery.kinds.classes):
                 inside = True
                 tensor = next((arg for arg in args if isinstance(arg, Tensor)), None)
                 if tensor is not None:
@@ -233,7 +206,9 @@ class Capture:
                         # It may work in place.
                         finish = partial(finish, given=tensor.clone())
                 else:
-                    self.inventory.note(name, module, "it was called without a tensor by position")
+                    self.discovery.set_reason(
+                        name, module, "it was called without a tensor by position"
+                    )
         here.running.append(Frame(module, name, kind, inside, finish))
 
     def on_module_exit(self, module: nn.Module, output: Any) -> Any:
@@ -269,17 +244,16 @@ class Capture:
             elif "relu" in name and "relu" in name.split("_"):
                 reason = "its ReLU is part of one kernel with other work"
                 frame = here.running[-1]
-                self.inventory.unseen(frame.name, frame.module, reason, function=name)
-        rates, origins = here.rates, here.origins
-        if finish is around is None and not rates.concern(args, kwargs):
+                self.discovery.add_unobservable(frame.name, frame.module, reason, function=name)
+        axes, provenance = here.axes, here.provenance
+        if finish is around is None and not axes.any_tracked(args, kwargs):
             return None
         place = f"{here.running[-1].name}/{name.strip('_')}".lstrip("/")
 
         def after(output: Any) -> None:
-            sources = rates.passed(name, args, kwargs, output)
-            lowered = origins.passed(place, sources, args, kwargs, output) if sources else {}
-            for site, lowering in lowered.items():
-                self._lowerings.setdefault(site, {}).setdefault(lowering.place, lowering)
+            tracked = axes.update(name, args, kwargs, output)
+            steps = provenance.update(place, tracked, args, kwargs, output) if tracked else {}
+            self._downsamplings.add(steps)
             if finish is not None:
                 finish(output)
 
@@ -297,13 +271,13 @@ class Capture:
         running = self._thread.running
         name, module = (running[-1].name, running[-1].module) if running else ("", self._model)
         reason = f"{type(error).__name__} while looking: {str(error).partition(chr(10))[0]}"
-        self.inventory.note(name, module, reason)
+        self.discovery.set_reason(name, module, reason)
 
     def _activate(
         self, function: str, args: tuple[Any, ...], kwargs: dict[str, Any], wrapped: bool
     ) -> hooks.Interception:
         found = activations.read(function, args, kwargs)
-        if found is None or found[0].kind not in self.inventory.kinds.names:
+        if found is None or found[0].kind not in self.discovery.kinds.names:
             return hooks.Interception()
         activation, tensor = found
         frame = self._thread.running[-1]
@@ -322,97 +296,24 @@ class Capture:
         kind: str,
         tensor: Tensor,
         is_relu: bool = False,
-    ) -> Callable[..., Any] | None:
-        """Name a call and hand it on; what is returned is called with its output."""
+    ) -> Finish | None:
+        """Name a call and hand it on."""
         calls = self._thread.calls
-        row = self.inventory.row(module, name, function, kind, calls=1)
+        row = self.discovery.row(module, name, function, kind, calls=1)
         site = Site(name, function, calls[row.place], kind)
         calls[row.place] += 1
-        if not self.inventory.selects(site):
+        if not self.discovery.selects(site):
             return None
-        if self.changes_outputs and will_be_recomputed():
-            raise RuntimeError(
-                f"an intervention at {site.name} can't follow into activation checkpointing, which "
-                "runs parts of the model again in the backward pass: switch that off"
-            )
-        call = self._call(site, tensor, is_relu, row)
-        if self._change is not None:
-            return partial(self._changed, site, call, tensor)
-        finish = None
-        if call is not None and self._observe is not None and tensor.numel():
-            finish = self._observe(call)
+        axes = self._thread.axes.of(tensor)
+        finish = self._dispatcher.start(site, tensor, axes, row, is_relu=is_relu)
 
-        def observe_output(output: Any) -> None:
-            if isinstance(output, Tensor):
-                if call is not None and finish is not None and self._readable(call, output):
-                    call.finish(output.detach())
-                    finish()
-                self._thread.origins.rectified(site.name, output)
-            elif output is not None:  # None: it raised
-                row.reason = f"it returns a {type(output).__name__}, not a tensor"
+        def finish_call(output: Any, given: Tensor | None = None) -> Tensor | None:
+            new = finish(output) if given is None else finish(output, given)
+            if isinstance(output, Tensor) and not self.changes_outputs:
+                self._thread.provenance.add_site(site.name, output)
+            return new
 
-        return observe_output
-
-    def _call(self, site: Site, tensor: Tensor, is_relu: bool, row: Found) -> ActivationCall | None:
-        """The call that is handed on, or None, with a note, if the input can't be read."""
-
-        def note(reason: str) -> None:
-            row.reason = f"call {site.call}: {reason}"
-
-        axis = self._channel_axis.of(site)
-        if reason := unreadable(tensor, axis):
-            note(reason)
-            return None
-        decimation = self._decimation.of(site)
-        if math.isnan(decimation):
-            shape = channels_first(tensor, axis).shape[1:]
-            decimation = common_decimation(self._thread.rates.of(tensor), axis, tuple(shape))
-        if self._change is None:
-            tensor = tensor.detach()
-        return ActivationCall(site, tensor, axis, decimation=decimation, is_relu=is_relu, note=note)
-
-    def _readable(self, call: ActivationCall, output: Tensor) -> bool:
-        reason = unreadable(output, self._channel_axis.of(call.site))
-        if reason is not None:
-            call.note(reason)
-        return reason is None and output.numel() > 0
-
-    def _changed(
-        self,
-        site: Site,
-        call: ActivationCall | None,
-        tensor: Tensor,
-        output: Any,
-        given: Tensor | None = None,
-    ) -> Tensor | None:
-        """What the model is to have instead of `output`; None: nothing else.
-
-        Args:
-            site: of the call.
-            call: None: its input can't be read.
-            tensor: its input.
-            output: what it returned.
-            given: a copy of its input, if that is overwritten.
-        """
-        if not isinstance(output, Tensor):
-            if output is not None:
-                row = self.inventory.found[site.place]
-                row.reason = f"it returns a {type(output).__name__}, not a tensor"
-            return None
-        axis = self._channel_axis.of(site)
-        reason = unreadable(tensor, axis) or unreadable(output, axis)
-        if reason is None and tensor.shape != output.shape:
-            reason = f"{tuple(tensor.shape)} goes in and {tuple(output.shape)} comes out"
-        if reason is not None or call is None or self._change is None:
-            raise RequestError(f"can't intervene at {site.name}: {reason}")
-        call.finish(output, given)
-        with hooks.paused():
-            new = self._change(call)
-        if new is None:
-            return None
-        # A copy of its own, ordered in memory as the output: what the operation returned may be
-        # the user's, or the input, and the model may overwrite what it gets.
-        return torch.empty_like(output).copy_(call.channels_restored(new))
+        return finish_call
 
     def _reached(self, names: list[str]) -> str:
         """Of the names of a shared module, the one under the modules that now run."""
@@ -425,16 +326,13 @@ class Capture:
     def _fused_layer(self, layer: nn.TransformerEncoderLayer, name: str, *, ran: bool) -> None:
         """Report the rectifier of a layer that took its fused path: it ran no module of its own."""
         for activation in activations.ACTIVATIONS if ran else ():
-            code = activation.encoder_code
-            if (
-                code == layer.activation_relu_or_gelu
-                and activation.kind in self.inventory.kinds.names
-            ):
+            kind, code = activation.kind, activation.encoder_code
+            if code == layer.activation_relu_or_gelu and kind in self.discovery.kinds.names:
                 reason = "one fused kernel; torch.backends.mha.set_fastpath_enabled(False) shows it"
-                self.inventory.unseen(name, layer, reason, function=activation.kind.lower())
+                self.discovery.add_unobservable(name, layer, reason, function=kind.lower())
 
     def _replica(self, module: nn.Module) -> None:
         """Report a copy of a part of the model that `nn.DataParallel` runs in another thread."""
-        if getattr(module, "_is_replica", False) and self.inventory.kinds.of_module(module):
+        if getattr(module, "_is_replica", False) and self.discovery.kinds.of_module(module):
             reason = "nn.DataParallel runs copies of the model"
-            self.inventory.unseen("(replicas)", module, reason)
+            self.discovery.add_unobservable("(replicas)", module, reason)

@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Self
 
 from spectroscope.capture.capture import Capture
-from spectroscope.capture.sites import Found
+from spectroscope.capture.sites import CoverageRow
 
 _LISTED = 3  # problems named in a warning
 
@@ -60,10 +60,10 @@ class CaptureSession:
 
     def _problems(self) -> list[str]:
         """What wasn't captured in full, and why, one text each."""
-        return self.problems_of(row for row in self._capture.inventory.found.values() if row.reason)
+        return self.problems_of(row for row in self._capture.discovery.rows.values() if row.reason)
 
     @staticmethod
-    def problems_of(rows: Iterable[Found]) -> list[str]:
+    def problems_of(rows: Iterable[CoverageRow]) -> list[str]:
         """Place and reason of each row of the coverage."""
         return [f"{row.place or 'itself'} ({row.reason or 'never ran'})" for row in rows]
 
@@ -71,7 +71,7 @@ class CaptureSession:
         """The warning at the end of the block: what was not captured that one might think was."""
         problems, done = self._problems(), self._done
         listed = ", ".join(problems[:_LISTED]) + ", …" * (len(problems) > _LISTED)
-        if self._capture.ran is None and not self._capture.inventory.missed():
+        if self._capture.ran is None and not self._capture.discovery.describe_gaps():
             return f"nothing was {done}: it did not run"
         if self._is_empty():
             return f"nothing was {done}: {listed or 'no activation that was asked for was called'}"

@@ -138,7 +138,7 @@ class _Reference(CaptureSession):
 
     def missed(self) -> str:
         """What can't be seen, and why."""
-        return self._capture.inventory.missed()
+        return self._capture.discovery.describe_gaps()
 
     def _opened(self) -> None:
         self.positions.clear()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from spectroscope.capture.call import ActivationCall
 from spectroscope.capture.capture import Capture
 from spectroscope.capture.session import CaptureSession
-from spectroscope.capture.sites import ByGlob, Found, Select, Site
+from spectroscope.capture.sites import CoverageRow, PerSite, Select, Site
 from spectroscope.errors import RequestError
 from spectroscope.experiments.operations import Firing, Operation
 
@@ -101,7 +101,7 @@ class Intervention(CaptureSession):
         self._select = globs if callable(globs) or globs is None else list(globs)
         self._operation = operation
         self._fs = fs
-        self._channels: ByGlob[tuple[int, ...] | None] = ByGlob(channels, _indices, None)
+        self._channels: PerSite[tuple[int, ...] | None] = PerSite(channels, _indices, None)
         capture = Capture(
             model,
             change=self._change,
@@ -141,19 +141,19 @@ class Intervention(CaptureSession):
         return not self._changed
 
     def _problems(self) -> list[str]:
-        rows = self._capture.inventory.found.values()
+        rows = self._capture.discovery.rows.values()
         missed = self.problems_of(r for r in rows if (r.reason or not r.fired) and self._asked(r))
         if not missed and isinstance(self._select, list):
             missed = [f"select={glob!r} (fits no call)" for glob in self._select
                       if not any(site.matches(glob) for site in self._changed)]  # fmt: skip
         return missed
 
-    def _asked(self, row: Found) -> bool:
+    def _asked(self, row: CoverageRow) -> bool:
         """Whether what is at a place, or within it where that can't be seen, was asked for."""
         if row.selected or not row.reason or self._select is None:
             return row.selected or bool(row.reason)
         within = f"{row.module}." if row.module else ""
-        modules = {name: module for module, names in self._capture.inventory.names.items()
+        modules = {name: module for module, names in self._capture.discovery.names.items()
                    for name in names if name == row.module or name.startswith(within)}  # fmt: skip
         if callable(self._select):
             return bool(self._select(row.place, modules.get(row.module, self._model)))

@@ -244,7 +244,7 @@ class Report:
         columns = ["place", "module", "function", "kind", "status", "selected", "fired", "reason"]
         rows = [
             {**asdict(row), "place": row.place, "status": row.status}
-            for row in self._recording.found.values()
+            for row in self._recording.coverage.values()
         ]
         return pd.DataFrame(rows, columns=columns)
 

@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from spectroscope.capture.axes import transformed_axes
 from spectroscope.dsp.harmonics import Harmonics, fit
 from spectroscope.dsp.theory.tones import rectified_tone_dc
 from spectroscope.errors import RequestError
 from spectroscope.statistics.base import Arrays
 from spectroscope.statistics.chunks import Chunk, ChunkedStatistic
 from spectroscope.statistics.fundamentals import Fundamental
-from spectroscope.statistics.spectra import transformed_axes
 
 if TYPE_CHECKING:
     from spectroscope.capture.call import ActivationCall

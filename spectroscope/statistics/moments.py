@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -38,14 +39,18 @@ class DCMoments(ChunkedStatistic):
         return {
             "dc_in": x.mean,
             "dc_out": y.mean,
-            "dc_out_std": (y.dc.m2[0] / y.dc.weight[0]).sqrt(),
-            "ac_rms_in": x.ac.sqrt(),
-            "ac_rms_out": y.ac.sqrt(),
+            "dc_out_std": _sqrt(y.dc.m2[0] / y.dc.weight[0]),
+            "ac_rms_in": _sqrt(x.ac),
+            "ac_rms_out": _sqrt(y.ac),
             "active_fraction": y.active / y.dc.weight[1],
             "dc_fraction": y.dc_power / (y.dc_power + y.ac),
             "nonfinite": x.nonfinite.long(),
             "nonfinite_out": y.nonfinite.long(),
         }
+
+
+def _sqrt(x: Tensor) -> Tensor:
+    return torch.from_numpy(np.sqrt(x.numpy()))  # correctly rounded, which torch's isn't
 
 
 class SideMoments(NamedTuple):

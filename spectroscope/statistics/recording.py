@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from spectroscope.capture.sites import Downsampling, Found, Site
+from spectroscope.capture.sites import CoverageRow, Downsampling, Shape, Site
 from spectroscope.dsp.moments import ChannelMoments
 from spectroscope.dsp.spectra import Window
 from spectroscope.errors import RequestError
@@ -17,7 +17,6 @@ from spectroscope.statistics.moments import DCMoments, SideMoments
 from spectroscope.statistics.parts import Part, merged
 from spectroscope.statistics.spectra import Spectra, SpectralSums
 
-Shape = tuple[int | None, ...]
 # By name of a statistic its arrays; None: it can't be known of all inputs, and is given up.
 State = Mapping[str, Arrays | None]
 
@@ -131,7 +130,7 @@ class Recording:
         window: of the spectra, as ``scipy.signal.get_window`` takes it.
         statistics: what was kept, by name.
         records: by site name, on the CPU.
-        found: activations of the model, by place.
+        coverage: activations of the model, by place.
         downsamplings: what lowers the sampling rate next after a site, by its name.
         about: what was looked at, for people to read: `model`, `recorded`, `versions`, and whatever
             else was given, each with one text or, after a merge, several.
@@ -142,7 +141,7 @@ class Recording:
     window: Window
     statistics: Mapping[str, Statistic]
     records: Mapping[str, SiteRecord]
-    found: Mapping[str, Found]
+    coverage: Mapping[str, CoverageRow]
     downsamplings: Mapping[str, Downsampling]
     about: Mapping[str, tuple[str, ...]]
     part: Part | None = None
@@ -184,14 +183,14 @@ class Recording:
                 raise RequestError(f"recordings differ at {name}: {error}") from error
             if reasons := [*reasons, *(f"no {of}: one recording has none" for of in lacking)]:
                 lost[record.site.place] = "; ".join(reasons)
-        found = dict(self.found)
-        for name, row in other.found.items():
-            mine = found.setdefault(name, replace(row, fired=0))
-            found[name] = replace(
-                mine,
-                selected=mine.selected or row.selected,
-                fired=mine.fired + row.fired,
-                reason=mine.reason or row.reason or lost.get(name, ""),
+        coverage = dict(self.coverage)
+        for name, row in other.coverage.items():
+            before = coverage.setdefault(name, replace(row, fired=0))
+            coverage[name] = replace(
+                before,
+                selected=before.selected or row.selected,
+                fired=before.fired + row.fired,
+                reason=before.reason or row.reason or lost.get(name, ""),
             )
         downsamplings = {**other.downsamplings, **self.downsamplings}
         about = {
@@ -199,5 +198,5 @@ class Recording:
             for key in {**self.about, **other.about}
         }
         return Recording(
-            self.fs, self.window, statistics, records, found, downsamplings, about, part
+            self.fs, self.window, statistics, records, coverage, downsamplings, about, part
         )

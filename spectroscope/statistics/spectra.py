@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from spectroscope.capture.axes import transformed_axes
 from spectroscope.dsp.kernels.rows import on_gpu
 from spectroscope.dsp.kernels.threads import SHARE, compiled, shared
 from spectroscope.dsp.spectra import Transform, Window, ring_count, shell_count
@@ -111,16 +112,6 @@ def _sizes(lengths: tuple[int, ...]) -> set[tuple[int, int]]:
     height, width = lengths
     shells = shell_count(height, width)
     return {(ring_count(height, width), shells), (height * (width // 2 + 1), shells)}
-
-
-def transformed_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Which axes of one input's activation ``(C, ...)`` are transformed; none: ``()``.
-
-    Time of ``(C, T)``, both of ``(C, H, W)``, the last two of video ``(C, T, H, W)``. An axis of
-    length 1 is none: ``(C, 1, T)`` is a line.
-    """
-    axes = tuple(axis for axis, length in enumerate(shape) if axis > 0 and length > 1)
-    return axes[-2:] if len(axes) <= 3 else ()
 
 
 class SpectraAccumulator:

@@ -13,7 +13,7 @@ import scipy.signal
 import torch
 from torch import Tensor
 
-from spectroscope.capture.sites import Downsampling, Found, Site
+from spectroscope.capture.sites import CoverageRow, Downsampling, Site
 from spectroscope.errors import RequestError
 from spectroscope.statistics.base import Arrays, Statistic
 from spectroscope.statistics.harmonics import HarmonicAmplitudes
@@ -102,7 +102,7 @@ def write(
             site: [lower.place, str(lower.factor), lower.between, lower.whole]
             for site, lower in recording.downsamplings.items()
         },
-        "found": [asdict(found) for found in recording.found.values()],
+        "coverage": [asdict(row) for row in recording.coverage.values()],
         "about": recording.about,
         "part": None if recording.part is None else recording.part.to_json(),
         "more": dict(more or {}),
@@ -192,13 +192,13 @@ def _recording(
         if not isinstance(state.get(DCMoments.name), Mapping):
             raise ValueError("no moments")
         records[record.site.name] = record
-    found = [Found(**row) for row in header["found"]]
+    coverage = [CoverageRow(**row) for row in header["coverage"]]
     return Recording(
         fs,
         window,
         statistics,
         records,
-        {row.place: row for row in found},
+        {row.place: row for row in coverage},
         {
             site: Downsampling(str(place), float(factor), int(between), bool(whole))
             for site, (place, factor, between, whole) in header["downsamplings"].items()
