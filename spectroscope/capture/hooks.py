@@ -51,7 +51,7 @@ class Interception(NamedTuple):
     """
 
     wrap: Callable[..., Any] | None = None
-    on_output: Callable[[Any], None] | None = None
+    on_output: Callable[[Any], Any] | None = None
 
 
 class Observer(Protocol):
