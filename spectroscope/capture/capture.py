@@ -1,30 +1,22 @@
-"""Naming every rectifier call of a running model, and handing it to an observer."""
+"""Naming every activation call of a running model, and handing it on as an `ActivationCall`."""
 
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, Self, TypeAlias
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from spectroscope.capture import activations, hooks
-from spectroscope.capture.axes import Axes, AxisTracker
-from spectroscope.capture.calls import calls_itself, on_a_copy, runs_again
+from spectroscope.capture.axes import AxisTracker
+from spectroscope.capture.call import run_on_copy
 from spectroscope.capture.discovery import Discovery
-from spectroscope.capture.downsampling import DownsamplingStep, Provenance
-from spectroscope.capture.sites import CoverageRow, Select, Site
-
-# observe(site, input, known) is called before the rectifier runs, and its answer with the output;
-# `known`: it is torch's own function of that kind, not a module that may do anything. Both
-# tensors are the network's own. They must not be changed, and not be kept: an in-place rectifier
-# overwrites its input as soon as `observe` returns.
-CallObserver: TypeAlias = Callable[[Site, Tensor, bool], Callable[[Tensor], None]]
-
-# change(site, input, axes, output) is called once the rectifier has run, and returns what the model
-# is to have instead of the output; `axes`: what is known of the sampling rate along the input's.
-Change: TypeAlias = Callable[[Site, Tensor, Axes | None, Tensor], Tensor]
+from spectroscope.capture.dispatch import CallObserver, Change, Dispatcher, Finish
+from spectroscope.capture.downsampling import DownsamplingLog, Provenance
+from spectroscope.capture.frames import calls_itself
+from spectroscope.capture.sites import CoverageRow, Downsampling, Select, Shape, Site
 
 
 @dataclass(slots=True)
@@ -68,16 +60,16 @@ class Capture:
 
     Args:
         model: nothing in it is changed.
-        observe: called on both sides of each selected rectifier call; or else
-        change: called with both sides; what it raises the model raises.
+        observe: called with each selected call; or else
+        change: called with each selected call; what it raises the model raises.
         select: as of :class:`spectroscope.capture.discovery.Discovery`, which says what is raised.
         kinds: likewise.
+        channel_axis: as of :class:`spectroscope.capture.dispatch.Dispatcher`.
+        decimation: likewise.
         started: called with the positional arguments of each forward of the model as it begins.
 
     Attributes:
-        discovery: every rectifier of the model, and what can't be looked into.
-        downsamplings: what lowers the sampling rate after each site, by site name and by place, in
-            the order in which it first ran.
+        inventory: every rectifier of the model, and what can't be looked into.
         ran: ``"model"`` once its own forward has run, ``"parts"`` while only others have, or None.
     """
 
@@ -85,42 +77,29 @@ class Capture:
         self,
         model: nn.Module,
         observe: CallObserver | None = None,
+        *,
+        change: Change | None = None,
         select: Select = None,
         kinds: Iterable[str | type[nn.Module]] = (),
+        channel_axis: int | Mapping[str, int] = 1,
+        decimation: float | Mapping[str, float] | None = None,
         started: Callable[[tuple[Any, ...]], None] = lambda args: None,
-        change: Change | None = None,
     ):
         self.discovery = Discovery(model, select, kinds)
-        self.downsamplings: dict[str, dict[str, DownsamplingStep]] = {}
         self.ran: Literal["model", "parts"] | None = None
+        self._downsamplings = DownsamplingLog()
+        self._dispatcher = Dispatcher(observe, change, channel_axis, decimation)
         self._model = model
-        self._observe = observe
-        self._change = change
         self._started = started
         self._entered: Counter[str] = Counter()
         self._thread = _Thread()
         self._opened_by: int | None = None
 
-    def __enter__(self) -> Self:
-        try:
-            self.attach()
-            return self
-        except KeyboardInterrupt:  # attached, and yet no __exit__ would follow
-            self.detach()
-            raise
-
-    def __exit__(self, *_: object) -> None:
-        try:
-            self.detach()
-        except KeyboardInterrupt:  # in the middle of it; once more finishes it
-            self.detach()
-            raise
-
     def attach(self) -> None:
-        """Begin to listen.
+        """Begin to observe the model.
 
         Raises:
-            RuntimeError: it listens already.
+            RuntimeError: it is observed already.
         """
         if self._opened_by is not None:
             raise RuntimeError("this recorder is already recording")
@@ -134,10 +113,10 @@ class Capture:
             raise
 
     def detach(self) -> None:
-        """End listening.
+        """End observing the model.
 
         Raises:
-            RuntimeError: this isn't the thread that began, where something of us must stay then.
+            RuntimeError: another thread has begun it, whose function mode can't be removed here.
         """
         opened_by, self._opened_by = self._opened_by, None
         hooks.remove(self)
@@ -151,29 +130,26 @@ class Capture:
                     "is its own, kinds=[its class] records it whole"
                 )
 
-    def seen(self) -> dict[str, Any]:
-        """What has been seen of the model beside `discovery.rows`, as plain data."""
+    def state_dict(self) -> dict[str, Any]:
+        """What is known of the model beside the coverage, as plain data."""
         return {
             "ran": self.ran,
             "entered": dict(self._entered),
-            "lowerings": {
-                site: [list(step) for step in places.values()]
-                for site, places in self.downsamplings.items()
-            },
+            "downsamplings": self._downsamplings.state_dict(),
         }
 
-    def go_on(self, found: Mapping[str, CoverageRow], seen: Mapping[str, Any]) -> None:
-        """Go on from what another capture of the same model had found, and had :meth:`seen`."""
-        self.discovery.rows = {place: replace(row) for place, row in found.items()}
-        self.ran = seen["ran"]
-        self._entered = Counter(seen["entered"])
-        self.downsamplings = {
-            site: {
-                place: DownsamplingStep(place, tuple(factors), between, whole)
-                for place, factors, between, whole in rows
-            }
-            for site, rows in seen["lowerings"].items()
-        }
+    def load_state_dict(
+        self, coverage: Mapping[str, CoverageRow], state: Mapping[str, Any]
+    ) -> None:
+        """Restore the state saved by :meth:`state_dict`, and the coverage beside it."""
+        self.discovery.rows = {place: replace(row) for place, row in coverage.items()}
+        self.ran = state["ran"]
+        self._entered = Counter(state["entered"])
+        self._downsamplings.load_state_dict(state["downsamplings"])
+
+    def next_downsampling(self, site: Site, shape: Shape) -> Downsampling | None:
+        """What lowers the sampling rate next behind a site, of activations ``(C, ...)``."""
+        return self._downsamplings.next(site.name, self._dispatcher.channel_axis.of(site), shape)
 
     @property
     def attached(self) -> bool:
@@ -183,19 +159,12 @@ class Capture:
     @property
     def changes_outputs(self) -> bool:
         """Whether it changes what rectifiers return."""
-        return self._change is not None
+        return self._dispatcher.changes_outputs
 
     @property
     def compiled(self) -> bool:
         """Whether the model has compiled parts."""
         return self.discovery.compiled
-
-    def axes(self, tensor: Tensor) -> Axes | None:
-        """What is known of the sampling rate along the axes of `tensor`, in this thread's forward.
-
-        Nothing is where only a part of the model was called.
-        """
-        return self._thread.axes.of(tensor)
 
     def owns(self, module: nn.Module) -> bool:
         """Whether `module` is one of the model's."""
@@ -232,9 +201,9 @@ class Capture:
                 inside = True
                 tensor = next((arg for arg in args if isinstance(arg, Tensor)), None)
                 if tensor is not None:
-                    finish = self._begin(module, name, "", kind, tensor, known=False)
+                    finish = self._begin(module, name, "", kind, tensor)
                     if finish is not None and self.changes_outputs:
-                        # What it does with its input nobody knows.
+                        # It may work in place.
                         finish = partial(finish, given=tensor.clone())
                 else:
                     self.discovery.set_reason(
@@ -271,7 +240,7 @@ class Capture:
         finish = around = None
         if not here.running[-1].inside:
             if name in activations.FUNCTIONS:
-                around, finish = self._rectify(name, args, kwargs, known=not wrapped)
+                around, finish = self._activate(name, args, kwargs, wrapped)
             elif "relu" in name and "relu" in name.split("_"):
                 reason = "its ReLU is part of one kernel with other work"
                 frame = here.running[-1]
@@ -284,8 +253,7 @@ class Capture:
         def after(output: Any) -> None:
             tracked = axes.update(name, args, kwargs, output)
             steps = provenance.update(place, tracked, args, kwargs, output) if tracked else {}
-            for site, step in steps.items():
-                self.downsamplings.setdefault(site, {}).setdefault(step.place, step)
+            self._downsamplings.add(steps)
             if finish is not None:
                 finish(output)
 
@@ -305,20 +273,20 @@ class Capture:
         reason = f"{type(error).__name__} while looking: {str(error).partition(chr(10))[0]}"
         self.discovery.set_reason(name, module, reason)
 
-    def _rectify(
-        self, function: str, args: tuple[Any, ...], kwargs: dict[str, Any], *, known: bool
+    def _activate(
+        self, function: str, args: tuple[Any, ...], kwargs: dict[str, Any], wrapped: bool
     ) -> hooks.Interception:
-        call = activations.FUNCTIONS[function](args, kwargs)
-        if call is None or not isinstance(call.input, Tensor):
+        found = activations.read(function, args, kwargs)
+        if found is None or found[0].kind not in self.discovery.kinds.names:
             return hooks.Interception()
-        if call.kind not in self.discovery.kinds.names:
-            return hooks.Interception()
+        activation, tensor = found
         frame = self._thread.running[-1]
-        place = "" if frame.kind else function
-        finish = self._begin(frame.module, frame.name, place, call.kind, call.input, known=known)
+        is_relu = activation is activations.RELU and not wrapped
+        function = "" if frame.kind else function
+        finish = self._begin(frame.module, frame.name, function, activation.kind, tensor, is_relu)
         if finish is None or not self.changes_outputs:
             return hooks.Interception(on_output=finish)
-        return hooks.Interception(wrap=partial(on_a_copy, activations.FUNCTIONS[function], finish))
+        return hooks.Interception(wrap=partial(run_on_copy, tensor, finish))
 
     def _begin(
         self,
@@ -327,36 +295,25 @@ class Capture:
         function: str,
         kind: str,
         tensor: Tensor,
-        *,
-        known: bool,
-    ) -> Callable[..., Any] | None:
+        is_relu: bool = False,
+    ) -> Finish | None:
+        """Name a call and hand it on."""
         calls = self._thread.calls
-        found = self.discovery.row(module, name, function, kind, calls=1)
-        site = Site(name, function, calls[found.place], kind)
-        calls[found.place] += 1
+        row = self.discovery.row(module, name, function, kind, calls=1)
+        site = Site(name, function, calls[row.place], kind)
+        calls[row.place] += 1
         if not self.discovery.selects(site):
             return None
-        if self.changes_outputs and runs_again():
-            raise RuntimeError(
-                f"an intervention at {site.name} can't follow into activation checkpointing, which "
-                "runs parts of the model again in the backward pass: switch that off"
-            )
-        finish = self._observe(site, tensor, known) if self._observe else None
-        axes = self.axes(tensor)
+        axes = self._thread.axes.of(tensor)
+        finish = self._dispatcher.start(site, tensor, axes, row, is_relu=is_relu)
 
-        def finish_with(output: Any, given: Tensor = tensor) -> Any:
-            if isinstance(output, Tensor):
-                if self._change is not None:
-                    with hooks.paused():
-                        return self._change(site, given, axes, output)
-                if finish is not None:
-                    finish(output)
+        def finish_call(output: Any, given: Tensor | None = None) -> Tensor | None:
+            new = finish(output) if given is None else finish(output, given)
+            if isinstance(output, Tensor) and not self.changes_outputs:
                 self._thread.provenance.add_site(site.name, output)
-            elif output is not None:  # None: it raised
-                found.reason = f"it returns a {type(output).__name__}, not a tensor"
-            return None
+            return new
 
-        return finish_with
+        return finish_call
 
     def _reached(self, names: list[str]) -> str:
         """Of the names of a shared module, the one under the modules that now run."""
@@ -368,10 +325,11 @@ class Capture:
 
     def _fused_layer(self, layer: nn.TransformerEncoderLayer, name: str, *, ran: bool) -> None:
         """Report the rectifier of a layer that took its fused path: it ran no module of its own."""
-        kind = {1: "ReLU", 2: "GELU"}.get(layer.activation_relu_or_gelu)
-        if ran and kind in self.discovery.kinds.names:
-            reason = "one fused kernel; torch.backends.mha.set_fastpath_enabled(False) shows it"
-            self.discovery.add_unobservable(name, layer, reason, function=kind.lower())
+        for activation in activations.ACTIVATIONS if ran else ():
+            kind, code = activation.kind, activation.encoder_code
+            if code == layer.activation_relu_or_gelu and kind in self.discovery.kinds.names:
+                reason = "one fused kernel; torch.backends.mha.set_fastpath_enabled(False) shows it"
+                self.discovery.add_unobservable(name, layer, reason, function=kind.lower())
 
     def _replica(self, module: nn.Module) -> None:
         """Report a copy of a part of the model that `nn.DataParallel` runs in another thread."""

@@ -117,6 +117,38 @@ class Provenance:
         return steps
 
 
+class DownsamplingLog:
+    """Every step that lowered the sampling rate behind a site, in the order of first use."""
+
+    def __init__(self) -> None:
+        self._steps: dict[str, dict[str, DownsamplingStep]] = {}
+
+    def add(self, steps: Mapping[str, DownsamplingStep]) -> None:
+        """Add the steps of one function call, by site."""
+        for site, step in steps.items():
+            self._steps.setdefault(site, {}).setdefault(step.place, step)
+
+    def next(self, site: str, channel_axis: int, shape: Shape) -> Downsampling | None:
+        """See :func:`next_downsampling`."""
+        return next_downsampling(self._steps.get(site, {}).values(), channel_axis, shape)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The steps as plain data."""
+        return {
+            site: [list(step) for step in steps.values()] for site, steps in self._steps.items()
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the state saved by :meth:`state_dict`."""
+        self._steps = {
+            site: {
+                place: DownsamplingStep(place, tuple(factors), between, whole)
+                for place, factors, between, whole in rows
+            }
+            for site, rows in state.items()
+        }
+
+
 def next_downsampling(
     steps: Iterable[DownsamplingStep], channel_axis: int, shape: Shape
 ) -> Downsampling | None:
