@@ -302,31 +302,22 @@ def _resampling(axes: Axes, call: _FunctionCall, output: Tensor) -> Axes | None:
     return _scale(axes, [Fraction(a - ends, b - ends) for a, b in pairs])
 
 
-def _pixel_shuffle(axes: Axes, call: _FunctionCall, output: Tensor) -> Axes:
-    scaled = _scale(axes, [Fraction(1, call.argument(1, "upscale_factor"))] * 2)
-    return (*scaled[:-3], None, *scaled[-2:])
+def _pixel_shuffle(*, up: bool) -> _Rule:
+    def rule(axes: Axes, call: _FunctionCall, output: Tensor) -> Axes:
+        factor = Fraction(call.argument(1, "upscale_factor" if up else "downscale_factor"))
+        scaled = _scale(axes, [1 / factor if up else factor] * 2)
+        return (*scaled[:-3], None, *scaled[-2:])
 
-
-def _pixel_unshuffle(axes: Axes, call: _FunctionCall, output: Tensor) -> Axes:
-    scaled = _scale(axes, [call.argument(1, "downscale_factor")] * 2)
-    return (*scaled[:-3], None, *scaled[-2:])
-
-
-def _padding(axes: Axes, call: _FunctionCall, output: Tensor) -> Axes:
-    return axes
-
-
-def _linear(axes: Axes, call: _FunctionCall, output: Tensor) -> Axes:
-    return (*axes[:-1], None)
+    return rule
 
 
 _RULES: dict[str, _Rule] = {
-    "pad": _padding,
-    "constant_pad_nd": _padding,
-    "linear": _linear,
+    "pad": lambda axes, call, output: axes,
+    "constant_pad_nd": lambda axes, call, output: axes,
+    "linear": lambda axes, call, output: (*axes[:-1], None),
     "interpolate": _resampling,
-    "pixel_shuffle": _pixel_shuffle,
-    "pixel_unshuffle": _pixel_unshuffle,
+    "pixel_shuffle": _pixel_shuffle(up=True),
+    "pixel_unshuffle": _pixel_shuffle(up=False),
 }
 for _n in (1, 2, 3):
     _RULES[f"conv{_n}d"] = _convolution(_n)

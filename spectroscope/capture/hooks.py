@@ -113,8 +113,7 @@ def remove(observer: Observer) -> None:
         _uninstall_if_unused()
     if observer in _local.observers:
         _local.observers.remove(observer)
-    if not _local.observers and _local.entry_module is None:
-        _local.remove_mode()
+    _local.remove_mode_if_unused()
 
 
 def _install() -> None:
@@ -236,7 +235,9 @@ class _ThreadState(threading.local):
         self.mode = _FunctionMode()
         _push_mode(self.mode)  # type: ignore[no-untyped-call]
 
-    def remove_mode(self) -> None:
+    def remove_mode_if_unused(self) -> None:
+        if self.observers or self.entry_module is not None:
+            return
         if self.mode in _mode_stack():
             _change_mode_stack(lambda stack: [mode for mode in stack if mode is not self.mode])
         self.mode = None
@@ -338,7 +339,7 @@ def _after_module(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         _local.entry_depth -= 1
         if _local.entry_depth == 0:
             _local.entry_module = None
-            _local.remove_mode()
+            _local.remove_mode_if_unused()
             with _lock:
                 _borrowing_threads.discard(threading.get_ident())
                 _uninstall_if_unused()
