@@ -65,16 +65,16 @@ class SideOfBatch:
         self._sums[0, c] += found.m2.sum(0)
         if found.positive is not None:
             self._sums[1, c] += found.positive.sum(0)
-        if found.finite is not None and found.rest is not None:
+        if found.finite is not None and found.compensation is not None:
             if self._rest is None or self._finite is None:
                 self._rest = torch.zeros_like(self._mean)
                 self._finite = torch.full_like(self._mean, self._length)
-            self._rest[n, c], self._finite[n, c] = found.rest, found.finite
+            self._rest[n, c], self._finite[n, c] = found.compensation, found.finite
 
     def moments(self) -> tuple[Moments, Tensor]:
         """Of the whole, once all pieces are in: `dc` and `sums` of :class:`SideStatistics`."""
         if self._rest is None or self._finite is None:
-            once = Moments.of_equals(self._mean)
+            once = Moments.unweighted(self._mean)
             by_value = once.repeated(self._length)
         else:
             once = Moments.of(self._mean, self._rest, (self._finite > 0).double())

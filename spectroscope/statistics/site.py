@@ -5,7 +5,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from spectroscope.dsp.kernels.rows import blank_rows, both_sides, merge, relu_moments
+from spectroscope.dsp.kernels.dispatch import (
+    merge_moments,
+    relu_moments,
+    to_float64,
+    zero_nonfinite_rows,
+)
 from spectroscope.dsp.moments import (
     ChannelMoments,
     CoMoments,
@@ -75,7 +80,7 @@ class SiteStatistics(NamedTuple):
         whole = relu_moments(x) if y is None else None
         rows = _Rows(x) if whole is None else None
         in_pieces = rows or spectra or harmonics
-        every = whole.finite() if whole is not None and in_pieces else None
+        every = whole.finite_rows() if whole is not None and in_pieces else None
         for n, c in pieces(x) if in_pieces else ():
             block = x[n, c]
             finite = None if every is None else every[n, c]
@@ -86,8 +91,8 @@ class SiteStatistics(NamedTuple):
                 found, product = _reduced(x_rows, y_rows, relu=y is None)
                 finite = _finite(found, x_rows.shape[-1])
                 if finite is not None:
-                    blank_rows(x_rows, finite)
-                    blank_rows(y_rows, finite)
+                    zero_nonfinite_rows(x_rows, finite)
+                    zero_nonfinite_rows(y_rows, finite)
             if rows is not None:
                 rows.add(n, c, found, product, finite)
             pair = found[0].mean, found[1].mean
@@ -100,7 +105,7 @@ class SiteStatistics(NamedTuple):
                 shaped = x_rows.view(block.shape), y_rows.view(block.shape)
                 spectra.add(c, shaped, pair, finite)
         if whole is not None:
-            channels = whole.channels()
+            channels = whole.reduce_batch()
         elif rows is not None:
             channels = rows.channels()
         return cls(
@@ -144,7 +149,7 @@ class SiteStatistics(NamedTuple):
             harmonics = self.harmonics.merge(other.harmonics)
         return SiteStatistics(
             self.inputs + other.inputs,
-            merge(self.channels, other.channels),
+            merge_moments(self.channels, other.channels),
             spectra,
             harmonics,
         )
@@ -204,7 +209,7 @@ def _rows(x: Tensor, y: Tensor | None, finite: Tensor | None) -> tuple[Tensor, T
     """
     of_x, of_y = (scratch(f"rows of {name}", tuple(x.shape), x, torch.float64) for name in "xy")
     if y is None:
-        both_sides(x, of_x, of_y, finite)
+        to_float64(x, of_x, of_y, finite)
     else:
         of_x.copy_(x)
         of_y.copy_(y)

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from spectroscope.dsp.kernels.rows import on_gpu
-from spectroscope.dsp.kernels.threads import SHARE, compiled, shared
+from spectroscope.dsp.kernels.dispatch import cpu_kernels, gpu_kernels
+from spectroscope.dsp.kernels.parallel import GRAIN_SIZE, parallel_for
 from spectroscope.dsp.spectra import Transform, Window, shell_count
 from spectroscope.statistics.blocks import scratch
 
@@ -171,10 +171,10 @@ def _add_products(x: Tensor, y: Tensor, sums: Tensor, imaginary: Tensor) -> None
         sums: ``[3, c, F]``, added to; of the product the real part.
         imaginary: ``[c, F]``, its imaginary part; or of no channels.
     """
-    if x.is_cuda and (kernels := on_gpu(x.device)) is not None:
-        kernels.products(x, y, sums, imaginary)
+    if x.is_cuda and (kernels := gpu_kernels(x.device)) is not None:
+        kernels.add_products(x, y, sums, imaginary)
         return
-    native = compiled() if x.is_cpu else None
+    native = cpu_kernels() if x.is_cpu else None
     if native is None:
         for total, a, b in zip(sums, (x, y, x), (x, y, y), strict=True):
             _add_product(total, a[..., 0], b[..., 0], 1)
@@ -187,10 +187,10 @@ def _add_products(x: Tensor, y: Tensor, sums: Tensor, imaginary: Tensor) -> None
     count = x.shape[1] * -(-whole // _CHUNK)
     given = [side.flatten(3).numpy() for side in (x, y)]
     results = sums.numpy(), imaginary.numpy()
-    shared(
-        lambda a, b: native.products(*given, whole, _CHUNK, a, b, *results),
+    parallel_for(
+        lambda a, b: native.add_products(*given, whole, _CHUNK, a, b, *results),
         count,
-        max(1, SHARE * count // x.numel()),
+        max(1, GRAIN_SIZE * count // x.numel()),
     )
 
 
