@@ -8,7 +8,7 @@ from torch import Tensor
 
 from spectroscope.dsp.kernels.dispatch import cpu_kernels, gpu_kernels
 from spectroscope.dsp.kernels.parallel import GRAIN_SIZE, parallel_for
-from spectroscope.dsp.spectra import Transform, Window, shell_count
+from spectroscope.dsp.spectra import Transform, Window, max_norm_bin_count
 from spectroscope.statistics.blocks import scratch
 
 # Components whose sums stay in the nearest cache while products are added to them.
@@ -79,7 +79,7 @@ class SpectraOfBatch:
         lengths = tuple(x.shape[1 + axis] for axis in transformed_axes(tuple(x.shape[1:])))
         self._transform = Transform.of(lengths, window, x.device, plane)
         channels, bins = x.shape[1], self._transform.bins
-        shells = shell_count(*lengths) if len(lengths) == 2 else 0
+        shells = max_norm_bin_count(*lengths) if len(lengths) == 2 else 0
         self._inputs = x.new_zeros(channels, dtype=torch.float64)
         self._dc = x.new_zeros(3, channels, dtype=torch.float64)  # of x², y², xy
         self._sums = x.new_zeros(3, channels, bins, dtype=torch.float64)
@@ -108,7 +108,7 @@ class SpectraOfBatch:
         if self._channels != c or self._open is None:
             self._fold()
             channels, components = sides[0].shape[1], math.prod(self._transform.shape)
-            turned = channels if self._transform.rings is None else 0
+            turned = channels if self._transform.radial_bin is None else 0
             self._channels = c
             self._open = (
                 sides[0].new_zeros(3, channels, components),
@@ -150,14 +150,14 @@ class SpectraOfBatch:
         powers, imaginary = (
             sums.mul_(self._share).view(*sums.shape[:-1], *shape) for sums in self._open
         )
-        self._sums[:, c] = self._transform.fold(powers)
+        self._sums[:, c] = self._transform.sum_bins(powers)
         # DC is what the means say it is, whatever a window has leaked there.
         self._sums[:, c, 0] = self._dc[:, c]
-        if self._transform.rings is None:
-            self._imaginary[c] = self._transform.fold(imaginary)
+        if self._transform.radial_bin is None:
+            self._imaginary[c] = self._transform.sum_bins(imaginary)
             self._imaginary[c, 0] = 0
         if self._shells.shape[1]:
-            self._shells[c] = self._transform.fold_shells(powers[1])
+            self._shells[c] = self._transform.sum_max_norm_bins(powers[1])
             self._shells[c, 0] = self._dc[1, c]
         self._open = None
 

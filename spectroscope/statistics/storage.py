@@ -15,7 +15,7 @@ from torch import Tensor
 
 from spectroscope.capture.sites import Downsampling, Found, Site
 from spectroscope.dsp.moments import ChannelMoments, CoMoments, Moments
-from spectroscope.dsp.spectra import ring_count, shell_count
+from spectroscope.dsp.spectra import max_norm_bin_count, radial_bin_count
 from spectroscope.errors import RequestError
 from spectroscope.statistics import HarmonicSums, SideStatistics, SiteStatistics, SpectralSums
 from spectroscope.statistics.parts import Part
@@ -176,7 +176,7 @@ def _statistics(arrays: np.lib.npyio.NpzFile, prefix: str) -> SiteStatistics:
             raise ValueError(f"{bins} bins of {lengths}")
         shells = None
         if len(lengths) == 2:
-            shells = tensor("spectra.shells", channels, shell_count(*lengths))
+            shells = tensor("spectra.shells", channels, max_norm_bin_count(*lengths))
         spectra = SpectralSums(
             lengths,
             tensor("spectra.inputs", channels),
@@ -204,4 +204,4 @@ def _bins(lengths: tuple[int, ...]) -> set[int]:
     if len(lengths) == 1:
         return {lengths[0] // 2 + 1}
     height, width = lengths
-    return {ring_count(height, width), height * (width // 2 + 1)}
+    return {radial_bin_count(height, width), height * (width // 2 + 1)}
