@@ -27,9 +27,11 @@ class Calls(nn.Module):
 def nothing_is_left():
     """Whether torch is as it was before anything was recorded."""
     registered = (module_hooks._global_forward_hooks, module_hooks._global_forward_pre_hooks)
-    filters = any(entry is hooks._WRAPPER for entry in warnings.filters)
+    filters = any(entry is hooks._WARNING_FILTER for entry in warnings.filters)
     modes = torch.overrides._len_torch_function_stack()
-    return not (any(registered) or modes or hooks._eager or filters or hooks._visits[0])
+    return not (
+        any(registered) or modes or hooks._eager_stance or filters or hooks._borrowing_threads
+    )
 
 
 def sites_of(model, *args, **options):

@@ -31,7 +31,7 @@ def test_select(select, sites):
 
 
 def test_select_that_fits_nothing_names_what_there_is():
-    with pytest.raises(spectroscope.RequestError, match=r"fits no rectifier of Sequential.* 0"):
+    with pytest.raises(spectroscope.RequestError, match=r"matches no activation of Sequential.* 0"):
         spectroscope.record(nn.Sequential(nn.ReLU()), select="block*")
 
 

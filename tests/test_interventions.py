@@ -293,7 +293,7 @@ def test_what_can_not_be_changed_is_refused(x):
     model = nn.ReLU()
     with pytest.raises(RequestError, match="can't intervene at #0: "), intervene(model, None, same):
         model(x)
-    with pytest.raises(RequestError, match="fits no rectifier of ReLU"):
+    with pytest.raises(RequestError, match="matches no activation of ReLU"):
         intervene(model, "layer*", same)
     for operation, options in (("remove_dc", {}), (same, {"channels": [0.5]})):
         with pytest.raises(TypeError):
@@ -333,7 +333,7 @@ class ByKeyword(nn.Sequential):
     (encoder, None, r"nothing was changed: layers.0/relu \(one fused kernel; .* layers.1/relu"),
     (encoder, "layers.1*", r"nothing was changed: layers.1/relu \(one fused kernel"),
     (encoder, "layers.1.linear1", r"nothing was changed: layers.1/relu \(one fused kernel"),
-    (partial(Attention, 4, 2), None, r"nothing was changed: itself \(what its own forward calls"),
+    (partial(Attention, 4, 2), None, r"nothing was changed: itself \(calls in its own forward"),
     (partial(nn.RNN, 4, 8, nonlinearity="relu"), None, r"/rnn_relu \(its ReLU is part of one"),
     (lambda: ByKeyword(Swish()), "0", r"0 \(it was called without a tensor by position\)"),
     (lambda: nn.Sequential(*[nn.ReLU()] * 2), ["0", "1#1"], r"select='1#1' \(fits no call\)$"),
