@@ -4,9 +4,10 @@ import functools
 
 import numba
 from numba.core.caching import NullCache
+from numba.core.dispatcher import Dispatcher
 
 # Every compiled function of this package.
-_dispatchers: list = []
+_dispatchers: list[Dispatcher] = []
 
 
 def compile_reordered(function):
