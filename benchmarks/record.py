@@ -168,7 +168,7 @@ if __name__ == "__main__":
 #   -140 dB of its peak, which the input of a PPG network's first ReLU has bins near. The aim of
 #   1.25 and 1.30 isn't reached.
 #
-# Since loops that numba compiles read an activation once (spectroscope/dsp/native.py). Other work
+# Since loops that numba compiles read an activation once (spectroscope/dsp/kernels/cpu). Other work
 # had the 2 cores most of the time, so these are of processor time with one thread, disturbed
 # least by that; medians of 7 … 25 interleaved ratios. They don't compare with the wall times above.
 #

@@ -1,1 +1,1 @@
-"""Pure mathematics on arrays and tensors: no modules, no hooks, no tables."""
+"""Mathematics on arrays and tensors: no modules, no hooks, no data frames."""
