@@ -80,16 +80,12 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             for name, spectra in (("DC table", False), ("with spectra", True)):
-                with (
-                    torch.inference_mode(),
-                    spectroscope.record(model, spectra=spectra) as recorder,
-                ):
+                recorder = spectroscope.record(model, spectra=spectra)
+                with torch.inference_mode(), recorder:
                     model(x)
                 file = Path(folder) / "state.npz"
                 storage.write(recorder.recording(), file)
-                print(
-                    f"  state, {name}: {in_unit(file.stat().st_size, BYTES)}, any number of inputs"
-                )
+                print(f"  state, {name}: {in_unit(file.stat().st_size, BYTES)}")
             file = Path(folder) / "dc.parquet"
             spectroscope.dc_by_sample(model, torch.split(x, 16), path=file)
             each = file.stat().st_size / len(x)
