@@ -12,7 +12,7 @@ from torch import nn
 
 import spectroscope
 from spectroscope import cli
-from spectroscope.page import comparison as changes
+from spectroscope.page import comparison as comparison_page
 
 SHIFT = 0.75
 
@@ -101,12 +101,14 @@ def test_a_channel_of_which_nothing_is_known_neither_dies_nor_comes_back():
     dead, strange = report_of(nn.ReLU(), x), report_of(nn.ReLU(), unknown)
     for found in (dead.compare(strange), strange.compare(dead)):
         assert found.sites()[["died", "revived"]].values.tolist() == [[0, 0]]
-        said = [f.headline for f in changes.findings(found.sites(), found.channels()).found]
-        assert not {"Channels that died", "Channels that came back"} & set(said)
+        said = [
+            f.headline for f in comparison_page.findings(found.sites(), found.channels()).present
+        ]
+        assert not {"Channels that died", "Channels that revived"} & set(said)
     nothing = torch.full_like(x, torch.nan)
     found = report_of(nn.ReLU(), nothing).compare(report_of(nn.ReLU(), nothing))
-    absent = changes.findings(found.sites(), found.channels()).absent
-    assert not any("died" in text or "came back" in text for text in absent)
+    absent = comparison_page.findings(found.sites(), found.channels()).absent
+    assert not any("died" in text or "revived" in text for text in absent)
 
 
 def test_one_input_has_no_spread_and_constant_dc_an_infinite_effect():
@@ -135,7 +137,9 @@ def test_what_does_not_match_is_said():
     found = a.compare(wider)
     why = "4 channels in A, 6 channels in B"
     assert found.unmatched().values.tolist() == [["1#0", why]]
-    with pytest.raises(AssertionError, match="1#0: 4 channels in the baseline, 6 channels now"):
+    with pytest.raises(
+        AssertionError, match="1#0: 4 channels in the baseline, 6 channels in the report"
+    ):
         spectroscope.assert_close(wider, a, atol=100)
     with pytest.raises(AssertionError, match="of 3 channels") as failure:
         spectroscope.assert_close(wider, a)
@@ -200,7 +204,7 @@ def test_a_failure_names_the_channels_with_what_they_were():
     assert text.startswith("4 of 7 channels")  # that one, and the three it leads to
     lines = text.splitlines()[1:]
     assert len(lines) == 4
-    assert all(" too" in line for line in lines)  # a line for each, however many numbers moved
+    assert all("; also " in line for line in lines)  # a line for each, however many numbers moved
 
 
 def test_the_worst_comes_first_and_ten_are_named():
@@ -279,7 +283,7 @@ def test_sites_that_are_missing_fail():
 
 def test_columns_that_do_not_exist_are_refused(pair):
     for columns in ("colour", ["kind"], ["dc_out", "channel"]):
-        with pytest.raises(spectroscope.RequestError, match="are no numbers of report"):
+        with pytest.raises(spectroscope.RequestError, match="must be numeric columns of report"):
             spectroscope.assert_close(pair[0], pair[0], columns=columns)
     with pytest.raises(spectroscope.RequestError, match="rtol=-1"):
         spectroscope.assert_close(pair[0], pair[0], rtol=-1)

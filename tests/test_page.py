@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import report_of
+from helpers import html_of, report_of
 from torch import nn
 
 import spectroscope
 from spectroscope import page, run
-from spectroscope.page import comparison as changes
+from spectroscope.page import comparison as comparison_page
 from spectroscope.page import payload
 from spectroscope.page.findings import Findings, Reference, findings
 
@@ -51,7 +51,7 @@ class Parsed(html.parser.HTMLParser):
 
 
 def parsed(report, **options):
-    return Parsed(page.render_report(report, **options))
+    return Parsed(html_of(report, **options))
 
 
 def embedded(report):
@@ -59,7 +59,7 @@ def embedded(report):
     return json.loads(parsed(report).raw[1])
 
 
-def told(report):
+def findings_of(report):
     try:
         aliasing = report.aliasing()
     except spectroscope.RequestError:
@@ -68,8 +68,8 @@ def told(report):
 
 
 def finding(report, headline):
-    (found,) = [f for f in told(report).found if f.headline == headline]
-    return found
+    (match,) = [f for f in findings_of(report).present if f.headline == headline]
+    return match
 
 
 @pytest.fixture
@@ -90,16 +90,16 @@ def test_dead_and_always_on_channels_are_counted(known):
 
 def test_what_is_not_there_is_said_not_to_be_and_is_no_finding():
     report = report_of(nn.ReLU(), torch.randn(12, 3, 64))
-    told_of = told(report)
-    assert "Dead channels" not in [f.headline for f in told_of.found]
-    assert {"dead channels", "channels that are always on"} <= set(told_of.absent)
-    assert "values that are NaN or infinite" in told_of.absent
+    results = findings_of(report)
+    assert "Dead channels" not in [f.headline for f in results.present]
+    assert {"dead channels", "channels that are always on"} <= set(results.absent)
+    assert "NaN or infinite values" in results.absent
 
 
 def test_a_rectifier_that_clips_is_not_doing_nothing():
     report = report_of(nn.ReLU6(), torch.rand(12, 3, 8) + 7)
     assert (report.dc()["active_fraction"] == 1).all()
-    assert "Channels that are always on" not in [f.headline for f in told(report).found]
+    assert "Channels that are always on" not in [f.headline for f in findings_of(report).present]
 
 
 def test_layers_that_are_mostly_dc_are_named_and_those_of_one_value_left_out():
@@ -107,12 +107,12 @@ def test_layers_that_are_mostly_dc_are_named_and_those_of_one_value_left_out():
     wave = torch.sin(2 * torch.pi * 4 * t).expand(12, 2, -1)
     # Behind ReLU the DC of 9 + wave has 81 of 81.5; of the wave alone it is (1/π)² of 1/4: 41 %.
     model = nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.ReLU())
-    found = finding(report_of(model, wave + 9), "Layers that are mostly DC")
+    found = finding(report_of(model, wave + 9), "Layers dominated by DC")
     assert found.references == (Reference("0#0", "99.4\u00a0%"),)
     assert "all of" not in found.text
-    assert "1 layer with one value a channel" in found.text
-    assert "Layers that are mostly DC" not in [
-        f.headline for f in told(report_of(model, wave)).found
+    assert "1 layer with one value per channel is excluded" in found.text
+    assert "Layers dominated by DC" not in [
+        f.headline for f in findings_of(report_of(model, wave)).present
     ]
 
 
@@ -120,23 +120,23 @@ def test_values_that_are_not_finite_are_counted():
     x = torch.randn(12, 2, 16)
     x[0, 0, :3] = torch.nan
     x[1, 1, 5] = torch.inf
-    found = finding(report_of(nn.ReLU(), x), "Values that aren't finite")
-    assert found.text.startswith("4 values on the way into rectifiers and 4 on the way out")
+    found = finding(report_of(nn.ReLU(), x), "Non-finite values")
+    assert found.text.startswith("4 input values and 4 output values")
     assert found.references == (Reference("#0", "8 values"),)
 
 
 @pytest.mark.parametrize(("inputs", "says"), [(1, "One input"), (3, "Few inputs")])
 def test_too_few_inputs_are_warned_of(inputs, says):
     report = report_of(nn.ReLU(), torch.randn(inputs, 2, 16))
-    assert finding(report, says).text.startswith(f"All figures are of {inputs} input")
+    assert finding(report, says).text.startswith(f"All values come from {inputs} input")
     # A tenth of 50 %: the standard error of a standard deviation of 51 Gaussian values.
-    enough = told(report_of(nn.ReLU(), torch.randn(10, 2, 16)))
-    assert says not in [f.headline for f in enough.found]
+    enough = findings_of(report_of(nn.ReLU(), torch.randn(10, 2, 16)))
+    assert says not in [f.headline for f in enough.present]
 
 
 def test_what_feeds_global_pooling_is_named():
     model = nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool1d(1))
-    found = finding(report_of(model, torch.randn(12, 2, 16)), "Only the DC goes on")
+    found = finding(report_of(model, torch.randn(12, 2, 16)), "Only DC passes global pooling")
     assert found.text.startswith("0#0 feeds global pooling directly")
 
 
@@ -145,27 +145,29 @@ def test_what_global_pooling_leaves_behind_is_a_part_of_the_power():
     model = nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool1d(1))
     x = torch.stack([wave, 100 * (wave + 9)]).expand(12, -1, -1)  # in the mean of both 68 % is DC
     report = report_of(model, x)
-    found = finding(report, "Only the DC goes on")
+    found = finding(report, "Only DC passes global pooling")
     left = 0.5 / 81.5  # of the second, beside which the first is nothing
     assert report.sites()["above_next_nyquist"][0] == pytest.approx(left, rel=1e-2)
-    assert f"and {left:.1%} of its power is left behind".replace("%", "\u00a0%") in found.text
+    assert f"and discards {left:.1%} of its power".replace("%", "\u00a0%") in found.text
     assert found.references == (Reference("0#0", f"{1 - left:.1%} is DC".replace("%", "\u00a0%")),)
     # Without spectra there is no `above_next_nyquist`, and the same to be said.
-    assert finding(report_of(model, x, spectra=False), "Only the DC goes on") == found
+    assert finding(report_of(model, x, spectra=False), "Only DC passes global pooling") == found
 
 
 def test_what_could_not_be_looked_for_is_not_said_to_be_absent():
-    finite = told(report_of(nn.ReLU(), torch.randn(12, 3, 64))).absent
+    finite = findings_of(report_of(nn.ReLU(), torch.randn(12, 3, 64))).absent
     assert len(finite) == 7
     x = torch.full((12, 3, 64), torch.nan)
-    assert told(report_of(nn.ReLU(), x)).absent == ("layers that feed global pooling directly",)
+    assert findings_of(report_of(nn.ReLU(), x)).absent == (
+        "layers that feed global pooling directly",
+    )
     # Nothing is said of Gaussian input, or of doing nothing, where there is no ReLU.
-    clipped = told(report_of(nn.Hardtanh(0, 1), torch.randn(12, 3, 64))).absent
+    clipped = findings_of(report_of(nn.Hardtanh(0, 1), torch.randn(12, 3, 64))).absent
     assert set(finite) - set(clipped) == {finite[3], finite[6]}
     assert "always on" in finite[3]
     assert "Gaussian" in finite[6]
-    one_value = told(report_of(nn.ReLU(), torch.randn(12, 3))).absent
-    assert not any("more than half" in text for text in one_value)
+    one_value = findings_of(report_of(nn.ReLU(), torch.randn(12, 3))).absent
+    assert not any("half of the output power" in text for text in one_value)
 
 
 def test_aliasing_is_told_with_what_it_folds_to_and_global_pooling_is_none():
@@ -175,8 +177,8 @@ def test_aliasing_is_told_with_what_it_folds_to_and_global_pooling_is_none():
     found = finding(report_of(model, tone, fs=64.0), "Aliasing")
     # Power 1/2 of 9 + 1/2 at 20 Hz; at 32 samples a second that is 12 Hz.
     assert f"{0.5 / 9.5:.1%}".replace("%", "\u00a0%") in found.text
-    assert "is at 20 Hz, and folds to 12 Hz" in found.text
-    # Told of is the channel that loses most power, not the part of one that is all but silent.
+    assert "is at 20 Hz and folds to 12 Hz" in found.text
+    # Named is the channel that loses most power, not the part of one that is all but silent.
     faint = 1e-3 * (2 + torch.cos(2 * torch.pi * 24 * t))
     unequal = torch.stack([faint, tone[0, 0]]).expand(12, -1, -1)
     found = finding(report_of(model, unequal, fs=64.0), "Aliasing")
@@ -186,7 +188,7 @@ def test_aliasing_is_told_with_what_it_folds_to_and_global_pooling_is_none():
     assert [reference.site for reference in two.references] == ["1.0#0"]
     whole = nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool1d(1))
     report = report_of(whole, tone, fs=64.0)
-    assert "Aliasing" not in [f.headline for f in told(report).found]
+    assert "Aliasing" not in [f.headline for f in findings_of(report).present]
 
 
 def test_channels_that_are_not_gaussian_are_told_and_gaussian_ones_are_not():
@@ -197,23 +199,23 @@ def test_channels_that_are_not_gaussian_are_told_and_gaussian_ones_are_not():
     report = report_of(nn.ReLU(), x)
     row = report.dc().loc[1]
     assert abs(row["dc_gaussian"] - 0.125) < 0.5 < 1  # below the threshold: nothing to tell
-    assert "Channels that Gaussian" not in str([f.headline for f in told(report).found])
+    assert "DC far" not in str([f.headline for f in findings_of(report).present])
     x[:, 1] = -1
     x[:, 1, 0] = 1  # μ = −31/32, σ = 0.248: Gaussian input would give all but nothing
     x[:, 2] = torch.where(torch.arange(64) == 0, -40.0, 0.5)
     report = report_of(nn.ReLU(), x)
-    found = finding(report, "Channels that Gaussian theory doesn't explain")
+    found = finding(report, "DC far from the Gaussian prediction")
     row = report.dc().loc[2]
     ratio = abs(row["dc_gaussian"] - row["dc_out"]) / np.hypot(row["dc_out"], row["ac_rms_out"])
     assert "1 of 3 channels" in found.text
     assert f"a difference of {ratio:.3g} times" in found.text
-    assert found.references[0] == Reference("#0", "furthest off", 2)
+    assert found.references[0] == Reference("#0", "largest difference", 2)
 
 
 @pytest.mark.filterwarnings("ignore:.*nothing was recorded")
 def test_no_site_no_finding():
     report = REPORTS["no sites"]()
-    assert told(report) == Findings((), ())
+    assert findings_of(report) == Findings()
 
 
 def test_names_with_braces_and_markup_pass_through_findings():
@@ -252,7 +254,7 @@ def test_names_are_text_everywhere(hostile, tmp_path):
 
 
 def test_nothing_is_fetched_and_nothing_else_may_run(known):
-    text = page.render_report(known)
+    text = html_of(known)
     found = Parsed(text)
     for _, attributes in found.elements:
         for name in ("src", "srcset", "action", "data", "style", "poster"):
@@ -305,7 +307,7 @@ def test_heads_carry_the_definitions_and_the_foot_has_all(known):
 
 def test_what_was_looked_at_comes_first_escaped_and_coverage_next():
     report = report_of(nn.ReLU(), torch.randn(3, 2, 8), about={"data": "a & b"})
-    text = page.render_report(report)
+    text = html_of(report)
     order = ["a &amp; b", 'id="coverage"', 'id="findings"', 'id="depth"', 'id="layers"',
              'id="definitions"']  # fmt: skip
     places = [text.index(part) for part in order]
@@ -320,27 +322,32 @@ def test_what_was_missed_is_told_with_the_reason():
     report = report_of(model, torch.randn(3, 2, 8))
     assert report.coverage()["status"].tolist() == ["fired", "cannot be seen", "fired"]
     text = parsed(report).text
-    assert "1 place with rectifiers can't be seen, is incomplete or never fired." in text
-    assert "2 others fired, 2 calls in all." in text
+    assert "1 activation cannot be seen, is incomplete or never fired." in text
+    assert "2 other activations fired, 2 calls in total." in text
     assert report.coverage()["reason"][1] in text
     whole = parsed(report_of(nn.Sequential(nn.ReLU(), nn.ReLU()), torch.randn(3, 2, 8))).text
-    assert "All 2 places with rectifiers fired, 2 calls in all: nothing was missed." in whole
+    assert "All 2 activations fired, 2 calls in total. None was missed." in whole
 
 
 def test_a_rectifier_that_never_fired_is_missed():
     model = nn.Sequential(nn.ReLU())
     model.unused = nn.ReLU()
     model.forward = lambda x: model[0](x)
-    seen = payload.seen(report_of(model, torch.randn(3, 2, 8)).coverage())
-    assert seen.missed["place"].tolist() == ["unused"]
-    assert seen.missed["status"].tolist() == ["never fired"]
+    summary = payload.summarize_coverage(report_of(model, torch.randn(3, 2, 8)).coverage())
+    assert summary.missed["place"].tolist() == ["unused"]
+    assert summary.missed["status"].tolist() == ["never fired"]
 
 
 def test_places_not_asked_for_are_not_missed():
     model = nn.Sequential(nn.ReLU(), nn.ReLU())
-    seen = payload.seen(report_of(model, torch.randn(3, 2, 8), select="0").coverage())
-    assert seen.missed.empty
-    assert seen.line.endswith("1 more was not asked for.")
+    summary = payload.summarize_coverage(
+        report_of(model, torch.randn(3, 2, 8), select="0").coverage()
+    )
+    assert summary.missed.empty
+    assert summary.text == (
+        "The only selected activation fired, 1 call in total. None was missed. "
+        "1 more was not selected."
+    )
 
 
 # ---- What is embedded ----
@@ -370,7 +377,7 @@ def test_a_tone_is_not_lost_in_a_spectrum_with_more_bins_than_are_drawn():
     t = torch.arange(8192) / 8192
     report = report_of(nn.ReLU(), torch.cos(2 * torch.pi * 2001 * t).expand(2, 1, -1), fs=8192.0)
     spectra = embedded(report)["layers"][0]["spectra"]
-    assert len(spectra["freq"]) <= payload.MOST_BINS + 1
+    assert len(spectra["freq"]) <= payload.MAX_BINS + 1
     line = spectra["in"]["lines"]["0"]
     assert max(v for v in line if v is not None) == round(100 * np.log10(0.5))
     strongest = line.index(round(100 * np.log10(0.5)))
@@ -381,16 +388,16 @@ def test_of_many_channels_spectra_of_those_that_vary_most(monkeypatch):
     monkeypatch.setattr(payload, "BUDGET", 0)
     report = report_of(nn.ReLU(), torch.randn(5, 40, 16))
     spectra = embedded(report)["layers"][0]["spectra"]
-    most = report.dc().nlargest(payload.FEWEST, "dc_out_std")["channel"]
+    most = report.dc().nlargest(payload.MIN_LINES, "dc_out_std")["channel"]
     assert set(map(int, spectra["in"]["lines"])) == set(most)
 
 
 def test_numbers_that_json_has_no_word_for():
     text = json.dumps(payload.rounded([np.nan, np.inf, -np.inf, 1.23456e-9, 123456.0, True, 7]))
     assert json.loads(text) == [None, "Infinity", "-Infinity", 1.235e-9, 123500, True, 7]
-    assert page.shown(float("nan"), "dc_in") == "—"
-    assert page.shown(-float("inf"), "dc_in") == "−∞"
-    assert payload.decibels(np.array([0.0, 10.0, np.nan])) == [None, 100, None]
+    assert page.formatted(float("nan"), "dc_in") == "—"
+    assert page.formatted(-float("inf"), "dc_in") == "−∞"
+    assert payload.tenths_of_decibel(np.array([0.0, 10.0, np.nan])) == [None, 100, None]
 
 
 def test_harmonics_and_predictions_are_embedded_where_there_are():
@@ -431,7 +438,7 @@ REPORTS = {
 @pytest.mark.parametrize("name", REPORTS)
 def test_any_report_has_a_page_and_a_summary(name):
     report = REPORTS[name]()
-    text = page.render_report(report)
+    text = html_of(report)
     assert len(json.loads(Parsed(text).raw[1])["layers"]) == len(report.sites())
     assert not re.search(r">(nan|inf|None|<NA>)<", text)
     assert f"{len(report.sites())} sites" in Parsed(report._repr_html_()).text
@@ -440,6 +447,53 @@ def test_any_report_has_a_page_and_a_summary(name):
 def test_a_kind_that_is_not_relu_shows_what_it_preserves():
     assert "preserved_fraction" in payload.site_table(REPORTS["GELU"]().sites())
     assert "preserved_fraction" not in payload.site_table(REPORTS["zeros"]().sites())
+
+
+def test_unknown_columns_come_last_with_their_definition(known, hostile):
+    """A user's statistic adds columns to `dc()`, `sites()` and `describe()`."""
+    for report in (known, hostile):
+        sites, dc, describe = report.sites(), report.dc(), report.describe()
+        position = list(dc).index("dc_in")
+        dc.insert(position, "peak_out", np.arange(1, len(dc) + 1) / 8)
+        sites.insert(4, "peak_out", dc.groupby("site", sort=False)["peak_out"].mean().to_numpy())
+        definition = f"largest output {HOSTILE}"
+        describe.loc[len(describe)] = ["peak_out", "activation", definition]
+        html = page.render_report(
+            about=report.about, sites=sites, dc=dc, coverage=report.coverage(), describe=describe,
+            aliasing=None, harmonics=None, predictions=None, spectra=lambda site: None,
+        )  # fmt: skip
+        assert HOSTILE not in html
+        found = Parsed(html)
+        assert len(found.all("script")) == 2
+        titles = [th.get("title") for th in found.all("th")]
+        number = len(payload.site_table(sites).columns)
+        assert titles.index(f"{definition} (activation)") == number - 1  # the last of the layers
+        data = json.loads(found.raw[1])
+        assert data["definitions"]["peak_out"] == f"{definition} (activation)"
+        tables = [layer["channels"] for layer in data["layers"]]
+        assert [list(columns)[-1] for columns in tables] == ["peak_out"] * len(sites)
+        peaks = [peak for columns in tables for peak in columns["peak_out"]]
+        assert peaks == dc["peak_out"].tolist()
+        assert definition in found.text  # of the definitions at the end
+
+
+def test_spectra_are_asked_for_site_by_site():
+    report = report_of(nn.Sequential(nn.ReLU(), nn.ReLU()), T(3, 2, 8))
+    asked = []
+
+    def spectra(site):
+        asked.append(site)
+        return report.spectra(site) if site == "0#0" else None
+
+    html = page.render_report(
+        about=report.about, sites=report.sites(), dc=report.dc(), coverage=report.coverage(),
+        describe=report.describe(), aliasing=None, harmonics=None, predictions=None,
+        spectra=spectra,
+    )  # fmt: skip
+    first, second = json.loads(Parsed(html).raw[1])["layers"]
+    assert asked == ["0#0", "1#0"]
+    assert "spectra" in first
+    assert second["note"] == payload.NO_SPECTRA
 
 
 # ---- The file ----
@@ -466,7 +520,7 @@ def test_a_failing_write_leaves_the_old_page(known, tmp_path, monkeypatch):
 
 
 def test_a_folder_that_is_missing_is_said_so_and_not_made(known, tmp_path):
-    with pytest.raises(spectroscope.RequestError, match="there is no folder"):
+    with pytest.raises(spectroscope.RequestError, match="does not exist"):
         known.page(tmp_path / "missing" / "page.html")
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(spectroscope.RequestError, match="there is a folder of that name"):
@@ -509,7 +563,7 @@ def test_a_report_in_a_notebook_is_escaped_and_short(hostile):
     assert HOSTILE in found.text
     assert "2 sites, 4 channels, 3 inputs" in found.text
     many = report_of(nn.Sequential(*[nn.ReLU() for _ in range(20)]), T(3, 2, 8))
-    assert len(Parsed(many._repr_html_()).all("tr")) == 1 + payload.ROWS_IN_SUMMARY
+    assert len(Parsed(many._repr_html_()).all("tr")) == 1 + payload.SUMMARY_ROWS
     assert "and 14 more" in Parsed(many._repr_html_()).text
 
 
@@ -532,7 +586,7 @@ def test_a_specimen_in_a_notebook_is_escaped_and_does_not_run():
 
 def test_the_frame_of_a_report_stays_as_it_was(known):
     before = known.sites()
-    page.render_report(known)
+    html_of(known)
     pd.testing.assert_frame_equal(known.sites(), before)
 
 
@@ -553,29 +607,29 @@ def changed():
     return moved(x, c2=-9).compare(moved(y, c0=0.3, c1=-9))
 
 
-def changes_of(comparison):
-    return changes.findings(comparison.sites(), comparison.channels())
+def findings_of_changes(comparison):
+    return comparison_page.findings(comparison.sites(), comparison.channels())
 
 
 def test_what_changed_is_said_with_its_channel(changed):
-    by_headline = {found.headline: found for found in changes_of(changed).found}
+    by_headline = {found.headline: found for found in findings_of_changes(changed).present}
     table = changed.channels()
     worst = table.loc[table["effect_size"].abs().idxmax()]
     text = by_headline["Channels whose DC changed"]
-    assert f"channel {worst['channel']} of #0" in text.text
-    assert text.references[0] == Reference("#0", "changed most", int(worst["channel"]))
+    assert f"Channel {worst['channel']} of #0" in text.text
+    assert text.references[0] == Reference("#0", "largest change", int(worst["channel"]))
     count = int((table["effect_size"].abs() > 0.5).sum())
     rose = int((table["effect_size"] > 0.5).sum())
     assert text.text.startswith(f"The DC of {count} of 5 channels")
-    assert f"rose in {rose}, and fell in {count - rose}" in text.text
+    assert f"rose in {rose} and fell in {count - rose}" in text.text
     assert by_headline["Channels that died"].text.startswith("1 of 5 channels")
-    assert by_headline["Channels that came back"].text.startswith("1 of 5 channels")
+    assert by_headline["Channels that revived"].text.startswith("1 of 5 channels")
     assert "Few inputs" not in by_headline
 
 
 def test_of_the_same_report_nothing_is_found(known):
-    found = changes_of(known.compare(known))
-    assert found.found == ()
+    found = findings_of_changes(known.compare(known))
+    assert found.present == ()
     assert any("DC changed" in text for text in found.absent)
 
 
@@ -583,22 +637,26 @@ def test_a_channel_that_became_nan_is_said():
     x = torch.rand(12, 3, 32)
     y = x.clone()
     y[:, 1] = torch.nan
-    found = changes_of(report_of(nn.ReLU(), x).compare(report_of(nn.ReLU(), y)))
-    by_headline = {f.headline: f.text for f in found.found}
-    assert by_headline["Values that aren't finite any more"].startswith("1 of 3 channels")
-    assert by_headline["Changes that can't be told"].startswith("Of 1 of 3 channels")
+    found = findings_of_changes(report_of(nn.ReLU(), x).compare(report_of(nn.ReLU(), y)))
+    by_headline = {f.headline: f.text for f in found.present}
+    assert by_headline["New non-finite values"].startswith("1 of 3 channels")
+    assert by_headline["Unknown changes"].startswith(
+        "The change of DC is unknown for 1 of 3 channels"
+    )
 
 
 def test_of_one_input_no_change_is_denied():
     one = [report_of(nn.ReLU(), torch.rand(1, 3, 32)) for _ in range(2)]
-    found = changes_of(one[0].compare(one[1]))
+    found = findings_of_changes(one[0].compare(one[1]))
     assert not any("DC changed" in text for text in found.absent)
-    assert "Changes that can't be told" in {f.headline for f in found.found}
+    assert "Unknown changes" in {f.headline for f in found.present}
 
 
 def test_few_inputs_are_said_of_comparisons(known):
     few = report_of(nn.ReLU(), torch.randn(3, 4, 32))
-    (said,) = [f for f in changes_of(known.compare(few)).found if f.headline == "Few inputs"]
+    (said,) = [
+        f for f in findings_of_changes(known.compare(few)).present if f.headline == "Few inputs"
+    ]
     assert "12 inputs in A and 3 inputs in B" in said.text
 
 
@@ -609,7 +667,7 @@ def test_a_comparison_has_both_and_what_does_not_match(known, tmp_path):
         found = Parsed((tmp_path / "compare.html").read_text("utf-8"))
         assert len([tr for tr in found.all("tr") if "data-layer" in tr]) == matched
         assert len(json.loads(found.raw[1])["layers"]) == matched
-    assert HOSTILE in Parsed(page.render_comparison(known.compare(other))).text
-    assert "ReLU in A, ReLU6 in B" in Parsed(page.render_comparison(known.compare(other))).text
-    with pytest.raises(spectroscope.RequestError, match="no folder"):
+    assert HOSTILE in Parsed(html_of(known.compare(other))).text
+    assert "ReLU in A, ReLU6 in B" in Parsed(html_of(known.compare(other))).text
+    with pytest.raises(spectroscope.RequestError, match="does not exist"):
         known.compare(known).page(tmp_path / "nowhere" / "x.html")

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import torch
-from helpers import report_of
+from helpers import html_of, report_of
 from torch import nn
 
 from spectroscope import page
@@ -202,6 +202,26 @@ def test_channels_are_capped_until_all_are_asked_for_and_sort(opened, report):
     press(opened, opened.find_element("css selector", "button.more"))
     assert len(column(opened, "channel", "table.channels")) == CHANNELS
     assert not opened.find_element("css selector", "button.more").is_displayed()
+
+
+def test_an_unknown_column_is_the_last_with_its_definition_on_hover(browser, report, tmp_path):
+    dc, describe = report.dc(), report.describe()
+    dc.insert(8, "peak_out", 2.5)
+    describe.loc[len(describe)] = ["peak_out", "activation", f"largest output {HOSTILE}"]
+    html = page.render_report(
+        about=report.about, sites=report.sites(), dc=dc, coverage=report.coverage(),
+        describe=describe, aliasing=None, harmonics=None, predictions=None,
+        spectra=lambda site: None,
+    )  # fmt: skip
+    page.save(html, tmp_path / "page.html")
+    browser.get((tmp_path / "page.html").as_uri())
+    press(browser, layer(browser, 0))
+    heading = browser.find_element("css selector", "table.channels thead th:last-child")
+    assert heading.get_attribute("textContent") == "peak_out"
+    assert heading.get_attribute("title") == f"largest output {HOSTILE} (activation)"
+    assert set(column(browser, "peak_out", "table.channels")) == {"2.5"}
+    assert js(browser, "document.querySelectorAll('script').length") == 2
+    assert browser.get_log("browser") == []
 
 
 def lines(browser):
@@ -405,13 +425,13 @@ def test_the_navigation_leads_to_every_section_there_is(opened, report):
     links = "[...document.querySelectorAll('nav a')].map((a) => a.getAttribute('href'))"
     assert js(opened, links) == there
     assert "#depth" in there
-    nav = re.search("<nav.*?</nav>", page.render_report(report), re.S)[0]
+    nav = re.search("<nav.*?</nav>", html_of(report), re.S)[0]
     assert "#depth" not in nav  # where no script runs it is hidden
 
 
 @pytest.mark.parametrize("value", [100, 1000, 12345])
 def test_equal_values_beyond_ten_are_drawn(browser, report, tmp_path, value):
-    html = page.render_report(report)
+    html = html_of(report)
     (text,) = re.findall('id="data">(.*?)</script>', html)
     data = json.loads(text)
     for curve in data["depth"].values():
@@ -443,7 +463,7 @@ def test_a_name_that_turns_text_turns_no_sentence(browser, tmp_path, name):
     browser.get((tmp_path / "page.html").as_uri())
     js(browser, "document.querySelector('#depth-chart a').focus()")
     for where, text in (
-        ("#findings article p", "of these inputs"),
+        ("#findings article p", ", had no output"),
         ("#findings .references li", "2 of 2"),
         ("#depth-readout", "0"),
     ):
@@ -516,7 +536,7 @@ def test_the_words_of_a_chart_do_not_overlap(browser, tmp_path, scale):
 
 @pytest.mark.parametrize("least", [0, 5])
 def test_zero_has_a_place_on_a_logarithmic_chart(browser, report, tmp_path, least):
-    html = page.render_report(report)
+    html = html_of(report)
     (text,) = re.findall('id="data">(.*?)</script>', html)
     data = json.loads(text)
     for curve in data["depth"].values():
@@ -543,21 +563,23 @@ def test_what_matches_is_said_plainly_however_little_it_is():
     one, other = of_turned(x), report_of(nn.ReLU(), x)
     with pytest.warns(UserWarning, match="nothing was recorded"):
         none = report_of(nn.Identity(), x)
-    same = page.render_comparison(one.compare(one))
-    assert "The one layer is in both." in text_of(same, "coverage")
+    same = html_of(one.compare(one))
+    assert "The only layer is in both reports." in text_of(same, "coverage")
     for a, b, count in ((one, other, "2 layers"), (one, none, "1 layer")):
-        html = page.render_comparison(a.compare(b))
+        html = html_of(a.compare(b))
         coverage = text_of(html, "coverage")
-        assert f"Nothing matches: {count} can't be compared." in coverage
+        assert f"No layer matches: {count} cannot be compared." in coverage
         assert "in both" not in coverage
-        assert text_of(html, "findings").endswith("There is nothing to tell: no layer matches.")
-    html = page.render_comparison(none.compare(none))
+        assert text_of(html, "findings").endswith("No findings: no layer matches.")
+    html = html_of(none.compare(none))
     assert "neither report has a layer" in text_of(html, "coverage")
     assert 'class="good"' not in html
-    assert text_of(page.render_report(none), "findings").endswith("no layer was recorded.")
+    assert text_of(html_of(none), "findings").endswith("no layer was recorded.")
 
 
 def test_what_is_no_mean_over_channels_is_named(report):
-    layers = text_of(page.render_report(report), "layers")
-    assert "except introduced_fraction: of the power of all its channels together" in layers
+    layers = text_of(html_of(report), "layers")
+    assert (
+        "except introduced_fraction: fractions of the power of all its channels together" in layers
+    )
     assert "full at 1 or more" in layers
