@@ -523,6 +523,7 @@ def test_labels_of_a_chart_do_not_overlap(browser, tmp_path, scale):
     report_of(nn.ReLU(), scale * torch.randn(12, 3, 64), fs=64.0).page(tmp_path / "page.html")
     browser.get((tmp_path / "page.html").as_uri())
     layer(browser, 0).click()
+    waited(browser, "document.querySelectorAll('.panel .chart svg').length === 2")
     overlaps = js(
         browser,
         """[...document.querySelectorAll(".panel .chart svg")].map((svg) => {
