@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from spectroscope.experiments.metrics import METRICS
 from spectroscope.plots import checks, style
 from spectroscope.plots.style import COLORS, MARKERS
+from spectroscope.schema import METRICS
 
 _FAR_ABOVE = 10.0  # of a fraction: on a linear axis 1 would be less than a tenth of it
 
