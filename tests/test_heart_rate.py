@@ -127,7 +127,8 @@ def test_weights_of_another_network_are_refused(tmp_path):
         h5.create_group("a").attrs["weight_names"] = ["a/kernel:0"]
         h5["a/a/kernel:0"] = np.ones((3, 1, 32), np.float32)
     with pytest.raises(
-        spectroscope.RequestError, match=r"not fit KidPPG: an array has shape \(3, 1, 32\) instead of"
+        spectroscope.RequestError,
+        match=r"not fit KidPPG: an array has shape \(3, 1, 32\) instead of",
     ):
         keras_weights.load(KidPPG(), path, "weights.h5")
 
