@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import REFERENCE
+from matplotlib.figure import Figure
 
 import spectroscope
 from spectroscope import run
@@ -199,6 +200,7 @@ def test_the_example_says_what_is_wrong(figure3, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def test_with_the_papers_network(figure3, kid_ppg, weights, tmp_path, capsys):
+def test_with_the_papers_network(figure3, kid_ppg, weights, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(Figure, "savefig", lambda *_, **__: None)  # drawn above
     assert figure3.main(["--weights", str(weights), "--quick", "--out", str(tmp_path)]) == 0
     assert capsys.readouterr().out.startswith("paper-ppg, 24 windows")
