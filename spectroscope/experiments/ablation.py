@@ -172,7 +172,7 @@ def _metric(metric: str | Custom) -> Metric:
             )
         return found
 
-    return Metric(score, False, "", "")
+    return Metric(score)
 
 
 def _scored(metric: Metric, output: Tensor, reference: Tensor, target: Tensor | None) -> Tensor:

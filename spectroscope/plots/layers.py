@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from spectroscope.experiments.metrics import METRICS
 from spectroscope.plots import checks, style
 from spectroscope.plots.style import COLORS, MARKERS
+from spectroscope.schema import METRICS
 
 _MAX_LINEAR = 10.0  # of a fraction: above this, [0, 1] is too small a part of a linear axis
 
