@@ -13,3 +13,8 @@ class UnfinishedError(Exception):
 
     The command line prints it and exits with status 1.
     """
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's message."""
+    return str(error).partition("\n")[0]

@@ -3,29 +3,26 @@
 import math
 import operator
 import threading
-import warnings
 from collections.abc import Callable, Iterable, Mapping
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from spectroscope.capture.axes import Axes
+from spectroscope.capture.call import ActivationCall
 from spectroscope.capture.capture import Capture
-from spectroscope.capture.sites import ByGlob, Downsampling, Select, Site
+from spectroscope.capture.session import CaptureSession
+from spectroscope.capture.sites import Select
 from spectroscope.dsp.spectra import Window, checked_window
 from spectroscope.errors import RequestError
-from spectroscope.statistics import (
-    Analysis,
-    SiteStatistics,
-    provenance,
-    transformed_axes,
-    unrecordable,
-)
+from spectroscope.statistics import provenance
+from spectroscope.statistics.base import Statistic, checked
+from spectroscope.statistics.chunks import reduce
 from spectroscope.statistics.fundamentals import F0, Fundamental
+from spectroscope.statistics.harmonics import HarmonicAmplitudes
+from spectroscope.statistics.moments import DCMoments
 from spectroscope.statistics.recording import Recording, SiteRecord
-from spectroscope.statistics.site_axes import common_decimation, next_downsampling
+from spectroscope.statistics.spectra import Spectra
 
 if TYPE_CHECKING:
     from spectroscope.report import Report
@@ -45,6 +42,7 @@ def record(
     kinds: Iterable[str | type[nn.Module]] = (),
     channel_axis: int | Mapping[str, int] = 1,
     decimation: float | Mapping[str, float] | None = None,
+    statistics: Iterable[Statistic] = (),
     about: Mapping[str, str] | None = None,
 ) -> "Recorder":
     """Keep statistics of both sides of every ReLU of `model` while the `with` block runs.
@@ -76,6 +74,8 @@ def record(
             without a batch axis. A dictionary gives it by glob, as in `select`; 1 for the others.
         decimation: samples of the model's input to one of the site's, where that can't be told from
             what ran; a dictionary gives it by glob.
+        statistics: further statistics to keep of each site, your own
+            (:class:`spectroscope.Statistic`): their columns are in `report.dc()`.
         about: what else is to be known of the recording, such as ``{"data": "PPG-DaLiA"}``: kept in
             the report and shown on its page beside the model's class, the date and the versions.
 
@@ -104,15 +104,18 @@ def record(
         kinds=kinds,
         channel_axis=channel_axis,
         decimation=decimation,
+        statistics=statistics,
         about=about,
     )
 
 
-class Recorder:
+class Recorder(CaptureSession):
     """What :func:`record` returns. Its `report()` may be asked for at any time.
 
     It may be entered again, to add to what it has, but not while it records.
     """
+
+    _hint = ", see report.coverage()"
 
     def __init__(
         self,
@@ -127,6 +130,7 @@ class Recorder:
         kinds: Iterable[str | type[nn.Module]],
         channel_axis: int | Mapping[str, int],
         decimation: float | Mapping[str, float] | None,
+        statistics: Iterable[Statistic],
         about: Mapping[str, str] | None,
     ):
         if fs is not None and not (math.isfinite(fs) and fs > 0):
@@ -135,20 +139,25 @@ class Recorder:
             raise RequestError(f"{spectra=} must be True, False or 'plane'")
         if operator.index(harmonics) < 1:
             raise RequestError(f"{harmonics=} must be 1 or more")
-        window = checked_window(window) if spectra else "boxcar"
-        self._decimation = ByGlob(decimation, float, math.nan)
-        if not all(0 < d < math.inf for d in self._decimation.globs.values()):
-            raise RequestError(f"{decimation=} must be positive")
+        self._window = checked_window(window) if spectra else "boxcar"
         self._fs = None if fs is None else float(fs)
-        self._analysis = Analysis(bool(spectra), spectra == "plane", window, None, harmonics)
-        self.f0 = f0
-        self._channel_axis = ByGlob(channel_axis, operator.index, 1)
+        self._harmonics = HarmonicAmplitudes(Fundamental(f0, self._fs or 1.0), harmonics)
+        built_in: list[Statistic] = [DCMoments(), self._harmonics]
+        if spectra:
+            built_in.append(Spectra(self._window, plane=spectra == "plane"))
+        self._statistics = {s.name: s for s in built_in} | checked(statistics)
         self._records: dict[str, SiteRecord] = {}
         self._lock = threading.Lock()
-        self._capture = Capture(
-            model, self._observe, select, kinds, lambda args: self._fundamental.start(args)
+        capture = Capture(
+            model,
+            self._observe,
+            select=select,
+            kinds=kinds,
+            channel_axis=channel_axis,
+            decimation=decimation,
+            started=lambda args: self._harmonics.fundamental.start(args),
         )
-        self._model_name = type(model).__name__
+        super().__init__(capture, type(model).__name__, "recorded")
         self._about = provenance.of(model) | {str(k): str(v) for k, v in (about or {}).items()}
 
     @property
@@ -160,33 +169,11 @@ class Recorder:
         Raises:
             RequestError: set to what isn't between 0 and fs/2.
         """
-        return self._fundamental.given
+        return self._harmonics.fundamental.given
 
     @f0.setter
     def f0(self, value: F0) -> None:
-        self._fundamental = Fundamental(value, self._fs or 1.0)
-
-    def __enter__(self) -> Self:
-        try:
-            self._capture.attach()
-            return self
-        except KeyboardInterrupt:  # attached, and yet no __exit__ would follow
-            self._capture.detach()
-            raise
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        try:
-            self._capture.detach()
-        except KeyboardInterrupt:  # in the middle of it; once more finishes it
-            self._capture.detach()
-            raise
-        if error is None:
-            self._warn()
+        self._harmonics.fundamental = Fundamental(value, self._fs or 1.0)
 
     def report(self) -> "Report":
         """The report on everything recorded so far."""
@@ -199,151 +186,111 @@ class Recorder:
         """The plain data behind :meth:`report`, wherever the model runs, on the CPU."""
         with self._lock:
             records = {name: record.to(_CPU) for name, record in self._records.items()}
+        downsamplings = {
+            name: self._capture.next_downsampling(record.site, record.shape)
+            for name, record in records.items()
+        }
         return Recording(
             self._fs,
-            self._analysis.window,
+            self._window,
+            self._statistics,
             records,
-            self._capture.inventory.snapshot(),
-            {name: found for name, r in records.items() if (found := self._next_after(r))},
+            self._capture.discovery.snapshot(),
+            {name: found for name, found in downsamplings.items() if found is not None},
             {key: (text,) for key, text in self._about.items()},
         )
 
-    def seen(self) -> dict[str, Any]:
-        """What :meth:`go_on` takes beside the recording, as plain data."""
-        return self._capture.seen()
+    def state_dict(self) -> dict[str, Any]:
+        """What :meth:`load_state_dict` takes beside the recording, as plain data."""
+        return self._capture.state_dict()
 
-    def go_on(self, recording: Recording, seen: Mapping[str, Any]) -> None:
-        """Go on from where another recorder of the same model and options was.
+    def load_state_dict(self, recording: Recording, state: Mapping[str, Any]) -> None:
+        """Restore the state of another recorder of the same model and options.
 
-        What comes then is added to that state, batch by batch, as the other would have done, so
-        that the result is the same to the bit. (To merge two recordings adds in another order.)
+        What is recorded then is added to that state, batch by batch, as the other would have done:
+        the result is the same to the bit. (To merge two recordings adds in another order.)
 
         Args:
-            recording: the other's :meth:`recording`.
-            seen: its :meth:`seen`, at the same time.
+            recording: :meth:`recording` of the other.
+            state: its :meth:`state_dict`, at the same time.
 
         Raises:
             RuntimeError: this one has recorded something, or is recording.
         """
         if self._records or self._capture.attached:
-            raise RuntimeError("only a new recorder can go on from another")
+            raise RuntimeError("only a new recorder can take the state of another")
         self._records = dict(recording.records)
         self._about = {key: "; ".join(texts) for key, texts in recording.about.items()}
-        self._capture.go_on(recording.found, seen)
+        self._capture.load_state_dict(recording.coverage, state)
 
-    def _observe(self, site: Site, tensor: Tensor, known: bool) -> Callable[[Tensor], None]:
-        """Reduce a rectifier's input, and its output when it is there.
+    def _observe(self, call: ActivationCall) -> Callable[[], None]:
+        """Reduce a call.
 
-        Of a ReLU both at once, before it runs: what it is going to return is known, and the input,
-        which an in-place call overwrites, needn't be kept for the cross-spectrum.
+        Of a ReLU before it runs: its output is known, and the input, which an in-place call
+        overwrites, needn't be copied.
         """
-        axes = self._capture.axes(tensor)
-        before = self._readable(site, tensor)
-        ready = None
-        if before is not None and known and site.kind == "ReLU":
-            ready = self._reduced(site, before, None, axes)
-        elif before is not None:
-            before = before.clone()
+        record = None
+        if call.is_relu:
+            record = self._reduced(call)
+        else:
+            call.keep_input()
 
-        def finish(output: Tensor) -> None:
-            after = self._readable(site, output)
-            if before is None or after is None:
-                return
-            if ready is not None and site.name not in self._records and not _agrees(ready, after):
-                self._give_up(site, "what it returns is not the ReLU of its input")
-            elif before.shape == after.shape:
-                self._add(ready or self._reduced(site, before, after, axes))
+        def finish() -> None:
+            if record is None and call.input.shape != call.output.shape:
+                shapes = [tuple(side.shape[1:]) for side in (call.input, call.output)]
+                call.note(f"{shapes[0]} goes in and {shapes[1]} comes out")
+            elif (
+                record is not None
+                and call.name not in self._records
+                and not _agrees(record, call.output)
+            ):
+                call.note("what it returns is not the ReLU of its input")
             else:
-                shapes = [tuple(side.shape[1:]) for side in (before, after)]
-                self._give_up(site, f"{shapes[0]} goes in and {shapes[1]} comes out")
+                self._add(call, record or self._reduced(call))
 
         return finish
 
-    def _next_after(self, record: SiteRecord) -> Downsampling | None:
-        lowerings = self._capture.lowerings.get(record.site.name, {}).values()
-        return next_downsampling(lowerings, self._channel_axis.of(record.site), record.shape)
-
-    def _readable(self, site: Site, tensor: Tensor) -> Tensor | None:
-        """One side as ``[N, C, ...]``, or None: there are no values, or not such as we can read.
-
-        The latter is noted in the coverage.
-        """
-        reason = unrecordable(tensor)
-        axis = self._channel_axis.of(site)
-        if reason is None and not -tensor.dim() <= axis < tensor.dim():
-            reason = f"{list(tensor.shape)} has no channel_axis={axis} (0: without a batch axis)"
-        if reason is not None:
-            self._give_up(site, reason)
-        if reason is not None or tensor.numel() == 0:
-            return None
-        tensor = tensor.detach()
-        if tensor.device.type == "mps":  # has no float64
-            tensor = tensor.cpu()
-        if axis % tensor.dim() == 0:
-            tensor, axis = tensor.unsqueeze(0), 1
-        return tensor.movedim(axis, 1)
-
-    def _reduced(self, site: Site, x: Tensor, y: Tensor | None, axes: Axes | None) -> SiteRecord:
-        """The record of one call, of input and output ``[N, C, ...]``."""
-        shape = tuple(x.shape[1:])
-        decimation = self._decimation.of(site)
-        if math.isnan(decimation):
-            decimation = common_decimation(axes, self._channel_axis.of(site), shape)
-        f0 = None
-        if len(transformed_axes(shape)) == 1:
-            f0 = self._fundamental.at(decimation, len(x))
-        if isinstance(f0, str):
-            self._give_up(site, f0)
-            f0 = None
+    def _reduced(self, call: ActivationCall) -> SiteRecord:
+        """The record of one call."""
         with torch.no_grad():
-            statistics = SiteStatistics.of(x, y, self._analysis._replace(f0=f0))
-        return SiteRecord(site, shape, decimation, statistics)
+            # Apple's GPUs have no float64.
+            state = reduce(self._statistics, call.to(_CPU) if call.device.type == "mps" else call)
+        shape = tuple(call.input.shape)
+        state = {name: arrays for name, arrays in state.items() if arrays is None or arrays}
+        return SiteRecord(call.site, shape[1:], call.decimation, shape[0], state)
 
-    def _add(self, new: SiteRecord) -> None:
+    def _add(self, call: ActivationCall, new: SiteRecord) -> None:
         with self._lock, torch.no_grad():
-            old = self._records.get(new.site.name)
+            old = self._records.get(call.name)
             if old is not None:
-                old = old.to(new.device)  # that of a checkpoint is on the CPU
-            if old is not None and (reason := old.mergeable(new)):
-                self._give_up(new.site, reason)
-            else:
-                merged = new if old is None else old.merge(new)
-                if old is not None and (old.loses_spectra(merged) or new.loses_spectra(merged)):
-                    lengths = f"{old.shape[1:]} and {new.shape[1:]}"
-                    self._give_up(new.site, f"no spectra: inputs of lengths {lengths}")
-                self._records[new.site.name] = merged
+                if reason := old.unmergeable(new):
+                    call.note(reason)
+                    return
+                new, reasons = old.merge(new, self._statistics)
+                for reason in reasons:
+                    call.note(reason)
+            self._records[call.name] = new
 
-    def _give_up(self, site: Site, reason: str) -> None:
-        self._capture.inventory.found[site.place].reason = f"call {site.call}: {reason}"
+    def _is_empty(self) -> bool:
+        return not self._records
 
-    def _warn(self) -> None:
-        """Say in one warning what was not recorded that one might think was."""
-        inventory = self._capture.inventory
-        if missed := inventory.missed():
-            count = sum(bool(row.reason) for row in inventory.found.values())
-            what = "1 place is" if count == 1 else f"{count} places are"
-            message = f"{what} not recorded in full, see report.coverage(): {missed}"
-        elif self._capture.ran is None:
-            message = "nothing was recorded: it did not run"
-        elif not self._records:
-            message = "nothing was recorded: no rectifier that was asked for was called"
-        elif self._capture.ran == "parts":
-            message = (
+    def _message(self) -> str | None:
+        message = super()._message()
+        if message is None and self._capture.ran == "parts":
+            return (
                 "only parts of it ran (as by model.forward(x) instead of model(x)): calls are "
                 "counted in each part by itself"
             )
-        else:
-            return
-        warnings.warn(f"{self._model_name}: {message}", stacklevel=3)
+        return message
 
 
 def _agrees(record: SiteRecord, output: Tensor) -> bool:
-    """Whether a rectifier's output is what it was reckoned to be: its mean is, or isn't finite.
+    """Whether the output of a ReLU is the computed one: its mean is, or isn't finite.
 
-    A function mode of the user's that was there before ours can make of a ReLU what it likes.
+    Guards against a user's `TorchFunctionMode` that overrides relu.
     """
     with torch.no_grad():
-        dc = record.statistics.output.dc
+        dc = record.output.dc
         expected = (dc.mean[1] * dc.weight[1]).sum()
         # One input at a time: in float64 all of it would be twice or four times as long.
         total = torch.stack([one.sum(dtype=torch.float64) for one in output]).sum()

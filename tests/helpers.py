@@ -1,6 +1,8 @@
 """What several test files need."""
 
+import tempfile
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -27,9 +29,11 @@ class Calls(nn.Module):
 def nothing_is_left():
     """Whether torch is as it was before anything was recorded."""
     registered = (module_hooks._global_forward_hooks, module_hooks._global_forward_pre_hooks)
-    filters = any(entry is hooks._WRAPPER for entry in warnings.filters)
+    filters = any(entry is hooks._WARNING_FILTER for entry in warnings.filters)
     modes = torch.overrides._len_torch_function_stack()
-    return not (any(registered) or modes or hooks._eager or filters or hooks._visits[0])
+    return not (
+        any(registered) or modes or hooks._eager_stance or filters or hooks._borrowing_threads
+    )
 
 
 def sites_of(model, *args, **options):
@@ -51,6 +55,13 @@ def report_of(model, *batches, **options):
         for batch in batches:
             model(batch.clone())
     return recorder.report()
+
+
+def html_of(report, **options):
+    """The page of a report or a comparison, as text."""
+    with tempfile.TemporaryDirectory() as folder:
+        report.page(Path(folder, "page.html"), **options)
+        return Path(folder, "page.html").read_text("utf-8")
 
 
 def values(table, column, side=None):

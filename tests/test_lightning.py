@@ -190,7 +190,7 @@ def test_options_are_those_of_record_and_of_the_tracker(tmp_path):
     assert monitor.tracker.weights().empty
     with pytest.raises(spectroscope.RequestError, match="during='fit' must be"):
         RectifierMonitor(during="fit")
-    with pytest.raises(spectroscope.RequestError, match="fits no rectifier"):
+    with pytest.raises(spectroscope.RequestError, match="matches no activation"):
         trainer(tmp_path, RectifierMonitor(select="nowhere")).fit(network, data(), data())
     with pytest.raises(spectroscope.RequestError, match="module='net' is none of the model's"):
         trainer(tmp_path, RectifierMonitor("net")).fit(network, data(), data())

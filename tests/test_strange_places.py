@@ -56,7 +56,7 @@ def test_odd_tensors_pass(make):
 
 
 def test_a_failure_of_ours_is_reported_and_the_model_runs_on(monkeypatch):
-    monkeypatch.setattr("spectroscope.capture.axes._axes_of", lambda *args: 1 / 0)
+    monkeypatch.setattr("spectroscope.capture.axes._output_axes", lambda *args: 1 / 0)
     model, x = nn.Sequential(nn.ReLU(), nn.ReLU()), torch.randn(2, 3, 4)
     output, coverage = quietly(model, x)
     assert torch.equal(output, x.relu())
@@ -206,7 +206,7 @@ def test_a_recording_ends_in_the_thread_in_which_it_began():
     worker.start()
     worker.join()
     assert errors == ["a recording must end in the thread in which it began"]
-    hooks.close_to(recorder._capture)  # what is left of it, here
+    hooks.remove(recorder._capture)  # what is left of it, here
 
 
 def test_a_report_may_be_asked_for_while_workers_run():

@@ -197,7 +197,7 @@ def test_what_can_not_be_seen_is_said():
         pass
     model = network()
     tracker = Tracker(model, select="5/relu")
-    with pytest.warns(UserWarning, match="no rectifier that was asked for"), tracker.epoch():
+    with pytest.warns(UserWarning, match="no activation that was asked for"), tracker.epoch():
         model(torch.randn(2, 1, 16))
 
 
@@ -284,7 +284,7 @@ def test_nothing_waits_for_the_device():
 
 def test_what_is_wrong_is_said_before_training():
     model = network()
-    with pytest.raises(spectroscope.RequestError, match="fits no rectifier"):
+    with pytest.raises(spectroscope.RequestError, match="matches no activation"):
         Tracker(model, select="nowhere")
     with pytest.raises(TypeError, match="unexpected keyword argument 'spectrum'"):
         Tracker(model, spectrum=True)

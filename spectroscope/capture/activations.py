@@ -1,120 +1,180 @@
-"""What counts as a rectifier: which torch functions, with which arguments, and which modules."""
+"""`Activation`: one record per kind, with its modules, its functions and what theory says of it.
+
+To add a kind, add a record to :data:`ACTIVATIONS`.
+"""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from spectroscope.errors import RequestError
 
+Args = tuple[Any, ...]
+Kwargs = dict[str, Any]
+# From the arguments of a call of a torch function to the activation's input; None: it is no call
+# of this activation.
+Reader = Callable[[Args, Kwargs], Tensor | None]
 
-class Call(NamedTuple):
-    """A rectifier call: what goes in, and what kind it is."""
+
+@dataclass(frozen=True)
+class Activation:
+    """One kind of activation.
+
+    Attributes:
+        kind: its name in the tables.
+        modules: by class, whether an instance of it is of this kind.
+        functions: by :func:`function_name`, how the arguments of a call are read.
+        default: recorded unless other `kinds` are asked for.
+        gain: g of the split y = g·x + rest, exact at every input; None: by regression.
+        gaussian_dc: from mean and standard deviation of a Gaussian input to the output's DC.
+        tones: the closed forms for tones (`theory.tones_dc`, the paper's series) hold for it.
+        encoder_code: what `nn.TransformerEncoderLayer.activation_relu_or_gelu` calls it.
+    """
 
     kind: str
-    input: Tensor
+    modules: Mapping[type[nn.Module], Callable[[Any], bool]] = field(default_factory=dict)
+    functions: Mapping[str, Reader] = field(default_factory=dict)
+    default: bool = False
+    gain: float | None = None
+    gaussian_dc: Callable[[Any, Any], Any] | None = None
+    tones: bool = False
+    encoder_code: int | None = None
 
 
-# From the positional and keyword arguments of a call to the call, or None if it rectifies nothing.
-Reader = Callable[[tuple[Any, ...], dict[str, Any]], Call | None]
-
-
-def _argument(
-    args: tuple[Any, ...], kwargs: dict[str, Any], position: int, *names: str, default: Any = None
-) -> Any:
+def _argument(args: Args, kwargs: Kwargs, position: int, *names: str, default: Any = None) -> Any:
     if len(args) > position:
         return args[position]
     return next((kwargs[name] for name in names if name in kwargs), default)
 
 
-def _input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return _argument(args, kwargs, 0, "input", "self")
+def _input(args: Args, kwargs: Kwargs) -> Tensor | None:
+    x = _argument(args, kwargs, 0, "input", "self")
+    return x if isinstance(x, Tensor) else None
 
 
-def _always(kind: str) -> Reader:
-    def read(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
-        x = _input(args, kwargs)
-        return Call(kind, x) if isinstance(x, Tensor) else None
+def _hardtanh(is_high: Callable[[Any], bool]) -> Reader:
+    def read(args: Args, kwargs: Kwargs) -> Tensor | None:
+        low = _argument(args, kwargs, 1, "min_val", default=-1.0)
+        high = _argument(args, kwargs, 2, "max_val", default=1.0)
+        return _input(args, kwargs) if low == 0 and is_high(high) else None
 
     return read
 
 
-def _hardtanh(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
-    low = _argument(args, kwargs, 1, "min_val", default=-1.0)
-    high = _argument(args, kwargs, 2, "max_val", default=1.0)
-    if low != 0:
-        return None
-    return Call("ReLU6" if high == 6 else "Hardtanh", _input(args, kwargs))
-
-
-def _threshold(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
+def _threshold(args: Args, kwargs: Kwargs) -> Tensor | None:
     at, value = _argument(args, kwargs, 1, "threshold"), _argument(args, kwargs, 2, "value")
-    return Call("ReLU", _input(args, kwargs)) if at == 0 and value == 0 else None
+    return _input(args, kwargs) if at == 0 and value == 0 else None
 
 
-def _clamp(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
-    low, high = _argument(args, kwargs, 1, "min"), _argument(args, kwargs, 2, "max")
-    if not _is_zero(low) or isinstance(high, Tensor):
-        return None
-    # Other limits are mostly those of boxes and colours.
-    kind = {None: "ReLU", math.inf: "ReLU", 6: "ReLU6"}.get(high)
-    return None if kind is None else Call(kind, _input(args, kwargs))
+def _clamp(*highs: float | None) -> Reader:
+    """Clamping to 0 and one of `highs`; other limits are mostly those of boxes and colours."""
+
+    def read(args: Args, kwargs: Kwargs) -> Tensor | None:
+        low, high = _argument(args, kwargs, 1, "min"), _argument(args, kwargs, 2, "max")
+        if not _is_zero(low) or isinstance(high, Tensor) or high not in highs:
+            return None
+        return _input(args, kwargs)
+
+    return read
 
 
-def _maximum(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
-    """Read ``maximum(x, 0)`` or ``maximum(0, x)``; ``max(x)`` and ``max(x, dim)`` are none."""
+def _maximum(args: Args, kwargs: Kwargs) -> Tensor | None:
+    """``maximum(x, 0)`` and ``maximum(0, x)``, but not ``max(x)`` and ``max(x, dim)``."""
     a, b = _input(args, kwargs), _argument(args, kwargs, 1, "other")
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         for x, other in ((a, b), (b, a)):
             if _is_zero(other):
-                return Call("ReLU", x)
+                return x
     return None
 
 
 def _is_zero(value: Any) -> bool:
     """Whether `value` is the number 0, or a tensor of one element that is 0.
 
-    A whole tensor of zeros isn't asked about: it may be an activation that happens to be zero.
+    Not a larger tensor of zeros: that may be an activation that happens to be zero.
     """
     if isinstance(value, Tensor):
         return value.numel() == 1 and not value.is_meta and bool(value == 0)
     return value is not None and value == 0
 
 
-# By function_name: F.relu, torch.relu, Tensor.relu_ and torch.ops.aten.relu.default share one.
-FUNCTIONS: dict[str, Reader] = {
-    "relu": _always("ReLU"),
-    "relu6": _always("ReLU6"),
-    "hardtanh": _hardtanh,
-    "threshold": _threshold,
-    "clamp": _clamp,
-    "clip": _clamp,
-    "clamp_min": _clamp,
-    "maximum": _maximum,
-    "max": _maximum,
-    "leaky_relu": _always("LeakyReLU"),
-    "prelu": _always("PReLU"),
-    "elu": _always("ELU"),
-    "gelu": _always("GELU"),
-    "silu": _always("SiLU"),
-    "hardswish": _always("Hardswish"),
-}
+def _any(module: nn.Module) -> bool:
+    return True
 
-FAMILY = frozenset({"ReLU", "ReLU6", "Hardtanh"})  # what is recorded unless more is asked for
 
-MODULES: dict[type[nn.Module], str] = {
-    nn.ReLU: "ReLU",
-    nn.ReLU6: "ReLU6",
-    nn.Hardtanh: "Hardtanh",
-    nn.Threshold: "ReLU",
-    nn.LeakyReLU: "LeakyReLU",
-    nn.PReLU: "PReLU",
-    nn.ELU: "ELU",
-    nn.GELU: "GELU",
-    nn.SiLU: "SiLU",
-    nn.Hardswish: "Hardswish",
-}
+def _relu_gaussian_dc(mean: Any, std: Any) -> Any:
+    from spectroscope.dsp import theory  # deferred: to record takes no SciPy
+
+    return theory.gaussian_dc(mean, std)
+
+
+def _relu6_gaussian_dc(mean: Any, std: Any) -> Any:
+    # min(ReLU(x), 6) = ReLU(x) − ReLU(x − 6)
+    return _relu_gaussian_dc(mean, std) - _relu_gaussian_dc(mean - 6, std)
+
+
+RELU = Activation(
+    "ReLU",
+    modules={nn.ReLU: _any, nn.Threshold: lambda m: (m.threshold, m.value) == (0, 0)},
+    functions={
+        "relu": _input,
+        "threshold": _threshold,
+        "clamp": _clamp(None, math.inf),
+        "clip": _clamp(None, math.inf),
+        "clamp_min": _clamp(None, math.inf),
+        "maximum": _maximum,
+        "max": _maximum,
+    },
+    default=True,
+    gain=0.5,  # ReLU(x) = ½x + ½|x|
+    gaussian_dc=_relu_gaussian_dc,
+    tones=True,
+    encoder_code=1,
+)
+RELU6 = Activation(
+    "ReLU6",
+    modules={nn.ReLU6: _any, nn.Hardtanh: lambda m: m.min_val == 0 and m.max_val == 6},
+    functions={
+        "relu6": _input,
+        "hardtanh": _hardtanh(lambda high: high == 6),
+        "clamp": _clamp(6),
+        "clip": _clamp(6),
+    },
+    default=True,
+    gaussian_dc=_relu6_gaussian_dc,
+)
+HARDTANH = Activation(
+    "Hardtanh",
+    modules={nn.Hardtanh: lambda m: not isinstance(m, nn.ReLU6) and m.min_val == 0},
+    functions={"hardtanh": _hardtanh(lambda high: high != 6)},
+    default=True,
+)
+# The first whose module or function a call is.
+ACTIVATIONS = (
+    RELU,
+    RELU6,
+    HARDTANH,
+    Activation("LeakyReLU", {nn.LeakyReLU: _any}, {"leaky_relu": _input}),
+    Activation("PReLU", {nn.PReLU: _any}, {"prelu": _input}),
+    Activation("ELU", {nn.ELU: _any}, {"elu": _input}),
+    Activation("GELU", {nn.GELU: _any}, {"gelu": _input}, encoder_code=2),
+    Activation("SiLU", {nn.SiLU: _any}, {"silu": _input}),
+    Activation("Hardswish", {nn.Hardswish: _any}, {"hardswish": _input}),
+)
+_BY_KIND = {activation.kind: activation for activation in ACTIVATIONS}
+# Names of functions that may be an activation, each with the kinds that it may be.
+FUNCTIONS: dict[str, list[Activation]] = {}
+for _activation in ACTIVATIONS:
+    for _name in _activation.functions:
+        FUNCTIONS.setdefault(_name, []).append(_activation)
+
+
+def by_kind(kind: str) -> Activation:
+    """The record of a kind; of a user's own class one without any theory."""
+    return _BY_KIND.get(kind) or Activation(kind)
 
 
 def function_name(function: Any) -> str:
@@ -132,52 +192,61 @@ def function_name(function: Any) -> str:
     return "threshold" if name == "_threshold" else name.rstrip("_")
 
 
-def module_kind(module: nn.Module) -> str | None:
-    """Kind of rectifier that `module` is, or None if it is none."""
-    if isinstance(module, nn.Hardtanh) and not isinstance(module, nn.ReLU6):
-        if module.min_val != 0:
-            return None
-        return "ReLU6" if module.max_val == 6 else "Hardtanh"
-    if isinstance(module, nn.Threshold) and (module.threshold, module.value) != (0, 0):
-        return None
-    return next((kind for cls, kind in MODULES.items() if isinstance(module, cls)), None)
+def read(name: str, args: Args, kwargs: Kwargs) -> tuple[Activation, Tensor] | None:
+    """The activation that a call of the torch function `name` is, and its input, or None."""
+    for activation in FUNCTIONS.get(name, ()):
+        x = activation.functions[name](args, kwargs)
+        if x is not None:
+            return activation, x
+    return None
+
+
+def of_module(module: nn.Module) -> Activation | None:
+    """The activation that `module` is, or None."""
+    for activation in ACTIVATIONS:
+        for cls, applies in activation.modules.items():
+            if isinstance(module, cls) and applies(module):
+                return activation
+    return None
 
 
 class Kinds(NamedTuple):
-    """What a recorder looks for: kinds by name, and classes of the user's own."""
+    """Which activations are recorded: kinds by name, and classes of the user's own."""
 
     names: frozenset[str]
     classes: tuple[type[nn.Module], ...]
 
     @classmethod
     def of(cls, more: Iterable[str | type[nn.Module]]) -> "Kinds":
-        """The ReLU family and `more`: names of kinds, or module classes.
+        """The default kinds and `more`: names of kinds, or module classes.
 
         Raises:
             RequestError: a name isn't of a known kind, or something is neither name nor class.
         """
-        names, classes = set(FAMILY), []
+        names = {activation.kind for activation in ACTIVATIONS if activation.default}
+        classes = []
         for kind in [more] if isinstance(more, str | type) else more:
             if isinstance(kind, type) and issubclass(kind, nn.Module):
-                # Of the family what rectifies is seen anyway; asked for by class, all of it is.
-                name = MODULES.get(kind)
-                if name is None or name in FAMILY:
+                # The default kinds are recorded anyway; a class of theirs is recorded whole.
+                activation = next((a for a in ACTIVATIONS if kind in a.modules), None)
+                if activation is None or activation.default:
                     classes.append(kind)
                 else:
-                    names.add(name)
-            elif kind in MODULES.values():
+                    names.add(activation.kind)
+            elif kind in _BY_KIND:
                 names.add(str(kind))
             else:
-                known = ", ".join(sorted(set(MODULES.values())))
+                known = ", ".join(sorted(_BY_KIND))
                 raise RequestError(f"kind {kind!r} is no nn.Module class and none of {known}")
         return cls(frozenset(names), tuple(classes))
 
     def of_module(self, module: nn.Module) -> str | None:
-        """Kind that `module` is recorded as, or None if it isn't one that is looked for."""
-        kind = module_kind(module)
-        if kind in self.names:
-            return kind
+        """Kind that `module` is recorded as, or None if it isn't recorded."""
+        activation = of_module(module)
+        if activation is not None and activation.kind in self.names:
+            return activation.kind
         if not isinstance(module, self.classes):
             return None
-        name = type(module).__name__  # a user's own ReLU is none of ours
-        return f"{type(module).__module__}.{name}" if name in MODULES.values() else name
+        name = type(module).__name__
+        # A user's own class called ReLU is another kind.
+        return f"{type(module).__module__}.{name}" if name in _BY_KIND else name

@@ -1,30 +1,22 @@
-"""Naming every rectifier call of a running model, and handing it to an observer."""
+"""Naming every activation call of a running model, and handing it on as an `ActivationCall`."""
 
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, Self, TypeAlias
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from spectroscope.capture import activations, hooks
-from spectroscope.capture.axes import Axes, Rates
-from spectroscope.capture.calls import calls_itself, on_a_copy, runs_again
-from spectroscope.capture.discovery import Inventory
-from spectroscope.capture.downsampling import Lowering, Origins
-from spectroscope.capture.sites import Found, Select, Site
-
-# observe(site, input, known) is called before the rectifier runs, and its answer with the output;
-# `known`: it is torch's own function of that kind, not a module that may do anything. Both
-# tensors are the network's own. They must not be changed, and not be kept: an in-place rectifier
-# overwrites its input as soon as `observe` returns.
-Observer: TypeAlias = Callable[[Site, Tensor, bool], Callable[[Tensor], None]]
-
-# change(site, input, axes, output) is called once the rectifier has run, and returns what the model
-# is to have instead of the output; `axes`: what is known of the sampling rate along the input's.
-Change: TypeAlias = Callable[[Site, Tensor, Axes | None, Tensor], Tensor]
+from spectroscope.capture.axes import AxisTracker
+from spectroscope.capture.call import run_on_copy
+from spectroscope.capture.discovery import Discovery
+from spectroscope.capture.dispatch import CallObserver, Change, Dispatcher, Finish
+from spectroscope.capture.downsampling import DownsamplingLog, Provenance
+from spectroscope.capture.frames import calls_itself
+from spectroscope.capture.sites import CoverageRow, Downsampling, Select, Shape, Site
 
 
 @dataclass(slots=True)
@@ -59,8 +51,8 @@ class _Thread(threading.local):
 
     def restart(self) -> None:
         """Forget the tensors of the last forward."""
-        self.rates = Rates()
-        self.origins = Origins(self.rates)
+        self.axes = AxisTracker()
+        self.provenance = Provenance(self.axes)
 
 
 class Capture:
@@ -68,112 +60,96 @@ class Capture:
 
     Args:
         model: nothing in it is changed.
-        observe: called on both sides of each selected rectifier call; or else
-        change: called with both sides; what it raises the model raises.
-        select: as of :class:`spectroscope.capture.discovery.Inventory`, which says what is raised.
+        observe: called with each selected call; or else
+        change: called with each selected call; what it raises the model raises.
+        select: as of :class:`spectroscope.capture.discovery.Discovery`, which says what is raised.
         kinds: likewise.
+        channel_axis: as of :class:`spectroscope.capture.dispatch.Dispatcher`.
+        decimation: likewise.
         started: called with the positional arguments of each forward of the model as it begins.
 
     Attributes:
         inventory: every rectifier of the model, and what can't be looked into.
-        lowerings: what lowers the sampling rate behind each site, by its name and by place, in the
-            order in which it first ran.
         ran: ``"model"`` once its own forward has run, ``"parts"`` while only others have, or None.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        observe: Observer | None = None,
+        observe: CallObserver | None = None,
+        *,
+        change: Change | None = None,
         select: Select = None,
         kinds: Iterable[str | type[nn.Module]] = (),
+        channel_axis: int | Mapping[str, int] = 1,
+        decimation: float | Mapping[str, float] | None = None,
         started: Callable[[tuple[Any, ...]], None] = lambda args: None,
-        change: Change | None = None,
     ):
-        self.inventory = Inventory(model, select, kinds)
-        self.lowerings: dict[str, dict[str, Lowering]] = {}
+        self.discovery = Discovery(model, select, kinds)
         self.ran: Literal["model", "parts"] | None = None
+        self._downsamplings = DownsamplingLog()
+        self._dispatcher = Dispatcher(observe, change, channel_axis, decimation)
         self._model = model
-        self._observe = observe
-        self._change = change
         self._started = started
         self._entered: Counter[str] = Counter()
         self._thread = _Thread()
         self._opened_by: int | None = None
 
-    def __enter__(self) -> Self:
-        try:
-            self.attach()
-            return self
-        except KeyboardInterrupt:  # attached, and yet no __exit__ would follow
-            self.detach()
-            raise
-
-    def __exit__(self, *_: object) -> None:
-        try:
-            self.detach()
-        except KeyboardInterrupt:  # in the middle of it; once more finishes it
-            self.detach()
-            raise
-
     def attach(self) -> None:
-        """Begin to listen.
+        """Begin to observe the model.
 
         Raises:
-            RuntimeError: it listens already.
+            RuntimeError: it is observed already.
         """
         if self._opened_by is not None:
             raise RuntimeError("this recorder is already recording")
-        self.inventory.survey()  # again: modules may have been exchanged since
+        self.discovery.scan()  # again: modules may have been exchanged since
         self._thread = _Thread()
         self._opened_by = threading.get_ident()
         try:
-            hooks.open_to(self)
+            hooks.register(self)
         except BaseException:
             self.detach()
             raise
 
     def detach(self) -> None:
-        """End listening.
+        """End observing the model.
 
         Raises:
-            RuntimeError: this isn't the thread that began, where something of us must stay then.
+            RuntimeError: another thread has begun it, whose function mode can't be removed here.
         """
         opened_by, self._opened_by = self._opened_by, None
-        hooks.close_to(self)
+        hooks.remove(self)
         if opened_by not in (None, threading.get_ident()):
             raise RuntimeError("a recording must end in the thread in which it began")
         for place, times in self._entered.items():
-            found = self.inventory.found[place]
+            found = self.discovery.rows[place]
             if not found.fired and not found.reason:
                 found.reason = (
                     f"ran {times} times without a rectifier call that can be seen; if its forward "
                     "is its own, kinds=[its class] records it whole"
                 )
 
-    def seen(self) -> dict[str, Any]:
-        """What has been seen of the model beside `inventory.found`, as plain data."""
+    def state_dict(self) -> dict[str, Any]:
+        """What is known of the model beside the coverage, as plain data."""
         return {
             "ran": self.ran,
             "entered": dict(self._entered),
-            "lowerings": {
-                site: [list(lowering) for lowering in places.values()]
-                for site, places in self.lowerings.items()
-            },
+            "downsamplings": self._downsamplings.state_dict(),
         }
 
-    def go_on(self, found: Mapping[str, Found], seen: Mapping[str, Any]) -> None:
-        """Go on from what another capture of the same model had found, and had :meth:`seen`."""
-        self.inventory.found = {place: replace(row) for place, row in found.items()}
-        self.ran = seen["ran"]
-        self._entered = Counter(seen["entered"])
-        self.lowerings = {
-            site: {
-                place: Lowering(place, tuple(factors), between, whole)
-                for place, factors, between, whole in rows
-            }
-            for site, rows in seen["lowerings"].items()
-        }
+    def load_state_dict(
+        self, coverage: Mapping[str, CoverageRow], state: Mapping[str, Any]
+    ) -> None:
+        """Restore the state saved by :meth:`state_dict`, and the coverage beside it."""
+        self.discovery.rows = {place: replace(row) for place, row in coverage.items()}
+        self.ran = state["ran"]
+        self._entered = Counter(state["entered"])
+        self._downsamplings.load_state_dict(state["downsamplings"])
+
+    def next_downsampling(self, site: Site, shape: Shape) -> Downsampling | None:
+        """What lowers the sampling rate next behind a site, of activations ``(C, ...)``."""
+        return self._downsamplings.next(site.name, self._dispatcher.channel_axis.of(site), shape)
 
     @property
     def attached(self) -> bool:
@@ -181,29 +157,22 @@ class Capture:
         return self._opened_by is not None
 
     @property
-    def changes(self) -> bool:
+    def changes_outputs(self) -> bool:
         """Whether it changes what rectifiers return."""
-        return self._change is not None
+        return self._dispatcher.changes_outputs
 
     @property
     def compiled(self) -> bool:
         """Whether the model has compiled parts."""
-        return self.inventory.compiled
+        return self.discovery.compiled
 
-    def axes(self, tensor: Tensor) -> Axes | None:
-        """What is known of the sampling rate along the axes of `tensor`, in this thread's forward.
-
-        Nothing is where only a part of the model was called.
-        """
-        return self._thread.rates.of(tensor)
-
-    def knows(self, module: nn.Module) -> bool:
+    def owns(self, module: nn.Module) -> bool:
         """Whether `module` is one of the model's."""
-        return module in self.inventory.names
+        return module in self.discovery.names
 
-    def enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        """See :class:`spectroscope.capture.hooks.Listener`."""
-        names = self.inventory.names.get(module)
+    def on_module_enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """See :class:`spectroscope.capture.hooks.Observer`."""
+        names = self.discovery.names.get(module)
         if names is None:
             self._replica(module)
             return
@@ -216,32 +185,34 @@ class Capture:
             here.calls.clear()
             here.restart()
             if module is self._model:
-                here.rates.start(args)
+                here.axes.start(args)
                 self._started(args)
         name = names[0] if len(names) == 1 else self._reached(names)
         inside = False
         if here.running:
             inside = here.running[-1].inside
             here.running[-1].opened = True
-        kind = None if inside else self.inventory.kind_of[module]
+        kind = None if inside else self.discovery.kind_of[module]
         finish = None
         if kind is not None:
             self._entered[name] += 1
-            self.inventory.row(module, name, "", kind)
-            if isinstance(module, self.inventory.kinds.classes):
+            self.discovery.row(module, name, "", kind)
+            if isinstance(module, self.discovery.kinds.classes):
                 inside = True
                 tensor = next((arg for arg in args if isinstance(arg, Tensor)), None)
                 if tensor is not None:
-                    finish = self._begin(module, name, "", kind, tensor, known=False)
-                    if finish is not None and self.changes:
-                        # What it does with its input nobody knows.
+                    finish = self._begin(module, name, "", kind, tensor)
+                    if finish is not None and self.changes_outputs:
+                        # It may work in place.
                         finish = partial(finish, given=tensor.clone())
                 else:
-                    self.inventory.note(name, module, "it was called without a tensor by position")
+                    self.discovery.set_reason(
+                        name, module, "it was called without a tensor by position"
+                    )
         here.running.append(Frame(module, name, kind, inside, finish))
 
-    def leave(self, module: nn.Module, output: Any) -> Any:
-        """See :class:`spectroscope.capture.hooks.Listener`."""
+    def on_module_exit(self, module: nn.Module, output: Any) -> Any:
+        """See :class:`spectroscope.capture.hooks.Observer`."""
         running, new = self._thread.running, None
         if running and any(frame.module is module for frame in reversed(running)):
             while (frame := running.pop()).module is not module:
@@ -254,14 +225,14 @@ class Capture:
                 self._fused_layer(module, frame.name, ran=output is not None)
         return new
 
-    def before(
+    def on_function_call(
         self,
         function: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        changed: bool,
-    ) -> hooks.Answer | None:
-        """See :class:`spectroscope.capture.hooks.Listener`."""
+        wrapped: bool,
+    ) -> hooks.Interception | None:
+        """See :class:`spectroscope.capture.hooks.Observer`."""
         here = self._thread
         if not here.running:
             return None
@@ -269,54 +240,53 @@ class Capture:
         finish = around = None
         if not here.running[-1].inside:
             if name in activations.FUNCTIONS:
-                around, finish = self._rectify(name, args, kwargs, known=not changed)
+                around, finish = self._activate(name, args, kwargs, wrapped)
             elif "relu" in name and "relu" in name.split("_"):
                 reason = "its ReLU is part of one kernel with other work"
                 frame = here.running[-1]
-                self.inventory.unseen(frame.name, frame.module, reason, function=name)
-        rates, origins = here.rates, here.origins
-        if finish is around is None and not rates.concern(args, kwargs):
+                self.discovery.add_unobservable(frame.name, frame.module, reason, function=name)
+        axes, provenance = here.axes, here.provenance
+        if finish is around is None and not axes.any_tracked(args, kwargs):
             return None
         place = f"{here.running[-1].name}/{name.strip('_')}".lstrip("/")
 
         def after(output: Any) -> None:
-            sources = rates.passed(name, args, kwargs, output)
-            lowered = origins.passed(place, sources, args, kwargs, output) if sources else {}
-            for site, lowering in lowered.items():
-                self.lowerings.setdefault(site, {}).setdefault(lowering.place, lowering)
+            tracked = axes.update(name, args, kwargs, output)
+            steps = provenance.update(place, tracked, args, kwargs, output) if tracked else {}
+            self._downsamplings.add(steps)
             if finish is not None:
                 finish(output)
 
-        return hooks.Answer(around, after)
+        return hooks.Interception(around, after)
 
-    def failed(self, error: Exception) -> None:
-        """See :class:`spectroscope.capture.hooks.Listener`.
+    def on_error(self, error: Exception) -> None:
+        """See :class:`spectroscope.capture.hooks.Observer`.
 
         Raises:
             Exception: `error`, where outputs are changed: a model that isn't must not pass for one
                 that is.
         """
-        if self.changes:
+        if self.changes_outputs:
             raise error
         running = self._thread.running
         name, module = (running[-1].name, running[-1].module) if running else ("", self._model)
         reason = f"{type(error).__name__} while looking: {str(error).partition(chr(10))[0]}"
-        self.inventory.note(name, module, reason)
+        self.discovery.set_reason(name, module, reason)
 
-    def _rectify(
-        self, function: str, args: tuple[Any, ...], kwargs: dict[str, Any], *, known: bool
-    ) -> hooks.Answer:
-        call = activations.FUNCTIONS[function](args, kwargs)
-        if call is None or not isinstance(call.input, Tensor):
-            return hooks.Answer()
-        if call.kind not in self.inventory.kinds.names:
-            return hooks.Answer()
+    def _activate(
+        self, function: str, args: tuple[Any, ...], kwargs: dict[str, Any], wrapped: bool
+    ) -> hooks.Interception:
+        found = activations.read(function, args, kwargs)
+        if found is None or found[0].kind not in self.discovery.kinds.names:
+            return hooks.Interception()
+        activation, tensor = found
         frame = self._thread.running[-1]
-        place = "" if frame.kind else function
-        finish = self._begin(frame.module, frame.name, place, call.kind, call.input, known=known)
-        if finish is None or not self.changes:
-            return hooks.Answer(finish=finish)
-        return hooks.Answer(around=partial(on_a_copy, activations.FUNCTIONS[function], finish))
+        is_relu = activation is activations.RELU and not wrapped
+        function = "" if frame.kind else function
+        finish = self._begin(frame.module, frame.name, function, activation.kind, tensor, is_relu)
+        if finish is None or not self.changes_outputs:
+            return hooks.Interception(on_output=finish)
+        return hooks.Interception(wrap=partial(run_on_copy, tensor, finish))
 
     def _begin(
         self,
@@ -325,36 +295,25 @@ class Capture:
         function: str,
         kind: str,
         tensor: Tensor,
-        *,
-        known: bool,
-    ) -> Callable[..., Any] | None:
+        is_relu: bool = False,
+    ) -> Finish | None:
+        """Name a call and hand it on."""
         calls = self._thread.calls
-        found = self.inventory.row(module, name, function, kind, calls=1)
-        site = Site(name, function, calls[found.place], kind)
-        calls[found.place] += 1
-        if not self.inventory.selects(site):
+        row = self.discovery.row(module, name, function, kind, calls=1)
+        site = Site(name, function, calls[row.place], kind)
+        calls[row.place] += 1
+        if not self.discovery.selects(site):
             return None
-        if self.changes and runs_again():
-            raise RuntimeError(
-                f"an intervention at {site.name} can't follow into activation checkpointing, which "
-                "runs parts of the model again in the backward pass: switch that off"
-            )
-        finish = self._observe(site, tensor, known) if self._observe else None
-        axes = self.axes(tensor)
+        axes = self._thread.axes.of(tensor)
+        finish = self._dispatcher.start(site, tensor, axes, row, is_relu=is_relu)
 
-        def finish_with(output: Any, given: Tensor = tensor) -> Any:
-            if isinstance(output, Tensor):
-                if self._change is not None:
-                    with hooks.aside():
-                        return self._change(site, given, axes, output)
-                if finish is not None:
-                    finish(output)
-                self._thread.origins.rectified(site.name, output)
-            elif output is not None:  # None: it raised
-                found.reason = f"it returns a {type(output).__name__}, not a tensor"
-            return None
+        def finish_call(output: Any, given: Tensor | None = None) -> Tensor | None:
+            new = finish(output) if given is None else finish(output, given)
+            if isinstance(output, Tensor) and not self.changes_outputs:
+                self._thread.provenance.add_site(site.name, output)
+            return new
 
-        return finish_with
+        return finish_call
 
     def _reached(self, names: list[str]) -> str:
         """Of the names of a shared module, the one under the modules that now run."""
@@ -366,13 +325,14 @@ class Capture:
 
     def _fused_layer(self, layer: nn.TransformerEncoderLayer, name: str, *, ran: bool) -> None:
         """Report the rectifier of a layer that took its fused path: it ran no module of its own."""
-        kind = {1: "ReLU", 2: "GELU"}.get(layer.activation_relu_or_gelu)
-        if ran and kind in self.inventory.kinds.names:
-            reason = "one fused kernel; torch.backends.mha.set_fastpath_enabled(False) shows it"
-            self.inventory.unseen(name, layer, reason, function=kind.lower())
+        for activation in activations.ACTIVATIONS if ran else ():
+            kind, code = activation.kind, activation.encoder_code
+            if code == layer.activation_relu_or_gelu and kind in self.discovery.kinds.names:
+                reason = "one fused kernel; torch.backends.mha.set_fastpath_enabled(False) shows it"
+                self.discovery.add_unobservable(name, layer, reason, function=kind.lower())
 
     def _replica(self, module: nn.Module) -> None:
         """Report a copy of a part of the model that `nn.DataParallel` runs in another thread."""
-        if getattr(module, "_is_replica", False) and self.inventory.kinds.of_module(module):
+        if getattr(module, "_is_replica", False) and self.discovery.kinds.of_module(module):
             reason = "nn.DataParallel runs copies of the model"
-            self.inventory.unseen("(replicas)", module, reason)
+            self.discovery.add_unobservable("(replicas)", module, reason)

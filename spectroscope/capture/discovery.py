@@ -1,4 +1,4 @@
-"""Which rectifiers a model has, under what names, and which of them were asked for."""
+"""Discovery of a model's activations: names, coverage, and which of them are selected."""
 
 import difflib
 import fnmatch
@@ -10,29 +10,29 @@ import torch
 from torch import nn
 
 from spectroscope.capture import activations, hooks
-from spectroscope.capture.sites import Found, Select, Site
+from spectroscope.capture.sites import CoverageRow, Select, Site
 from spectroscope.errors import RequestError
 
 
-class Inventory:
-    """The places of `model` that have rectifiers, those that calls reveal included as they come.
+class Discovery:
+    """The activations of `model`. Those that only a call reveals are added when it happens.
 
     Args:
         model: any module.
-        select: a glob or globs over names of modules, places or sites, `(name, module) -> bool`
-            with the place's name and its module, or None: all.
-        kinds: what to look for beyond the ReLU family: names such as ``"GELU"``, or module classes.
+        select: a glob or globs over names of modules, places or sites; or `(name, module) -> bool`,
+            called with a place's name and module; None: all.
+        kinds: activations beyond the ReLU family: names such as ``"GELU"``, or module classes.
 
     Attributes:
-        found: every rectifier by place, and what can't be looked into.
-        names: every name of every module.
-        kind_of: kind of rectifier that a module is, or None.
-        kinds: what is looked for.
+        rows: coverage by place: every activation, and what can't be observed.
+        names: all qualified names of every module.
+        kind_of: the kind of activation that a module is, or None.
+        kinds: the kinds to observe.
         compiled: whether the model has compiled parts.
 
     Raises:
         TypeError: `model` isn't an `nn.Module`, or `select` is a class.
-        RequestError: `select` can fit nothing in the model, or a kind isn't known.
+        RequestError: `select` can't match anything in the model, or a kind is unknown.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Inventory:
             raise TypeError(f"model must be an nn.Module, not {type(model).__name__}")
         if isinstance(select, type):
             raise TypeError(f"select takes globs or (name, module) -> bool, not {select.__name__}")
-        self.found: dict[str, Found] = {}
+        self.rows: dict[str, CoverageRow] = {}
         self.names: dict[nn.Module, list[str]] = {}
         self.kind_of: dict[nn.Module, str | None] = {}
         self.kinds = activations.Kinds.of(kinds)
@@ -51,11 +51,11 @@ class Inventory:
         globs = [select] if isinstance(select, str) else select
         self._select = globs if callable(globs) or globs is None else list(globs)
         self._lock = threading.Lock()
-        self.survey()
+        self.scan()
         self._check_select()
 
-    def survey(self) -> None:
-        """Name every module, and list the rectifier modules and what can't be looked into."""
+    def scan(self) -> None:
+        """Name every module; add rows for activation modules and for what can't be observed."""
         self.names.clear()
         self.kind_of.clear()
         scripted: list[str] = []
@@ -71,97 +71,103 @@ class Inventory:
                 continue
             if isinstance(module, torch.jit.ScriptModule):
                 scripted.append(f"{name}." if name else "")
-                self.unseen(name, module, "TorchScript runs it, where no hook fires")
-            elif isinstance(module, hooks.FUSING) and type(module) not in hooks.FUSING:
-                self.unseen(name, module, "what its own forward calls isn't seen: looking would "
-                            "keep it from its fused path")  # fmt: skip
-            elif _fused(module):
-                self.unseen(name, module, "convolution and ReLU are one quantized kernel")
+                self.add_unobservable(name, module, "TorchScript runs it, where no hook fires")
+            elif (
+                isinstance(module, hooks.FUSED_MODULES) and type(module) not in hooks.FUSED_MODULES
+            ):
+                self.add_unobservable(name, module, "calls in its own forward are not observed, "
+                                      "which would disable its fused path")  # fmt: skip
+            elif _is_fused(module):
+                self.add_unobservable(name, module, "convolution and ReLU are one quantized kernel")
             elif first and (kind := self.kind_of[module]):
                 self.row(module, name, "", kind)
 
-    def row(self, module: nn.Module, name: str, function: str, kind: str, calls: int = 0) -> Found:
-        """Row of a place, made if it isn't there, with so many calls more."""
-        new = Found(name, function, kind)
+    def row(
+        self, module: nn.Module, name: str, function: str, kind: str, calls: int = 0
+    ) -> CoverageRow:
+        """Get the row of a place, created if missing, and add `calls` to the calls that fired."""
+        new = CoverageRow(name, function, kind)
         with self._lock:
-            found = self.found.get(new.place)
-            if found is None:
-                found = self.found[new.place] = new
-                found.selected = self._may_select(new.place, module)
-            found.fired += calls
-        return found
+            row = self.rows.get(new.place)
+            if row is None:
+                row = self.rows[new.place] = new
+                row.selected = self._matches_place(new.place, module)
+            row.fired += calls
+        return row
 
-    def unseen(self, name: str, module: nn.Module, reason: str, function: str = "") -> None:
-        """Note something that can't be looked into."""
-        found = Found(name, function, type(module).__name__, reason=reason)
+    def add_unobservable(
+        self, name: str, module: nn.Module, reason: str, function: str = ""
+    ) -> None:
+        """Add a row for a module or function that can't be observed."""
+        row = CoverageRow(name, function, type(module).__name__, reason=reason)
         with self._lock:
-            self.found[found.place] = found
+            self.rows[row.place] = row
 
-    def note(self, name: str, module: nn.Module, reason: str) -> None:
-        """Note what is amiss at a place, unless something is noted there already."""
+    def set_reason(self, name: str, module: nn.Module, reason: str) -> None:
+        """Set the reason why calls at a place are not recorded; an earlier reason stays."""
         with self._lock:
-            found = self.found.setdefault(name, Found(name, "", type(module).__name__))
-            found.reason = found.reason or reason
+            row = self.rows.setdefault(name, CoverageRow(name, "", type(module).__name__))
+            row.reason = row.reason or reason
 
-    def missed(self) -> str:
-        """What can't be seen, or not in full, and why: the first three; empty if all is seen."""
-        rows = [row for row in self.found.values() if row.reason]
+    def describe_gaps(self) -> str:
+        """The first three places with a reason, as text; empty if there are none."""
+        rows = [row for row in self.rows.values() if row.reason]
         first = ", ".join(f"{row.place or 'itself'} ({row.reason})" for row in rows[:3])
         return f"{first}, …" if len(rows) > 3 else first
 
-    def snapshot(self) -> dict[str, Found]:
-        """Copy of `found`."""
+    def snapshot(self) -> dict[str, CoverageRow]:
+        """Copy of `rows`."""
         with self._lock:
-            return {place: replace(found) for place, found in self.found.items()}
+            return {place: replace(row) for place, row in self.rows.items()}
 
     def selects(self, site: Site) -> bool:
-        """Whether a call at a place of which there is a row was asked for."""
-        if not self.found[site.place].selected:
+        """Whether the call `site`, whose place has a row, is selected."""
+        if not self.rows[site.place].selected:
             return False
         return not isinstance(self._select, list) or any(map(site.matches, self._select))
 
     def _check_select(self) -> None:
-        """Raise if nothing in the model, seen yet or not, could be selected."""
-        if self._select is None or any(found.selected for found in self.found.values()):
+        """Raise if `select` can't match any call, not even of a function yet to be called."""
+        if self._select is None or any(row.selected for row in self.rows.values()):
             return
         for module, names in self.names.items():
             places = [f"{name}/{f}" for name in names for f in activations.FUNCTIONS]
-            if any(self._may_select(place, module) for place in [*names, *places]):
+            if any(self._matches_place(place, module) for place in [*names, *places]):
                 return
-        names = list(self.found) or [names[0] for names in self.names.values()]
-        near = difflib.get_close_matches(str(self._select), names, n=3, cutoff=0)
+        names = list(self.rows) or [names[0] for names in self.names.values()]
+        closest = difflib.get_close_matches(str(self._select), names, n=3, cutoff=0)
         raise RequestError(
-            f"select={self._select!r} fits no rectifier of {type(self._model).__name__}; "
-            f"there are, for example, {', '.join(near)}"
+            f"select={self._select!r} matches no activation of {type(self._model).__name__}; "
+            f"there are, for example, {', '.join(closest)}"
         )
 
-    def _may_select(self, place: str, module: nn.Module) -> bool:
-        """Whether any call at `place` may be selected."""
+    def _matches_place(self, place: str, module: nn.Module) -> bool:
+        """Whether `select` matches at least one possible call at `place`."""
         if self._select is None:
             return True
         if callable(self._select):
             return bool(self._select(place, module))
         names = {place, place.partition("/")[0]}
-        heads = {glob.partition("#")[0] for glob in self._select}
-        return any(fnmatch.fnmatchcase(name, head) for name in names for head in heads)
+        globs = {glob.partition("#")[0] for glob in self._select}
+        return any(fnmatch.fnmatchcase(name, glob) for name in names for glob in globs)
 
 
 def _walk(
-    module: nn.Module, name: str = "", above: tuple[nn.Module, ...] = ()
+    module: nn.Module, name: str = "", ancestors: tuple[nn.Module, ...] = ()
 ) -> Iterator[tuple[str, nn.Module]]:
-    """Every name of every module in `module`, first the modules that it has as attributes.
+    """All names of all modules in `module`, parents first.
 
-    As `named_modules(remove_duplicate=False)`, but a module that has one of its parents inside
-    doesn't make it go round in circles.
+    As `named_modules(remove_duplicate=False)`, but a module that contains one of its ancestors
+    causes no infinite recursion.
     """
     yield name, module
-    for key, child in module._modules.items():  # named_children() gives a shared one once
-        if child is not None and child is not module and child not in above:
-            yield from _walk(child, f"{name}.{key}" if name else key, (*above, module))
+    for key, child in module._modules.items():  # named_children() yields a shared child only once
+        if child is not None and child is not module and child not in ancestors:
+            yield from _walk(child, f"{name}.{key}" if name else key, (*ancestors, module))
 
 
-def _fused(module: nn.Module) -> bool:
-    """Whether `module` is a quantized kernel with a ReLU in it (torch.ao's ConvReLU2d and such)."""
-    kind = type(module)
-    quantized = kind.__module__.startswith("torch.ao.") and ".quantized" in kind.__module__
-    return quantized and "ReLU" in kind.__name__
+def _is_fused(module: nn.Module) -> bool:
+    """Whether `module` is a quantized kernel that includes a ReLU, as torch.ao's ConvReLU2d."""
+    cls = type(module)
+    quantized = cls.__module__.startswith("torch.ao.") and ".quantized" in cls.__module__
+    return quantized and "ReLU" in cls.__name__

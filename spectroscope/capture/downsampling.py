@@ -1,23 +1,29 @@
-"""What lowers the sampling rate behind each rectifier call: where its output is led to."""
+"""Provenance: which activation calls a tensor comes from, and what downsamples their output."""
 
 import math
-import weakref
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from spectroscope.capture.axes import Axes, Rates, tensors
+from spectroscope.capture.axes import (
+    Axes,
+    AxisTracker,
+    TensorMap,
+    along_transformed_axes,
+    tensors,
+)
+from spectroscope.capture.sites import Downsampling, Shape
 
 
-class Lowering(NamedTuple):
-    """A function that lowers the sampling rate behind a site.
+class DownsamplingStep(NamedTuple):
+    """A function that lowers the sampling rate somewhere after a site.
 
     Attributes:
-        place: name of the module in which it is called, and its own: `layer2.0.conv1/conv2d`.
-        factors: for each axis of the site's output, by how much; infinite for a mean over it.
-        between: number of other rectifiers on the way.
-        whole: nothing is left of the axes but one value, as of global pooling.
+        place: calling module and function: `layer2.0.conv1/conv2d`.
+        factors: decimation factor from each axis of the site's output; infinite for a mean over it.
+        between: number of other activations in between.
+        whole: each decimated axis becomes one value, as in global pooling.
     """
 
     place: str
@@ -26,113 +32,187 @@ class Lowering(NamedTuple):
     whole: bool
 
 
-class _Origin(NamedTuple):
-    """That a tensor comes from a rectifier call."""
+class _Source(NamedTuple):
+    """An activation call that a tensor comes from.
 
-    axes: Axes  # of the call's output
+    Attributes:
+        axes: of the call's output.
+        between: number of other activations in between.
+    """
+
+    axes: Axes
     between: int
 
 
-_Origins = Mapping[str, _Origin]
+_Sources = Mapping[str, _Source]  # by site name
 
-# Rearranges samples, and loses none.
+# Rearranges samples without loss.
 _LOSSLESS = {"pixel_unshuffle"}
 
 
-class Origins:
-    """From which rectifier calls the tensors of one forward come. They are referred to weakly."""
+class Provenance:
+    """The activation calls that the tensors of one forward come from.
 
-    def __init__(self, rates: Rates):
-        self._rates = rates
-        self._of: dict[int, tuple[weakref.ref[Tensor], _Origins]] = {}
+    Args:
+        axes: the axes of those tensors, updated before each :meth:`update`.
+    """
 
-    def of(self, tensor: Tensor) -> _Origins:
-        """The calls that `tensor` comes from."""
-        reference, origins = self._of.get(id(tensor), (None, {}))
-        return origins if reference is not None and reference() is tensor else {}
+    def __init__(self, axes: AxisTracker):
+        self._axes = axes
+        self._sources: TensorMap[_Sources] = TensorMap()
 
-    def rectified(self, site: str, output: Tensor) -> None:
-        """Note that `output` comes from the rectifier call `site`."""
-        axes = self._rates.of(output)
-        origins = {s: o._replace(between=o.between + 1) for s, o in self.of(output).items()}
+    def add_site(self, site: str, output: Tensor) -> None:
+        """Set `output` as that of the activation call `site`."""
+        sources = self._sources.get(output) or {}
+        sources = {s: x._replace(between=x.between + 1) for s, x in sources.items()}
+        axes = self._axes.of(output)
         if axes is not None:
-            origins[site] = _Origin(axes, 0)
-        self._of[id(output)] = weakref.ref(output), origins
+            sources[site] = _Source(axes, 0)
+        self._sources.set(output, sources)
 
-    def passed(
+    def update(
         self,
         place: str,
-        sources: list[tuple[Tensor, Axes]],
+        tracked: list[tuple[Tensor, Axes]],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         output: Any,
-    ) -> dict[str, Lowering]:
-        """Note where the output of a torch function comes from; to be called after the rates'.
+    ) -> dict[str, DownsamplingStep]:
+        """Set the sources of the output of a torch function that has run.
 
         Args:
-            place: of the function.
-            sources: the tensors among its arguments of which rates were known, and those.
-            args: its positional arguments.
-            kwargs: its keyword arguments.
-            output: what it returned.
+            place: calling module and function.
+            tracked: what :meth:`AxisTracker.update` returned.
+            args: positional arguments of the function.
+            kwargs: keyword arguments of the function.
+            output: result of the function.
 
         Returns:
-            If it has lowered the sampling rate: how, behind each site.
+            By site, how the function lowers the sampling rate, if it does.
         """
-        origins = self.of(sources[0][0])
-        if len(sources) > 1:
-            nearest = dict(origins)
-            for source, _ in sources[1:]:
-                for site, origin in self.of(source).items():
-                    if site not in nearest or origin.between < nearest[site].between:
-                        nearest[site] = origin
-            origins = nearest
-        if not origins:
+        sources = _nearest([self._sources.get(tensor) or {} for tensor, _ in tracked])
+        if not sources:
             return {}
         function = place.rpartition("/")[2]
-        before = sources[0][1]
-        lowered = {}
+        before = tracked[0][1]
+        steps: dict[str, DownsamplingStep] = {}
         for tensor in tensors((output,)):
-            after = self._rates.of(tensor)
-            if function == "mean":
-                after = _without(before, args, kwargs)
-            left: set[str] = set()
-            if after is not None and len(after) == len(before) and function not in _LOSSLESS:
-                down = [
-                    axis
-                    for axis, (a, b) in enumerate(zip(before, after, strict=True))
-                    if a is not b and a is not None and b is not None and b > a
-                ]
-                whole = function == "mean" or all(tensor.shape[axis] == 1 for axis in down)
-                for site, origin in origins.items() if down else ():
-                    factors = _factors(origin.axes, after)
-                    if factors is not None and max(factors) > 1:
-                        lowered[site] = Lowering(place, factors, origin.between, whole)
-                    # Lower along every axis of a line or an image: what follows isn't the next.
-                    if factors is not None and min(factors[2:][-2:], default=1) > 1:
-                        left.add(site)
-            on = {s: o for s, o in origins.items() if s not in left} if left else origins
-            self._of[id(tensor)] = weakref.ref(tensor), on
-        return lowered
+            mean = function == "mean"
+            after = _mean_axes(before, args, kwargs) if mean else self._axes.of(tensor)
+            remaining = sources
+            lowered = [] if function in _LOSSLESS else _lowered(before, after)
+            if after is not None and lowered:
+                whole = mean or all(tensor.shape[axis] == 1 for axis in lowered)
+                remaining = dict(sources)
+                for site, source in sources.items():
+                    factors = _factors(source.axes, after)
+                    if factors is None:
+                        continue
+                    if max(factors) > 1:
+                        steps[site] = DownsamplingStep(place, factors, source.between, whole)
+                    # Once every axis of a line or an image is decimated, no later step is the next.
+                    if min(factors[2:][-2:], default=1) > 1:
+                        del remaining[site]
+            self._sources.set(tensor, remaining)
+        return steps
+
+
+class DownsamplingLog:
+    """Every step that lowered the sampling rate behind a site, in the order of first use."""
+
+    def __init__(self) -> None:
+        self._steps: dict[str, dict[str, DownsamplingStep]] = {}
+
+    def add(self, steps: Mapping[str, DownsamplingStep]) -> None:
+        """Add the steps of one function call, by site."""
+        for site, step in steps.items():
+            self._steps.setdefault(site, {}).setdefault(step.place, step)
+
+    def next(self, site: str, channel_axis: int, shape: Shape) -> Downsampling | None:
+        """See :func:`next_downsampling`."""
+        return next_downsampling(self._steps.get(site, {}).values(), channel_axis, shape)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The steps as plain data."""
+        return {
+            site: [list(step) for step in steps.values()] for site, steps in self._steps.items()
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the state saved by :meth:`state_dict`."""
+        self._steps = {
+            site: {
+                place: DownsamplingStep(place, tuple(factors), between, whole)
+                for place, factors, between, whole in rows
+            }
+            for site, rows in state.items()
+        }
+
+
+def next_downsampling(
+    steps: Iterable[DownsamplingStep], channel_axis: int, shape: Shape
+) -> Downsampling | None:
+    """The next downsampling after a site, along the axes that are transformed; None: there is none.
+
+    The step with the fewest activations in between, the first to run of several. Pooling over all
+    of time or space, mostly a side branch, comes last.
+
+    Args:
+        steps: all steps after the site, in the order in which they ran.
+        channel_axis: of the site's output.
+        shape: of one input there, ``(C, ...)``.
+    """
+    candidates = []
+    for step in steps:
+        factors = along_transformed_axes(step.factors, channel_axis, shape)
+        if factors and max(factors) > 1:
+            factor = factors[0] if len(set(factors)) == 1 else math.nan
+            candidates.append(Downsampling(step.place, factor, step.between, step.whole))
+    return min(candidates, key=lambda step: (step.whole, step.between), default=None)
+
+
+def _nearest(several: Iterable[_Sources]) -> _Sources:
+    """All sources of several tensors, each with the fewest activations in between."""
+    first, *others = several
+    if not others:
+        return first
+    nearest = dict(first)
+    for sources in others:
+        for site, source in sources.items():
+            if site not in nearest or source.between < nearest[site].between:
+                nearest[site] = source
+    return nearest
+
+
+def _lowered(before: Axes, after: Axes | None) -> list[int]:
+    """The axes with a higher decimation after a function than before."""
+    if after is None or len(after) != len(before):
+        return []
+    return [
+        axis
+        for axis, (a, b) in enumerate(zip(before, after, strict=True))
+        if a is not b and a is not None and b is not None and b > a
+    ]
 
 
 def _factors(site: Axes, after: Axes) -> tuple[float, ...] | None:
-    """By how much the rate is lower than at the site, axis by axis; None if that can't be told."""
+    """Decimation from each axis of a site's output to a later tensor; None if unknown."""
     if len(site) != len(after):
         return None
-    if all(a is not None or b is None for a, b in zip(site, after, strict=True)):
-        pairs = zip(site, after, strict=True)
+    pairs = list(zip(site, after, strict=True))
+    if all(a is not None or b is None for a, b in pairs):
         return tuple(1.0 if a is None or b is None else float(b / a) for a, b in pairs)
-    # Axes have changed places; where there is one of time, it is that one.
-    mine, its = ([i for i, a in enumerate(axes) if i and a is not None] for axes in (site, after))
-    if len(mine) != 1 or len(its) != 1:
+    # The axes were permuted, which is unambiguous where only one is of time.
+    at_site, later = ([i for i, a in enumerate(axes) if i and a is not None]
+                      for axes in (site, after))  # fmt: skip
+    if len(at_site) != 1 or len(later) != 1:
         return None
-    factor = float(after[its[0]] / site[mine[0]])  # type: ignore[operator]
-    return tuple(factor if i == mine[0] else 1.0 for i in range(len(site)))
+    factor = float(after[later[0]] / site[at_site[0]])  # type: ignore[operator]
+    return tuple(factor if i == at_site[0] else 1.0 for i in range(len(site)))
 
 
-def _without(axes: Axes, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Axes after a mean over time or space, infinitely decimated; None if it is another mean."""
+def _mean_axes(axes: Axes, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Axes after a mean over time or space: infinitely decimated. None for any other mean."""
     dim = args[1] if len(args) > 1 else kwargs.get("dim", kwargs.get("axis"))
     dims = dim if isinstance(dim, list | tuple) else [dim]
     over = {d % len(axes) for d in dims if isinstance(d, int)}

@@ -1,20 +1,19 @@
-"""The one place where we stand between models and torch: who is called, and what rectifies.
+"""Global hooks: registered observers see every module and torch function call.
 
-Two things are put into torch while anybody listens, and taken out when nobody does:
+While at least one observer is registered, two things are installed in torch:
 
-* hooks on *all* modules of the process (torch's own global module hooks), which say which module
-  runs. Nothing is registered on the modules themselves: a model can be copied and pickled while it
-  is looked at, and layers that ask whether they have hooks (`nn.TransformerEncoderLayer`, before it
-  takes its fused path) find none.
-* a `TorchFunctionMode`, which sees every call of a torch function, `F.relu` and `x.clamp_(min=0)`
-  alike, with its arguments as they are before an in-place call overwrites them.
+* Global module hooks, which report which module runs. Nothing is registered on the modules
+  themselves, so that a model can still be copied and pickled, and layers that check for hooks
+  (`nn.TransformerEncoderLayer`, before its fused path) find none.
+* A `TorchFunctionMode`, which sees every torch function call, `F.relu` and `x.clamp_(min=0)`
+  alike, before an in-place call overwrites its arguments.
 
-A mode belongs to a thread. The thread that opens the door has it from then on; another thread gets
-it while it runs a module that a listener knows.
+A mode belongs to one thread. The thread that registers an observer has it until the observer is
+removed; any other thread has it while a module that an observer owns runs there.
 
-Some listeners only hear, others change what calls return; the latter come first, so that the former
-hear what the model gets. Whatever goes wrong with a listener is told to that listener and to nobody
-else: the model runs on, unless the listener raises it again.
+Observers that change outputs are called before those that only observe, so that the latter see
+what the model gets. An exception in an observer goes to the `on_error` of that observer alone: the
+model runs on, unless `on_error` raises.
 """
 
 import re
@@ -42,116 +41,123 @@ from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.hooks import RemovableHandle
 
 
-class Answer(NamedTuple):
-    """What a listener wants of a call of a torch function.
+class Interception(NamedTuple):
+    """What an observer does with one torch function call.
 
     Attributes:
-        around: called instead of the function, with the function and its arguments; what it
-            returns is what the model gets. What it raises, the model raises.
-        finish: called with what the model gets.
+        wrap: called instead of the function, with the function and its arguments. Its result
+            replaces the function's; its exceptions reach the model.
+        on_output: called with the result that the model gets.
     """
 
-    around: Callable[..., Any] | None = None
-    finish: Callable[[Any], None] | None = None
+    wrap: Callable[..., Any] | None = None
+    on_output: Callable[[Any], Any] | None = None
 
 
-class Listener(Protocol):
-    """What may stand at the door."""
+class Observer(Protocol):
+    """Protocol for observers of module and function calls."""
 
     @property
-    def changes(self) -> bool:
-        """Whether it changes what calls and modules return."""
+    def changes_outputs(self) -> bool:
+        """Whether it changes what functions and modules return."""
 
     @property
     def compiled(self) -> bool:
-        """Whether the model has compiled parts."""
+        """Whether the observed model has compiled parts."""
 
-    def knows(self, module: nn.Module) -> bool:
-        """Whether `module` is of the model listened to."""
+    def owns(self, module: nn.Module) -> bool:
+        """Whether `module` belongs to the observed model."""
 
-    def enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        """`module` starts to run with the positional arguments `args`."""
+    def on_module_enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """Called before `module` runs, with the positional arguments."""
 
-    def leave(self, module: nn.Module, output: Any) -> Any:
-        """`module` has run; `output` is None if it raised. An answer, if any, replaces it."""
+    def on_module_exit(self, module: nn.Module, output: Any) -> Any:
+        """Called after `module` ran; `output` is None if it raised.
 
-    def before(
+        Returns:
+            What replaces the output, or None to keep it.
+        """
+
+    def on_function_call(
         self,
         function: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        changed: bool,
-    ) -> Answer | None:
-        """A torch function is about to run; `changed`: another listener may change its result."""
+        wrapped: bool,
+    ) -> Interception | None:
+        """Called before a torch function runs; `wrapped`: an observer may replace its result."""
 
-    def failed(self, error: Exception) -> None:
-        """One of these, or the `finish` of an answer, has raised `error`."""
+    def on_error(self, error: Exception) -> None:
+        """Called with what another method, or the `on_output` of an interception, raised."""
 
 
-def open_to(listener: Listener) -> None:
-    """Let `listener` hear of every module and torch function, until :func:`close_to`."""
-    global _listeners
-    _here.open.append(listener)
-    if _here.mode is None:
-        _here.put_mode()
+def register(observer: Observer) -> None:
+    """Report every module and function call to `observer`, until :func:`remove`."""
+    global _observers
+    _local.observers.append(observer)
+    if _local.mode is None:
+        _local.push_mode()
     with _lock:
-        # Stable: those that change come first, each kind in the order in which it came.
-        _listeners = tuple(sorted((*_listeners, listener), key=lambda other: not other.changes))
-        _hook()
+        # Those that change outputs come first; the sort is stable.
+        _observers = tuple(
+            sorted((*_observers, observer), key=lambda other: not other.changes_outputs)
+        )
+        _install()
 
 
-def close_to(listener: Listener) -> None:
-    """Undo :func:`open_to`, as far as it came, in the same thread. Twice is as good as once."""
-    global _listeners
+def remove(observer: Observer) -> None:
+    """Undo :func:`register`, complete or interrupted, in the same thread. May be repeated."""
+    global _observers
     with _lock:
-        _listeners = tuple(other for other in _listeners if other is not listener)
-        _unhook()
-    if listener in _here.open:
-        _here.open.remove(listener)
-    if not _here.open and _here.visitor is None:
-        _here.take_mode()
+        _observers = tuple(other for other in _observers if other is not observer)
+        _uninstall_if_unused()
+    if observer in _local.observers:
+        _local.observers.remove(observer)
+    _local.remove_mode_if_unused()
 
 
-def _hook() -> None:
-    if not _handles:
-        _handles.append(register_module_forward_pre_hook(_enter))
-        _handles.append(register_module_forward_hook(_leave, always_call=True))
-    # What is compiled was compiled without us: its origin runs instead. Not asked for where
-    # nothing can be compiled, for it takes a second to load the compiler.
-    if not _eager and ("torch._dynamo" in sys.modules or any(x.compiled for x in _listeners)):
-        _eager.append(torch.compiler.set_stance("force_eager"))
-        # torch warns that it calls our hooks for its wrapper too, which does no harm.
-        warnings.filters.insert(0, _WRAPPER)  # type: ignore[attr-defined]
+def _install() -> None:
+    if not _hook_handles:
+        _hook_handles.append(register_module_forward_pre_hook(_before_module))
+        _hook_handles.append(register_module_forward_hook(_after_module, always_call=True))
+    # Compiled code has no hooks: run the original. Only where something can be compiled, as loading
+    # the compiler takes a second.
+    if not _eager_stance and (
+        "torch._dynamo" in sys.modules or any(observer.compiled for observer in _observers)
+    ):
+        _eager_stance.append(torch.compiler.set_stance("force_eager"))
+        # torch warns that our hooks also run for its wrapper module, which is harmless.
+        warnings.filters.insert(0, _WARNING_FILTER)  # type: ignore[attr-defined]
 
 
-def _unhook() -> None:
-    """Take out what :func:`_hook` put in, once nobody listens and no thread is on a visit."""
-    if _listeners or _visits[0]:
+def _uninstall_if_unused() -> None:
+    """Undo :func:`_install` once no observer is registered and no thread runs an owned module."""
+    if _observers or _borrowing_threads:
         return
-    # Undone first and forgotten then: what an interrupt leaves between is undone again.
-    while _handles:
-        _handles[-1].remove()
-        _handles.pop()
-    while _eager:
-        _eager[-1].__exit__(None, None, None)
-        _eager.pop()
-    while _WRAPPER in warnings.filters:
-        warnings.filters.remove(_WRAPPER)  # type: ignore[attr-defined]
+    # Undo first, then forget: after an interrupt between the two it is undone a second time.
+    while _hook_handles:
+        _hook_handles[-1].remove()
+        _hook_handles.pop()
+    while _eager_stance:
+        _eager_stance[-1].__exit__(None, None, None)
+        _eager_stance.pop()
+    while _WARNING_FILTER in warnings.filters:
+        warnings.filters.remove(_WARNING_FILTER)  # type: ignore[attr-defined]
 
 
 @contextmanager
-def aside() -> Iterator[None]:
-    """Context in which modules that run, the model's own too, are no part of its forward."""
-    before = _here.aside
+def paused() -> Iterator[None]:
+    """Context in which this thread's module calls are not reported."""
+    before = _local.paused
     try:
-        _here.aside = True
+        _local.paused = True
         yield
     finally:
-        _here.aside = before
+        _local.paused = before
 
 
-class _Mode(TorchFunctionMode):
-    """Sees every call of a torch function in its thread."""
+class _FunctionMode(TorchFunctionMode):
+    """Reports every torch function call of its thread."""
 
     def __torch_function__(
         self,
@@ -161,99 +167,102 @@ class _Mode(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if torch.compiler.is_compiling() or _not_a_forward():
+        if torch.compiler.is_compiling() or _in_backward_or_trace():
             return function(*args, **kwargs)
         run = function
-        finishing: list[tuple[Listener, Callable[[Any], None]]] = []
-        with _alone():
-            for listener in _listeners:
-                with _guarded(listener):
-                    answer = listener.before(function, args, kwargs, run is not function)
-                    if answer is None:
+        callbacks: list[tuple[Observer, Callable[[Any], None]]] = []
+        with _no_modes():
+            for observer in _observers:
+                with _report_errors_to(observer):
+                    wrapped = run is not function
+                    interception = observer.on_function_call(function, args, kwargs, wrapped)
+                    if interception is None:
                         continue
-                    if answer.around is not None:
-                        run = partial(answer.around, run)
-                    if answer.finish is not None:
-                        finishing.append((listener, answer.finish))
+                    if interception.wrap is not None:
+                        run = partial(interception.wrap, run)
+                    if interception.on_output is not None:
+                        callbacks.append((observer, interception.on_output))
         output = run(*args, **kwargs)
-        if finishing:
-            with _alone():
-                for listener, finish in finishing:
-                    with _guarded(listener):
-                        finish(output)
+        if callbacks:
+            with _no_modes():
+                for observer, on_output in callbacks:
+                    with _report_errors_to(observer):
+                        on_output(output)
         return output
 
 
-class _guarded:  # noqa: N801, a context manager; contextlib's generators take four times as long
-    """What is raised inside is told to the listener, unless it is meant to end the program."""
+class _report_errors_to:  # noqa: N801, a context manager; contextlib's take four times as long
+    """Pass an `Exception` in the block to `observer.on_error`, not to the model."""
 
-    def __init__(self, listener: Listener):
-        self.listener = listener
+    def __init__(self, observer: Observer):
+        self.observer = observer
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> bool:
         if isinstance(error, Exception):
-            self.listener.failed(error)
+            self.observer.on_error(error)
             return True
         return False
 
 
 @contextmanager
-def _without_modes() -> Iterator[None]:
+def _no_function_and_dispatch_modes() -> Iterator[None]:
     with torch._C.DisableTorchFunction(), _disable_current_modes():
         yield
 
 
-def _alone() -> Any:
-    """Context in which no mode and no subclass of the user's sees what we compute."""
+def _no_modes() -> Any:
+    """Context in which no mode and no tensor subclass of the user sees our computations."""
     if torch._C._len_torch_dispatch_stack():
-        return _without_modes()
+        return _no_function_and_dispatch_modes()
     return torch._C.DisableTorchFunction()
 
 
-class _Thread(threading.local):
-    """What the door has in one thread."""
+class _ThreadState(threading.local):
+    """The function mode of one thread."""
 
     def __init__(self) -> None:
-        self.open: list[Listener] = []  # opened to from this thread
-        self.mode: _Mode | None = None
-        self.suspended = False  # the mode may be off the stack for a moment
-        self.aside = False  # nobody is to hear
-        self.visitor: nn.Module | None = None  # brought the mode into this thread
-        self.visits = 0  # of it, one inside the other
+        self.observers: list[Observer] = []  # registered from this thread
+        self.mode: _FunctionMode | None = None
+        self.suspended = False  # the mode may be off the stack until `resume_mode`
+        self.paused = False  # module calls are not reported
+        self.entry_module: nn.Module | None = None  # the mode is here while this module runs
+        self.entry_depth = 0  # recursive calls of it
 
-    def put_mode(self) -> None:
-        self.mode = _Mode()
+    def push_mode(self) -> None:
+        self.mode = _FunctionMode()
         _push_mode(self.mode)  # type: ignore[no-untyped-call]
 
-    def take_mode(self) -> None:
-        if self.mode in _modes():
-            _rearranged(lambda modes: [mode for mode in modes if mode is not self.mode])
+    def remove_mode_if_unused(self) -> None:
+        if self.observers or self.entry_module is not None:
+            return
+        if self.mode in _mode_stack():
+            _change_mode_stack(lambda stack: [mode for mode in stack if mode is not self.mode])
         self.mode = None
-        self.aside = False  # an interrupt may have left it
+        self.paused = False  # an interrupt may have left it set
 
-    def suspend(self) -> None:
-        """Take the mode off the stack if it is alone there; with another it makes no difference."""
-        if self.mode is not None and _modes() == [self.mode]:
+    def suspend_mode(self) -> None:
+        """Pop the mode if no other is on the stack; with another, popping it changes nothing."""
+        if self.mode is not None and _mode_stack() == [self.mode]:
             self.suspended = True
             _pop_mode()  # type: ignore[no-untyped-call]
 
-    def resume(self) -> None:
-        """Put the mode back where it was, under what has come since."""
+    def resume_mode(self) -> None:
+        """Put a suspended mode back at the bottom of the stack."""
         if self.suspended:
             mode = self.mode
-            if mode is not None and mode not in _modes():
-                _rearranged(lambda modes: [mode, *modes])
+            if mode is not None and mode not in _mode_stack():
+                _change_mode_stack(lambda stack: [mode, *stack])
             self.suspended = False
 
 
-# These take a fused kernel, which rounds otherwise, unless somebody looks, and ask whether somebody
-# does before they run their first submodule. Until then nobody does: outputs stay the same.
-FUSING = (nn.MultiheadAttention, nn.TransformerEncoder, nn.TransformerEncoderLayer)
+# With a mode active, these modules don't take their fused kernel, which rounds differently. They
+# check before they run their first submodule, so the mode is suspended until then.
+FUSED_MODULES = (nn.MultiheadAttention, nn.TransformerEncoder, nn.TransformerEncoderLayer)
 
-_WRAPPER = (
+_WARNING_FILTER = (
     "ignore",
     re.compile(r"Using `torch\.compile\(module\)` when there are global hooks"),
     UserWarning,
@@ -261,77 +270,77 @@ _WRAPPER = (
     0,
 )
 _lock = threading.Lock()
-_here = _Thread()
-_listeners: tuple[Listener, ...] = ()
-_handles: list[RemovableHandle] = []
-_eager: list[Any] = []
-_visits = [0]  # threads that have the mode for the time of a visit
+_local = _ThreadState()
+_observers: tuple[Observer, ...] = ()
+_hook_handles: list[RemovableHandle] = []
+_eager_stance: list[Any] = []
+_borrowing_threads: set[int] = set()  # have the mode only while their entry module runs
 
 
-def _modes() -> list[TorchFunctionMode]:
+def _mode_stack() -> list[TorchFunctionMode]:
     """Torch function modes of this thread, the innermost last."""
     return list(_get_current_function_mode_stack())  # type: ignore[no-untyped-call]
 
 
-def _rearranged(change: Callable[[list[Any]], list[Any]]) -> None:
-    modes = _modes()
-    for _ in modes:
+def _change_mode_stack(change: Callable[[list[Any]], list[Any]]) -> None:
+    stack = _mode_stack()
+    for _ in stack:
         _pop_mode()  # type: ignore[no-untyped-call]
-    for mode in change(modes):
+    for mode in change(stack):
         _push_mode(mode)  # type: ignore[no-untyped-call]
 
 
-def _not_a_forward() -> bool:
-    """Whether what runs is no forward of its own.
+def _in_backward_or_trace() -> bool:
+    """Whether autograd or `torch.jit.trace` is running.
 
-    Within autograd, activation checkpointing runs forwards a second time; `torch.jit.trace` would
-    write all that we compute into its graph.
+    In the backward pass, activation checkpointing runs forwards a second time; tracing would put
+    our computations into the graph.
     """
     return torch._C._current_graph_task_id() != -1 or torch._C._is_tracing()
 
 
-def _enter(module: nn.Module, args: tuple[Any, ...]) -> None:
-    if torch.compiler.is_compiling() or _here.aside:
+def _before_module(module: nn.Module, args: tuple[Any, ...]) -> None:
+    if torch.compiler.is_compiling() or _local.paused:
         return
-    if _not_a_forward():
-        if any(listener.changes and listener.knows(module) for listener in _listeners):
+    if _in_backward_or_trace():
+        if any(observer.changes_outputs and observer.owns(module) for observer in _observers):
             raise RuntimeError(
                 "an intervention can't follow into activation checkpointing, which runs parts of "
                 "the model again in the backward pass, nor into torch.jit.trace: end it before"
             )
         return
-    _here.resume()
-    if _here.mode is None and any(listener.knows(module) for listener in _listeners):
-        _here.visitor, _here.visits = module, 0
+    _local.resume_mode()
+    if _local.mode is None and any(observer.owns(module) for observer in _observers):
+        _local.entry_module, _local.entry_depth = module, 0
         with _lock:
-            _visits[0] += 1
-        _here.put_mode()
-    _here.visits += module is _here.visitor
-    with _alone():
-        for listener in _listeners:
-            with _guarded(listener):
-                listener.enter(module, args)
-    if isinstance(module, FUSING):
-        _here.suspend()
+            _borrowing_threads.add(threading.get_ident())
+        _local.push_mode()
+    _local.entry_depth += module is _local.entry_module
+    with _no_modes():
+        for observer in _observers:
+            with _report_errors_to(observer):
+                observer.on_module_enter(module, args)
+    if isinstance(module, FUSED_MODULES):
+        _local.suspend_mode()
 
 
-def _leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-    if torch.compiler.is_compiling() or _here.aside or _not_a_forward():
+def _after_module(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+    if torch.compiler.is_compiling() or _local.paused or _in_backward_or_trace():
         return None
-    _here.resume()
-    changed = None
-    with _alone():
-        for listener in _listeners:
-            with _guarded(listener):
-                new = listener.leave(module, output)
+    _local.resume_mode()
+    replacement = None
+    with _no_modes():
+        for observer in _observers:
+            with _report_errors_to(observer):
+                new = observer.on_module_exit(module, output)
                 if new is not None:
-                    output = changed = new
-    if module is _here.visitor:
-        _here.visits -= 1
-        if _here.visits == 0:
-            _here.visitor = None
-            _here.take_mode()
+                    output = replacement = new
+    if module is _local.entry_module:
+        _local.entry_depth -= 1
+        if _local.entry_depth == 0:
+            _local.entry_module = None
+            _local.remove_mode_if_unused()
             with _lock:
-                _visits[0] -= 1
-                _unhook()
-    return changed
+                _borrowing_threads.discard(threading.get_ident())
+                _uninstall_if_unused()
+    return replacement

@@ -1,4 +1,4 @@
-"""The work before a site, done once: a forward whose first results are those of an earlier one."""
+"""Replay of a forward: later forwards reuse results of the first, up to a given function call."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from spectroscope.capture import hooks
 from spectroscope.capture.axes import tensors
 
-# What takes the time, and returns a new tensor that depends on the arguments alone.
+# Expensive functions that return a new tensor, which depends on the arguments alone.
 _PURE = {
     *(f"{name}{n}d" for n in (1, 2, 3) for name in ("conv", "conv_transpose", "_max_pool",
       "max_pool", "avg_pool", "adaptive_avg_pool", "_adaptive_max_pool")),
@@ -22,67 +22,70 @@ _PURE = {
 
 
 class Replay:
-    """A listener at the door that keeps results of one forward, and gives them to later ones.
+    """An observer that stores results of one forward and returns them in later ones.
 
-    Only those of functions that take the time: the others run again, on what was kept. So every
-    branch that the model's own code takes before the point is taken again.
+    Only expensive functions are replaced by their stored results. All others run again on these, so
+    that the model's own code takes the same branches again.
 
-    A model must do the same whenever it is given the same: be in eval mode.
+    The model must be deterministic, as in eval mode.
+
+    Attributes:
+        position: number of torch function calls so far in this forward.
     """
 
-    changes = True
+    changes_outputs = True
     compiled = False
 
     def __init__(self) -> None:
-        self.position = 0  # of the next torch function of the forward
-        self._until: int | None = None
+        self.position = 0
+        self._until: int | None = None  # replay up to this position; None: store
         self._thread: int | None = None
-        # By position: the function, and what it returned.
-        self._kept: dict[int, tuple[Callable[..., Any], Tensor]] = {}
-        self._place: dict[int, int] = {}  # position, by the id of what is kept
-        self._touched: set[int] = set()
+        # By position: the function and its result.
+        self._results: dict[int, tuple[Callable[..., Any], Tensor]] = {}
+        self._positions: dict[int, int] = {}  # by id of a stored result
+        self._copied: set[int] = set()  # positions whose stored result is a copy
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Keep the results of the forward that runs in the block, and forget those of others."""
+        """Context that stores the results of one forward, in place of those stored before."""
         self.forget()
-        with self._at_the_door(None):
+        with self._registered(None):
             yield
 
     @contextmanager
     def up_to(self, position: int) -> Iterator[None]:
-        """Answer with what was kept, in the forward that runs in the block, before `position`."""
-        with self._at_the_door(position):
+        """Context in which one forward reuses the results stored before `position`."""
+        with self._registered(position):
             yield
 
     def forget(self) -> None:
-        """Free the memory."""
-        self._kept.clear()
-        self._place.clear()
-        self._touched.clear()
+        """Free the stored results."""
+        self._results.clear()
+        self._positions.clear()
+        self._copied.clear()
 
-    def knows(self, module: nn.Module) -> bool:
-        """See :class:`spectroscope.capture.hooks.Listener`."""
+    def owns(self, module: nn.Module) -> bool:
+        """See :class:`spectroscope.capture.hooks.Observer`."""
         return False
 
-    def enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        """See :class:`spectroscope.capture.hooks.Listener`."""
+    def on_module_enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """See :class:`spectroscope.capture.hooks.Observer`."""
 
-    def leave(self, module: nn.Module, output: Any) -> None:
-        """See :class:`spectroscope.capture.hooks.Listener`."""
+    def on_module_exit(self, module: nn.Module, output: Any) -> None:
+        """See :class:`spectroscope.capture.hooks.Observer`."""
 
-    def failed(self, error: Exception) -> None:
-        """See :class:`spectroscope.capture.hooks.Listener`."""
+    def on_error(self, error: Exception) -> None:
+        """See :class:`spectroscope.capture.hooks.Observer`."""
         raise error
 
-    def before(
+    def on_function_call(
         self,
         function: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        changed: bool,
-    ) -> hooks.Answer | None:
-        """See :class:`spectroscope.capture.hooks.Listener`."""
+        wrapped: bool,
+    ) -> hooks.Interception | None:
+        """See :class:`spectroscope.capture.hooks.Observer`."""
         if threading.get_ident() != self._thread:
             return None
         position = self.position
@@ -90,39 +93,39 @@ class Replay:
         pure = getattr(function, "__name__", "") in _PURE and "out" not in kwargs
         if self._until is None:
             if pure:
-                return hooks.Answer(around=partial(self._keep, position))
-            self._save_from(args, kwargs)
+                return hooks.Interception(wrap=partial(self._store, position))
+            self._copy_stored(args, kwargs)
         elif pure and position < self._until:
-            known, result = self._kept.get(position, (None, None))
-            if known is function and result is not None:
-                copied = position in self._touched
-                return hooks.Answer(around=partial(_again, result, copied))
+            stored_function, result = self._results.get(position, (None, None))
+            if stored_function is function and result is not None:
+                copy = position in self._copied
+                return hooks.Interception(wrap=partial(_reuse, result, copy))
         return None
 
-    def _keep(self, position: int, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def _store(self, position: int, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         result = function(*args, **kwargs)
         if isinstance(result, Tensor):
-            self._kept[position] = function, result
-            self._place[id(result)] = position
+            self._results[position] = function, result
+            self._positions[id(result)] = position
         return result
 
-    def _save_from(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Copy what is kept before a function gets it that may overwrite it, or view it."""
+    def _copy_stored(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Copy stored results among the arguments of a function that may overwrite or view them."""
         for tensor in (*tensors(args), *tensors(kwargs.values())):
-            position = self._place.pop(id(tensor), None)
+            position = self._positions.pop(id(tensor), None)
             if position is not None:
-                self._kept[position] = self._kept[position][0], tensor.clone()
-                self._touched.add(position)
+                self._results[position] = self._results[position][0], tensor.clone()
+                self._copied.add(position)
 
     @contextmanager
-    def _at_the_door(self, until: int | None) -> Iterator[None]:
+    def _registered(self, until: int | None) -> Iterator[None]:
         self.position, self._until, self._thread = 0, until, threading.get_ident()
         try:
-            hooks.open_to(self)
+            hooks.register(self)
             yield
         finally:
-            hooks.close_to(self)
+            hooks.remove(self)
 
 
-def _again(result: Tensor, copied: bool, *_: Any, **__: Any) -> Tensor:
-    return result.clone() if copied else result
+def _reuse(result: Tensor, copy: bool, *_: Any, **__: Any) -> Tensor:
+    return result.clone() if copy else result

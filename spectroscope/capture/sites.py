@@ -1,4 +1,4 @@
-"""Names: what a rectifier call is called, and which of them were asked for. Plain data."""
+"""Names of activation calls, and the coverage and downsampling rows that refer to them."""
 
 import fnmatch
 from collections.abc import Callable, Iterable, Mapping
@@ -8,15 +8,16 @@ from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 from torch import nn
 
 T = TypeVar("T")
+Shape: TypeAlias = tuple[int | None, ...]  # of one input, (C, ...); None where inputs differ
 Select: TypeAlias = str | Iterable[str] | Callable[[str, nn.Module], bool] | None
 
 
 class Site(NamedTuple):
-    """One rectifier call.
+    """One activation call.
 
     Attributes:
-        module: qualified name of the rectifier module, or of the module that called a function.
-        function: name of that function; empty if the module itself is the rectifier.
+        module: qualified name of the activation module, or of the module that calls the function.
+        function: name of that function; empty if the module itself is the activation.
         call: from 0, restarting at every outermost forward.
         kind: `ReLU`, `ReLU6`, ….
     """
@@ -28,7 +29,7 @@ class Site(NamedTuple):
 
     @property
     def place(self) -> str:
-        """`module` or `module/function`: the site without its call."""
+        """`module` or `module/function`: the site without the call number."""
         return _place(self.module, self.function)
 
     @property
@@ -37,41 +38,44 @@ class Site(NamedTuple):
         return f"{self.place}#{self.call}"
 
     def matches(self, pattern: str) -> bool:
-        """Whether the glob `pattern` fits the module's name, the place or the whole site."""
+        """Whether the glob `pattern` matches the module name, the place or the site name."""
         names = (self.module, self.place, self.name)
         return any(fnmatch.fnmatchcase(name, pattern) for name in names)
 
 
-class ByGlob(Generic[T]):
-    """A number for every site, or one for those that each glob of a dictionary matches.
+class PerSite(Generic[T]):
+    """An option with one value for all sites, or one value per glob over sites.
 
     Args:
-        value: the number, the dictionary, or None: there is none.
-        kind: what makes a number of each.
-        default: for sites that nothing matches.
+        value: the value, a dictionary from glob to value, or None: `default` everywhere.
+        convert: applied to each value.
+        default: for sites that no glob matches.
     """
 
-    def __init__(self, value: Any, kind: Callable[[Any], T], default: T):
-        given = value if isinstance(value, Mapping) else {} if value is None else {"*": value}
-        self.globs = {glob: kind(number) for glob, number in given.items()}
+    def __init__(self, value: Any, convert: Callable[[Any], T], default: T):
+        if value is None:
+            value = {}
+        elif not isinstance(value, Mapping):
+            value = {"*": value}
+        self.globs = {glob: convert(one) for glob, one in value.items()}
         self._default = default
 
     def of(self, site: Site) -> T:
-        """The number of `site`: that of the first glob that matches."""
-        return next((n for glob, n in self.globs.items() if site.matches(glob)), self._default)
+        """The value for `site`: that of the first glob that matches."""
+        return next((v for glob, v in self.globs.items() if site.matches(glob)), self._default)
 
 
 @dataclass
-class Found:
-    """A row of the coverage: one place with rectifiers, seen or not.
+class CoverageRow:
+    """Coverage of one place: an activation, or a part of the model that can't be observed.
 
     Attributes:
-        module: as of :class:`Site`.
-        function: as of :class:`Site`.
-        kind: `ReLU`, …, or the class of what can't be looked into.
-        selected: whether it was asked for.
-        fired: number of calls seen.
-        reason: why it can't be seen, or isn't recorded in full; empty if it is.
+        module: as in :class:`Site`.
+        function: as in :class:`Site`.
+        kind: `ReLU`, …, or the class of what can't be observed.
+        selected: whether `select` matches.
+        fired: number of observed calls.
+        reason: why calls are missing from the recording; empty if none are.
     """
 
     module: str
@@ -95,13 +99,13 @@ class Found:
 
 
 class Downsampling(NamedTuple):
-    """What lowers the sampling rate next after a site.
+    """The next function that lowers the sampling rate after a site.
 
     Attributes:
-        place: name of the module in which that is, and the function: `layer2.0.conv1/conv2d`.
-        factor: by how much, infinite for a mean over all; NaN if that differs between axes.
-        between: number of other rectifiers that the signal goes through before.
-        whole: it leaves one value of all of time or space, as global pooling does.
+        place: calling module and function: `layer2.0.conv1/conv2d`.
+        factor: decimation factor; infinite for a mean over all; NaN if it differs between axes.
+        between: number of other activations that the signal passes before.
+        whole: all of time or space becomes one value, as in global pooling.
     """
 
     place: str
@@ -111,7 +115,7 @@ class Downsampling(NamedTuple):
 
     @property
     def function(self) -> str:
-        """The function alone."""
+        """The name of the function alone."""
         return self.place.rpartition("/")[2]
 
 

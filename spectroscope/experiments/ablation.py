@@ -13,8 +13,10 @@ from scipy import stats
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from spectroscope.capture.call import ActivationCall
 from spectroscope.capture.capture import Capture
 from spectroscope.capture.replay import Replay
+from spectroscope.capture.session import CaptureSession
 from spectroscope.capture.sites import Select, Site
 from spectroscope.errors import RequestError
 from spectroscope.experiments.interventions import Intervention, intervene
@@ -78,7 +80,7 @@ def importance(
         raise RequestError("importance takes a model in eval mode: call model.eval() first")
     named = _named(operations)
     chosen = _metric(metric)
-    watched = _Watched(model, select, options.get("kinds", ()))
+    reference_run = _Reference(model, select, options.get("kinds", ()))
     interventions: dict[tuple[Site, str], Intervention] = {}
     scores: dict[tuple[Site, str], list[Tensor]] = {}
     bases: list[Tensor] = []
@@ -86,17 +88,17 @@ def importance(
     try:
         with bar, torch.inference_mode():
             for inputs, target in with_targets(batches, targets):
-                with watched.replay.recording(), watched:
+                with reference_run.replay.recording(), reference_run:
                     reference = tensor(model(*inputs))
                 bases.append(_scored(chosen, reference, reference, target))
                 bar.update()
-                for site, position in watched.positions.items():
+                for site, position in reference_run.positions.items():
                     for name, operation in named.items():
                         key = site, name
                         if key not in interventions:
                             one = glob.escape(site.name)
                             interventions[key] = intervene(model, one, operation, **options)
-                        with watched.replay.up_to(position), interventions[key]:
+                        with reference_run.replay.up_to(position), interventions[key]:
                             output = tensor(model(*inputs))
                         found = _scored(chosen, output, reference, target)
                         scores.setdefault(key, []).append(found)
@@ -110,11 +112,11 @@ def importance(
             stacklevel=2,
         )
     finally:
-        watched.replay.forget()
-    if missed := watched.missed():
+        reference_run.replay.forget()
+    if missed := reference_run.missed():
         warnings.warn(f"{type(model).__name__}: not judged: {missed}", stacklevel=2)
     if not scores:
-        raise RequestError("importance: no batch was given, or no rectifier asked for ran")
+        raise RequestError("importance: no batch was given, or no activation asked for ran")
     label = metric if isinstance(metric, str) else getattr(metric, "__name__", "metric")
     base = torch.cat(bases)
     rows = [
@@ -125,28 +127,27 @@ def importance(
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-class _Watched:
+class _Reference(CaptureSession):
     """The untouched forward: where in it each site fires, and what can be used again."""
 
     def __init__(self, model: nn.Module, select: Select, kinds: Any):
         self.replay = Replay()
         self.positions: dict[Site, int] = {}
-        self._capture = Capture(model, self._fired, select, kinds)
+        capture = Capture(model, self._fired, select=select, kinds=kinds)
+        super().__init__(capture, type(model).__name__, "judged")
 
     def missed(self) -> str:
         """What can't be seen, and why."""
-        return self._capture.inventory.missed()
+        return self._capture.discovery.describe_gaps()
 
-    def __enter__(self) -> None:
+    def _opened(self) -> None:
         self.positions.clear()
-        self._capture.__enter__()
 
-    def __exit__(self, *_: object) -> None:
-        self._capture.__exit__()
+    def _message(self) -> None:
+        """No warning for each batch: `importance` warns at its end."""
 
-    def _fired(self, site: Site, tensor: Tensor, known: bool) -> Callable[[Tensor], None]:
-        self.positions.setdefault(site, self.replay.position)
-        return lambda output: None
+    def _fired(self, call: ActivationCall) -> None:
+        self.positions.setdefault(call.site, self.replay.position)
 
 
 def _named(operations: Mapping[str, Operation] | Sequence[Operation]) -> dict[str, Operation]:

@@ -79,7 +79,7 @@ def filter_response(
     if axes == 2:
         transform = Transform.of((points, points), "boxcar", torch.device("cpu"))
         squares = gain.square().view(*gain.shape[:2], points, -1)
-        gain = (transform.fold(squares) / transform.modes()).sqrt()
+        gain = (transform.sum_bins(squares) / transform.components_per_bin()).sqrt()
         phase = torch.full_like(gain, math.nan)
         shown = torch.arange(gain.shape[-1], dtype=torch.float64) / points
     rows, columns, bins = gain.shape

@@ -2,21 +2,17 @@
 
 import fnmatch
 import operator
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from types import TracebackType
-from typing import Self
 
 import torch
 from torch import Tensor, nn
 
-from spectroscope.capture.axes import Axes
+from spectroscope.capture.call import ActivationCall
 from spectroscope.capture.capture import Capture
-from spectroscope.capture.sites import ByGlob, Found, Select, Site
+from spectroscope.capture.session import CaptureSession
+from spectroscope.capture.sites import CoverageRow, PerSite, Select, Site
 from spectroscope.errors import RequestError
 from spectroscope.experiments.operations import Firing, Operation
-from spectroscope.statistics import unrecordable
-from spectroscope.statistics.site_axes import common_decimation
 
 
 def intervene(
@@ -83,7 +79,7 @@ def intervene(
     )
 
 
-class Intervention:
+class Intervention(CaptureSession):
     """What :func:`intervene` returns. It may be entered again, but not while it is in force."""
 
     def __init__(
@@ -105,101 +101,59 @@ class Intervention:
         self._select = globs if callable(globs) or globs is None else list(globs)
         self._operation = operation
         self._fs = fs
-        self._channels: ByGlob[tuple[int, ...] | None] = ByGlob(channels, _indices, None)
-        self._channel_axis = ByGlob(channel_axis, operator.index, 1)
-        self._decimation = ByGlob(decimation, float, float("nan"))
-        self._capture = Capture(model, select=self._select, kinds=kinds, change=self._change)
+        self._channels: PerSite[tuple[int, ...] | None] = PerSite(channels, _indices, None)
+        capture = Capture(
+            model,
+            change=self._change,
+            select=self._select,
+            kinds=kinds,
+            channel_axis=channel_axis,
+            decimation=decimation,
+        )
         self._changed: set[Site] = set()
+        super().__init__(capture, type(model).__name__, "changed")
 
-    def __enter__(self) -> Self:
-        try:
-            self._capture.attach()
-            self._changed.clear()
-            return self
-        except KeyboardInterrupt:  # attached, and yet no __exit__ would follow
-            self._capture.detach()
-            raise
+    def _opened(self) -> None:
+        self._changed.clear()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        try:
-            self._capture.detach()
-        except KeyboardInterrupt:  # in the middle of it; once more finishes it
-            self._capture.detach()
-            raise
-        if error is None:
-            self._warn()
-
-    def _change(self, site: Site, x: Tensor, axes: Axes | None, y: Tensor) -> Tensor:
-        reason = unrecordable(y)
-        axis = self._channel_axis.of(site)
-        if reason is None and not -y.dim() <= axis < y.dim():
-            reason = f"{list(y.shape)} has no channel_axis={axis} (0: without a batch axis)"
-        if reason is None and x.shape != y.shape:
-            reason = f"{tuple(x.shape)} goes in and {tuple(y.shape)} comes out"
-        if reason is not None:
-            raise RequestError(f"can't intervene at {site.name}: {reason}")
-        single = axis % y.dim() == 0  # no batch axis
-        output, before = ((side.unsqueeze(0) if single else side) for side in (y, x))
-        axis = 1 if single else axis
-        output, before = output.movedim(axis, 1), before.movedim(axis, 1)
-        chosen = self._channels.of(site)
+    def _change(self, call: ActivationCall) -> Tensor | None:
+        output, before = call.output, call.input
+        chosen = self._channels.of(call.site)
         index = None
         if chosen is not None:
             if not all(-output.shape[1] <= i < output.shape[1] for i in chosen):
-                raise RequestError(f"channels={list(chosen)}: {site.name} has {output.shape[1]}")
+                raise RequestError(f"channels={list(chosen)}: {call.name} has {output.shape[1]}")
             once = dict.fromkeys(i % output.shape[1] for i in chosen)
-            index = torch.tensor(list(once), dtype=torch.int64, device=y.device)
-        decimation = self._decimation.of(site)
-        if decimation != decimation:
-            decimation = common_decimation(axes, self._channel_axis.of(site), output.shape[1:])
+            index = torch.tensor(list(once), dtype=torch.int64, device=call.device)
+            before = before.index_select(1, index)
         taken = output if index is None else output.index_select(1, index)
-        given = before if index is None else before.index_select(1, index)
-        self._changed.add(site)
-        new = self._operation(taken, Firing(site, given, index, self._fs, decimation))
+        self._changed.add(call.site)
+        new = self._operation(taken, Firing(call.site, before, index, self._fs, call.decimation))
         if not isinstance(new, Tensor) or new.shape != taken.shape or new.is_complex():
             what = f"{new.dtype} {list(new.shape)}" if isinstance(new, Tensor) else repr(type(new))
-            raise RequestError(f"the operation at {site.name} must return a real tensor "
+            raise RequestError(f"the operation at {call.name} must return a real tensor "
                                f"{list(taken.shape)}, not {what}")  # fmt: skip
         if new is output:
-            return y
-        if index is not None:
-            new = output.index_copy(1, index, new.to(output.dtype))
-        new = new.movedim(1, axis)
-        # A copy of its own, ordered in memory as y: what the operation returned may be the user's,
-        # or the input, and the model may overwrite what it gets.
-        return torch.empty_like(y).copy_(new.squeeze(0) if single else new)
+            return None
+        return new if index is None else output.index_copy(1, index, new.to(output.dtype))
 
-    def _warn(self) -> None:
-        """Say in one warning what was to be changed and wasn't."""
-        missed = [f"{row.place or 'itself'} ({row.reason or 'never ran'})"
-                  for row in self._capture.inventory.found.values()
-                  if (row.reason or not row.fired) and self._asked(row)]  # fmt: skip
+    def _is_empty(self) -> bool:
+        return not self._changed
+
+    def _problems(self) -> list[str]:
+        rows = self._capture.discovery.rows.values()
+        missed = self.problems_of(r for r in rows if (r.reason or not r.fired) and self._asked(r))
         if not missed and isinstance(self._select, list):
             missed = [f"select={glob!r} (fits no call)" for glob in self._select
                       if not any(site.matches(glob) for site in self._changed)]  # fmt: skip
-        listed = ", ".join(missed[:3]) + ", …" * (len(missed) > 3)
-        if self._capture.ran is None:
-            message = "nothing was changed: it did not run"
-        elif not self._changed:
-            reason = listed or "no rectifier that was asked for was called"
-            message = f"nothing was changed: {reason}"
-        elif missed:
-            message = f"not changed, or not always: {listed}"
-        else:
-            return
-        warnings.warn(f"{type(self._model).__name__}: {message}", stacklevel=3)
+        return missed
 
-    def _asked(self, row: Found) -> bool:
+    def _asked(self, row: CoverageRow) -> bool:
         """Whether what is at a place, or within it where that can't be seen, was asked for."""
         if row.selected or not row.reason or self._select is None:
             return row.selected or bool(row.reason)
         within = f"{row.module}." if row.module else ""
-        modules = {name: module for module, names in self._capture.inventory.names.items()
+        modules = {name: module for module, names in self._capture.discovery.names.items()
                    for name in names if name == row.module or name.startswith(within)}  # fmt: skip
         if callable(self._select):
             return bool(self._select(row.place, modules.get(row.module, self._model)))

@@ -1,9 +1,7 @@
 """Each input's own DC at every site and channel: as a frame, or streamed into a file."""
 
 import itertools
-import operator
 import os
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -15,8 +13,10 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from spectroscope.capture.call import ActivationCall
 from spectroscope.capture.capture import Capture
-from spectroscope.capture.sites import ByGlob, Select, Site
+from spectroscope.capture.session import CaptureSession
+from spectroscope.capture.sites import Select
 from spectroscope.errors import RequestError
 from spectroscope.report.export import needs
 from spectroscope.specimens.batches import count as inputs_in
@@ -57,7 +57,7 @@ def dc_by_sample(
 
     Raises:
         TypeError: as in `record`.
-        RequestError: as in `record`; no batch, or no rectifier asked for ran; fewer ids than
+        RequestError: as in `record`; no batch, or no activation asked for ran; fewer ids than
             inputs; the file can't be written.
     """
     reader = DCReader(model, select=select, kinds=kinds, channel_axis=channel_axis)
@@ -70,7 +70,7 @@ def dc_by_sample(
     return None
 
 
-class DCReader:
+class DCReader(CaptureSession):
     """A context manager in which the DC of each input of a batch is kept until it is taken.
 
     Args:
@@ -88,27 +88,15 @@ class DCReader:
         kinds: Iterable[str | type[nn.Module]] = (),
         channel_axis: int | Mapping[str, int] = 1,
     ):
-        self._name = type(model).__name__
-        self._axis = ByGlob(channel_axis, operator.index, 1)
         self._found: dict[str, Tensor] = {}
-        self._capture = Capture(model, self._observe, select, kinds)
         self._left_out: dict[str, str] = {}
+        capture = Capture(
+            model, self._observe, select=select, kinds=kinds, channel_axis=channel_axis
+        )
+        super().__init__(capture, type(model).__name__, "read")
 
-    def __enter__(self) -> Self:
-        self._capture.__enter__()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._capture.__exit__(kind, error, traceback)
-        if error is None:
-            missed = [self._capture.inventory.missed(), *self._left_out.values()]
-            if said := "; ".join(filter(None, missed)):
-                warnings.warn(f"{self._name}: not read: {said}", stacklevel=3)
+    def _problems(self) -> list[str]:
+        return [*super()._problems(), *self._left_out.values()]
 
     def take(self, first: int, names: Any, count: int) -> pd.DataFrame:
         """The rows of the batch that ran last, of `count` inputs from number `first` on."""
@@ -130,9 +118,9 @@ class DCReader:
         self._found.clear()
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
-    def _observe(self, site: Site, x: Tensor, known: bool) -> Callable[[Tensor], None]:
-        def finish(output: Tensor) -> None:
-            self._found[site.name] = dc_of(output, self._axis.of(site))
+    def _observe(self, call: ActivationCall) -> Callable[[], None]:
+        def finish() -> None:
+            self._found[call.name] = dc_of(call.output)
 
         return finish
 
@@ -206,9 +194,9 @@ def _text(name: Any) -> str:
     return str(name).encode("utf-8", "backslashreplace").decode()
 
 
-def dc_of(output: Tensor, channel_axis: int) -> Tensor:
-    """``[N, C]``, float32, the DC of each input of an activation."""
-    y = output.detach().movedim(channel_axis, 1).float()
+def dc_of(output: Tensor) -> Tensor:
+    """``[N, C]``, float32, the DC of each input of an activation ``[N, C, ...]``."""
+    y = output.float()
     return y.flatten(2).mean(-1) if y.dim() > 2 else y.clone()
 
 
@@ -234,4 +222,4 @@ def _run(
             rows += len(frame)
             add(frame)
     if rows == 0:
-        raise RequestError("no batch was given, or no rectifier asked for ran")
+        raise RequestError("no batch was given, or no activation asked for ran")

@@ -1,7 +1,5 @@
 """`probe`: how well the DC alone of each site tells what is sought, beside all of it."""
 
-import operator
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -12,13 +10,20 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from spectroscope.capture.call import ActivationCall
 from spectroscope.capture.capture import Capture
-from spectroscope.capture.sites import ByGlob, Select, Site
+from spectroscope.capture.session import CaptureSession
+from spectroscope.capture.sites import Select
 from spectroscope.errors import RequestError
 from spectroscope.experiments.per_sample import dc_of
 from spectroscope.specimens.batches import tensor, with_targets
 
 Floats = NDArray[np.float32]
+
+# An activation of more values than this is hashed to so many: a count sketch, which keeps inner
+# products on average (Weinberger et al., "Feature hashing for large scale multitask learning",
+# 2009).
+_SKETCH = 4096
 
 
 def probe(
@@ -29,7 +34,6 @@ def probe(
     select: Select = None,
     kinds: Iterable[str | type[nn.Module]] = (),
     channel_axis: int | Mapping[str, int] = 1,
-    size: int = 4096,
     folds: Any = 5,
     progress: bool = False,
 ) -> pd.DataFrame:
@@ -47,9 +51,6 @@ def probe(
         select: which sites, as in :func:`spectroscope.record`.
         kinds: likewise.
         channel_axis: likewise.
-        size: an activation of more values than this, channels times samples, is hashed to so many
-            (count sketch, which keeps inner products on average: Weinberger et al., "Feature
-            hashing for large scale multitask learning", 2009).
         folds: how many; or a splitter of `sklearn.model_selection`. Folds of a regression are runs
             of consecutive inputs, for neighbours may overlap; those of classes are stratified.
         progress: show a bar on standard error.
@@ -69,9 +70,7 @@ def probe(
         raise RequestError(
             "probe takes scikit-learn: pip install scikit-learn (the extra [probe])"
         ) from error
-    if operator.index(size) < 1:
-        raise RequestError(f"{size=} must be 1 or more")
-    found = _Features(model, select, kinds, channel_axis, size)
+    found = _Features(model, select, kinds, channel_axis)
     outputs, given = found.run(with_targets(batches, targets), progress)
     sought = outputs.flatten(1).double() if given is None else given
     classes = given is not None and not given.is_floating_point()
@@ -100,31 +99,29 @@ def probe(
     return pd.DataFrame(rows)
 
 
-class _Features:
+class _Features(CaptureSession):
     """DC, and all of it or its sketch, of each input at each site."""
 
-    def __init__(self, model: nn.Module, select: Select, kinds: Any, channel_axis: Any, size: int):
+    def __init__(self, model: nn.Module, select: Select, kinds: Any, channel_axis: Any):
         self.values: dict[str, int] = {}
         self._model = model
-        self._size = size
-        self._axis = ByGlob(channel_axis, operator.index, 1)
         self._dc: dict[str, list[Tensor]] = {}
         self._whole: dict[str, list[Tensor]] = {}
-        self._capture = Capture(model, self._observe, select, kinds)
+        capture = Capture(
+            model, self._observe, select=select, kinds=kinds, channel_axis=channel_axis
+        )
+        super().__init__(capture, type(model).__name__, "read")
 
     def run(self, batches: Iterable[Any], progress: bool) -> tuple[Tensor, Tensor | None]:
         """All outputs, on the CPU, and targets."""
         outputs, targets = [], []
-        with self._capture, torch.inference_mode():
+        with self, torch.inference_mode():
             for inputs, target in tqdm(batches, unit=" batches", disable=not progress):
                 outputs.append(tensor(self._model(*inputs)).cpu())
                 if target is not None:
                     targets.append(target.cpu())
-        missed = self._capture.inventory.missed()
-        if missed:
-            warnings.warn(f"{type(self._model).__name__}: not read: {missed}", stacklevel=4)
         if not self._dc:
-            raise RequestError("no batch was given, or no rectifier asked for ran")
+            raise RequestError("no batch was given, or no activation asked for ran")
         return torch.cat(outputs), torch.cat(targets) if targets else None
 
     def dc(self) -> dict[str, Floats]:
@@ -132,7 +129,7 @@ class _Features:
         return self._together(self._dc)
 
     def whole(self) -> dict[str, Floats]:
-        """``[N, values]`` likewise, or ``[N, size]``."""
+        """``[N, values]`` likewise, or ``[N, 4096]``."""
         return self._together(self._whole)
 
     def _together(self, parts: dict[str, list[Tensor]]) -> dict[str, Floats]:
@@ -140,23 +137,25 @@ class _Features:
         found = {name: torch.cat(pieces).numpy() for name, pieces in parts.items()}
         return {name: array for name, array in found.items() if len(array) == most}
 
-    def _observe(self, site: Site, x: Tensor, known: bool) -> Callable[[Tensor], None]:
-        def finish(output: Tensor) -> None:
-            self._dc.setdefault(site.name, []).append(dc_of(output, self._axis.of(site)).cpu())
-            y = output.detach().float().flatten(1)
-            self.values[site.name] = y.shape[1]
-            self._whole.setdefault(site.name, []).append(self._sketch(y).cpu())
+    def _observe(self, call: ActivationCall) -> Callable[[], None]:
+        def finish() -> None:
+            self._dc.setdefault(call.name, []).append(dc_of(call.output).cpu())
+            y = call.output.float().flatten(1)
+            self.values[call.name] = y.shape[1]
+            self._whole.setdefault(call.name, []).append(_sketch(y).cpu())
 
         return finish
 
-    def _sketch(self, y: Tensor) -> Tensor:
-        count = y.shape[1]
-        if count <= self._size:
-            return y
-        chance = torch.Generator().manual_seed(count)
-        place = torch.randint(self._size, (count,), generator=chance).to(y.device)
-        sign = torch.randint(2, (count,), generator=chance).to(y) * 2 - 1
-        return y.new_zeros(len(y), self._size).index_add_(1, place, y * sign)
+
+def _sketch(y: Tensor) -> Tensor:
+    """``[N, values]``, or hashed to ``[N, 4096]`` if there are more values."""
+    count = y.shape[1]
+    if count <= _SKETCH:
+        return y
+    chance = torch.Generator().manual_seed(count)
+    place = torch.randint(_SKETCH, (count,), generator=chance).to(y.device)
+    sign = torch.randint(2, (count,), generator=chance).to(y) * 2 - 1
+    return y.new_zeros(len(y), _SKETCH).index_add_(1, place, y * sign)
 
 
 def _coordinates(x: Floats) -> NDArray[np.float64]:

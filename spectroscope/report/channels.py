@@ -1,18 +1,21 @@
 """Figures of a site's channels, from the sums that were kept: arrays of one number per channel."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spectroscope.dsp import theory
-from spectroscope.dsp.decomposition import RELU_GAIN, band_edge, introduced_power
+from spectroscope.capture import activations
+from spectroscope.dsp.decomposition import band_edge, introduced_power
 from spectroscope.dsp.spectra import Transform, Window, noise_bandwidth
-from spectroscope.statistics import SideStatistics, SpectralSums
+from spectroscope.errors import RequestError
+from spectroscope.statistics.base import Statistic
+from spectroscope.statistics.moments import DCMoments
 from spectroscope.statistics.recording import SiteRecord
+from spectroscope.statistics.spectra import SpectralSums
 
 Floats = NDArray[np.float64]
 
@@ -20,37 +23,6 @@ Floats = NDArray[np.float64]
 def numpy(tensor: Tensor) -> Floats:
     """A real tensor as float64 on the CPU."""
     return tensor.numpy().astype(np.float64)
-
-
-class Powers(NamedTuple):
-    """Of one side, each ``[C]``; NaN for a channel of which no finite value was seen."""
-
-    mean: Floats
-    dc_variance: Floats  # over inputs, each weighted by its number of values
-    ac: Floats
-
-    @classmethod
-    def of(cls, state: SideStatistics) -> "Powers":
-        """Powers from the state of one side."""
-        # The second row: each input weighted by its number of values.
-        count, mean, m2 = (numpy(t[1]) for t in (state.dc.weight, state.dc.mean, state.dc.m2))
-        count[count == 0] = np.nan
-        return cls(mean * count / count, m2 / count, numpy(state.ac_power) / count)
-
-    @property
-    def dc(self) -> Floats:
-        """Mean squared DC."""
-        return self.dc_variance + np.square(self.mean)
-
-    @property
-    def total(self) -> Floats:
-        """Mean square."""
-        return self.dc + self.ac
-
-    @property
-    def variance(self) -> Floats:
-        """Of all values."""
-        return self.dc_variance + self.ac
 
 
 class MeanSpectra(NamedTuple):
@@ -66,11 +38,11 @@ class MeanSpectra(NamedTuple):
         inputs = numpy(sums.inputs)[:, None]
         inputs[inputs == 0] = np.nan
         cross = sums.cross
-        if len(sums.lengths) == 2:  # of a plane only half is there: its conjugates cancel the rest
+        if len(sums.axes) == 2:  # of a plane only half is there: its conjugates cancel the rest
             cross = by_ring(sums, cross.real.contiguous()).to(torch.complex128)
         with np.errstate(invalid="ignore"):  # a complex number over NaN
             mean = np.asarray(cross.numpy() / inputs, dtype=np.complex128)
-        power_in, power_out = (numpy(by_ring(sums, side)) for side in (sums.input, sums.output))
+        power_in, power_out = (numpy(by_ring(sums, side)) for side in sums.power)
         return cls(power_in / inputs, power_out / inputs, mean)
 
     def without_window(self, window: Window, lengths: tuple[int, ...]) -> "MeanSpectra":
@@ -82,50 +54,64 @@ class MeanSpectra(NamedTuple):
 
 def by_ring(sums: SpectralSums, values: Tensor) -> Tensor:
     """`values` ``[C, B]`` of `sums` with a plane summed up into rings."""
-    if len(sums.lengths) == 1:
+    if len(sums.axes) == 1:
         return values
-    transform = Transform.of(sums.lengths, "boxcar", values.device)
-    if transform.rings is None or values.shape[1] == transform.bins:
+    transform = Transform.of(sums.axes, "boxcar", values.device)
+    if transform.radial_bin is None or values.shape[1] == transform.bins:
         return values
     rings = values.new_zeros(len(values), transform.bins)
-    return rings.index_add_(1, transform.rings, values)
+    return rings.index_add_(1, transform.radial_bin, values)
+
+
+def computed(statistic: Statistic, record: SiteRecord) -> dict[str, NDArray[Any]]:
+    """The columns of a statistic, each ``[C]``; NaN where it has nothing at the site.
+
+    Raises:
+        RequestError: what it computes isn't what it declares.
+    """
+    state = record.state.get(statistic.name)
+    if state is None:
+        return {name: np.full(record.channels, np.nan) for name in statistic.columns}
+    columns = {name: values.numpy() for name, values in statistic.compute(**state).items()}
+    if statistic.columns and columns.keys() != statistic.columns.keys():
+        raise RequestError(
+            f"{statistic.name}.compute returns {sorted(columns)}, not {sorted(statistic.columns)}"
+        )
+    for name, values in columns.items():
+        if values.shape != (record.channels,):
+            raise RequestError(
+                f"{statistic.name}.compute returns {name!r} of shape {list(values.shape)}; "
+                f"{record.site.name} has {record.channels} channels"
+            )
+    return columns
 
 
 def dc_columns(record: SiteRecord, window: Window) -> dict[str, Floats]:
-    """Columns of `Report.dc`, each ``[C]``."""
-    before, after = record.statistics.input, record.statistics.output
-    harmonics = record.statistics.harmonics
-    x, y = Powers.of(before), Powers.of(after)
-    inputs, values = numpy(after.dc.weight)
-    relu = record.site.kind == "ReLU"
-    with np.errstate(invalid="ignore", divide="ignore"):  # 0/0: nothing finite, an all-zero output
-        gaussian = _gaussian_dc(record.site.kind, x.mean, np.sqrt(x.variance))
-        tone = tonal = np.full_like(x.mean, np.nan)
-        if harmonics is not None and relu:
+    """Columns of `Report.dc` that come with every report, each ``[C]``."""
+    activation = activations.by_kind(record.site.kind)
+    columns = computed(DCMoments(), record)
+    mean, variance = (numpy(t) for t in (record.input.mean, record.input.variance))
+    gaussian = tone = tonal = np.full(record.channels, np.nan)
+    harmonics = record.harmonics
+    with np.errstate(invalid="ignore", divide="ignore"):  # 0/0: nothing finite
+        if activation.gaussian_dc is not None:
+            gaussian = activation.gaussian_dc(mean, np.sqrt(variance))
+        if harmonics is not None and activation.tones:
             count, _, _, *dcs = numpy(harmonics.tones)
             tone, tonal = dcs / np.where(count > 0, count, np.nan)
-        columns = {
-            "dc_in": x.mean,
-            "dc_out": y.mean,
-            "dc_out_std": np.sqrt(numpy(after.dc.m2)[0] / inputs),
-            "ac_rms_in": np.sqrt(x.ac),
-            "ac_rms_out": np.sqrt(y.ac),
-            "active_fraction": numpy(after.active) / values,
-            "dc_fraction": y.dc / y.total,
-            "dc_gaussian": gaussian,
-            "dc_gaussian_residual": y.mean - gaussian,
-            "dc_tone": tone,
-            "dc_tone_residual": tonal - tone,
-        }
-    split = Split.of(record, window)
-    columns |= split.fractions("preserved", "introduced")
-    counts = {"nonfinite": before.nonfinite, "nonfinite_out": after.nonfinite}
-    return columns | {name: numpy(count).astype(np.int64) for name, count in counts.items()}
+    counts = {name: columns.pop(name) for name in ("nonfinite", "nonfinite_out")}
+    columns |= {
+        "dc_gaussian": gaussian,
+        "dc_gaussian_residual": columns["dc_out"] - gaussian,
+        "dc_tone": tone,
+        "dc_tone_residual": tonal - tone,
+    }
+    return columns | Split.of(record, window).fractions("preserved", "introduced") | counts
 
 
 def extremes(record: SiteRecord) -> dict[str, float]:
     """Fractions of the site's channels, as columns of `Report.sites`."""
-    output = record.statistics.output
+    output = record.output
     values, active = numpy(output.dc.weight[1]), numpy(output.active)
     seen = values > 0
     if not seen.any():
@@ -165,17 +151,17 @@ class Split:
     @classmethod
     def of(cls, record: SiteRecord, window: Window) -> "Split":
         """The split of each channel, over the inputs that are finite throughout on both sides."""
-        joint, sums = record.statistics.joint, record.statistics.spectra
+        joint, sums = record.moments.joint, record.spectra
         weight = numpy(joint.weight)
         weight[weight == 0] = np.nan
         (x, y), (x_m2, y_m2, product) = numpy(joint.mean), numpy(joint.m2) / weight
         x_power, y_power = x**2 + x_m2, y**2 + y_m2
         with np.errstate(invalid="ignore", divide="ignore"):
             regression = product / x_m2
-        relu = record.site.kind == "ReLU"
-        gain = np.full_like(regression, RELU_GAIN) if relu else regression
+        exact = activations.by_kind(record.site.kind).gain
+        gain = regression if exact is None else np.full_like(regression, exact)
         unknown = np.full_like(regression, np.nan)
-        mean = None if sums is None else MeanSpectra.of(sums).without_window(window, sums.lengths)
+        mean = None if sums is None else MeanSpectra.of(sums).without_window(window, sums.axes)
         dc, in_band, above_band, edge = unknown, unknown, unknown, unknown
         if mean is not None:
             rest = introduced_power(
@@ -208,11 +194,3 @@ class Split:
         """Power of all channels together over that of their outputs."""
         output = np.nansum(self.output)
         return float(np.nansum(getattr(self, name)) / output) if output > 0 else np.nan
-
-
-def _gaussian_dc(kind: str, mean: Floats, std: Floats) -> Floats:
-    if kind not in ("ReLU", "ReLU6"):
-        return np.full_like(mean, np.nan)
-    dc: Floats = theory.gaussian_dc(mean, std)
-    # min(ReLU(x), 6) = ReLU(x) − ReLU(x − 6)
-    return dc if kind == "ReLU" else dc - theory.gaussian_dc(mean - 6, std)

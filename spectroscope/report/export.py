@@ -1,5 +1,6 @@
 """Tables in other libraries' forms: Parquet files, and xarray's datasets of spectra."""
 
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from spectroscope.errors import RequestError
-from spectroscope.schema import COLUMNS
+from spectroscope.schema import COLUMNS, Column
 
 if TYPE_CHECKING:
     import xarray
@@ -26,7 +27,7 @@ def needs(package: str, what: str, extra: str) -> None:
         raise RequestError(f"{what} takes {package}: pip install {package} (the extra [{extra}])")
 
 
-def write_parquet(table: pd.DataFrame, path: Path) -> None:
+def write_parquet(table: pd.DataFrame, path: Path, columns: Mapping[str, Column]) -> None:
     """Write `table` to the file `path`, unit and definition of each column with its field.
 
     Shapes become lists.
@@ -35,7 +36,7 @@ def write_parquet(table: pd.DataFrame, path: Path) -> None:
     import pyarrow.parquet
 
     arrow = pa.Table.from_pandas(table, preserve_index=False)
-    fields = [field.with_metadata(COLUMNS[field.name]._asdict()) for field in arrow.schema]
+    fields = [field.with_metadata(columns[field.name]._asdict()) for field in arrow.schema]
     pyarrow.parquet.write_table(arrow.cast(pa.schema(fields)), path)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from spectroscope.capture.activations import by_kind
 from spectroscope.dsp import theory
 from spectroscope.report.channels import MeanSpectra, dc_columns
 from spectroscope.statistics.recording import Recording, SiteRecord
@@ -24,10 +25,10 @@ def predictions(recording: Recording, record: SiteRecord) -> Iterator[pd.DataFra
         "gaussian": (measured, columns["dc_gaussian"]),
         "tone": (columns["dc_tone"] + columns["dc_tone_residual"], columns["dc_tone"]),
     }
-    sums = record.statistics.spectra
+    sums = record.spectra
     # A ring of an image's spectrum is many components: no line.
-    if sums is not None and len(sums.lengths) == 1 and record.site.kind == "ReLU":
-        mean = MeanSpectra.of(sums).without_window(recording.window, sums.lengths)
+    if sums is not None and len(sums.axes) == 1 and by_kind(record.site.kind).tones:
+        mean = MeanSpectra.of(sums).without_window(recording.window, sums.axes)
         lines, dc = mean.power_in, columns["dc_in"]
         found["tones"] = (measured, _tones(lines, dc))
         amplitudes = np.abs(dc) + np.sqrt(2 * lines[:, 1:]).sum(1)

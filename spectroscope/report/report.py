@@ -1,6 +1,7 @@
 """`Report`: what was measured, as tidy pandas frames with units."""
 
 import difflib
+import glob
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -12,11 +13,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
+from spectroscope.capture.activations import by_kind
 from spectroscope.errors import RequestError
 from spectroscope.io import output_folder
 from spectroscope.report import channels, export, predictions, spectra
-from spectroscope.schema import COLUMNS
+from spectroscope.schema import COLUMNS, Column
 from spectroscope.statistics import storage
+from spectroscope.statistics.base import Statistic
 from spectroscope.statistics.recording import Recording, SiteRecord
 
 if TYPE_CHECKING:
@@ -44,6 +47,12 @@ class Report:
     def __init__(self, recording: Recording):
         self._recording = recording
         self._records = list(recording.records.values())
+        # Columns of a user's own statistics, with unit and definition.
+        self._own = {
+            name: Column(*pair)
+            for statistic in recording.statistics.values()
+            for name, pair in statistic.columns.items()
+        }
 
     def __repr__(self) -> str:
         channels = sum(record.channels for record in self._records)
@@ -75,13 +84,14 @@ class Report:
         frames = [
             pd.DataFrame(
                 _site_columns(record)
-                | {"channel": range(record.channels), "n_samples": record.statistics.output.inputs}
+                | {"channel": range(record.channels), "n_samples": record.inputs}
                 | channels.dc_columns(record, self._recording.window)
+                | self._own_columns(record)
             )
             for record in self._records
         ]
         columns = [*_SITE, "channel", "n_samples", *_MEANS, "preserved_fraction",
-                   "introduced_fraction", *_COUNTS]  # fmt: skip
+                   "introduced_fraction", *_COUNTS, *self._own]  # fmt: skip
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
 
     def sites(self) -> pd.DataFrame:
@@ -102,7 +112,7 @@ class Report:
             rows.append(
                 _site_columns(record)
                 | {"channels": record.channels, "shape": record.shape, "fs": fs, "nyquist": fs / 2}
-                | {"decimation": record.decimation, "n_samples": record.statistics.output.inputs}
+                | {"decimation": record.decimation, "n_samples": record.inputs}
                 | {f"{name}_fraction": split.of_site(name) for name in ("preserved", "introduced")}
                 | {"above_next_nyquist": above, "feeds_global_pooling": to_head}
                 | channels.extremes(record)
@@ -112,7 +122,7 @@ class Report:
                    "feeds_global_pooling", "dead_fraction", "always_on_fraction"]  # fmt: skip
         table = pd.DataFrame(rows, columns=columns)
         by_site = self.dc().groupby("site", sort=False)
-        totals = by_site[_MEANS].mean().join(by_site[_COUNTS].sum())
+        totals = by_site[[*_MEANS, *self._own]].mean().join(by_site[_COUNTS].sum())
         return table.join(totals, on="site")
 
     def introduced(self) -> pd.DataFrame:
@@ -125,11 +135,11 @@ class Report:
         for record in self._records:
             split = channels.Split.of(record, self._recording.window)
             rate = spectra.Rate.of(self._recording, record)
-            sums = record.statistics.spectra
-            bins = np.nan if sums is None else max(sums.lengths)
+            sums = record.spectra
+            bins = np.nan if sums is None else max(sums.axes)
             columns = {
                 "channel": range(record.channels),
-                "split": "half" if record.site.kind == "ReLU" else "regression",
+                "split": "regression" if by_kind(record.site.kind).gain is None else "half",
                 "gain": split.gain,
                 "regression_gain": split.regression,
                 **split.fractions("preserved", "introduced", "introduced_dc",
@@ -235,13 +245,13 @@ class Report:
         columns = ["place", "module", "function", "kind", "status", "selected", "fired", "reason"]
         rows = [
             {**asdict(row), "place": row.place, "status": row.status}
-            for row in self._recording.found.values()
+            for row in self._recording.coverage.values()
         ]
         return pd.DataFrame(rows, columns=columns)
 
     def describe(self) -> pd.DataFrame:
         """Unit and definition of every column of every table."""
-        rows = [(name, *column) for name, column in COLUMNS.items()]
+        rows = [(name, *column) for name, column in {**COLUMNS, **self._own}.items()]
         return pd.DataFrame(rows, columns=["column", "unit", "definition"])
 
     def to_xarray(self, select: str | Iterable[str] | None = None) -> "dict[str, xarray.Dataset]":
@@ -293,30 +303,47 @@ class Report:
             for name, table in self._tables(_SAVED):
                 table.to_csv(staging / f"{name}.csv", index=False)
             for name, table in self._tables([*_SAVED, *_LONG] if parquet else []):
-                export.write_parquet(table, staging / f"{name}.parquet")
+                export.write_parquet(table, staging / f"{name}.parquet", {**COLUMNS, **self._own})
 
     def page(self, path: str | os.PathLike[str], *, title: str | None = None) -> None:
-        """Write the report as one HTML page that needs nothing else, not even a network.
+        """Write the report as one self-contained HTML page that needs no network.
 
-        What was looked at, what couldn't be seen, findings, the tables of layers and channels,
-        their spectra, and the definition of every column. For dark rooms and for paper too.
+        It has run details, coverage, findings, tables of layers and channels, their spectra, and
+        the definition of every column. It follows the system's dark mode and can be printed.
 
         Args:
-            path: of the file, in a folder that is there; what is there is replaced, or, if this
-                fails, left as it was.
-            title: above the page; None: the specimen's name, or the model's.
+            path: of the file, in an existing folder. An existing file is replaced, or left as it
+                was if writing fails.
+            title: heading of the page; None: the specimen's name, or the model's.
 
         Raises:
-            RequestError: it can't be written.
+            RequestError: the file cannot be written.
         """
-        from spectroscope import page  # one look ahead: whoever reads tables needs no jinja2
+        from spectroscope import page  # deferred: reading tables needs no jinja2
 
-        page.write(self, path, title=title)
+        def optional(table: Callable[..., pd.DataFrame], *select: str) -> pd.DataFrame | None:
+            with suppress(RequestError):  # nothing of the kind was recorded
+                return table(*select)
+            return None
+
+        html = page.render_report(
+            title=title,
+            about=self.about,
+            sites=self.sites(),
+            dc=self.dc(),
+            coverage=self.coverage(),
+            describe=self.describe(),
+            aliasing=optional(self.aliasing),
+            harmonics=optional(self.harmonics),
+            predictions=optional(self.predictions),
+            spectra=lambda site: optional(self.spectra, glob.escape(site)),
+        )
+        page.save(html, path)
 
     def _repr_html_(self) -> str:
         from spectroscope import page
 
-        return page.summary(self)
+        return page.summary(about=self.about, sites=self.sites(), coverage=self.coverage())
 
     def merge(self, other: "Report") -> "Report":
         """The report on both data sets, as if one recorder had seen them.
@@ -325,6 +352,14 @@ class Report:
             RequestError: the recordings differ in fs, or in a site's channels or axes.
         """
         return Report(self._recording.merge(other._recording))
+
+    def _own_columns(self, record: SiteRecord) -> dict[str, Any]:
+        statistics = [s for s in self._recording.statistics.values() if s.columns]
+        return {
+            name: values
+            for statistic in statistics
+            for name, values in channels.computed(statistic, record).items()
+        }
 
     def _tables(self, names: Iterable[str]) -> Iterator[tuple[str, pd.DataFrame]]:
         """Those of the tables that there are, by name."""
@@ -355,14 +390,18 @@ class Report:
         return pd.concat(frames, ignore_index=True)
 
 
-def load(path: str | os.PathLike[str]) -> Report:
+def load(path: str | os.PathLike[str], *, statistics: Iterable[Statistic] = ()) -> Report:
     """The report that :meth:`Report.save` wrote into the folder `path`.
+
+    Args:
+        path: the folder, or its ``report.npz``.
+        statistics: your own that were recorded: what is loaded can then be merged with others.
 
     Raises:
         RequestError: there is none, or it isn't one that this version reads.
     """
     path = Path(path)
-    return Report(storage.read(path / FILE if os.path.isdir(path) else path))
+    return Report(storage.read(path / FILE if os.path.isdir(path) else path, statistics))
 
 
 def _site_columns(record: SiteRecord) -> dict[str, Any]:

@@ -36,21 +36,21 @@ class Rate(NamedTuple):
 
 def spectra(recording: Recording, record: SiteRecord, scaling: str) -> Iterator[pd.DataFrame]:
     """Rows of `Report.spectra`, side by side."""
-    sums = record.statistics.spectra
+    sums = record.spectra
     if sums is None:
         return
     rate = Rate.of(recording, record)
     mean = MeanSpectra.of(sums)
-    freq = _bins(sums.lengths, mean.power_in.shape[1], rate)
+    freq = _bins(sums.axes, mean.power_in.shape[1], rate)
     for side, power in (("in", mean.power_in), ("out", mean.power_out)):
-        values = _scaled(power, scaling, recording.window, sums.lengths, rate)
+        values = _scaled(power, scaling, recording.window, sums.axes, rate)
         name = {"spectrum": "power"}.get(scaling, scaling)
         yield _frame(record, freq, rate, {"side": side}, {name: values})
 
 
 def cross_spectra(recording: Recording, record: SiteRecord) -> Iterator[pd.DataFrame]:
     """Rows of `Report.cross_spectra`."""
-    sums = record.statistics.spectra
+    sums = record.spectra
     if sums is None:
         return
     rate = Rate.of(recording, record)
@@ -63,17 +63,17 @@ def cross_spectra(recording: Recording, record: SiteRecord) -> Iterator[pd.DataF
         "preserved": gain**2 * mean.power_in,
         "introduced": introduced_power(mean.power_in, mean.power_out, mean.cross.real, gain),
     }
-    freq = _bins(sums.lengths, mean.power_in.shape[1], rate)
+    freq = _bins(sums.axes, mean.power_in.shape[1], rate)
     yield _frame(record, freq, rate, {}, values)
 
 
 def planes(recording: Recording, record: SiteRecord) -> Iterator[pd.DataFrame]:
     """Rows of `Report.planes`."""
-    sums = record.statistics.spectra
-    if sums is None or len(sums.lengths) != 2:
+    sums = record.spectra
+    if sums is None or len(sums.axes) != 2:
         return
-    height, width = sums.lengths
-    if sums.input.shape[1] != height * (width // 2 + 1):
+    height, width = sums.axes
+    if sums.power.shape[2] != height * (width // 2 + 1):
         return
     rate = Rate.of(recording, record)
     fy, fx = np.meshgrid(
@@ -81,7 +81,7 @@ def planes(recording: Recording, record: SiteRecord) -> Iterator[pd.DataFrame]:
     )
     inputs = numpy(sums.inputs)[:, None]
     inputs[inputs == 0] = np.nan
-    for side, total in (("in", sums.input), ("out", sums.output)):
+    for side, total in zip(("in", "out"), sums.power, strict=True):
         frame = _frame(record, fy.ravel(), rate, {"side": side}, {"power": numpy(total) / inputs})
         frame = frame.rename(columns={"freq": "freq_y"})
         frame.insert(4, "freq_x", np.tile(fx.ravel(), len(total)))
@@ -90,11 +90,11 @@ def planes(recording: Recording, record: SiteRecord) -> Iterator[pd.DataFrame]:
 
 def harmonics(recording: Recording, record: SiteRecord) -> Iterator[pd.DataFrame]:
     """Rows of `Report.harmonics`."""
-    sums = record.statistics.harmonics
+    sums = record.harmonics
     if sums is None:
         return
     rate = Rate.of(recording, record)
-    inputs, count = numpy(sums.inputs), numpy(sums.found)
+    inputs, count = numpy(sums.inputs), numpy(sums.counts)
     with np.errstate(invalid="ignore", divide="ignore"):
         freq = numpy(sums.freq) / inputs * rate.fs
         amplitude = np.sqrt(numpy(sums.squares) / count)  # [side, folded, C, K]
@@ -169,15 +169,15 @@ class _Above(NamedTuple):
     @classmethod
     def of(cls, recording: Recording, record: SiteRecord) -> "_Above | None":
         """None if no downsampling follows, or there are no spectra."""
-        sums, lower = record.statistics.spectra, recording.downsamplings.get(record.site.name)
+        sums, lower = record.spectra, recording.downsamplings.get(record.site.name)
         if sums is None or lower is None:
             return None
         # What folds in images lies outside a square: above the new Nyquist along either axis.
-        by_axis = numpy(sums.output if sums.shells is None else sums.shells)
+        by_axis = numpy(sums.shells if len(sums.axes) == 2 else sums.power[1])
         inputs = numpy(sums.inputs)[:, None]
         power = by_axis / np.where(inputs > 0, inputs, np.nan)
-        power[:, 1:] /= noise_bandwidth(recording.window, sums.lengths)
-        cycles = np.arange(power.shape[1]) / max(sums.lengths)
+        power[:, 1:] /= noise_bandwidth(recording.window, sums.axes)
+        cycles = np.arange(power.shape[1]) / max(sums.axes)
         above = cycles > 0.5 / lower.factor * (1 + 1e-9)
         if math.isnan(lower.factor):  # the square is none
             power[:] = np.nan
@@ -214,7 +214,9 @@ def _scaled(
     if scaling == "density":
         transform = Transform.of(lengths, "boxcar", torch.device("cpu"))
         # Of a line each bin is one wide, though it counts for its conjugate.
-        modes = np.ones(power.shape[1]) if len(lengths) == 1 else numpy(transform.modes())
+        modes = (
+            np.ones(power.shape[1]) if len(lengths) == 1 else numpy(transform.components_per_bin())
+        )
         width = noise_bandwidth(window, lengths) * math.prod(rate.fs / length for length in lengths)
         density: Floats = power / (modes * width)
         return density

@@ -1,12 +1,20 @@
 """Amplitudes of harmonics on both sides of a rectifier, summed over inputs."""
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
+from spectroscope.capture.axes import transformed_axes
 from spectroscope.dsp.harmonics import Harmonics, fit
 from spectroscope.dsp.theory.tones import rectified_tone_dc
+from spectroscope.errors import RequestError
+from spectroscope.statistics.base import Arrays
+from spectroscope.statistics.chunks import Chunk, ChunkedStatistic
+from spectroscope.statistics.fundamentals import Fundamental
+
+if TYPE_CHECKING:
+    from spectroscope.capture.call import ActivationCall
 
 
 class HarmonicSums(NamedTuple):
@@ -19,8 +27,8 @@ class HarmonicSums(NamedTuple):
         freq: ``[2, K]``, sum of the frequencies, folded, in cycles per sample of the site, over
             the inputs whose fundamental is known.
         inputs: ``[2, K]``, number of those inputs.
-        found: ``[2, C, K]``, number of inputs in `squares`: those with a usable harmonic and finite
-            values on both sides.
+        counts: ``[2, C, K]``, number of inputs in `squares`: those with a usable harmonic and
+            finite values on both sides.
         squares: ``[2, 2, C, K]``, of the amplitudes; first the input's, then the output's.
         tones: ``[5, C]``, over the inputs with a fundamental that isn't folded: their number; the
             power of the input and of the output without DC and fundamental; the DC of a ReLU of the
@@ -29,17 +37,58 @@ class HarmonicSums(NamedTuple):
 
     freq: Tensor
     inputs: Tensor
-    found: Tensor
+    counts: Tensor
     squares: Tensor
     tones: Tensor
 
-    def merge(self, other: "HarmonicSums") -> "HarmonicSums":
-        """Sums of both, which are of as many harmonics."""
-        return HarmonicSums(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
+
+class HarmonicAmplitudes(ChunkedStatistic):
+    """Amplitudes of harmonics on both sides of a line; arrays of :class:`HarmonicSums`.
+
+    Nothing is kept of inputs whose fundamental isn't known, and of what isn't ``[N, C, T]``.
+
+    Args:
+        fundamental: that of the inputs, None: unknown; may be exchanged between batches.
+        orders: number of harmonics.
+    """
+
+    name = "harmonics"
+    layout = {
+        "freq": (2, "K"),
+        "inputs": (2, "K"),
+        "counts": (2, "C", "K"),
+        "squares": (2, 2, "C", "K"),
+        "tones": (5, "C"),
+    }
+
+    def __init__(self, fundamental: Fundamental | None = None, orders: int = 8):
+        self.fundamental = fundamental or Fundamental(None, 1.0)
+        self.orders = orders
+
+    def start(self, call: "ActivationCall") -> "Arrays | HarmonicsAccumulator":
+        """See :class:`ChunkedStatistic`."""
+        x = call.input
+        if len(transformed_axes(tuple(x.shape[1:]))) != 1:
+            return {}
+        f0 = self.fundamental.at(call.decimation, len(x))
+        if isinstance(f0, str):
+            call.note(f0)
+        return HarmonicsAccumulator(x, f0, self.orders) if isinstance(f0, Tensor) else {}
+
+    def merged(self, one: Arrays, other: Arrays) -> Arrays:
+        """See :meth:`Statistic.merged`.
+
+        Raises:
+            RequestError: the numbers of harmonics differ.
+        """
+        orders, others = one["freq"].shape[1], other["freq"].shape[1]
+        if orders != others:
+            raise RequestError(f"{orders} harmonics, then {others}")
+        return super().merged(one, other)
 
 
-class HarmonicsOfBatch:
-    """The sums of one batch, put together from the pieces that it is reduced in.
+class HarmonicsAccumulator:
+    """The sums of one batch.
 
     Args:
         x: ``[N, C, T]``, the batch, of which only shape and device matter.
@@ -59,29 +108,13 @@ class HarmonicsOfBatch:
         self._freq = (every * self._harmonics.freq.nan_to_num(0)).sum(1) * times
         self._inputs = every.sum(1) * times
         channels = x.shape[1]
-        self._found = x.new_zeros(2, channels, orders, dtype=torch.float64)
+        self._counts = x.new_zeros(2, channels, orders, dtype=torch.float64)
         self._squares = x.new_zeros(2, 2, channels, orders, dtype=torch.float64)
         self._tones = x.new_zeros(5, channels, dtype=torch.float64)
 
-    def add(
-        self,
-        n: slice,
-        c: slice,
-        sides: tuple[Tensor, Tensor],
-        means: tuple[Tensor, Tensor],
-        ac: tuple[Tensor, Tensor],
-        finite: Tensor | None,
-    ) -> None:
-        """Take in a piece: samples `n`, channels `c`.
-
-        Args:
-            n: the samples.
-            c: the channels.
-            sides: input and output, float64, ``[n, c, T]``.
-            means: of their rows, ``[n, c]``.
-            ac: sum of the squared deviations from them, likewise.
-            finite: ``[n, c]``, which rows are so on both sides; None: all.
-        """
+    def add(self, chunk: Chunk) -> None:
+        """See :class:`spectroscope.statistics.chunks.Accumulator`."""
+        n, c, finite, means = chunk.inputs, chunk.channels, chunk.finite, chunk.means
         every = len(self._harmonics.f0) == 1
         harmonics = self._harmonics
         if not every:
@@ -89,20 +122,21 @@ class HarmonicsOfBatch:
         kinds = self._kinds if every else self._kinds[:, n]
         good = torch.ones_like(means[0], dtype=torch.bool) if finite is None else finite  # [n, c]
         counted = kinds.unsqueeze(2) * good.unsqueeze(-1)  # [2, n, c, K]
-        self._found[:, c] += counted.sum(1)
-        length = sides[0].shape[-1]
-        both = fit(torch.cat(sides, 1), harmonics, torch.cat(means, 1), torch.cat(ac, 1) / length)
+        self._counts[:, c] += counted.sum(1)
+        ac_power = torch.cat([side.m2 for side in chunk.moments], 1) / chunk.length
+        both = fit(torch.cat(chunk.rows, 1), harmonics, torch.cat(means, 1), ac_power)
         amplitude = both.amplitude.square()
         channels = good.shape[1]
         for number in range(2):
             square = amplitude[:, number * channels :][:, :channels].where(good.unsqueeze(-1), 0)
             self._squares[number, :, c] += (counted * square).sum(1)
         tonal = counted[0, :, :, 0]
-        rest_in, rest_out = both.rest.chunk(2, 1)
+        rest_in, rest_out = both.noise_and_distortion.chunk(2, 1)
         dc = rectified_tone_dc(both.dc[:, :channels], both.amplitude[:, :channels, 0])
         for number, value in enumerate((torch.ones_like(dc), rest_in, rest_out, dc, means[1])):
             self._tones[number, c] += (tonal * value.where(good, 0)).sum(0)
 
-    def sums(self) -> HarmonicSums:
-        """The whole, once all pieces are in."""
-        return HarmonicSums(self._freq, self._inputs, self._found, self._squares, self._tones)
+    def arrays(self) -> Arrays:
+        """See :class:`spectroscope.statistics.chunks.Accumulator`."""
+        sums = self._freq, self._inputs, self._counts, self._squares, self._tones
+        return HarmonicSums(*sums)._asdict()

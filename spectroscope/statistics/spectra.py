@@ -1,15 +1,20 @@
 """Power and cross-spectra of both sides of a rectifier, summed over inputs."""
 
 import math
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from spectroscope.dsp.kernels.rows import on_gpu
-from spectroscope.dsp.kernels.threads import SHARE, compiled, shared
-from spectroscope.dsp.spectra import Transform, Window, shell_count
-from spectroscope.statistics.blocks import scratch
+from spectroscope.capture.axes import transformed_axes
+from spectroscope.dsp.kernels.dispatch import cpu_kernels, gpu_kernels
+from spectroscope.dsp.kernels.parallel import GRAIN_SIZE, parallel_for
+from spectroscope.dsp.spectra import Transform, Window, max_norm_bin_count, radial_bin_count
+from spectroscope.statistics.base import Arrays, IncompatibleError
+from spectroscope.statistics.chunks import Chunk, ChunkedStatistic, workspace
+
+if TYPE_CHECKING:
+    from spectroscope.capture.call import ActivationCall
 
 # Components whose sums stay in the nearest cache while products are added to them.
 _CHUNK = 1024
@@ -19,127 +24,162 @@ class SpectralSums(NamedTuple):
     """Sums over those inputs whose values are finite on both sides.
 
     B bins are those of :class:`spectroscope.dsp.spectra.Transform`: of a line, rings of a plane, or
-    the whole plane.
+    the whole plane. No bins: there is no axis to transform.
 
     Attributes:
-        lengths: ``(T,)`` or ``(H, W)``, what was transformed.
+        lengths: ``[D]``, int64: T, or H and W, what was transformed.
         inputs: ``[C]``, number of inputs in the sums, float64.
-        input: ``[C, B]``, of the input's power spectra, float64.
-        output: ``[C, B]``, of the output's, float64.
+        power: ``[2, C, B]``, of the power spectra of the input and of the output, float64.
         cross: ``[C, B]``, of conj(X)·Y; complex128. Over rings it is real: what is imaginary
             cancels between a component and its conjugate.
         shells: ``[C, S]``, in a plane the output's power by the larger of its two frequencies,
-            float64; on a line None, for `output` is that.
+            float64; on a line S is 0, for `power` is that.
     """
 
-    lengths: tuple[int, ...]
+    lengths: Tensor
     inputs: Tensor
-    input: Tensor
-    output: Tensor
+    power: Tensor
     cross: Tensor
-    shells: Tensor | None
+    shells: Tensor
 
-    def merge(self, other: "SpectralSums") -> "SpectralSums | None":
-        """Sums of both; None if they don't have the same frequencies."""
-        if self.lengths != other.lengths or self.input.shape != other.input.shape:
-            return None
-        shells = None
-        if self.shells is not None and other.shells is not None:
-            shells = self.shells + other.shells
-        return SpectralSums(
-            self.lengths,
-            self.inputs + other.inputs,
-            self.input + other.input,
-            self.output + other.output,
-            self.cross + other.cross,
-            shells,
-        )
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """Lengths of the axes that were transformed, ``(T,)`` or ``(H, W)``."""
+        return tuple(self.lengths.tolist())
 
 
-def transformed_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Which axes of one input's activation ``(C, ...)`` are transformed; none: ``()``.
+def _same_lengths(one: Tensor, other: Tensor) -> Tensor:
+    if not torch.equal(one.cpu(), other.cpu()):
+        lengths = f"{tuple(one.tolist())} and {tuple(other.tolist())}"
+        raise IncompatibleError(f"no spectra: inputs of lengths {lengths}")
+    return one
 
-    Time of ``(C, T)``, both of ``(C, H, W)``, the last two of video ``(C, T, H, W)``. An axis of
-    length 1 is none: ``(C, 1, T)`` is a line.
+
+class Spectra(ChunkedStatistic):
+    """Power spectra of both sides, and their cross-spectrum; arrays of :class:`SpectralSums`.
+
+    Args:
+        window: as ``scipy.signal.get_window`` takes it.
+        plane: keep the spectra of images whole.
     """
-    axes = tuple(axis for axis, length in enumerate(shape) if axis > 0 and length > 1)
-    return axes[-2:] if len(axes) <= 3 else ()
+
+    name = "spectra"
+    layout = {
+        "lengths": ("D",),
+        "inputs": ("C",),
+        "power": (2, "C", "B"),
+        "cross": ("C", "B"),
+        "shells": ("C", "S"),
+    }
+    merge = {"lengths": _same_lengths}
+
+    def __init__(self, window: Window = "boxcar", *, plane: bool = False):
+        self.window = window
+        self.plane = plane
+
+    def start(self, call: "ActivationCall") -> "Arrays | SpectraAccumulator":
+        """See :class:`ChunkedStatistic`."""
+        x = call.input
+        lengths = tuple(x.shape[1 + axis] for axis in transformed_axes(tuple(x.shape[1:])))
+        if lengths:
+            return SpectraAccumulator(x, lengths, self.window, plane=self.plane)
+        none = x.new_zeros(x.shape[1], 0, dtype=torch.float64)
+        return {
+            "lengths": torch.empty(0, dtype=torch.int64),
+            "inputs": x.new_zeros(x.shape[1], dtype=torch.float64),
+            "power": torch.stack([none, none]),
+            "cross": none.to(torch.complex128),
+            "shells": none,
+        }
+
+    def checked(self, arrays: Arrays, channels: int) -> Arrays:
+        """See :meth:`Statistic.checked`; the number of bins is that of the lengths."""
+        lengths = tuple(map(int, super().checked(arrays, channels)["lengths"]))
+        bins, shells = arrays["power"].shape[-1], arrays["shells"].shape[-1]
+        if (bins, shells) not in _sizes(lengths):
+            raise ValueError(f"{bins} and {shells} bins of {lengths}")
+        return arrays
 
 
-class SpectraOfBatch:
-    """The sums of one batch, put together from the pieces that it is reduced in.
+def _sizes(lengths: tuple[int, ...]) -> set[tuple[int, int]]:
+    """Numbers of bins and of shells that a spectrum over `lengths` may have."""
+    if not lengths:
+        return {(0, 0)}
+    if len(lengths) > 2 or min(lengths) < 2:
+        raise ValueError(f"lengths {lengths}")
+    if len(lengths) == 1:
+        return {(lengths[0] // 2 + 1, 0)}
+    height, width = lengths
+    shells = max_norm_bin_count(height, width)
+    return {(radial_bin_count(height, width), shells), (height * (width // 2 + 1), shells)}
+
+
+class SpectraAccumulator:
+    """The sums of one batch.
 
     Args:
         x: ``[N, C, ...]``, the batch, of which only shape and device matter.
+        lengths: of the axes that are transformed.
         window: as ``scipy.signal.get_window`` takes it.
         plane: keep planes whole.
     """
 
-    def __init__(self, x: Tensor, window: Window, *, plane: bool):
-        lengths = tuple(x.shape[1 + axis] for axis in transformed_axes(tuple(x.shape[1:])))
+    def __init__(self, x: Tensor, lengths: tuple[int, ...], window: Window, *, plane: bool):
         self._transform = Transform.of(lengths, window, x.device, plane)
         channels, bins = x.shape[1], self._transform.bins
-        shells = shell_count(*lengths) if len(lengths) == 2 else 0
+        shells = max_norm_bin_count(*lengths) if len(lengths) == 2 else 0
         self._inputs = x.new_zeros(channels, dtype=torch.float64)
         self._dc = x.new_zeros(3, channels, dtype=torch.float64)  # of x², y², xy
         self._sums = x.new_zeros(3, channels, bins, dtype=torch.float64)
         self._imaginary = x.new_zeros(channels, bins, dtype=torch.float64)
         self._shells = x.new_zeros(channels, shells, dtype=torch.float64)
-        # Components not folded into bins yet, of the channels that pieces come of just now.
+        # Components of the channels of the last chunk, not folded into bins yet.
         self._channels = slice(0, 0)
-        self._share = math.nan  # of what is open, what makes means over time of sums
+        self._scale = math.nan  # makes means over time of sums
         self._open: tuple[Tensor, Tensor] | None = None
 
-    def add(
-        self,
-        c: slice,
-        sides: tuple[Tensor, Tensor],
-        means: tuple[Tensor, Tensor],
-        finite: Tensor | None,
-    ) -> None:
-        """Take in a piece: channels `c` of some inputs. All pieces of one `c` come in a row.
-
-        Args:
-            c: the channels.
-            sides: input and output, float64, ``[n, c, ...]``, overwritten.
-            means: of their rows, ``[n, c]``.
-            finite: ``[n, c]``, which rows are so on both sides, the others being 0; None: all.
-        """
+    def add(self, chunk: Chunk) -> None:
+        """See :class:`spectroscope.statistics.chunks.Accumulator`."""
+        c, (x_rows, y_rows) = chunk.channels, chunk.rows
         if self._channels != c or self._open is None:
             self._fold()
-            channels, components = sides[0].shape[1], math.prod(self._transform.shape)
-            turned = channels if self._transform.rings is None else 0
+            channels, components = chunk.shape[1], math.prod(self._transform.shape)
+            imaginary = channels if self._transform.radial_bin is None else 0
             self._channels = c
             self._open = (
-                sides[0].new_zeros(3, channels, components),
-                sides[0].new_zeros(turned, components),
+                x_rows.new_zeros(3, channels, components),
+                x_rows.new_zeros(imaginary, components),
             )
-        x, x_mean = self._transformed(sides[0], means[0])
-        y, y_mean = self._transformed(sides[1], means[1])
-        self._inputs[c] += len(means[0]) if finite is None else finite.sum(0)
+        x, x_mean = self._transformed(x_rows, chunk.means[0], "input")
+        y, y_mean = self._transformed(y_rows, chunk.means[1], "output")
+        self._inputs[c] += chunk.shape[0] if chunk.finite is None else chunk.finite.sum(0)
         _add_products(x, y, *self._open)
         pairs = torch.stack([x_mean, y_mean, x_mean]) * torch.stack([x_mean, y_mean, y_mean])
         self._dc[:, c].add_(pairs.sum((1, 3)), alpha=1 / x.shape[2])
 
-    def sums(self) -> SpectralSums:
-        """The whole, once all pieces are in."""
+    def arrays(self) -> Arrays:
+        """See :class:`spectroscope.statistics.chunks.Accumulator`."""
         self._fold()
-        xx, yy, xy = self._sums
-        cross = torch.complex(xy, self._imaginary)
-        lengths = self._transform.lengths
-        shells = self._shells if len(lengths) == 2 else None
-        return SpectralSums(lengths, self._inputs, xx, yy, cross, shells)
+        return {
+            "lengths": torch.tensor(self._transform.lengths),
+            "inputs": self._inputs,
+            "power": self._sums[:2],
+            "cross": torch.complex(self._sums[2], self._imaginary),
+            "shells": self._shells,
+        }
 
-    def _transformed(self, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+    def _transformed(self, rows: Tensor, mean: Tensor, side: str) -> tuple[Tensor, Tensor]:
         """Components of one side, ``[n, c, frames, F, 2]``, and its DC, ``[n, c, frames]``.
 
-        Frames of a video count as so many inputs, each with 1/frames of the power.
+        Each frame of a video counts as an input of 1/frames of the power.
         """
-        x = x.view(*mean.shape, -1, *self._transform.lengths)
+        x = rows.view(*mean.shape, -1, *self._transform.lengths)
         mean = mean.unsqueeze(2) if x.shape[2] == 1 else x.flatten(3).mean(-1)
-        if self._transform.tapered:
-            x.sub_(mean.view(*mean.shape, *[1] * len(self._transform.lengths)))
-        self._share = 1 / (x.shape[2] * self._transform.points**2)
+        if self._transform.tapered:  # in a workspace, since other statistics read the rows
+            tapered = workspace(f"tapered {side}", tuple(x.shape), x, torch.float64)
+            x = torch.sub(x, mean.view(*mean.shape, *[1] * len(self._transform.lengths)),
+                          out=tapered)  # fmt: skip
+        self._scale = 1 / (x.shape[2] * self._transform.points**2)
         return torch.view_as_real(self._transform(x).flatten(3)), mean
 
     def _fold(self) -> None:
@@ -148,16 +188,16 @@ class SpectraOfBatch:
             return
         c, shape = self._channels, self._transform.shape
         powers, imaginary = (
-            sums.mul_(self._share).view(*sums.shape[:-1], *shape) for sums in self._open
+            sums.mul_(self._scale).view(*sums.shape[:-1], *shape) for sums in self._open
         )
-        self._sums[:, c] = self._transform.fold(powers)
+        self._sums[:, c] = self._transform.sum_bins(powers)
         # DC is what the means say it is, whatever a window has leaked there.
         self._sums[:, c, 0] = self._dc[:, c]
-        if self._transform.rings is None:
-            self._imaginary[c] = self._transform.fold(imaginary)
+        if self._transform.radial_bin is None:
+            self._imaginary[c] = self._transform.sum_bins(imaginary)
             self._imaginary[c, 0] = 0
         if self._shells.shape[1]:
-            self._shells[c] = self._transform.fold_shells(powers[1])
+            self._shells[c] = self._transform.sum_max_norm_bins(powers[1])
             self._shells[c, 0] = self._dc[1, c]
         self._open = None
 
@@ -171,10 +211,10 @@ def _add_products(x: Tensor, y: Tensor, sums: Tensor, imaginary: Tensor) -> None
         sums: ``[3, c, F]``, added to; of the product the real part.
         imaginary: ``[c, F]``, its imaginary part; or of no channels.
     """
-    if x.is_cuda and (kernels := on_gpu(x.device)) is not None:
-        kernels.products(x, y, sums, imaginary)
+    if x.is_cuda and (kernels := gpu_kernels(x.device)) is not None:
+        kernels.add_products(x, y, sums, imaginary)
         return
-    native = compiled() if x.is_cpu else None
+    native = cpu_kernels() if x.is_cpu else None
     if native is None:
         for total, a, b in zip(sums, (x, y, x), (x, y, y), strict=True):
             _add_product(total, a[..., 0], b[..., 0], 1)
@@ -187,10 +227,10 @@ def _add_products(x: Tensor, y: Tensor, sums: Tensor, imaginary: Tensor) -> None
     count = x.shape[1] * -(-whole // _CHUNK)
     given = [side.flatten(3).numpy() for side in (x, y)]
     results = sums.numpy(), imaginary.numpy()
-    shared(
-        lambda a, b: native.products(*given, whole, _CHUNK, a, b, *results),
+    parallel_for(
+        lambda a, b: native.add_products(*given, whole, _CHUNK, a, b, *results),
         count,
-        max(1, SHARE * count // x.numel()),
+        max(1, GRAIN_SIZE * count // x.numel()),
     )
 
 
@@ -198,5 +238,5 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor, sign: int) -> None:
     if a.shape[0] * a.shape[2] == 1:
         total.addcmul_(a[0, :, 0], b[0, :, 0], value=sign)
     else:
-        work = scratch("products", tuple(a.shape), a, torch.float64)
+        work = workspace("products", tuple(a.shape), a, torch.float64)
         total.add_(torch.mul(a, b, out=work).sum((0, 2)), alpha=sign)

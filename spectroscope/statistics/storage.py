@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -11,19 +11,54 @@ from typing import IO, Any
 import numpy as np
 import scipy.signal
 import torch
-from torch import Tensor
 
-from spectroscope.capture.sites import Downsampling, Found, Site
-from spectroscope.dsp.moments import ChannelMoments, CoMoments, Moments
-from spectroscope.dsp.spectra import ring_count, shell_count
+from spectroscope.capture.sites import CoverageRow, Downsampling, Site
 from spectroscope.errors import RequestError
-from spectroscope.statistics import HarmonicSums, SideStatistics, SiteStatistics, SpectralSums
+from spectroscope.statistics.base import Arrays, Statistic
+from spectroscope.statistics.harmonics import HarmonicAmplitudes
+from spectroscope.statistics.moments import DCMoments
 from spectroscope.statistics.parts import Part
 from spectroscope.statistics.recording import Recording, SiteRecord
+from spectroscope.statistics.spectra import Spectra
 
-FORMAT = 2
+FORMAT = 3
 
-Arrays = dict[str, Any]
+_BUILT_IN = {
+    statistic.name: statistic for statistic in (DCMoments(), Spectra(), HarmonicAmplitudes())
+}
+# Before the name of a column that was computed when the file was written.
+_COLUMN = "column "
+
+
+class StoredStatistic(Statistic):
+    """A user's statistic in a file, without its class: the columns as they were computed.
+
+    Args:
+        name: of the statistic.
+        columns: unit and definition by name.
+    """
+
+    def __init__(self, name: str, columns: Mapping[str, tuple[str, str]]):
+        self.name = name  # type: ignore[misc]
+        self.columns = columns  # type: ignore[misc]
+
+    def merged(self, one: Arrays, other: Arrays) -> Arrays:
+        """Merging takes the class.
+
+        Raises:
+            RequestError: always.
+        """
+        raise RequestError(
+            f"to merge {self.name} takes its class: load(folder, statistics=[{self.name}()])"
+        )
+
+    def preferred(self, other: Statistic) -> Statistic:
+        """See :meth:`Statistic.preferred`."""
+        return other
+
+    def compute(self, **arrays: Any) -> Arrays:
+        """See :meth:`Statistic.compute`."""
+        return {name: arrays[_COLUMN + name] for name in self.columns if _COLUMN + name in arrays}
 
 
 def write(
@@ -36,25 +71,37 @@ def write(
         to: a file's path, or an open file.
         more: what is to be kept beside it, as JSON can have it; floats keep every bit.
     """
-    arrays: Arrays = {}
+    arrays: dict[str, Any] = {}
     sites = []
     for number, record in enumerate(recording.records.values()):
         decimation = None if math.isnan(record.decimation) else record.decimation
         sites.append(
-            {"site": record.site._asdict(), "shape": record.shape, "decimation": decimation}
+            {
+                "site": record.site._asdict(),
+                "shape": record.shape,
+                "decimation": decimation,
+                "inputs": record.inputs,
+                "given_up": [name for name, state in record.state.items() if state is None],
+            }
         )
-        for name, array in _arrays(record.statistics).items():
-            arrays[f"{number}.{name}"] = array
+        for name, state in record.state.items():
+            if state is None:
+                continue
+            columns = {} if name in _BUILT_IN else recording.statistics[name].compute(**state)
+            stored = dict(state) | {_COLUMN + column: values for column, values in columns.items()}
+            for key, array in stored.items():
+                arrays[f"{number}.{name}.{key}"] = array.numpy()
     header = {
         "format": FORMAT,
         "fs": recording.fs,
         "window": recording.window,
+        "statistics": {name: s.columns for name, s in recording.statistics.items()},
         "sites": sites,
         "downsamplings": {
             site: [lower.place, str(lower.factor), lower.between, lower.whole]
             for site, lower in recording.downsamplings.items()
         },
-        "found": [asdict(found) for found in recording.found.values()],
+        "coverage": [asdict(row) for row in recording.coverage.values()],
         "about": recording.about,
         "part": None if recording.part is None else recording.part.to_json(),
         "more": dict(more or {}),
@@ -63,23 +110,29 @@ def write(
         np.savez(file, allow_pickle=False, header=np.array(json.dumps(header)), **arrays)
 
 
-def read(path: Path) -> Recording:
+def read(path: Path, statistics: Iterable[Statistic] = ()) -> Recording:
     """Read what :func:`write` wrote; the tensors are on the CPU.
+
+    Args:
+        path: of the file.
+        statistics: a user's own, for which the file has arrays; of others it has the columns.
 
     Raises:
         RequestError: there is no such file, or it isn't a recording that this version knows.
     """
-    return read_with_more(path)[0]
+    return read_with_more(path, statistics)[0]
 
 
-def read_with_more(path: Path | IO[bytes]) -> tuple[Recording, dict[str, Any]]:
+def read_with_more(
+    path: Path | IO[bytes], statistics: Iterable[Statistic] = ()
+) -> tuple[Recording, dict[str, Any]]:
     """The recording, and what was kept beside it. Arguments and errors as of :func:`read`."""
     try:
         with (
             path.open("rb") if isinstance(path, Path) else nullcontext(path) as file,
             np.load(file, allow_pickle=False) as arrays,
         ):
-            # We don't compress. What is would take a thousand times its size, once it is read.
+            # We don't compress. A compressed file could be a thousand times as large in memory.
             if any(entry.file_size > entry.compress_size for entry in arrays.zip.infolist()):
                 raise ValueError("compressed")
             header = json.loads(str(arrays["header"]))
@@ -87,30 +140,7 @@ def read_with_more(path: Path | IO[bytes]) -> tuple[Recording, dict[str, Any]]:
                 raise RequestError(
                     f"{path} has format {header['format']!r}; this version reads {FORMAT}"
                 )
-            records = [
-                SiteRecord(
-                    Site(**entry["site"]),
-                    tuple(entry["shape"]),
-                    math.nan if entry["decimation"] is None else float(entry["decimation"]),
-                    _statistics(arrays, f"{n}."),
-                )
-                for n, entry in enumerate(header["sites"])
-            ]
-            found = [Found(**row) for row in header["found"]]
-            downsamplings = {
-                site: Downsampling(str(place), float(factor), int(between), bool(whole))
-                for site, (place, factor, between, whole) in header["downsamplings"].items()
-            }
-            about = {
-                str(key): tuple(map(str, texts)) for key, texts in header.get("about", {}).items()
-            }
-            part = None if header.get("part") is None else Part.from_json(header["part"])
-            more = dict(header.get("more", {}))
-            fs, window = header["fs"], header["window"]
-            window = tuple(window) if isinstance(window, list) else str(window)
-            scipy.signal.get_window(window, 8)
-            if fs is not None and not float(fs) > 0:
-                raise ValueError("fs")
+            return _recording(header, arrays, statistics), dict(header.get("more", {}))
     except RequestError:
         raise
     except OSError as error:
@@ -118,90 +148,60 @@ def read_with_more(path: Path | IO[bytes]) -> tuple[Recording, dict[str, Any]]:
     except Exception as error:  # what a damaged file raises can be anything
         reason = type(error).__name__
         raise RequestError(f"{path} is not a saved report, or damaged ({reason})") from error
-    recording = Recording(
+
+
+def _recording(
+    header: Mapping[str, Any], arrays: np.lib.npyio.NpzFile, own: Iterable[Statistic]
+) -> Recording:
+    window = header["window"]
+    window = tuple(window) if isinstance(window, list) else str(window)
+    scipy.signal.get_window(window, 8)
+    fs = header["fs"]
+    if fs is not None and not float(fs) > 0:
+        raise ValueError("fs")
+    known = _BUILT_IN | {statistic.name: statistic for statistic in own}
+    statistics = {}
+    for name, columns in header["statistics"].items():
+        pairs = {str(k): (str(unit), str(text)) for k, (unit, text) in columns.items()}
+        statistics[str(name)] = known.get(name) or StoredStatistic(str(name), pairs)
+    names: dict[tuple[int, str], list[str]] = {}
+    for key in arrays.files:
+        if key != "header":
+            site, name, array = key.split(".", 2)
+            names.setdefault((int(site), name), []).append(array)
+    records = {}
+    for number, entry in enumerate(header["sites"]):
+        shape = tuple(entry["shape"])
+        state: dict[str, Arrays | None] = dict.fromkeys(entry["given_up"])
+        for name, statistic in statistics.items():
+            if (number, name) in names:
+                stored = {
+                    key: torch.from_numpy(arrays[f"{number}.{name}.{key}"])
+                    for key in names[number, name]
+                    if isinstance(statistic, StoredStatistic) or not key.startswith(_COLUMN)
+                }
+                state[name] = statistic.checked(stored, int(shape[0]))
+        record = SiteRecord(
+            Site(**entry["site"]),
+            shape,
+            math.nan if entry["decimation"] is None else float(entry["decimation"]),
+            int(entry["inputs"]),
+            state,
+        )
+        if not isinstance(state.get(DCMoments.name), Mapping):
+            raise ValueError("no moments")
+        records[record.site.name] = record
+    coverage = [CoverageRow(**row) for row in header["coverage"]]
+    return Recording(
         fs,
         window,
-        {record.site.name: record for record in records},
-        {row.place: row for row in found},
-        downsamplings,
-        about,
-        part,
+        statistics,
+        records,
+        {row.place: row for row in coverage},
+        {
+            site: Downsampling(str(place), float(factor), int(between), bool(whole))
+            for site, (place, factor, between, whole) in header["downsamplings"].items()
+        },
+        {str(key): tuple(map(str, texts)) for key, texts in header.get("about", {}).items()},
+        None if header.get("part") is None else Part.from_json(header["part"]),
     )
-    return recording, more
-
-
-def _arrays(statistics: SiteStatistics) -> Arrays:
-    arrays: Arrays = {}
-    for name in ("input", "output"):
-        side: SideStatistics = getattr(statistics, name)
-        arrays[f"{name}.inputs"] = np.array(side.inputs)
-        arrays[f"{name}.dc"] = torch.stack(side.dc).numpy()
-        arrays[f"{name}.sums"] = side.sums.numpy()
-    for field, tensor in statistics.joint._asdict().items():
-        arrays[f"joint.{field}"] = tensor.numpy()
-    for name in ("spectra", "harmonics"):
-        sums: SpectralSums | HarmonicSums | None = getattr(statistics, name)
-        if sums is not None:
-            for field, value in sums._asdict().items():
-                if value is not None:
-                    array = value.numpy() if isinstance(value, Tensor) else np.array(value)
-                    arrays[f"{name}.{field}"] = array
-    return arrays
-
-
-def _statistics(arrays: np.lib.npyio.NpzFile, prefix: str) -> SiteStatistics:
-    def tensor(name: str, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
-        found = torch.from_numpy(arrays[prefix + name])
-        if found.shape != shape or found.dtype != dtype:
-            raise ValueError(f"{name} has {found.shape} {found.dtype}, not {shape} {dtype}")
-        return found
-
-    channels = arrays[f"{prefix}input.sums"].shape[-1]
-    sides = "input", "output"
-    moments = ChannelMoments.of(
-        Moments(*torch.stack([tensor(f"{side}.dc", 4, 2, channels) for side in sides], 1)),
-        torch.stack([tensor(f"{side}.sums", 3, channels) for side in sides]),
-        CoMoments(
-            tensor("joint.weight", channels),
-            tensor("joint.mean", 2, channels),
-            tensor("joint.m2", 3, channels),
-        ),
-    )
-    inputs = int(arrays[f"{prefix}output.inputs"])
-    spectra = harmonics = None
-    if f"{prefix}spectra.input" in arrays:
-        lengths = tuple(map(int, arrays[f"{prefix}spectra.lengths"]))
-        bins = arrays[f"{prefix}spectra.input"].shape[-1]
-        if bins not in _bins(lengths):
-            raise ValueError(f"{bins} bins of {lengths}")
-        shells = None
-        if len(lengths) == 2:
-            shells = tensor("spectra.shells", channels, shell_count(*lengths))
-        spectra = SpectralSums(
-            lengths,
-            tensor("spectra.inputs", channels),
-            tensor("spectra.input", channels, bins),
-            tensor("spectra.output", channels, bins),
-            tensor("spectra.cross", channels, bins, dtype=torch.complex128),
-            shells,
-        )
-    if f"{prefix}harmonics.freq" in arrays:
-        orders = arrays[f"{prefix}harmonics.freq"].shape[-1]
-        harmonics = HarmonicSums(
-            tensor("harmonics.freq", 2, orders),
-            tensor("harmonics.inputs", 2, orders),
-            tensor("harmonics.found", 2, channels, orders),
-            tensor("harmonics.squares", 2, 2, channels, orders),
-            tensor("harmonics.tones", 5, channels),
-        )
-    return SiteStatistics(inputs, moments, spectra, harmonics)
-
-
-def _bins(lengths: tuple[int, ...]) -> set[int]:
-    """How many bins a spectrum over `lengths` may have: of a line, rings or the whole plane."""
-    if len(lengths) not in (1, 2) or min(lengths) < 2:
-        raise ValueError(f"lengths {lengths}")
-    if len(lengths) == 1:
-        return {lengths[0] // 2 + 1}
-    height, width = lengths
-    return {ring_count(height, width), height * (width // 2 + 1)}

@@ -213,7 +213,7 @@ class Tracker:
 
 def _is_empty(recorder: Recorder) -> bool:
     """Whether no rectifier ran, and nothing is there that can't be seen."""
-    return not any(row.fired or row.reason for row in recorder.recording().found.values())
+    return not any(row.fired or row.reason for row in recorder.recording().coverage.values())
 
 
 def _storage(tensor: Tensor) -> int:

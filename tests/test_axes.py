@@ -87,6 +87,16 @@ def test_where_it_can_not_be_known_it_is_not_said(function):
     assert math.isnan(found)
 
 
+def test_an_output_with_fewer_axes_than_an_input_is_no_failure():
+    offset = torch.randn(3)
+    model = nn.Sequential(Calls(lambda x: torch.addmv(offset, x[0], x[0, 0])), nn.ReLU())
+    with spectroscope.record(model, channel_axis=0) as recorder:
+        model(torch.randn(1, 3, 3))
+    report = recorder.report()
+    assert report.coverage()["status"].tolist() == ["fired"]
+    assert report.sites()["decimation"].isna().all()
+
+
 def test_axes_that_differ_have_no_one_decimation():
     model = nn.Sequential(nn.Conv2d(1, 2, 3, stride=(1, 2)), nn.ReLU())
     (found,) = decimations(model, torch.randn(1, 1, 16, 16))

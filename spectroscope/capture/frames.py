@@ -1,0 +1,32 @@
+"""What the Python stack says of a call: whether it is nested in itself, or will be run again."""
+
+import sys
+import types
+
+import torch
+from torch import nn
+from torch.utils import checkpoint
+
+from spectroscope.capture.axes import tensors
+
+
+def will_be_recomputed() -> bool:
+    """Whether what runs will run again in the backward pass (`torch.utils.checkpoint`)."""
+    frame: types.FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_globals is vars(checkpoint):
+            # With reentrant checkpointing, the arguments alone know of gradients.
+            given = frame.f_locals.get("args", ())
+            if torch.is_grad_enabled() or any(tensor.requires_grad for tensor in tensors(given)):
+                return True
+        frame = frame.f_back
+    return False
+
+
+def calls_itself(module: nn.Module) -> bool:
+    """Whether `module`, which is about to run, is running already."""
+    frame, running = sys._getframe(), 0
+    while frame := frame.f_back:  # type: ignore[assignment]
+        if frame.f_code is nn.Module._call_impl.__code__:
+            running += frame.f_locals["self"] is module
+    return running > 1
