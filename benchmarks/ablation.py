@@ -1,8 +1,8 @@
-"""What `importance` saves: the same table, beside one whole forward for each of its rows.
+"""Time of `importance`, as a ratio to one whole forward for each row of its table.
 
     python benchmarks/ablation.py [--rounds 3] [--only resnet18|googlenet|kid_ppg]
 
-Both run in turn, round by round. What was learned here is at the end of this file.
+Both run in turn, round by round. Results and conclusions: docs/performance.md.
 """
 
 import argparse
@@ -33,7 +33,7 @@ def googlenet() -> tuple[nn.Module, Tensor]:
 
 
 def kid_ppg() -> tuple[nn.Module, Tensor]:
-    """19 sites, blocks that run twice."""
+    """19 sites; the blocks run twice."""
     specimen = spectroscope.specimen("kid-ppg")
     return specimen.model, torch.as_tensor(next(iter(specimen.inputs)))
 
@@ -56,7 +56,7 @@ def one_by_one(model: nn.Module, x: Tensor, sites: list[str]) -> None:
 
 
 def main() -> None:
-    """Print a line a model."""
+    """Print a line for each model."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", choices=["resnet18", "googlenet", "kid_ppg"])
@@ -71,29 +71,17 @@ def main() -> None:
         rows = importance(model, [x], "relative_l2")
 
         sites = list(rows["site"].unique())
-        whole, ours, plain = [], [], []
+        plain, whole, cached = [], [], []
         for _ in range(arguments.rounds):
             with torch.inference_mode():
                 plain.append(seconds(lambda: model(x)))  # noqa: B023, called at once
             whole.append(seconds(lambda: one_by_one(model, x, sites)))  # noqa: B023
-            ours.append(seconds(lambda: importance(model, [x], "relative_l2")))  # noqa: B023
-        ratio = statistics.median(a / b for a, b in zip(ours, whole, strict=True))
-        middle = (statistics.median(times) for times in (plain, whole, ours))
-        print(f"{make.__name__:10} {len(rows):4}  {next(middle):17.3f}  {next(middle):24.2f}  "
-              f"{next(middle):14.2f}  {ratio:5.2f}")  # fmt: skip
+            cached.append(seconds(lambda: importance(model, [x], "relative_l2")))  # noqa: B023
+        ratio = statistics.median(a / b for a, b in zip(cached, whole, strict=True))
+        print(f"{make.__name__:10} {len(rows):4}  {statistics.median(plain):17.3f}  "
+              f"{statistics.median(whole):24.2f}  {statistics.median(cached):14.2f}  "
+              f"{ratio:5.2f}")  # fmt: skip
 
 
 if __name__ == "__main__":
     main()
-
-# What was learned
-#
-# 2 cores, torch 2.15, 2 rounds: ResNet-18 (8 × 224²) 7.3 s one by one, 3.9 s here (0.54); GoogLeNet
-# (4 × 224²) 22.2 and 10.3 s (0.47); KID-PPG (64 windows) 1.02 and 0.78 s (0.76).
-#
-# - Predicted: 0.5 where work is spread evenly over the sites, for a variant runs what follows its
-#   site. Nearly that, and less in GoogLeNet, whose sites are dense late in the network.
-# - A kept result is copied only where something that may write to it, or view it, got it in the
-#   first forward. Of ResNet-18 those are what goes into ReLUs in place; what goes from convolution
-#   to batch normalisation is given as it is.
-# - In a forward of 22 ms Python takes its part, and runs whole each time: 0.76.

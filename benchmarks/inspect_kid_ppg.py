@@ -1,9 +1,9 @@
-"""The main job as a whole command, beside the imports that it can't do without.
+"""Time of `spectroscope inspect kid-ppg`, beside that of the imports it needs.
 
     python benchmarks/inspect_kid_ppg.py [--runs 7]
 
-Both commands run in turn, so that a machine that slows down slows both; after one of each that
-isn't counted, which fetches the wheel and warms the caches.
+Both commands run in turn, so a machine that slows down slows both. The first run of each is not
+counted: it fetches the weights and warms the caches.
 """
 
 import argparse

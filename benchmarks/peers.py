@@ -1,20 +1,22 @@
-"""What recording costs beside other ways to look at every ReLU, all in one run.
+"""Cost of recording, compared with other ways to observe every ReLU, in one run.
 
     python benchmarks/peers.py [--pairs 15] [--only resnet18] [--grow] [--device cuda]
 
 A row for each model and way: time as a ratio to the plain forward, run in turn with it (median and
-quartiles of the ratios, round by round); the peak of the process's memory, each in a process of its
-own (on a GPU, of the memory that torch has allocated there); and which share of the ReLU calls that
-torch's dispatcher counts it saw. `--grow` shows instead how time grows with batch, channels and
-resolution. torchlens takes the extra `[bench]`; without it there is no row of it.
+quartiles of the ratios, round by round); peak memory, measured in a separate process (on a GPU, of
+the memory that torch allocates); and how many of the ReLU calls that torch dispatches were
+observed. `--grow` shows instead how time grows with batch, channels and resolution. The row of
+torchlens needs the extra `[bench]`.
 
-The ways, beside ours:
+The ways besides `spectroscope.record`:
 
-* extractor, means: torchvision's `create_feature_extractor` gives input and output of each ReLU
-  that `torch.fx` can trace, and NumPy takes mean and mean square over each channel;
-* extractor, SciPy: likewise, and both sides' power and cross-spectra, in float32 as they come;
-* hooks that store: a hook on each `nn.ReLU` keeps a copy of both sides, and that is all;
-* torchlens: its trace of the forward, which keeps every activation.
+* extractor, means: torchvision's `create_feature_extractor` returns input and output of each ReLU
+  that `torch.fx` can trace; NumPy takes mean and mean square over each channel;
+* extractor, SciPy: likewise, with power spectra of both sides and the cross-spectrum, in float32;
+* hooks that store: a hook on each `nn.ReLU` keeps a copy of both sides;
+* torchlens: a trace of the forward, which keeps every activation.
+
+Results and conclusions: docs/performance.md.
 """
 
 import argparse
@@ -46,11 +48,11 @@ import spectroscope
 
 
 class Way(NamedTuple):
-    """A way to look at a model's ReLUs.
+    """A way to observe a model's ReLUs.
 
     Attributes:
-        run: one forward, looked at.
-        seen: how many ReLU calls that saw.
+        run: one observed forward.
+        seen: number of ReLU calls that it observed.
     """
 
     run: Callable[[], object]
@@ -63,13 +65,13 @@ def resnet50() -> tuple[nn.Module, Tensor]:
 
 
 def googlenet() -> tuple[nn.Module, Tensor]:
-    """GoogLeNet, whose ReLUs are all functions, on 8 images of 224²."""
+    """GoogLeNet, whose ReLUs are all functional, on 8 images of 224²."""
     model = torchvision.models.googlenet(weights=None, init_weights=False, aux_logits=False)
     return model.eval(), torch.randn(8, 3, 224, 224)
 
 
 def kid_ppg() -> tuple[nn.Module, Tensor]:
-    """KID-PPG, with the weights fetched from its wheel, on 64 of its own pairs of windows."""
+    """KID-PPG with trained weights, on 64 of its own pairs of windows."""
     specimen = spectroscope.specimen("kid-ppg")
     windows: Any = next(iter(specimen.inputs))
     return specimen.model.eval(), windows
@@ -84,8 +86,8 @@ MODELS = {
 }
 
 
-def ours(spectra: bool) -> Callable[[nn.Module, Tensor], Way]:
-    """What `spectroscope.record` keeps."""
+def recorded(spectra: bool) -> Callable[[nn.Module, Tensor], Way]:
+    """`spectroscope.record`."""
 
     def prepare(model: nn.Module, x: Tensor) -> Way:
         recorder = spectroscope.record(model, spectra=spectra)
@@ -111,8 +113,8 @@ def extracted(
 ) -> Callable[[nn.Module, Tensor], Way]:
     """Both sides by torchvision's extractor.
 
-    Of a copy whose modules aren't in place, for of those it can't have the input; of a function
-    that is in place it gives the output twice, which takes as long.
+    In a copy of the model without in-place modules, whose input the extractor could not return. For
+    an in-place function it returns the output twice, which takes as long.
     """
 
     def prepare(model: nn.Module, x: Tensor) -> Way:
@@ -128,9 +130,9 @@ def extracted(
         extractor = create_feature_extractor(model, names)
 
         def run() -> None:
-            found = extractor(x)
+            activations = extractor(x)
             for pair in pairs:
-                before, after = (found[name].cpu().numpy() for name in pair)
+                before, after = (activations[name].cpu().numpy() for name in pair)
                 reduce(before, after)
 
         return Way(run, lambda: len(pairs))
@@ -181,10 +183,10 @@ def stored(model: nn.Module, x: Tensor) -> Way:
 
 
 def torchlens(model: nn.Module, x: Tensor) -> Way:
-    """The trace of torchlens."""
+    """The trace by torchlens."""
     import torchlens
 
-    model = copy.deepcopy(model)  # it puts things of its own on the modules
+    model = copy.deepcopy(model)  # torchlens sets attributes on the modules
 
     def run() -> Any:
         return torchlens.trace(model, x)
@@ -196,8 +198,8 @@ def torchlens(model: nn.Module, x: Tensor) -> Way:
 
 
 WAYS: dict[str, Callable[[nn.Module, Tensor], Way]] = {
-    "DC table": ours(spectra=False),
-    "spectra and cross-spectrum": ours(spectra=True),
+    "DC table": recorded(spectra=False),
+    "spectra and cross-spectrum": recorded(spectra=True),
     "extractor, means": extracted(means),
     "extractor, SciPy": extracted(spectra),
     "hooks that store": stored,
@@ -207,7 +209,7 @@ if importlib.util.find_spec("torchlens"):
 
 
 class Counting(TorchDispatchMode):
-    """Counts the calls of ReLUs where torch dispatches them."""
+    """Counts the ReLU calls that torch dispatches."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -231,22 +233,22 @@ def calls_of(model: nn.Module, x: Tensor) -> int:
 def ratios(
     model: nn.Module, runs: dict[str, Callable[[], object]], x: Tensor, pairs: int
 ) -> Iterator[tuple[str, float, float, float]]:
-    """Name, median and quartiles of the time of each, as a ratio to the plain forward's."""
-    found: dict[str, list[float]] = {name: [] for name in runs}
+    """Name, median and quartiles of the time of each run, as a ratio to the plain forward."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
     for number in tqdm(range(pairs + 2), leave=False):
         for name, run in runs.items():
             plain = record.seconds(lambda: model(x), x.device)
             taken = record.seconds(run, x.device)
-            gc.collect()  # of what a peer holds in circles, before the next is timed
+            gc.collect()  # reference cycles of other tools, before the next run is timed
             if number >= 2:
-                found[name].append(taken / plain)
-    for name, of_way in found.items():
-        low, middle, high = statistics.quantiles(of_way, n=4)
+                times[name].append(taken / plain)
+    for name, each in times.items():
+        low, middle, high = statistics.quantiles(each, n=4)
         yield name, middle, low, high
 
 
 def peak(name: str, way: str, device: torch.device) -> float:
-    """MiB at the most while a model runs three times; of this process, or allocated on a GPU."""
+    """Peak memory in MiB while a model runs three times: of this process, or allocated on a GPU."""
     model, x = MODELS[name]()
     model, x = model.to(device), x.to(device)
     with torch.inference_mode():
@@ -256,15 +258,15 @@ def peak(name: str, way: str, device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     status = Path("/proc/self/status")
-    if status.exists():  # ru_maxrss is there too, but begins with that of the parent
-        found = re.search(r"VmHWM:\s*(\d+) kB", status.read_text())
-        return int(found[1]) / 2**10 if found else float("nan")
+    if status.exists():  # ru_maxrss would start with that of the parent process
+        match = re.search(r"VmHWM:\s*(\d+) kB", status.read_text())
+        return int(match[1]) / 2**10 if match else float("nan")
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def peak_elsewhere(name: str, way: str, device: torch.device) -> float:
-    """:func:`peak` in a process of its own; NaN if it fails."""
+def peak_in_subprocess(name: str, way: str, device: torch.device) -> float:
+    """:func:`peak` in a separate process; NaN if that fails."""
     command = [sys.executable, __file__, "--device", str(device), "--peak", name, way]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return float(json.loads(done.stdout)) if done.returncode == 0 else float("nan")
@@ -285,13 +287,13 @@ def table(names: list[str], pairs: int, device: torch.device) -> None:
                     ready = prepare(model, x)
                     ready.run()
                     runs[way], seen[way] = ready.run, ready.seen()
-                except Exception as error:  # a peer's own, and a row of the table
+                except Exception as error:  # of another tool; becomes a row of the table
                     print(f"{name + ', ' + way:37}  {type(error).__name__}: {str(error)[:50]!r}")
-            found = list(ratios(model, runs, x, pairs))
-        plain = peak_elsewhere(name, "", device)
+            measured = list(ratios(model, runs, x, pairs))
+        plain = peak_in_subprocess(name, "", device)
         print(f"{name + ', plain forward':37} {1:5.2f}  {plain:24.0f}")
-        for way, middle, low, high in found:
-            most = peak_elsewhere(name, way, device)
+        for way, middle, low, high in measured:
+            most = peak_in_subprocess(name, way, device)
             label = f"{name}, {way}"
             print(
                 f"{label:37} {middle:5.2f}  {low:5.2f} … {high:5.2f}  {most:7.0f} "
@@ -300,7 +302,7 @@ def table(names: list[str], pairs: int, device: torch.device) -> None:
 
 
 def convolutions(channels: int, size: int, batch: int) -> tuple[nn.Module, Tensor]:
-    """Four 3 × 3 convolutions with ReLUs, as wide as long."""
+    """Four 3 × 3 convolutions with ReLUs, on square images."""
     layers: list[nn.Module] = []
     for _ in range(4):
         layers += [nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU()]
@@ -308,7 +310,7 @@ def convolutions(channels: int, size: int, batch: int) -> tuple[nn.Module, Tenso
 
 
 def growth(pairs: int, device: torch.device) -> None:
-    """Print what our ratios are for other batches, channels and resolutions."""
+    """Print the ratios of recording for other batches, channels and resolutions."""
     print(f"{'batch × channels × height × width':38} {'DC table':>20}   spectra and cross")
     sizes = [(64, 28, batch) for batch in (1, 4, 16, 64)]
     sizes += [(channels, 28, 8) for channels in (8, 32, 128, 256)]
@@ -318,14 +320,14 @@ def growth(pairs: int, device: torch.device) -> None:
         model, x = model.to(device), x.to(device)
         with torch.inference_mode():
             runs = {way: WAYS[way](model, x).run for way in list(WAYS)[:2]}
-            found = ratios(model, runs, x, pairs)
-            figures = [f"{mid:5.2f} ({low:.2f} … {high:.2f})" for _, mid, low, high in found]
+            measured = ratios(model, runs, x, pairs)
+            figures = [f"{mid:5.2f} ({low:.2f} … {high:.2f})" for _, mid, low, high in measured]
         shape = " × ".join(map(str, x.shape))
         print(f"{shape:38} {figures[0]:>20} {figures[1]:>20}")
 
 
 def main() -> None:
-    """Parse the command line and print what it asks for."""
+    """Print the table, or the growth."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--pairs", type=int, default=15)
     parser.add_argument("--only", choices=list(MODELS), action="append")
@@ -338,10 +340,10 @@ def main() -> None:
         name, way = arguments.peak
         print(peak(name, way, arguments.device))
         return
-    on = f"{torch.get_num_threads()} threads"
+    machine = f"{torch.get_num_threads()} threads"
     if arguments.device.type == "cuda":
-        on = torch.cuda.get_device_name(arguments.device)
-    print(f"{arguments.pairs} interleaved rounds, {on}, torch {torch.__version__}")
+        machine = torch.cuda.get_device_name(arguments.device)
+    print(f"{arguments.pairs} interleaved rounds, {machine}, torch {torch.__version__}")
     if arguments.grow:
         growth(arguments.pairs, arguments.device)
     else:

@@ -1,13 +1,14 @@
-"""Fig. 2 of Kechris et al. (arXiv 2407.16556): ReLUs with differences between, or averages.
+"""Fig. 2 of Kechris et al. (arXiv 2407.16556): ReLUs alternating with differences or averages.
 
     python examples/figure2.py [--out figure2/] [--quick]
 
-Four tones go through h_dif, a ReLU and then twice a difference, times fs, and a ReLU; and through
-h_avg, a ReLU and then five times a 9-point moving average and a ReLU. A ReLU leaves kinks; a
-difference makes steps of them, and the next one impulses. `figure2.png`: what comes out of the
-ReLUs, and what would, were there none but the first. `figure2.csv`: a row a ReLU.
+The input of both networks is four tones. h_dif is a ReLU, then twice a difference times fs and a
+ReLU. h_avg is a ReLU, then five times a 9-point moving average and a ReLU. A ReLU makes kinks; a
+difference turns kinks into steps, and the next difference turns steps into impulses. `figure2.png`
+shows the outputs of the ReLUs, and what they would be with only the first ReLU. `figure2.csv` has a
+row per ReLU.
 
-Filters go round in a circle, over whole periods: there are no borders, and nothing leaks.
+Filters are circular over whole periods: there are no borders and no spectral leakage.
 """
 
 import argparse
@@ -30,7 +31,7 @@ from spectroscope.dsp.decomposition import band_edge
 TONES = (5, 10, 20, 40)  # Hz, amplitude 1
 FS = 1024
 SECONDS = 8
-LINES = 5  # Hz: all sums and differences of the tones are multiples of it, unless they fold
+LINES = 5  # Hz: sums and differences of the tones are multiples of 5 Hz, unless they fold
 HIGH = 100  # Hz
 DRAWN = {"h_dif": (1, 2, 3), "h_avg": (1, 2, 6)}
 FLOOR = -120  # dB
@@ -38,21 +39,21 @@ Array = NDArray[np.float64]
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write the figure and the table, and print what they say; the exit status."""
-    quick = "one second of the signal in place of eight; it holds whole periods too"
+    """Write the figure and the table, print a summary, and return the exit status."""
+    quick = "one second of the signal instead of eight; whole periods too"
     return figures.run(figures.parser("figure2", __doc__, quick), make, argv)
 
 
 def make(arguments: argparse.Namespace) -> figures.Result:
-    """Both networks, looked at."""
+    """Record both networks."""
     x = tones(1 if arguments.quick else SECONDS)
-    looked = {"h_dif": look(h_dif(), x), "h_avg": look(h_avg(), x)}
+    networks = {"h_dif": stages(h_dif(), x), "h_avg": stages(h_avg(), x)}
     table = pd.DataFrame(
         {"network": name, "relu": number, **stage.numbers()}
-        for name, stages in looked.items()
-        for number, stage in enumerate(stages, start=1)
+        for name, outputs in networks.items()
+        for number, stage in enumerate(outputs, start=1)
     )
-    return figures.Result(table, draw(looked), summary(table))
+    return figures.Result(table, draw(networks), summary(table))
 
 
 def tones(seconds: int) -> Tensor:
@@ -62,7 +63,7 @@ def tones(seconds: int) -> Tensor:
 
 
 def h_dif() -> nn.Sequential:
-    """ReLU, then twice: difference of neighbours times fs, ReLU."""
+    """ReLU, then twice: difference of adjacent samples times fs, ReLU."""
     return _relu_then([-FS, FS], times=2)
 
 
@@ -82,14 +83,14 @@ def _relu_then(kernel: list[float], times: int) -> nn.Sequential:
 
 @dataclass
 class Stage:
-    """What comes out of a ReLU.
+    """The output of a ReLU.
 
     Attributes:
-        signal: ``[T]``.
-        freq: ``[F]``, Hz.
-        power: ``[F]``, its power spectrum.
-        filtered: ``[F]``, that of the first ReLU's output through the filters up to here, without
-            the ReLUs between them.
+        signal: ``[T]``, the output.
+        freq: ``[F]``, in Hz.
+        power: ``[F]``, power spectrum of the output.
+        filtered: ``[F]``, power spectrum of the first ReLU's output after all filters up to this
+            ReLU, without the ReLUs between them.
         split: row of `Report.introduced()`.
     """
 
@@ -101,12 +102,12 @@ class Stage:
 
     @property
     def folded(self) -> NDArray[np.bool_]:
-        """``[F]``, where there is only what has been folded at the Nyquist frequency."""
-        found: NDArray[np.bool_] = np.arange(len(self.freq)) % round(LINES / self.freq[1]) != 0
-        return found
+        """``[F]``, bins that contain only components folded at the Nyquist frequency."""
+        is_folded: NDArray[np.bool_] = np.arange(len(self.freq)) % round(LINES / self.freq[1]) != 0
+        return is_folded
 
     def numbers(self) -> dict[str, Any]:
-        """Columns of the table; shares are of the power beside DC."""
+        """Columns of the table; fractions are of the AC power."""
         ac, high = self.power[1:].sum(), self.freq > HIGH
         kept = ["regression_gain", "preserved_fraction", "introduced_fraction",
                 "introduced_dc_fraction", "introduced_in_band_fraction",
@@ -123,13 +124,13 @@ class Stage:
         }
 
 
-def look(network: nn.Sequential, x: Tensor) -> list[Stage]:
-    """Each ReLU of a network."""
+def stages(network: nn.Sequential, x: Tensor) -> list[Stage]:
+    """Record a network, and return the output of each ReLU."""
     with torch.inference_mode(), spectroscope.record(network, fs=FS) as recorder:
         network(x)
     report = recorder.report()
     spectra = report.spectra().query("side == 'out'")
-    stages: list[Stage] = []
+    outputs: list[Stage] = []
     for _, split in report.introduced().iterrows():
         rows = spectra[spectra["site"] == split["site"]]
         freq, power = rows["freq"].to_numpy(), rows["power"].to_numpy()
@@ -138,39 +139,39 @@ def look(network: nn.Sequential, x: Tensor) -> list[Stage]:
         filtered = power
         if filters:
             response = spectroscope.filter_response(filters, fs=FS, points=len(freq))
-            filtered = stages[0].power * response["gain"].to_numpy() ** 2
+            filtered = outputs[0].power * response["gain"].to_numpy() ** 2
         with torch.inference_mode():
             signal = layers(x).flatten().numpy()
-        stages.append(Stage(signal, freq, power, filtered, split))
-    return stages
+        outputs.append(Stage(signal, freq, power, filtered, split))
+    return outputs
 
 
 def summary(table: pd.DataFrame) -> str:
-    """What the paper says of both, and the table."""
+    """Statements of the paper on both networks, each followed by our result, and the table."""
     dif, avg = (table[table["network"] == name] for name in ("h_dif", "h_avg"))
     after = avg[1:]
 
-    def each(rows: pd.DataFrame, column: str, form: str) -> str:
+    def join(rows: pd.DataFrame, column: str, form: str) -> str:
         return ", ".join(format(value, form) for value in rows[column])
 
-    claims = figures.beside(
+    claims = figures.compared(
         (
             "h_dif: the output oscillates over the whole band.",
-            f"it does. 99% of the power beside DC is below {each(dif, 'band_edge_hz', '.0f')} Hz "
-            f"after ReLU 1, 2, 3, of {FS // 2} Hz; {each(dif, 'above_100_hz', '.1%')} of it is "
-            f"above {HIGH} Hz. That takes a ReLU, but the first would do: through the differences "
-            f"alone, without ReLUs 2 and 3, {dif['filters_above_100_hz'].iloc[-1]:.1%} would be "
-            f"above. {dif['folded'].iloc[-1]:.1%} is folded, where no sum or difference of the "
-            "tones lies: it would lie above the band, had sampling not ended that.",
+            f"true. 99% of the AC power is below {join(dif, 'band_edge_hz', '.0f')} Hz "
+            f"after ReLU 1, 2, 3, of {FS // 2} Hz; {join(dif, 'above_100_hz', '.1%')} of it is "
+            f"above {HIGH} Hz. A ReLU is necessary for that, but the first one suffices: with the "
+            f"differences alone, without ReLUs 2 and 3, {dif['filters_above_100_hz'].iloc[-1]:.1%} "
+            f"would be above. {dif['folded'].iloc[-1]:.1%} is at frequencies where no sum or "
+            "difference of the tones lies: it is folded from above the Nyquist frequency.",
         ),
         (
             "h_avg: the output is band-limited.",
-            f"it is. Of the power beside DC {each(avg, 'above_100_hz', '.0e')} is above {HIGH} Hz; "
-            f"99% is below {each(avg, 'band_edge_hz', '.0f')} Hz. But ReLUs 2 to 6 take no part "
-            "in it: an average of what is never negative isn't either, and what they get they "
-            f"give (gain {after['regression_gain'].min():.3f}). The amplitudes are those of the "
-            f"first ReLU's output times the averages' |H|, to {after['off_filters'].max():.0e} of "
-            f"the standard deviation, and the DC stays ({avg['dc'].min():.4f} to "
+            f"true. Of the AC power {join(avg, 'above_100_hz', '.0e')} is above {HIGH} Hz; "
+            f"99% is below {join(avg, 'band_edge_hz', '.0f')} Hz. But ReLUs 2 to 6 have no "
+            "effect: an average of values ≥ 0 is ≥ 0, so output equals input (gain "
+            f"{after['regression_gain'].min():.3f}). The amplitudes are those of the first ReLU's "
+            f"output times |H| of the averages, to {after['off_filters'].max():.0e} of the "
+            f"standard deviation, and the DC does not change ({avg['dc'].min():.4f} to "
             f"{avg['dc'].max():.4f}).",
         ),
     )
@@ -180,18 +181,18 @@ def summary(table: pd.DataFrame) -> str:
     return f"{claims}\n\n{shown.to_string(index=False, float_format='{:.4g}'.format)}"
 
 
-def draw(looked: dict[str, list[Stage]]) -> Figure:
+def draw(networks: dict[str, list[Stage]]) -> Figure:
     """Signals and spectra after three ReLUs of both networks."""
     line, folded = sns.color_palette("colorblind")[0], sns.color_palette("colorblind")[1]
     with sns.axes_style("ticks"), sns.plotting_context("paper"):
         figure = Figure(figsize=(15, 7.4), layout="constrained")
         halves: Any = figure.subfigures(1, 2, wspace=0.04)
-        for half, (name, stages) in zip(halves, looked.items(), strict=True):
+        for half, (name, outputs) in zip(halves, networks.items(), strict=True):
             between = "difference times fs" if name == "h_dif" else "9-point moving average"
-            half.suptitle(f"{name}: {between}, and a ReLU, {len(stages) - 1} times after a ReLU")
+            half.suptitle(f"{name}: {between}, and a ReLU, {len(outputs) - 1} times after a ReLU")
             grid: Any = half.subplots(3, 2, sharex="col", width_ratios=[1, 2.2])
             for (left, right), number in zip(grid, DRAWN[name], strict=True):
-                stage = stages[number - 1]
+                stage = outputs[number - 1]
                 ms = np.arange(2 * FS // LINES) / FS * 1000
                 left.plot(ms, stage.signal[: len(ms)], color=line, lw=1)
                 left.set_title(f"after ReLU {number}", loc="left", pad=3)
@@ -208,18 +209,18 @@ def draw(looked: dict[str, list[Stage]]) -> Figure:
 
 
 def _lines(axes: Any, stage: Stage, line: Any, folded: Any) -> None:
-    """A spectrum of lines, with what the filters alone would leave of the first ReLU's."""
+    """Draw a line spectrum, and dots for the first ReLU's output after the filters alone."""
     ac = stage.power[1:].sum()
     with np.errstate(divide="ignore"):
         levels, filtered = (10 * np.log10(2 * p / ac) for p in (stage.power, stage.filtered))
     shown = (levels > FLOOR) & (stage.freq > 0)
-    for which, color, width, label in (
+    for bins, color, width, label in (
         (~stage.folded, line, 1.6, "sums and differences of the tones"),
         (stage.folded, folded, 0.8, "the same, folded at the Nyquist frequency"),
     ):
-        which = which & shown
-        axes.vlines(stage.freq[which], FLOOR, levels[which], color=color, lw=width, label=label,
-                    zorder=width)  # fmt: skip
+        selected = bins & shown
+        axes.vlines(stage.freq[selected], FLOOR, levels[selected], color=color, lw=width,
+                    label=label, zorder=width)  # fmt: skip
     dots = ~stage.folded & (filtered > FLOOR) & (stage.freq > 0)
     axes.plot(stage.freq[dots], filtered[dots], ".", ms=3, color="k",
               label="first ReLU's output through the filters alone")  # fmt: skip

@@ -1,19 +1,20 @@
-"""Fig. 4 of Kechris et al. (arXiv 2407.16556): what a network learns that is given DC, or isn't.
+"""Fig. 4 of Kechris et al. (arXiv 2407.16556): what a network learns with and without DC.
 
     python examples/figure4.py [--repetitions 10] [--device cuda] [--out figure4/] [--quick]
 
-Three classes of cosines, 3, 5 and 10 Hz ± 0.1, and three networks: two causal convolutions of 32
-filters without bias, the mean over time, a dense layer of 32 with ReLU, a dense layer of 3. After
-each convolution comes a ReLU; or nothing ("linear", though the dense layer keeps its ReLU); or
-nothing, and to the inputs a DC is added, another for each class. `figure4.png`: training loss, how
-far the DCs before the mean over time are apart, and the distance of each convolution's weights from
-where they began. `figure4.csv`: the same, epoch by epoch.
+Three classes of cosines, 3, 5 and 10 Hz ± 0.1, and three networks of two causal convolutions (32
+filters, no bias), the mean over time, a dense layer of 32 with ReLU, and a dense layer of 3. Each
+convolution is followed by a ReLU; or by nothing ("linear", although the dense layer keeps its
+ReLU); or by nothing, with a different DC added to the inputs of each class. `figure4.png` shows the
+training loss, the spread over the classes of the DC before the mean over time, and the distance of
+each convolution's weights from their initial values. `figure4.csv` has the same for each epoch.
 
-8 s don't hold whole periods of such cosines, and before them are zeros: a linear network finds a
-little DC there, and Adam, to whom small gradients are as good as large ones, makes much of it. So
-we add a fourth, linear too, whose cosines fade in and out and have no DC but for rounding. Phases
-are 0, as in the paper. With random ones ReLU learns as fast, and linear more slowly: its loss is
-0.36 after 60 epochs (mean of 4 repetitions) in place of 0.005.
+8 s do not contain whole periods of these cosines, and zeros precede them. A linear network
+therefore receives a little DC, and learns from it, because Adam's steps do not depend on the size
+of the gradient. A fourth network, also linear, is added here: its cosines fade in and out and have
+no DC except for rounding. Phases are 0, as in the paper. With random phases the ReLU network learns
+as fast and the linear one more slowly: its loss after 60 epochs is 0.36 (mean of 4 repetitions)
+instead of 0.005.
 """
 
 import argparse
@@ -38,13 +39,24 @@ from spectroscope.training.tracker import Tracker
 FILTERS, KERNEL = 32, 3
 RATE, SAMPLES = 32.0, 256  # Hz; 8 s
 FREQUENCIES, SPREAD = (3.0, 5.0, 10.0), 0.1  # Hz
-DC = tuple(a * math.sqrt(2) / 4 for a in (1, 5, 19))  # the leading term for such amplitudes
-INPUTS, BATCH, EPOCHS = 1024, 64, 60  # inputs: of each class
-QUICK_REPETITIONS, QUICK_EPOCHS = 2, 2
+DC = tuple(a * math.sqrt(2) / 4 for a in (1, 5, 19))  # leading term of the DC of amplitudes a
+REPETITIONS = 10
+
+
+class Size(NamedTuple):
+    """Number of inputs per class, batch size, and number of epochs."""
+
+    inputs: int
+    batch: int
+    epochs: int
+
+
+FULL = Size(inputs=1024, batch=64, epochs=60)
+QUICK_REPETITIONS, QUICK = 2, Size(inputs=256, batch=16, epochs=2)
 
 
 class Kind(NamedTuple):
-    """What follows the convolutions; whether a DC is added to the inputs, and if they fade."""
+    """Module after each convolution; add a DC to the inputs or not; fade them in and out or not."""
 
     activation: type[nn.Module]
     dc: bool = False
@@ -66,19 +78,20 @@ QUANTITIES = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write the figure and the table, and print what they say; the exit status."""
-    quick = f"{QUICK_REPETITIONS} repetitions, {QUICK_EPOCHS} epochs: no more than a beginning"
+    """Write the figure and the table, print a summary, and return the exit status."""
+    quick = f"{QUICK_REPETITIONS} repetitions, {QUICK.epochs} epochs, fewer inputs: only a check"
     parser = figures.parser("figure4", __doc__, quick)
-    parser.add_argument("--repetitions", type=int, default=10, metavar="N", help="default: 10")
+    parser.add_argument("--repetitions", type=int, default=REPETITIONS, metavar="N",
+                        help=f"default: {REPETITIONS}")  # fmt: skip
     parser.add_argument("--device", default="cpu", help="default: cpu")
     return figures.run(parser, make, argv)
 
 
 def make(arguments: argparse.Namespace) -> figures.Result:
-    """All networks, trained."""
-    repetitions, epochs = arguments.repetitions, EPOCHS
+    """Train all networks."""
+    repetitions, size = arguments.repetitions, FULL
     if arguments.quick:
-        repetitions, epochs = QUICK_REPETITIONS, QUICK_EPOCHS
+        repetitions, size = QUICK_REPETITIONS, QUICK
     if repetitions < 1:
         raise spectroscope.RequestError(f"{repetitions=} must be 1 or more")
     try:
@@ -88,7 +101,7 @@ def make(arguments: argparse.Namespace) -> figures.Result:
         raise spectroscope.RequestError(f"no device {arguments.device!r}: {reason}") from error
     start = time.perf_counter()
     values = pd.concat(
-        trained(name, repetitions, epochs, device).assign(network=name) for name in NETWORKS
+        trained(name, repetitions, size, device).assign(network=name) for name in NETWORKS
     )
     seconds = time.perf_counter() - start
     groups = values.groupby(["network", "epoch", "quantity"], sort=False)["value"]
@@ -96,20 +109,20 @@ def make(arguments: argparse.Namespace) -> figures.Result:
     table = table.rename(columns={"count": "repetitions"})
     text = (
         f"{summary(table)}\n\n{repetitions} repetitions of {len(NETWORKS)} networks, "
-        f"{epochs} epochs each, in {seconds:.0f} s on {device.type}"
+        f"{size.epochs} epochs each, in {seconds:.0f} s on {device.type}"
     )
     return figures.Result(table, draw(table), text)
 
 
 class Networks(nn.Module):
-    """Networks of one kind side by side, one a repetition, which is every parameter's first axis.
+    """Networks of one kind in parallel. The first axis of every parameter is the repetition.
 
-    None sees anything of another: they are groups of a convolution, and matrices of a batch.
+    They are independent of each other: groups of a convolution, and matrices of a batch.
 
     Args:
-        repetitions: how many.
-        activation: what follows the convolutions.
-        generator: of the initial weights, Glorot's uniform ones as Keras has them; biases are 0.
+        repetitions: number of networks.
+        activation: class of the module after each convolution.
+        generator: generates the initial weights, Glorot uniform as in Keras; biases are 0.
     """
 
     def __init__(self, repetitions: int, activation: type[nn.Module], generator: Generator):
@@ -130,43 +143,43 @@ class Networks(nn.Module):
         self.dense2, self.bias2 = glorot(FILTERS, len(FREQUENCIES)), zeros(len(FREQUENCIES))
 
     def forward(self, x: Tensor) -> Tensor:
-        """From inputs ``[N, R, T]``, to each repetition its own, to scores ``[R, N, classes]``."""
+        """Scores ``[R, N, classes]`` of inputs ``[N, R, T]``, independent in each repetition."""
         repetitions = x.shape[1]
         for weights, activation in (
             (self.conv1, self.activation1),
             (self.conv2, self.activation2),
         ):
-            before = F.pad(x, (KERNEL - 1, 0))
-            x = activation(F.conv1d(before, weights.flatten(0, 1), groups=repetitions))
+            padded = F.pad(x, (KERNEL - 1, 0))
+            x = activation(F.conv1d(padded, weights.flatten(0, 1), groups=repetitions))
         x = x.mean(-1).view(len(x), repetitions, FILTERS).transpose(0, 1)
         x = self.relu(torch.baddbmm(self.bias1, x, self.dense1))
         return torch.baddbmm(self.bias2, x, self.dense2)
 
     def convolutions(self) -> Iterator[tuple[str, Tensor]]:
-        """The convolutions' weights of each repetition, as ``conv1/0``."""
+        """Name, such as ``conv1/0``, and weights of the convolutions of each repetition."""
         for name in ("conv1", "conv2"):
             for repetition, weight in enumerate(getattr(self, name).detach()):
                 yield f"{name}/{repetition}", weight
 
 
-def trained(name: str, repetitions: int, epochs: int, device: torch.device) -> pd.DataFrame:
-    """One kind of network, trained: columns quantity, repetition, epoch, value.
+def trained(name: str, repetitions: int, size: Size, device: torch.device) -> pd.DataFrame:
+    """Train one kind of network: columns quantity, repetition, epoch, value.
 
-    All kinds begin at the same weights, and see the same cosines in the same order.
+    All kinds start from the same weights and are trained on the same cosines in the same order.
     """
     kind, generator = NETWORKS[name], Generator(device).manual_seed(0)
     networks = Networks(repetitions, kind.activation, generator)
     labels = torch.arange(len(FREQUENCIES), device=device)
-    probe = cosines(labels.expand(repetitions, -1), None, kind)  # each class's own
-    labels = labels.repeat_interleave(INPUTS).expand(repetitions, -1)
+    probe = cosines(labels.expand(repetitions, -1), None, kind)  # exactly 3, 5 and 10 Hz
+    labels = labels.repeat_interleave(size.inputs).expand(repetitions, -1)
     inputs = cosines(labels, generator, kind)
     optimizer = torch.optim.Adam(networks.parameters(), lr=1e-3, eps=1e-7)  # Keras's
-    # nn.Identity rectifies nothing; recorded like a ReLU, it tells the DC there all the same.
+    # nn.Identity is not a rectifier, but recorded like one it gives the DC at that place.
     tracker = Tracker(
         networks, weights=networks.convolutions(), select="activation2", kinds=[nn.Identity]
     )
-    for _ in tqdm(range(epochs), desc=name, unit="epoch"):
-        losses = train(networks, optimizer, inputs, labels, generator)
+    for _ in tqdm(range(size.epochs), desc=name, unit="epoch"):
+        losses = train(networks, optimizer, inputs, labels, generator, size.batch)
         with tracker.epoch() as numbers, torch.no_grad():
             networks(probe.transpose(0, 1))
             numbers.update({f"loss/{number}": loss for number, loss in enumerate(losses)})
@@ -174,11 +187,11 @@ def trained(name: str, repetitions: int, epochs: int, device: torch.device) -> p
 
 
 def cosines(labels: Tensor, generator: Generator | None, kind: Kind) -> Tensor:
-    """Inputs ``[R, N, T]`` of the classes `labels` ``[R, N]``; no generator: none of the ± 0.1 Hz.
+    """Inputs ``[R, N, T]`` of the classes `labels` ``[R, N]``; ± 0.1 Hz if `generator` is given.
 
-    The taper is Hann's window, cubed, of mean 1: of a cosine above 2.9 Hz it leaves 2·10⁻⁹ of DC.
+    The taper is a cubed Hann window of mean 1. The DC of a tapered cosine above 2.9 Hz is 2·10⁻⁹.
     """
-    # In float32 the cosines themselves would round to as much as 10⁻⁶ of DC.
+    # float64, because cosines rounded to float32 have a DC of up to 10⁻⁶.
     frequency = labels.new_tensor(FREQUENCIES, dtype=torch.float64)[labels]
     if generator is not None:
         uniform = torch.rand(labels.shape, generator=generator, device=labels.device)
@@ -199,21 +212,22 @@ def train(
     inputs: Tensor,
     labels: Tensor,
     generator: Generator,
+    batch_size: int = FULL.batch,
 ) -> Tensor:
-    """One epoch, in an order for each repetition; the mean of each one's loss, ``[R]``.
+    """Train one epoch, each repetition in its own order; return their mean losses, ``[R]``.
 
-    The sum of the losses is differentiated: no weight is in two of them, and Adam goes weight by
-    weight, so that each repetition trains as if alone.
+    The sum of the losses is differentiated. Each weight affects only one of them and Adam updates
+    weights independently, so each repetition trains as if alone.
     """
     number = torch.arange(len(labels), device=labels.device).unsqueeze(1)
     order = torch.rand(labels.shape, generator=generator, device=labels.device).argsort(1)
-    batches = torch.split(order, BATCH, 1)
+    batches = torch.split(order, batch_size, 1)
     total = torch.zeros(len(labels), device=labels.device)
     for batch in batches:
         optimizer.zero_grad()
         scores = networks(inputs[number, batch].transpose(0, 1))
-        wanted = labels.gather(1, batch)
-        losses = F.cross_entropy(scores.flatten(0, 1), wanted.flatten(), reduction="none")
+        targets = labels.gather(1, batch)
+        losses = F.cross_entropy(scores.flatten(0, 1), targets.flatten(), reduction="none")
         losses = losses.view_as(batch).mean(1)
         torch.autograd.backward(losses.sum())
         optimizer.step()
@@ -222,7 +236,7 @@ def train(
 
 
 def values(tracker: Tracker) -> pd.DataFrame:
-    """What the tracker kept, of each repetition: columns quantity, repetition, epoch, value."""
+    """Values from the tracker: columns quantity, repetition, epoch, value."""
     losses = tracker.numbers().melt("epoch", var_name="name")
     weights = tracker.weights().rename(columns={"parameter": "name", "distance": "value"})
     named = pd.concat([losses, weights[["epoch", "name", "value"]]])
@@ -234,7 +248,7 @@ def values(tracker: Tracker) -> pd.DataFrame:
 
 
 def summary(table: pd.DataFrame) -> str:
-    """What the paper says, and what came out."""
+    """Statements of the paper, each followed by our result."""
     end = table["epoch"].max()
     rows = table.set_index(["quantity", "network", "epoch"])
     loss, dc, conv1, conv2 = (
@@ -246,32 +260,34 @@ def summary(table: pd.DataFrame) -> str:
         row = loss[network]
         return f"loss {row['mean']:.4g} ({row['min']:.4g} to {row['max']:.4g})"
 
-    def went(network: str) -> str:
+    def moved(network: str) -> str:
         return f"{conv1[network]['mean']:.2g} and {conv2[network]['mean']:.2g}"
 
     first = rows.loc[("dc", "linear", 1), "mean"]
-    return figures.beside(
+    return figures.compared(
         (
-            "with ReLU a network learns the classes.",
+            "a network with ReLUs learns the classes.",
             f"{learned('ReLU')} after {end} epochs; chance is log 3 = {math.log(3):.4f}. "
-            f"The convolutions' weights end {went('ReLU')} away from where they began.",
+            f"The weights of the two convolutions end {moved('ReLU')} from their initial values.",
         ),
         (
-            "a linear network before a mean over time can't tell zero-mean inputs apart.",
-            f"where no DC is left, {learned('linear, no DC left')}, weights "
-            f"{went('linear, no DC left')} away. But plain cosines leave a little (before the mean "
-            f"over time {first:.1g} after one epoch, {dc['linear']['mean']:.1g} at the end): "
-            f"{learned('linear')}, weights {went('linear')} away.",
+            "a linear network before a mean over time can't distinguish zero-mean inputs.",
+            f"true if no DC is left: {learned('linear, no DC left')}, weights "
+            f"{moved('linear, no DC left')} from their initial values. But plain cosines leave a "
+            f"little DC before the mean over time ({first:.1g} after one epoch, "
+            f"{dc['linear']['mean']:.1g} at the end): {learned('linear')}, weights "
+            f"{moved('linear')} from their initial values.",
         ),
         (
-            "given a DC a linear network learns, and its weights stay near where they began.",
-            f"{learned('linear, DC added')}, weights {went('linear, DC added')} away.",
+            "with a DC added, a linear network learns, and its weights stay near the initial ones.",
+            f"{learned('linear, DC added')}, weights {moved('linear, DC added')} from their "
+            "initial values.",
         ),
     )
 
 
 def draw(table: pd.DataFrame) -> Figure:
-    """Mean over repetitions, epoch by epoch, in the band of their range."""
+    """Mean and range over repetitions, by epoch."""
     colors = dict(zip(NETWORKS, [*sns.color_palette("colorblind")[:3], "0.15"], strict=True))
     dashes = dict(zip(NETWORKS, ("-", "--", "-.", ":"), strict=True))
     with sns.axes_style("ticks"), sns.plotting_context("notebook"):
@@ -279,8 +295,8 @@ def draw(table: pd.DataFrame) -> Figure:
         grid: Any = figure.subplots(2, 2, sharex=True)
         for axes, (quantity, label) in zip(grid.flat, QUANTITIES.items(), strict=True):
             for network, color in colors.items():
-                is_shown = (table["quantity"] == quantity) & (table["network"] == network)
-                rows = table[is_shown].sort_values("epoch")
+                selected = (table["quantity"] == quantity) & (table["network"] == network)
+                rows = table[selected].sort_values("epoch")
                 axes.fill_between(rows["epoch"], rows["min"], rows["max"], color=color,
                                   alpha=0.25, lw=0)  # fmt: skip
                 axes.plot(rows["epoch"], rows["mean"], dashes[network], color=color, lw=2,

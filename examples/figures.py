@@ -1,4 +1,4 @@
-"""What the figures' examples share: arguments, files, and the paper beside what came out."""
+"""Shared by the figure examples: arguments, output files, and comparison with the paper."""
 
 import argparse
 import sys
@@ -15,7 +15,7 @@ from spectroscope.io import output_folder
 
 
 class Result(NamedTuple):
-    """What an example makes: numbers, a picture, and what is to be printed."""
+    """Result of an example: a table, a figure, and a text to print."""
 
     table: pd.DataFrame
     figure: Figure
@@ -23,11 +23,11 @@ class Result(NamedTuple):
 
 
 def parser(name: str, doc: str | None, quick: str) -> argparse.ArgumentParser:
-    """The arguments that every example has; `quick` says what it leaves out."""
-    found = argparse.ArgumentParser(name, description=(doc or "").partition("\n")[0])
-    found.add_argument("--out", default=name, metavar="DIR", help=f"default: {name}/")
-    found.add_argument("--quick", action="store_true", help=quick)
-    return found
+    """Parser with the arguments of every example; `quick` is the help text of `--quick`."""
+    arguments = argparse.ArgumentParser(name, description=(doc or "").partition("\n")[0])
+    arguments.add_argument("--out", default=name, metavar="DIR", help=f"default: {name}/")
+    arguments.add_argument("--quick", action="store_true", help=quick)
+    return arguments
 
 
 def run(
@@ -35,7 +35,7 @@ def run(
     make: Callable[[argparse.Namespace], Result],
     argv: list[str] | None,
 ) -> int:
-    """Write NAME.csv and NAME.png, and print the text; the exit status."""
+    """Write NAME.csv and NAME.png, print the text, and return the exit status."""
     arguments, name = parser.parse_args(argv), parser.prog
     try:
         with output_folder(arguments.out) as folder:
@@ -49,11 +49,11 @@ def run(
     return 0
 
 
-def beside(*claims: tuple[str, str]) -> str:
-    """What the paper says, and below each claim what came out."""
+def compared(*claims: tuple[str, str]) -> str:
+    """Pairs of a statement of the paper and our result, as text."""
     lines = []
-    for says, found in claims:
-        for head, text in (("Paper: ", says), ("Here:  ", found)):
+    for claim, result in claims:
+        for head, text in (("Paper: ", claim), ("Here:  ", result)):
             lines.append(textwrap.fill(text, 96, initial_indent=head, subsequent_indent=" " * 7))
         lines.append("")
     return "\n".join(lines[:-1])

@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, and read without running anything that is in them."""
+"""Atomic writes, and reading of checkpoints and arrays without running code in the files."""
 
 import errno
 import os
@@ -15,27 +15,27 @@ from spectroscope.errors import RequestError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-STAGING = ".writing-"  # what the names of staging folders begin with
+STAGING = ".writing-"  # prefix of the names of staging folders
 
-# Errors of whoever writes, never of one who reads.
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+# Only writing raises these errors, never reading.
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
-# Torch is imported where it is needed: to write tables takes none.
+# torch is imported in the functions that need it: writing tables does not.
 
-# Under which training scripts keep the weights of the model, beside the optimizer's.
-_NESTS = ("state_dict", "model_state_dict", "model", "net")
+# Keys under which training scripts save the weights, next to the state of the optimizer.
+_NESTED = ("state_dict", "model_state_dict", "model", "net")
 
 
 @contextmanager
 def output_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A staging folder whose files move into `path` together when the block ends.
+    """A staging folder whose files are moved into `path` together when the block ends.
 
-    If the block raises, `path` is as it was before: nothing in it is touched, and a folder that
-    didn't exist doesn't exist afterwards. Of files with the same name the new ones stay.
+    If the block raises, `path` is unchanged, and is not created if it did not exist. New files
+    replace files of the same name.
 
     Raises:
-        RequestError: `path` can't be created or written to, which is raised before the block runs;
-            or there is no room for what the block writes.
+        RequestError: `path` can't be created or written to (raised before the block runs), or the
+            disk is full.
     """
     folder = Path(path)
     missing = [p for p in (folder, *folder.parents) if not os.path.exists(p)]
@@ -49,12 +49,12 @@ def output_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield staging
         _move(sorted(staging.iterdir()), folder)
     except OSError as error:
-        if error.errno not in _NO_ROOM or folder.name.startswith(STAGING):
-            raise  # in a staging folder the one around it says which folder that is
+        if error.errno not in _NO_SPACE or folder.name.startswith(STAGING):
+            raise  # of nested staging folders the outer one reports the folder
         raise RequestError(f"cannot write to {folder}: {error.strerror}") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-        _remove_empty(missing)  # what has files in it by now stays
+        _remove_empty(missing)  # keeps folders that now have files
 
 
 def _move(files: list[Path], folder: Path) -> None:
@@ -72,50 +72,51 @@ def _remove_empty(folders: list[Path]) -> None:
     for folder in folders:
         try:
             folder.rmdir()
-        except OSError:  # never made, or something else has been put there meanwhile
+        except OSError:  # never created, or no longer empty
             return
 
 
 def load_checkpoint(model: "nn.Module", path: str | os.PathLike[str]) -> None:
-    """Load the weights in `path`, which `torch.save` wrote, into `model`.
+    """Load weights that `torch.save` wrote to `path` into `model`.
 
-    A dictionary that has them under `state_dict` or `model` is looked into, and the ``module.``
-    that `nn.DataParallel` puts before every name is taken off.
+    The weights may be nested under a key such as `state_dict` or `model`. The prefix ``module.`` of
+    `nn.DataParallel` is removed from the names.
 
     Raises:
-        RequestError: there is no such file, it has something else than tensors in it, or its names
-            or shapes aren't the model's: it says which.
+        RequestError: the file can't be read, contains anything but tensors, or its names or shapes
+            don't fit the model; the message names them.
     """
     from torch import Tensor
 
     state = _load(path)
-    for nest in _NESTS:
+    for nest in _NESTED:
         if isinstance(state, Mapping) and isinstance(state.get(nest), Mapping):
             state = state[nest]
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise RequestError(f"{path} has no weights by name in it, but a {type(state).__name__}")
+        raise RequestError(f"{path} must have weights by name, not a {type(state).__name__}")
     state = {str(name).removeprefix("module."): tensor for name, tensor in state.items()}
-    own = model.state_dict()
-    missing, unexpected = (sorted(a.keys() - b.keys()) for a, b in ((own, state), (state, own)))
+    expected = model.state_dict()
+    missing = sorted(expected.keys() - state.keys())
+    unexpected = sorted(state.keys() - expected.keys())
     if missing or unexpected:
         faults = [
-            f"{len(names)} {what} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
-            for what, names in (("missing", missing), ("unexpected", unexpected))
+            f"{len(names)} {fault} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
+            for fault, names in (("missing", missing), ("unexpected", unexpected))
             if names
         ]
         raise RequestError(f"{path} doesn't fit {type(model).__name__}: {' and '.join(faults)}")
     for name, tensor in state.items():
-        if tensor.shape != own[name].shape:
-            shapes = f"{list(tensor.shape)}, and the model has {list(own[name].shape)}"
+        if tensor.shape != expected[name].shape:
+            shapes = f"{list(tensor.shape)}, but the model has {list(expected[name].shape)}"
             raise RequestError(f"{path} doesn't fit {type(model).__name__}: {name} is {shapes}")
     model.load_state_dict(state)
 
 
 def load_array(path: str | os.PathLike[str]) -> "Tensor":
-    """The array or tensor in a ``.npy``, ``.pt`` or ``.pth`` file.
+    """Read the array or tensor in a ``.npy``, ``.pt`` or ``.pth`` file.
 
     Raises:
-        RequestError: there is no such file, it isn't of these, or there is something else in it.
+        RequestError: the file can't be read, has another extension, or contains something else.
     """
     import numpy as np
     import torch
@@ -129,9 +130,9 @@ def load_array(path: str | os.PathLike[str]) -> "Tensor":
         except (OSError, ValueError, TypeError) as error:
             raise RequestError(f"cannot read an array from {path}: {error}") from error
     else:
-        raise RequestError(f"{path} is neither .npy nor .pt: these have an array")
+        raise RequestError(f"{path} must be a .npy or .pt file")
     if not isinstance(tensor, torch.Tensor) or tensor.dim() == 0:
-        raise RequestError(f"{path} has no tensor in it, but a {type(tensor).__name__}")
+        raise RequestError(f"{path} must have a tensor, not a {type(tensor).__name__}")
     return tensor
 
 
@@ -143,7 +144,6 @@ def _load(path: str | os.PathLike[str]) -> Any:
     except OSError as error:
         raise RequestError(f"cannot read {path}: {error.strerror or error}") from error
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = "something else than tensors, or damaged"
         raise RequestError(
-            f"cannot read {path}: it has {reason} ({type(error).__name__})"
+            f"cannot read {path}: damaged, or not only tensors ({type(error).__name__})"
         ) from error

@@ -115,6 +115,8 @@ class Recorder(CaptureSession):
     It may be entered again, to add to what it has, but not while it records.
     """
 
+    _hint = ", see report.coverage()"
+
     def __init__(
         self,
         model: nn.Module,
@@ -146,7 +148,6 @@ class Recorder(CaptureSession):
         self._statistics = {s.name: s for s in built_in} | checked(statistics)
         self._records: dict[str, SiteRecord] = {}
         self._lock = threading.Lock()
-        self._about = provenance.of(model) | {str(k): str(v) for k, v in (about or {}).items()}
         capture = Capture(
             model,
             self._observe,
@@ -157,6 +158,7 @@ class Recorder(CaptureSession):
             started=lambda args: self._harmonics.fundamental.start(args),
         )
         super().__init__(capture, type(model).__name__, "recorded")
+        self._about = provenance.of(model) | {str(k): str(v) for k, v in (about or {}).items()}
 
     @property
     def f0(self) -> F0:

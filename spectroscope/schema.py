@@ -240,6 +240,24 @@ OF_COMPARISONS = {
     "why": Column("", "why the site can't be compared"),
 }
 
+# Metrics of `importance`.
+METRICS = {
+    "mae": Column("the targets' unit", "mean absolute error"),
+    "rmse": Column("the targets' unit", "root of the mean squared error"),
+    "accuracy": Column("1", "fraction of the inputs whose largest output is the target's"),
+    "agreement": Column(
+        "1", "fraction of the inputs whose largest output is that of the unchanged model"
+    ),
+    "kl": Column(
+        "nats",
+        "Kullback-Leibler divergence of the softmax of the outputs from that of the unchanged "
+        "model's outputs",
+    ),
+    "relative_l2": Column(
+        "1", "‖output − unchanged output‖ / ‖unchanged output‖, mean over the inputs"
+    ),
+}
+
 
 def markdown() -> str:
     """The data dictionary as it stands in docs/definitions.md."""

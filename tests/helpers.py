@@ -1,6 +1,8 @@
 """What several test files need."""
 
+import tempfile
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -53,6 +55,13 @@ def report_of(model, *batches, **options):
         for batch in batches:
             model(batch.clone())
     return recorder.report()
+
+
+def html_of(report, **options):
+    """The page of a report or a comparison, as text."""
+    with tempfile.TemporaryDirectory() as folder:
+        report.page(Path(folder, "page.html"), **options)
+        return Path(folder, "page.html").read_text("utf-8")
 
 
 def values(table, column, side=None):

@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import spectroscope
-from spectroscope import cli, importance, intervene, only_dc, remove_dc
+from spectroscope import cli, importance, intervene, only_dc, remove_dc, schema
 from spectroscope.experiments.metrics import METRICS
 
 DOCS = Path(__file__).parents[1] / "docs/heart_rate.md"
@@ -163,7 +163,7 @@ def test_metrics_are_those_of_numpy():
         "relative_l2": (np.mean(np.linalg.norm(out - ref, axis=1) / np.linalg.norm(ref, axis=1)),
                         None),
     }  # fmt: skip
-    assert set(expected) == set(METRICS)
+    assert list(expected) == list(METRICS) == list(schema.METRICS)
     for name, (value, targets) in expected.items():
         metric = METRICS[name]
         given = None if targets is None else torch.from_numpy(targets)
@@ -201,13 +201,13 @@ def test_what_it_refuses(regression):
         importance(Tangled().train(), [x], "mae")
     with refused(match="metric='mea' is none of mae, rmse"):
         importance(model, [x], "mea")
-    with refused(match="takes targets"):
+    with refused(match="needs targets"):
         importance(model, [x], "mae")
     with refused(match="30 inputs or more"):
         importance(model, [x], "mae", targets=targets[:29])
     with refused(match=r"one score for each input, \[30\], not \[\]"):
         importance(model, [(x, targets)], lambda y, t: (y - t).abs().mean())
-    with refused(match="not 3 things"):
+    with refused(match="not 3 items"):
         importance(model, [(x, targets, x)], "mae")
     with refused(match="no batch was given"):
         importance(model, [], "kl")

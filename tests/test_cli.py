@@ -1,9 +1,12 @@
-"""The command as a user runs it: its own process, exit status, one line, nothing half-written."""
+"""The command as a user runs it: exit status, one line on standard error, nothing half-written."""
 
 import hashlib
+import io
 import os
 import subprocess
 import sys
+import textwrap
+import warnings
 import zipfile
 
 import pandas as pd
@@ -11,32 +14,73 @@ import pytest
 
 import spectroscope
 from spectroscope.adapters import heart_rate
+from spectroscope.cli import main
+from spectroscope.schema import METRICS
 
 
-def command(*arguments, **environment):
+def process(*arguments, **options):
     return subprocess.run(
-        [sys.executable, "-m", "spectroscope", *map(str, arguments)],
+        [sys.executable, *map(str, arguments)],
         capture_output=True,
         text=True,
-        env=os.environ | environment,
         timeout=300,
+        **options,
     )
 
 
+@pytest.fixture
+def command(capsys, monkeypatch):
+    """Runs the command in this process: (exit status, standard output, standard error)."""
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)  # main() replaces it
+
+    def run(*arguments):
+        capsys.readouterr()
+        status = main([str(argument) for argument in arguments])
+        return status, *capsys.readouterr()
+
+    return run
+
+
 def refused(done):
-    """Its one line, once it is seen that it is one line and exit status 2."""
-    assert done.returncode == 2, done.stderr
-    noise = ("fetching ", "kid-ppg: ", "\r")
-    lines = [line for line in done.stderr.split("\n") if line and not line.startswith(noise)]
-    assert len(lines) == 1, done.stderr
+    """The line on standard error, after checking that it is one line and the status is 2."""
+    status, _, errors = done
+    assert status == 2, errors
+    noise = ("fetching ", "kid-ppg: ", "small: ", "\r")
+    lines = [line for line in errors.split("\n") if line and not line.startswith(noise)]
+    assert len(lines) == 1, errors
     assert lines[0].startswith("spectroscope: ")
     return lines[0]
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """Name of a small specimen, defined by a module in the current folder, with a score in it."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    (folder / "small_model.py").write_text(
+        textwrap.dedent("""
+            import spectroscope, torch
+            from torch import nn
+
+            def small():
+                torch.manual_seed(0)
+                return spectroscope.Specimen(
+                    "small", "a test", "MIT", nn.Sequential(nn.Conv1d(1, 3, 5), nn.ReLU()).eval(),
+                    [torch.randn(4, 1, 64)], 4, fs=10.0,
+                    metric=lambda y, target: {"σ < 8, {n} inputs": y.mean((1, 2))},
+                )
+        """)
+    )
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "small_model", raising=False)
+    return "small_model:small"
 
 
 @pytest.fixture(scope="module")
 def out(kid_ppg, tmp_path_factory):
     folder = tmp_path_factory.mktemp("inspect") / "deep" / "report"
-    done = command("inspect", "kid-ppg", "--out", folder)
+    done = process("-m", "spectroscope", "inspect", "kid-ppg", "--out", folder)
     assert done.returncode == 0, done.stderr
     return folder, done
 
@@ -71,59 +115,59 @@ def test_inspect_writes_everything(out):
     assert (folder / "spectra.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_inspect_without_out_writes_nothing(kid_ppg, tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "spectroscope", "inspect", "kid-ppg"],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "all 214 windows" in done.stdout
+def test_inspect_without_out_writes_nothing(kid_ppg, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    status, printed, _ = command("inspect", "kid-ppg")
+    assert status == 0
+    assert "all 214 windows" in printed
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_unknown_specimen_is_answered_with_the_nearest(tmp_path):
+def test_an_unknown_specimen_is_answered_with_the_nearest(tmp_path, command):
     line = refused(command("inspect", "kidppg", "--out", tmp_path / "out"))
     assert "unknown specimen 'kidppg'" in line
     assert "kid-ppg" in line
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_unwritable_out_is_refused_before_the_work(tmp_path):
+@pytest.mark.parametrize("name", ["inspect", "ablate"])
+def test_an_unwritable_out_is_refused_before_the_work(tmp_path, monkeypatch, command, name):
+    monkeypatch.setattr(
+        "spectroscope.specimens.catalog.specimen", lambda *_, **__: pytest.fail("it ran")
+    )
     (tmp_path / "file").write_text("mine")
-    line = refused(command("inspect", "kid-ppg", "--out", tmp_path / "file"))
+    line = refused(command(name, "kid-ppg", "--out", tmp_path / "file"))
     assert "cannot write to" in line
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def fetched_from(shelf, tmp_path):
+@pytest.fixture
+def fetched_from(tmp_path, monkeypatch, command):
     """`inspect` with an empty cache and no index but the folder `shelf`, or none at all."""
-    return command(
-        "inspect",
-        "kid-ppg",
-        "--out",
-        tmp_path / "out",
-        XDG_CACHE_HOME=str(tmp_path / "cache"),
-        PIP_CONFIG_FILE=os.devnull,
-        PIP_NO_INDEX="1",
-        PIP_FIND_LINKS=str(shelf),
-    )
+
+    def run(shelf):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+        monkeypatch.setenv("PIP_NO_INDEX", "1")
+        monkeypatch.setenv("PIP_FIND_LINKS", str(shelf))
+        return command("inspect", "kid-ppg", "--out", tmp_path / "out")
+
+    return run
 
 
-def test_without_network_it_says_what_to_pass(tmp_path):
-    line = refused(fetched_from("", tmp_path))
+def test_without_network_it_says_what_to_pass(tmp_path, fetched_from):
+    line = refused(fetched_from(""))
     assert "--weights PATH" in line
     assert "pip download" in line
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_wheel_with_a_wrong_hash_is_refused_and_not_cached(tmp_path):
+def test_a_wheel_with_a_wrong_hash_is_refused_and_not_cached(tmp_path, fetched_from, command):
     shelf = tmp_path / "shelf"
     shelf.mkdir()
     wheel = shelf / heart_rate.WHEEL.filename
     build_empty_wheel(wheel)
-    line = refused(fetched_from(shelf, tmp_path))
+    line = refused(fetched_from(shelf))
     assert f"its SHA-256 is {hashlib.sha256(wheel.read_bytes()).hexdigest()}" in line
     assert list(tmp_path.iterdir()) == [shelf]
     line = refused(command("inspect", "kid-ppg", "--weights", wheel))
@@ -143,40 +187,113 @@ def build_empty_wheel(path):
         archive.writestr(f"{info}/RECORD", "")
 
 
-def test_a_closed_pipe_costs_no_file(kid_ppg, tmp_path):
+def test_a_closed_pipe_costs_no_file(small, tmp_path):
     process = subprocess.Popen(
-        [sys.executable, "-u", "-m", "spectroscope", "inspect", "kid-ppg", "--out", tmp_path],
+        [sys.executable, "-u", "-m", "spectroscope", "inspect", small, "--out", tmp_path / "out"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
     process.stdout.close()
     _, errors = process.communicate(timeout=100)
+    assert process.returncode == 1
     assert "Traceback" not in errors
     assert "Exception" not in errors
-    assert {"dc.csv", "report.npz", "spectra.png"} <= {file.name for file in tmp_path.iterdir()}
+    written = {file.name for file in (tmp_path / "out").iterdir()}
+    assert {"dc.csv", "report.npz", "spectra.png"} <= written
 
 
-def test_an_encoding_without_sigma_costs_a_letter_at_most(kid_ppg, tmp_path):
-    done = command("inspect", "kid-ppg", "--out", tmp_path, PYTHONIOENCODING="ascii")
+def test_an_encoding_without_sigma_costs_a_letter_at_most(small, monkeypatch, command):
+    output = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", output)
+    assert main(["inspect", small]) == 0
+    assert "? < 8, 4 inputs: " in output.buffer.getvalue().decode("ascii")
+
+
+def test_a_folder_in_the_way_is_one_line(small, tmp_path, command):
+    (tmp_path / "out" / "spectra.png").mkdir(parents=True)
+    assert "there is a folder" in refused(command("inspect", small, "--out", tmp_path / "out"))
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["spectra.png"]
+
+
+def test_list_names_the_specimens_without_importing_torch():
+    code = "import sys; from spectroscope.cli import main; main(['list']); 'torch' in sys.modules"
+    done = process("-c", code.replace("'torch'", "assert 'torch' not"))
     assert done.returncode == 0, done.stderr
-    assert "windows with ? < 8 BPM" in done.stdout
-
-
-def test_a_folder_in_the_way_is_one_line(kid_ppg, tmp_path):
-    (tmp_path / "spectra.png").mkdir()
-    assert "there is a folder" in refused(command("inspect", "kid-ppg", "--out", tmp_path))
-    assert [file.name for file in tmp_path.iterdir()] == ["spectra.png"]
-
-
-def test_list_names_the_specimens():
-    done = command("list")
-    assert done.returncode == 0
     names = [line.split()[0] for line in done.stdout.splitlines()]
     assert names == ["crepe", "kid-ppg", "paper-ppg", "torchvision"]
+    assert "heart rate from wrist PPG" in done.stdout
     assert "can't be loaded" not in done.stdout
 
 
-@pytest.mark.parametrize("arguments", [[], ["inspect"], ["dance"], ["inspect", "kid-ppg", "--no"]])
-def test_wrong_usage_is_status_2(arguments):
-    assert command(*arguments).returncode == 2
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["inspect"],
+        ["dance"],
+        ["inspect", "kid-ppg", "--no"],
+        ["ablate", "x", "--metric", "mea"],
+    ],
+)
+def test_wrong_usage_is_status_2(arguments, capsys):
+    with pytest.raises(SystemExit) as raised:
+        main(arguments)
+    assert raised.value.code == 2
+    assert "usage: spectroscope" in capsys.readouterr().err
+
+
+def test_ablate_takes_every_metric_and_says_what_one_needs(small, command):
+    assert refused(command("ablate", small, "--metric", "mae")).endswith("or targets=")
+    status, printed, _ = command("ablate", small, "--metric", "relative_l2")
+    assert status == 0
+    assert printed.splitlines()[0] == "small: a test (MIT)"
+    assert printed.splitlines()[2].startswith("relative_l2, 4 inputs, one ReLU changed at a time;")
+
+
+def test_help_names_every_metric(capsys):
+    with pytest.raises(SystemExit):
+        main(["ablate", "--help"])
+    assert f"{{{','.join(METRICS)}}}" in "".join(capsys.readouterr().out.split())
+
+
+# Importing the packages of the extra [adapters] raises, as if they were not installed.
+WITHOUT_EXTRA = """
+import sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("h5py", "platformdirs", "torchvision"):
+            raise ImportError(f"No module named {name!r}")
+sys.meta_path.insert(0, Blocker())
+import torch, spectroscope
+from spectroscope.cli import main
+print("list", main(["list"]))
+with spectroscope.record(torch.nn.ReLU()) as recorder:
+    torch.nn.ReLU()(torch.ones(1, 1, 4))
+for name in ("kid-ppg", "crepe", "torchvision:resnet18"):
+    print(name, main(["inspect", name]))
+print("inspect", main(["inspect", "small_model:small", "--out", "../out"]))
+from spectroscope.adapters.support import keras_weights
+try:
+    keras_weights.load(torch.nn.ReLU(), None, "x.h5")
+except spectroscope.RequestError as error:
+    print(error)
+"""
+
+
+def test_without_the_extra_adapters_everything_else_works(small, tmp_path):
+    done = process("-c", WITHOUT_EXTRA)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    for line in ("list 0", "kid-ppg 2", "crepe 2", "torchvision:resnet18 2", "inspect 0"):
+        assert line in lines
+    missing = [line for line in done.stderr.splitlines() if "this specimen needs" in line]
+    for line, package in zip(missing, ("platformdirs", "platformdirs", "torchvision"), strict=True):
+        assert line == (
+            f"spectroscope: this specimen needs {package} (No module named {package!r}): "
+            'pip install -e ".[adapters]"'
+        )
+    assert "needs h5py" in lines[-1]
+    assert lines[-1].endswith('pip install -e ".[adapters]"')
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "out" / "report.html").exists()

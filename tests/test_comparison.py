@@ -12,7 +12,7 @@ from torch import nn
 
 import spectroscope
 from spectroscope import cli
-from spectroscope.page import comparison as changes
+from spectroscope.page import comparison as comparison_page
 
 SHIFT = 0.75
 
@@ -48,18 +48,18 @@ def test_effect_size_and_t_are_scipys():
     x, y = torch.randn(20, 1, 64), torch.randn(30, 1, 64)
     table = report_of(a, x).compare(report_of(b, y)).channels()
     of_a, of_b = dcs(a, x), dcs(b, y)
-    found = table[table["site"] == "1#0"]
+    result = table[table["site"] == "1#0"]
     t = scipy.stats.ttest_ind(of_b, of_a, equal_var=False).statistic
-    np.testing.assert_allclose(found["welch_t"], t, rtol=1e-5)
+    np.testing.assert_allclose(result["welch_t"], t, rtol=1e-5)
     cohen = (of_b.mean(0) - of_a.mean(0)) / np.sqrt((of_a.var(0) + of_b.var(0)) / 2)
-    np.testing.assert_allclose(found["effect_size"], cohen, rtol=1e-5)
-    np.testing.assert_allclose(found["dc_out_change"], of_b.mean(0) - of_a.mean(0), rtol=1e-4)
-    assert found["effect_size"].abs().idxmax() == 2
+    np.testing.assert_allclose(result["effect_size"], cohen, rtol=1e-5)
+    np.testing.assert_allclose(result["dc_out_change"], of_b.mean(0) - of_a.mean(0), rtol=1e-4)
+    assert result["effect_size"].abs().idxmax() == 2
 
 
 def test_a_site_is_its_channels(pair):
-    found = pair[0].compare(pair[1])
-    sites, channels = found.sites().set_index("site"), found.channels()
+    result = pair[0].compare(pair[1])
+    sites, channels = result.sites().set_index("site"), result.channels()
     of_site = channels[channels["site"] == "1#0"].set_index("channel")
     row = sites.loc["1#0"]
     assert row["channel_max"] == 2
@@ -71,11 +71,11 @@ def test_a_site_is_its_channels(pair):
 
 
 def test_nothing_changed_from_a_report_to_itself(pair):
-    found = pair[0].compare(pair[0])
-    changes = found.channels().filter(regex="_change$|effect_size|welch_t")
+    result = pair[0].compare(pair[0])
+    changes = result.channels().filter(regex="_change$|effect_size|welch_t")
     assert (changes == 0).all(axis=None)
-    assert (found.sites()[["effect_rms", "died", "revived"]] == 0).all(axis=None)
-    assert found.unmatched().empty
+    assert (result.sites()[["effect_rms", "died", "revived"]] == 0).all(axis=None)
+    assert result.unmatched().empty
 
 
 def test_there_and_back_is_the_opposite(pair):
@@ -84,7 +84,7 @@ def test_there_and_back_is_the_opposite(pair):
     np.testing.assert_array_equal(there["dc_out_change"], -back["dc_out_change"])
 
 
-def test_channels_die_and_come_back():
+def test_channels_die_and_revive():
     model = conv()
     x = torch.randn(5, 1, 64)
     one_dead = shifted(model, 0, by=-100)
@@ -94,19 +94,21 @@ def test_channels_die_and_come_back():
     assert back[["died", "revived"]].values.tolist()[0] == [0, 1]
 
 
-def test_a_channel_of_which_nothing_is_known_neither_dies_nor_comes_back():
+def test_an_unknown_channel_neither_dies_nor_revives():
     x = -torch.rand(5, 2, 8)
     unknown = x.clone()
     unknown[:, 1] = torch.nan
     dead, strange = report_of(nn.ReLU(), x), report_of(nn.ReLU(), unknown)
-    for found in (dead.compare(strange), strange.compare(dead)):
-        assert found.sites()[["died", "revived"]].values.tolist() == [[0, 0]]
-        said = [f.headline for f in changes.findings(found.sites(), found.channels()).found]
-        assert not {"Channels that died", "Channels that came back"} & set(said)
+    for result in (dead.compare(strange), strange.compare(dead)):
+        assert result.sites()[["died", "revived"]].values.tolist() == [[0, 0]]
+        headlines = [
+            f.headline for f in comparison_page.findings(result.sites(), result.channels()).present
+        ]
+        assert not {"Channels that died", "Channels that revived"} & set(headlines)
     nothing = torch.full_like(x, torch.nan)
-    found = report_of(nn.ReLU(), nothing).compare(report_of(nn.ReLU(), nothing))
-    absent = changes.findings(found.sites(), found.channels()).absent
-    assert not any("died" in text or "came back" in text for text in absent)
+    result = report_of(nn.ReLU(), nothing).compare(report_of(nn.ReLU(), nothing))
+    absent = comparison_page.findings(result.sites(), result.channels()).absent
+    assert not any("died" in text or "revived" in text for text in absent)
 
 
 def test_one_input_has_no_spread_and_constant_dc_an_infinite_effect():
@@ -114,33 +116,35 @@ def test_one_input_has_no_spread_and_constant_dc_an_infinite_effect():
     one, two = torch.ones(1, 1, 8), torch.ones(2, 1, 8)
     few = report_of(model, one).compare(report_of(model, 2 * one)).channels()
     assert few[["effect_size", "welch_t"]].isna().all(axis=None)
-    found = report_of(model, two).compare(report_of(model, 2 * two))
-    assert found.channels()["effect_size"].tolist() == [np.inf]
-    assert found.sites()["effect_max"].tolist() == [np.inf]
+    result = report_of(model, two).compare(report_of(model, 2 * two))
+    assert result.channels()["effect_size"].tolist() == [np.inf]
+    assert result.sites()["effect_max"].tolist() == [np.inf]
     same = report_of(model, two).compare(report_of(model, two)).channels()
     assert same[["effect_size", "welch_t"]].values.tolist() == [[0, 0]]
 
 
 def test_the_largest_effect_may_be_a_loss():
     x = torch.randn(9, 1, 64)
-    found = report_of(conv(), x).compare(report_of(shifted(conv(), by=-0.3), x))
-    row = found.sites().iloc[0]
+    result = report_of(conv(), x).compare(report_of(shifted(conv(), by=-0.3), x))
+    row = result.sites().iloc[0]
     assert row["channel_max"] == 2
     assert row["effect_max"] < 0
 
 
-def test_what_does_not_match_is_said():
+def test_unmatched_sites_have_a_reason():
     a = report_of(conv(), torch.randn(2, 1, 64))
     wider = report_of(conv(6), torch.randn(2, 1, 64))
-    found = a.compare(wider)
+    result = a.compare(wider)
     why = "4 channels in A, 6 channels in B"
-    assert found.unmatched().values.tolist() == [["1#0", why]]
-    with pytest.raises(AssertionError, match="1#0: 4 channels in the baseline, 6 channels now"):
+    assert result.unmatched().values.tolist() == [["1#0", why]]
+    with pytest.raises(
+        AssertionError, match="1#0: 4 channels in the baseline, 6 channels in the report"
+    ):
         spectroscope.assert_close(wider, a, atol=100)
     with pytest.raises(AssertionError, match="of 3 channels") as failure:
         spectroscope.assert_close(wider, a)
     assert "1#0, channel" not in str(failure.value)
-    assert found.sites()["site"].tolist() == ["3#0"]
+    assert result.sites()["site"].tolist() == ["3#0"]
     other = report_of(nn.Sequential(nn.ReLU6()), torch.randn(2, 1, 64))
     lines = a.compare(other).unmatched().values.tolist()
     assert lines == [["1#0", "only in A"], ["3#0", "only in A"], ["0#0", "only in B"]]
@@ -154,9 +158,9 @@ def test_what_does_not_match_is_said():
 
 
 def test_every_column_has_a_definition(pair):
-    found = pair[0].compare(pair[1])
-    described = found.describe().set_index("column")
-    for table in (found.channels(), found.sites(), found.unmatched()):
+    result = pair[0].compare(pair[1])
+    described = result.describe().set_index("column")
+    for table in (result.channels(), result.sites(), result.unmatched()):
         assert set(table.columns) <= set(described.index)
     assert described["definition"].str.len().min() > 10
     assert described["unit"]["dc_out_change"] == "activation"
@@ -185,7 +189,7 @@ def test_close_to_itself_and_to_its_file(pair, tmp_path):
     spectroscope.assert_close(pair[0], tmp_path, rtol=0, atol=0)
 
 
-def test_a_failure_names_the_channels_with_what_they_were():
+def test_a_failure_names_the_channels_with_both_values():
     x = torch.randn(20, 1, 64)
     then, now = report_of(conv(), x), report_of(shifted(conv()), x)
     with pytest.raises(AssertionError) as failure:
@@ -200,7 +204,7 @@ def test_a_failure_names_the_channels_with_what_they_were():
     assert text.startswith("4 of 7 channels")  # that one, and the three it leads to
     lines = text.splitlines()[1:]
     assert len(lines) == 4
-    assert all(" too" in line for line in lines)  # a line for each, however many numbers moved
+    assert all("; also " in line for line in lines)  # a line for each, however many numbers moved
 
 
 def test_the_worst_comes_first_and_ten_are_named():
@@ -221,7 +225,7 @@ def test_the_worst_comes_first_and_ten_are_named():
     assert rest.strip() == "… and 20 more"
 
 
-def test_a_nan_that_leaves_the_means_alone_is_seen():
+def test_a_nan_that_leaves_the_means_unchanged_fails():
     model, x = nn.Sequential(nn.ReLU()), torch.ones(3, 2, 4)
     y = torch.ones(4, 2, 4)
     y[3, 1] = torch.nan
@@ -237,14 +241,14 @@ def test_reports_without_sites_are_of_other_models(pair):
     spectroscope.assert_close(none, none)
 
 
-def test_a_report_in_the_folder_stays_what_it_is(pair, tmp_path):
+def test_a_report_in_the_same_folder_is_not_modified(pair, tmp_path):
     pair[0].save(tmp_path)
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
     pair[0].compare(tmp_path).save(tmp_path)
     assert {name: (tmp_path / name).read_bytes() for name in before} == before
 
 
-def test_tolerances_are_what_they_say():
+def test_tolerances_are_as_documented():
     model, x = nn.Sequential(nn.ReLU()), torch.tensor([[[1.0]], [[3.0]]])
     then = report_of(model, x)  # DC 2, standard deviation 1
     now = report_of(model, 1.25 * x)  # that DC is off by 0.5, and the deviation greater
@@ -279,7 +283,7 @@ def test_sites_that_are_missing_fail():
 
 def test_columns_that_do_not_exist_are_refused(pair):
     for columns in ("colour", ["kind"], ["dc_out", "channel"]):
-        with pytest.raises(spectroscope.RequestError, match="are no numbers of report"):
+        with pytest.raises(spectroscope.RequestError, match="must be numeric columns of report"):
             spectroscope.assert_close(pair[0], pair[0], columns=columns)
     with pytest.raises(spectroscope.RequestError, match="rtol=-1"):
         spectroscope.assert_close(pair[0], pair[0], rtol=-1)

@@ -16,7 +16,7 @@ from torch import nn
 
 import spectroscope
 from spectroscope import run
-from spectroscope.dsp.kernels import rows
+from spectroscope.dsp.kernels import dispatch
 from spectroscope.statistics import spectra as statistics_of_spectra
 
 DEVICE = "cuda"
@@ -340,12 +340,12 @@ def test_on_another_stream_that_waits_its_turn():
 
 def test_the_kernels_are_what_runs_and_all_goes_without_them(monkeypatch):
     pytest.importorskip("triton")
-    assert rows.on_gpu(torch.device(DEVICE, 0)) is not None
+    assert dispatch.gpu_kernels(torch.device(DEVICE, 0)) is not None
     x = torch.randn(5, 3, 255)
     x[1, 2, 7] = torch.nan
     found, _ = both(rectifiers(), x, fs=32.0, f0=2.2)
-    monkeypatch.setattr(rows, "on_gpu", lambda device: None)
-    monkeypatch.setattr(statistics_of_spectra, "on_gpu", lambda device: None)
+    monkeypatch.setattr(dispatch, "gpu_kernels", lambda device: None)
+    monkeypatch.setattr(statistics_of_spectra, "gpu_kernels", lambda device: None)
     without, _ = both(rectifiers(), x, fs=32.0, f0=2.2)
     assert_tables(found, without, [*TABLES, "harmonics"])
 

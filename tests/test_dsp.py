@@ -56,9 +56,9 @@ def test_moments_merge_to_the_moments_of_the_whole(cuts):
 def test_moments_of_channels_that_were_not_seen_yet_merge():
     values = 1e4 + torch.randn(4, 2, dtype=torch.float64)
     weights = torch.tensor([[0, 0], [0, 1], [0, 1], [0, 1]]).double()
-    rests = torch.zeros_like(values)
-    merged = Moments.of(values[:2], rests[:2], weights[:2]).merge(
-        Moments.of(values[2:], rests[2:], weights[2:])
+    compensation = torch.zeros_like(values)
+    merged = Moments.of(values[:2], compensation[:2], weights[:2]).merge(
+        Moments.of(values[2:], compensation[2:], weights[2:])
     )
     assert merged.weight.tolist() == [0, 3]
     assert merged.m2[0] == 0

@@ -96,7 +96,7 @@ def test_a_function_that_rectifies_is_seen_once_with_its_true_input(name, functi
 )
 def test_a_function_that_does_not_is_not(function):
     model = Calls(function)
-    with pytest.warns(UserWarning, match="no rectifier"):
+    with pytest.warns(UserWarning, match="no activation"):
         assert sites_of(model, torch.randn(2, 3, 4)) == []
 
 

@@ -176,7 +176,10 @@ def test_the_command_refuses_parquet_before_the_work(monkeypatch, capsys, tmp_pa
         "spectroscope.specimens.catalog.specimen", lambda *_, **__: pytest.fail("it ran")
     )
     assert main(["inspect", "kid-ppg", "--parquet"]) == 2
-    assert capsys.readouterr().err == "spectroscope: --parquet writes files: it takes --out DIR\n"
+    assert (
+        capsys.readouterr().err
+        == "spectroscope: --parquet takes --out DIR, the folder of its files\n"
+    )
     missing(monkeypatch, "pyarrow")
     assert main(["inspect", "kid-ppg", "--parquet", "--out", str(tmp_path / "new")]) == 2
     assert capsys.readouterr().err.startswith("spectroscope: --parquet takes pyarrow: pip install")

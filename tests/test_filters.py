@@ -111,8 +111,8 @@ def test_a_divisor_of_ones_own_is_used():
     ("layers", "options", "message"),
     [
         (Residual(nn.AvgPool1d(1)), {}, "Residual has no frequency response"),
-        ([nn.Conv1d(8, 1, 3), nn.BatchNorm1d(4).eval()], {}, "1 channels come to"),
-        ([nn.Conv1d(8, 1, 3), nn.Conv1d(4, 1, 3)], {}, "1 channels come to"),
+        ([nn.Conv1d(8, 1, 3), nn.BatchNorm1d(4).eval()], {}, r"gets 1 channels instead of"),
+        ([nn.Conv1d(8, 1, 3), nn.Conv1d(4, 1, 3)], {}, r"gets 1 channels instead of"),
         (nn.Conv1d(8, 1, 3), {"fs": 0.0}, "must be a positive number"),
         (nn.Conv1d(8, 1, 3), {"points": 1}, "must be 2 or more"),
     ],

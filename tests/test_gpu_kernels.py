@@ -1,4 +1,4 @@
-"""The kernels for GPUs, by Triton's interpreter: what the loops for the CPU find, to rounding.
+"""The kernels for GPUs, in Triton's interpreter: the results of the loops for the CPU, to rounding.
 
 On a GPU itself tests/test_cuda.py sees them at work.
 """
@@ -12,39 +12,39 @@ import pytest
 
 CODE = """
 import contextlib, torch
-from spectroscope.dsp.kernels import gpu
-from spectroscope.dsp.kernels import rows
+from spectroscope.dsp.kernels import dispatch, gpu
 from spectroscope.dsp.moments import ChannelMoments
 
 torch.cuda.device = lambda _: contextlib.nullcontext()  # the interpreter has none
 torch.manual_seed(0)
 
-def assert_same(x, doubtful):
+def assert_same(x, ill_conditioned):
     wide = x if x.dtype in (torch.float32, torch.float64) else x.float()
-    expected, length = rows.relu_moments(wide), wide[0, 0].numel()
-    assert expected.plain != doubtful
-    table = expected.rows
-    if expected.plain:
-        table[5:7], table[7:] = 0, length
-    found = gpu.read(x, (*x.shape[:2], length), x.view(*x.shape[:2], -1).stride())
-    rounding = table[3].max().sqrt().item() * 1e-14 / length**0.5 + 1e-15
+    expected, length = dispatch.relu_moments(wide), wide[0, 0].numel()
+    assert expected.one_pass != ill_conditioned
+    rows = expected.rows
+    if expected.one_pass:
+        rows[5:7], rows[7:] = 0, length
+    found = gpu.row_moments(x, (*x.shape[:2], length), x.view(*x.shape[:2], -1).stride())
+    rounding = rows[3].max().sqrt().item() * 1e-14 / length**0.5 + 1e-15
     torch.testing.assert_close(found[[0, 1, 5, 6]] + found[[5, 6, 0, 1]],
-                               table[[0, 1, 5, 6]] + table[[5, 6, 0, 1]], rtol=1e-14, atol=rounding)
-    torch.testing.assert_close(found[2:4], table[2:4], rtol=1e-11, atol=0)
-    assert torch.equal(found[[4, 7, 8]], table[[4, 7, 8]])
-    fine = found[7:].eq(length).all(0)
+                               rows[[0, 1, 5, 6]] + rows[[5, 6, 0, 1]], rtol=1e-14, atol=rounding)
+    torch.testing.assert_close(found[2:4], rows[2:4], rtol=1e-11, atol=0)
+    assert torch.equal(found[[4, 7, 8]], rows[[4, 7, 8]])
+    finite = found[7:].eq(length).all(0)
     wide, rectified = torch.full((2, *x.shape), 7.0, dtype=torch.float64)
-    gpu.widen(x, (*x.shape[:2], length), x.view(*x.shape[:2], -1).stride(), fine, wide, rectified)
+    strides = x.view(*x.shape[:2], -1).stride()
+    gpu.to_float64(x, (*x.shape[:2], length), strides, finite, wide, rectified)
     given = x.double().contiguous()
-    rows.blank_rows(given, fine)
+    dispatch.zero_nonfinite_rows(given, finite)
     assert torch.equal(wide, given) and torch.equal(rectified, given.relu())
-    channels = expected.channels()
-    folded = ChannelMoments(gpu.fold(found, length))
-    assert_same_channels(folded, channels)
+    channels = expected.reduce_batch()
+    reduced = ChannelMoments(gpu.reduce_batch(found, length))
+    assert_same_channels(reduced, channels)
     other = ChannelMoments(channels.table.roll(1, 1))
-    found = ChannelMoments(gpu.merge(folded.table, other.table))
-    assert_same_channels(found, channels.merge(other))
-    assert_same_channels(rows.merge(channels, other), channels.merge(other))
+    merged = ChannelMoments(gpu.merge(reduced.table, other.table))
+    assert_same_channels(merged, channels.merge(other))
+    assert_same_channels(dispatch.merge_moments(channels, other), channels.merge(other))
 
 def assert_same_channels(found, expected):
     for name in "weight", "mean", "m2":
@@ -71,20 +71,20 @@ assert_same(x, True)
 for shape, room in ((5, 3, 2, 35), 3), ((2, 2, 1, 600), 0), ((40, 1, 1, 3), 1):
     x, y = torch.randn(2, *shape, dtype=torch.complex128)
     sums = torch.randn(3, shape[1], shape[3], dtype=torch.float64)
-    imaginary = torch.zeros(room, shape[3], dtype=torch.float64)
+    imag = torch.zeros(room, shape[3], dtype=torch.float64)
     cross = (x.conj() * y).sum((0, 2))
     powers = [(side * side.conj()).real.sum((0, 2)) for side in (x, y)]
     expected = sums + torch.stack([*powers, cross.real])
-    gpu.products(*map(torch.view_as_real, (x, y)), sums, imaginary)
+    gpu.add_products(*map(torch.view_as_real, (x, y)), sums, imag)
     torch.testing.assert_close(sums, expected, rtol=1e-12, atol=1e-12)
     if room:
-        torch.testing.assert_close(imaginary, cross.imag, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(imag, cross.imag, rtol=1e-12, atol=1e-12)
 print("the same")
 """
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("triton"), reason="needs Triton")
-def test_they_find_what_the_compiled_loops_find():
+def test_gpu_kernels_agree_with_the_compiled_loops():
     done = subprocess.run(
         [sys.executable, "-c", CODE],
         env=os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},

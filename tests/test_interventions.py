@@ -326,9 +326,9 @@ class ByKeyword(nn.Sequential):
 
 
 @pytest.mark.parametrize(("make", "select", "message"), [
-    (scripted, None, r"not changed, or not always: 1 \(TorchScript runs it"),
+    (scripted, None, r"1 place is not changed in full: 1 \(TorchScript runs it"),
     (scripted, "1.0", r"nothing was changed: 1 \(TorchScript runs it"),
-    (scripted, ["0", "1#0"], r"not changed, or not always: 1 \(TorchScript"),
+    (scripted, ["0", "1#0"], r"1 place is not changed in full: 1 \(TorchScript"),
     (scripted, lambda name, module: name == "1", r"nothing was changed: 1 \(TorchScript"),
     (encoder, None, r"nothing was changed: layers.0/relu \(one fused kernel; .* layers.1/relu"),
     (encoder, "layers.1*", r"nothing was changed: layers.1/relu \(one fused kernel"),
@@ -337,7 +337,7 @@ class ByKeyword(nn.Sequential):
     (partial(nn.RNN, 4, 8, nonlinearity="relu"), None, r"/rnn_relu \(its ReLU is part of one"),
     (lambda: ByKeyword(Swish()), "0", r"0 \(it was called without a tensor by position\)"),
     (lambda: nn.Sequential(*[nn.ReLU()] * 2), ["0", "1#1"], r"select='1#1' \(fits no call\)$"),
-    (lambda: Calls(torch.tanh), None, "nothing was changed: no rectifier that was asked for"),
+    (lambda: Calls(torch.tanh), None, "nothing was changed: no activation that was asked for"),
 ])  # fmt: skip
 def test_what_is_not_changed_is_said(make, select, message):
     model, options = make(), {"channel_axis": -1, "kinds": [Swish]}
@@ -354,7 +354,7 @@ def test_what_does_not_run_is_said_and_what_was_not_asked_for_is_not():
     intervention = intervene(model, None, double)
     with pytest.warns(UserWarning, match="nothing was changed: it did not run"), intervention:
         pass
-    with pytest.warns(UserWarning, match=r"or not always: 1 \(never ran\)"), intervention:
+    with pytest.warns(UserWarning, match=r"1 place is not changed in full: 1 \(never ran\)"), intervention:
         model[0](x)
     with pytest.warns(UserWarning, match=r"nothing was changed: 1 \(never ran\)"), intervention:
         pass

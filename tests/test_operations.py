@@ -1,4 +1,4 @@
-"""What each operation makes of an output, against NumPy's FFT, closed forms and other formulas."""
+"""The output of each operation, against NumPy's FFT, closed forms and other formulas."""
 
 from functools import partial
 
@@ -32,7 +32,7 @@ def changed(operation, x, model=None, **options):
 
 
 def positive(*shape, dtype=torch.float64):
-    """Of which the ReLU is itself."""
+    """A tensor that the ReLU does not change."""
     return torch.rand(shape).to(dtype)
 
 
@@ -51,80 +51,70 @@ def test_dc_is_the_mean_over_time_or_space(shape):
 
 # Decimation 1, whatever the sampling rate: bins k / length.
 @pytest.mark.parametrize("length", [29, 30])
-@pytest.mark.parametrize(("cutoff", "unit", "fs", "rate", "limit"), [
-    (0.1, "input", None, 1, 0.1),  # with 30 samples a bin, to rounding
-    (0.2, "site", 32.0, 1, 0.2),
-    (0.5, "nyquist", 32.0, 1, 0.25),
-    (9.6, "input", 32.0, 32, 9.6),
-    (10, "input", 100.0, 100, 10),
-    (0, "input", None, 1, 0),
-    (1e9, "input", None, 1, 1e9),
+@pytest.mark.parametrize(("cutoff", "fs"), [
+    (0.1, None),  # with 30 samples a bin, to rounding
+    (6.4, 32.0),
+    (9.6, 32.0),
+    (10, 100.0),
+    (0, None),
+    (1e9, None),
 ])  # fmt: skip
-def test_what_passes_in_time(length, cutoff, unit, fs, rate, limit):
+def test_what_passes_in_time(length, cutoff, fs):
     x = positive(2, 3, length)
     spectrum = np.fft.rfft(x.numpy())
-    spectrum[..., np.fft.rfftfreq(length, 1 / rate) > limit + 1e-9] = 0
+    spectrum[..., np.fft.rfftfreq(length, 1 / (fs or 1)) > cutoff + 1e-9] = 0
     low = np.fft.irfft(spectrum, n=length)
-    found = changed(low_pass(cutoff, unit), x, fs=fs)
-    np.testing.assert_allclose(found, low, atol=1e-14)
-    rest = changed(high_pass(cutoff, unit), x, fs=fs)
-    np.testing.assert_allclose(rest, x.numpy() - low, atol=1e-14)
+    np.testing.assert_allclose(changed(low_pass(cutoff), x, fs=fs), low, atol=1e-14)
+    high = changed(high_pass(cutoff), x, fs=fs)
+    np.testing.assert_allclose(high, x.numpy() - low, atol=1e-14)
 
 
-@pytest.mark.parametrize(("cutoff", "unit", "fs", "hertz"), [
-    (5.0, "input", 100.0, 5.0),
-    (0.1, "input", None, 10.0),
-    (0.1, "site", 100.0, 5.0),
-    (0.1, "nyquist", 100.0, 2.5),
-])  # fmt: skip
-def test_units_behind_a_stride(cutoff, unit, fs, hertz):
+@pytest.mark.parametrize(("cutoff", "fs", "hertz"), [(5.0, 100.0, 5.0), (0.1, None, 10.0)])
+def test_cutoffs_are_frequencies_of_the_models_input(cutoff, fs, hertz):
     model = nn.Sequential(nn.Conv1d(1, 1, 1, stride=2, bias=False), nn.ReLU()).double()
     nn.init.ones_(model[0].weight)
     x = positive(2, 1, 80)
     with torch.no_grad():
-        found = changed(low_pass(cutoff, unit), x, model, fs=fs)
+        low = changed(low_pass(cutoff), x, model, fs=fs)
     y = x.numpy()[..., ::2]  # 50 per second
     spectrum = np.fft.rfft(y) * (np.fft.rfftfreq(40, 1 / 50) <= hertz + 1e-9)
-    np.testing.assert_allclose(found, np.fft.irfft(spectrum), atol=1e-14)
+    np.testing.assert_allclose(low, np.fft.irfft(spectrum), atol=1e-14)
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 12, 10), (2, 3, 7, 9), (1, 1, 1, 8)])
-@pytest.mark.parametrize(("unit", "fs", "cycles"), [
-    ("input", None, 0.3), ("input", 50.0, 0.3), ("site", None, 0.3), ("nyquist", None, 0.15),
-])  # fmt: skip
-def test_what_passes_in_space_is_round(shape, unit, fs, cycles):
+@pytest.mark.parametrize(("cutoff", "fs"), [(0.3, None), (0.3, 50.0), (0.15, None)])
+def test_what_passes_in_space_is_round(shape, cutoff, fs):
     x = positive(*shape)
     radius = np.hypot(np.fft.fftfreq(shape[2])[:, None], np.fft.fftfreq(shape[3]))
-    low = np.fft.ifft2(np.fft.fft2(x.numpy()) * (radius <= cycles + 1e-9)).real
-    found = [changed(kind(0.3, unit), x, fs=fs) for kind in (low_pass, high_pass)]
-    np.testing.assert_allclose(found[0], low, atol=1e-14)
-    np.testing.assert_allclose(found[1], x.numpy() - low, atol=1e-14)
+    low = np.fft.ifft2(np.fft.fft2(x.numpy()) * (radius <= cutoff + 1e-9)).real
+    np.testing.assert_allclose(changed(low_pass(cutoff), x, fs=fs), low, atol=1e-14)
+    high = changed(high_pass(cutoff), x, fs=fs)
+    np.testing.assert_allclose(high, x.numpy() - low, atol=1e-14)
 
 
 def test_pixels_are_those_of_the_models_input():
     x = positive(2, 3, 12, 12)
-    expected = changed(low_pass(0.2, "site"), F.avg_pool2d(x, 2))
+    expected = changed(low_pass(0.2), F.avg_pool2d(x, 2))
     model = nn.Sequential(nn.AvgPool2d(2), nn.ReLU())
     torch.testing.assert_close(changed(low_pass(0.1), x, model), expected)
     model = Calls(lambda x: F.relu(x.flatten(2).unflatten(2, (6, 24))))  # of no known rate
     torch.testing.assert_close(
-        changed(low_pass(0.1), x, model, decimation=2.0), changed(low_pass(0.2, "site"), x, model)
+        changed(low_pass(0.1), x, model, decimation=2.0),
+        changed(low_pass(0.2), x, model, decimation=1.0),
     )
-    with pytest.raises(RequestError, match="sampling rate isn't known; decimation= gives it"):
+    with pytest.raises(RequestError, match="sampling rate isn't known; pass it as decimation="):
         changed(low_pass(0.1), x, model)
 
 
 @pytest.mark.parametrize("make", [low_pass, high_pass])
 def test_cutoffs_that_are_none_are_refused(make):
-    for cutoff, found in ((-1, "-1"), (float("nan"), "nan"), (None, "NoneType")):
-        with pytest.raises(RequestError, match=rf"pass\(cutoff\) takes .* found {found}$"):
+    for cutoff, named in ((-1, "-1"), (float("nan"), "nan"), (None, "NoneType")):
+        with pytest.raises(RequestError, match=rf"pass\(cutoff\) needs .* not {named}$"):
             make(cutoff)
-    with pytest.raises(RequestError, match="unit='Hz' must be"):
-        make(1, "Hz")
-    with pytest.raises(RequestError, match=r"found Tensor$"):
+    with pytest.raises(TypeError, match=rf"{make.__name__}\(\) takes 1 positional argument"):
         changed(make, positive(2, 3, 4))  # make itself, not make(0.1)
     for shape in ((2, 3), (2, 3, 4, 5, 6)):
-        with pytest.raises(RequestError, match=r"takes \[N, C, T\] or \[N, C, H, W\]"):
+        with pytest.raises(RequestError, match=r"needs \[N, C, T\] or \[N, C, H, W\]"):
             changed(make(np.int64(1)), positive(*shape))
 
 
@@ -145,8 +135,8 @@ def tones(f0, orders, length):
 ])  # fmt: skip
 def test_harmonics_go_and_the_dc_stays(f0, length, fs):
     x = 5 + tones(np.divide(f0, fs or 1), 4, length)
-    rest = changed(remove_harmonics(f0, harmonics=4), x, fs=fs)
-    torch.testing.assert_close(rest, mean(x).expand_as(x), rtol=0, atol=1e-10)
+    aperiodic = changed(remove_harmonics(f0, harmonics=4), x, fs=fs)
+    torch.testing.assert_close(aperiodic, mean(x).expand_as(x), rtol=0, atol=1e-10)
     if np.size(f0) == 2:  # each input's own
         assert (changed(remove_harmonics(f0[::-1], 4), x) - mean(x)).abs().amax((1, 2)).min() > 0.1
 
@@ -156,8 +146,8 @@ def test_other_tones_stay_and_more_harmonics_than_asked_for():
     other = 0.5 * np.cos(2 * np.pi * 11 / 128 * time + 0.4)  # orthogonal to all multiples of 8/128
     third = tones(8 / 128, 3, 128) - tones(8 / 128, 2, 128) * 2 / 3
     x = 5 + tones(8 / 128, 2, 128) + third + torch.from_numpy(other)
-    rest = changed(remove_harmonics(8 / 128, 2), x)
-    torch.testing.assert_close(rest, 5 + third + torch.from_numpy(other)[None, None])
+    aperiodic = changed(remove_harmonics(8 / 128, 2), x)
+    torch.testing.assert_close(aperiodic, 5 + third + torch.from_numpy(other)[None, None])
 
 
 def test_harmonics_among_noise_are_those_of_least_squares():
@@ -172,9 +162,9 @@ def test_harmonics_among_noise_are_those_of_least_squares():
 
 def test_where_the_fundamental_is_not_known_all_stays():
     x, operation = 5 + tones([0.1, 0.1], 2, 50), remove_harmonics([0.1, float("nan")])
-    rest = changed(operation, x)
-    assert torch.equal(rest[1], x[1])
-    assert (rest[0] - mean(x)[0]).abs().max() < 1e-10
+    aperiodic = changed(operation, x)
+    assert torch.equal(aperiodic[1], x[1])
+    assert (aperiodic[0] - mean(x)[0]).abs().max() < 1e-10
     operation.f0 = [float("nan"), 0.1]  # of the next batch
     assert torch.equal(changed(operation, x)[0], x[0])
 
@@ -188,7 +178,7 @@ def test_fundamentals_that_are_none_are_refused():
     for f0, match in ((0.6, "between 0 and fs/2"), ([0.1] * 3, "3 values of f0 for 2 inputs")):
         with pytest.raises(RequestError, match=match):
             changed(remove_harmonics(f0), x)
-    with pytest.raises(RequestError, match=r"takes \[N, C, T\]"):
+    with pytest.raises(RequestError, match=r"needs \[N, C, T\]"):
         changed(remove_harmonics(0.1), positive(2, 3, 4, 5))
     with pytest.raises(RequestError, match="sampling rate isn't known"):
         changed(remove_harmonics(0.1), x, Calls(lambda x: F.relu(x @ torch.ones(20, 9).double())))
@@ -207,9 +197,9 @@ def test_the_halves_of_relu(function):
 
 @pytest.mark.parametrize("half", [preserved_only, introduced_only])
 def test_only_relu_has_halves(half):
-    with pytest.raises(RequestError, match=f"^{half.__name__} takes a ReLU; #0 is a ReLU6"):
+    with pytest.raises(RequestError, match=f"^{half.__name__} needs a ReLU; #0 is a ReLU6"):
         changed(half, positive(2, 3, 4), nn.ReLU6())
-    with pytest.raises(RequestError, match="takes a ReLU; #0 is a GELU"):
+    with pytest.raises(RequestError, match="needs a ReLU; #0 is a GELU"):
         changed(half, positive(2, 3, 4), nn.GELU(), kinds=["GELU"])
 
 
@@ -236,7 +226,7 @@ def test_a_report_of_another_model_is_refused():
     operation = mean_dc(report_of(nn.Sequential(nn.ReLU()), positive(2, 3, 4)))
     with pytest.raises(RequestError, match="the report has no site #0"):
         changed(operation, positive(2, 3, 4))
-    with pytest.raises(RequestError, match="0#0 has 5 channels, and 3 in the report"):
+    with pytest.raises(RequestError, match="0#0 has 5 channels, but 3 in the report"):
         changed(operation, positive(2, 5, 4), nn.Sequential(nn.ReLU()))
 
 
@@ -254,7 +244,7 @@ def test_shuffled_dc_is_that_of_others(count):
 
 
 def test_there_must_be_another():
-    with pytest.raises(RequestError, match="batches of 2 inputs or more, found 1"):
+    with pytest.raises(RequestError, match="batches of 2 inputs or more, not 1"):
         changed(shuffle_dc, positive(1, 3, 8))
 
 
@@ -293,6 +283,6 @@ def test_type_shape_and_order_in_memory_are_kept(operation, dtype, format, chann
                                        mean_dc(report_of(nn.ReLU(), torch.full((2, 3, 4), 6e4))),
                                        remove_harmonics(0.1)])  # fmt: skip
 def test_sums_of_large_numbers_do_not_overflow(operation):
-    x = torch.full((2, 3, 64), 60000.0, dtype=torch.float16)  # the largest there is is 65504
+    x = torch.full((2, 3, 64), 60000.0, dtype=torch.float16)  # the largest float16 is 65504
     assert torch.equal(changed(operation, x), x)
     assert (changed(remove_dc, x) == 0).all()

@@ -1,8 +1,10 @@
-"""Models by name: torchvision's on a folder of images or probes, and one's own."""
+"""Models by name: torchvision's on a folder of images or built-in ones, and the user's own."""
 
+import re
 import subprocess
 import sys
 import textwrap
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +17,13 @@ from torch import nn
 import spectroscope
 from spectroscope import run
 from spectroscope.adapters import torchvision_models
-from spectroscope.adapters.support.images import probes
+from spectroscope.adapters.support.images import builtin_images
+from spectroscope.cli import main
 
 
 @pytest.fixture
 def photos(tmp_path):
-    """Three images in two folders, one of them broken, and a file that is none."""
+    """Three images in two folders, one of them broken, and a file that is not an image."""
     folder = tmp_path / "photos"
     (folder / "more").mkdir(parents=True)
     noise = np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8)
@@ -55,7 +58,9 @@ def test_an_image_is_prepared_as_the_weights_ask(photos):
 def test_random_weights_are_the_same_every_time_and_touch_no_generator():
     torch.manual_seed(3)
     state = torch.get_rng_state()
-    first, second = (spectroscope.specimen("torchvision:alexnet", weights="none") for _ in "ab")
+    first, second = (
+        spectroscope.specimen("torchvision:squeezenet1_1", weights="none") for _ in "ab"
+    )
     assert torch.equal(torch.get_rng_state(), state)
     for a, b in zip(first.model.parameters(), second.model.parameters(), strict=True):
         assert torch.equal(a, b)
@@ -68,7 +73,7 @@ def test_random_weights_are_the_same_every_time_and_touch_no_generator():
 )  # fmt: skip
 def test_probes_go_through_models_of_every_kind(model, inputs):
     specimen = spectroscope.specimen(f"torchvision:{model}", weights=None)
-    extra = len(probes(8)) - 18  # scikit-learn's photographs
+    extra = len(builtin_images(8)) - 18  # scikit-learn's photographs
     assert specimen.n_inputs in (inputs, inputs + extra)
     report, _, _ = run.inspect(specimen, limit=4)
     assert (report.coverage()["status"] == "fired").all()
@@ -78,19 +83,19 @@ def test_a_pair_of_images_has_a_flow(photos):
     (photos / "broken.jpeg").unlink()
     report, _, _ = inspected("torchvision:raft_small", weights=None, input=photos)
     assert report.dc()["n_samples"].max() >= 1
-    with pytest.raises(spectroscope.RequestError, match="takes two images or more"):
+    with pytest.raises(spectroscope.RequestError, match="needs two images or more"):
         spectroscope.specimen("torchvision:raft_small", weights=None, input=photos / "a.png")
 
 
 def test_a_grating_has_its_power_at_its_frequency():
-    for name, image in probes(64).items():
+    for name, image in builtin_images(64).items():
         if name.startswith("grating") and name.endswith((" 0°", " 90°")):
             period = int(name.split()[2].rstrip(","))
             power = np.abs(np.fft.fft2(image[0].double() - 0.5)) ** 2
             fy, fx = np.meshgrid(np.fft.fftfreq(64), np.fft.fftfreq(64), indexing="ij")
             along = fx if name.endswith(" 0°") else fy
             assert power[np.abs(along) == 1 / period].sum() == pytest.approx(power.sum())
-    pink = np.abs(np.fft.fft2(probes(128)["1/f noise"][0].double())) ** 2
+    pink = np.abs(np.fft.fft2(builtin_images(128)["1/f noise"][0].double())) ** 2
     rows = pink[0, 1:40]
     slope = np.polyfit(np.log(np.arange(1, 40)), np.log(rows), 1)[0]
     assert -2.5 < slope < -1.5  # of one axis, on which the power of the plane's 1/f² lies
@@ -111,7 +116,7 @@ def test_a_checkpoint_is_loaded_and_says_what_does_not_fit(tmp_path):
     ):
         spectroscope.specimen("torchvision:squeezenet1_1", weights=str(path))
     torch.save(model, path)  # a whole module: to read it would be to run code
-    with pytest.raises(spectroscope.RequestError, match="something else than tensors"):
+    with pytest.raises(spectroscope.RequestError, match="damaged, or not only tensors"):
         spectroscope.specimen("torchvision:squeezenet1_1", weights=str(path))
 
 
@@ -119,15 +124,15 @@ def test_a_checkpoint_is_loaded_and_says_what_does_not_fit(tmp_path):
     ("name", "options", "message"),
     [
         ("torchvision:resnet81", {}, "no model 'resnet81'; the nearest: resnet18"),
-        ("torchvision:resnet18", {"weights": "IMAGENET"}, "it has IMAGENET1K_V1, DEFAULT, none"),
+        ("torchvision:resnet18", {"weights": "IMAGENET"}, "which has IMAGENET1K_V1, DEFAULT, none"),
         ("torchvision", {}, "missing a required argument: 'model'"),
         ("torchvision:resnet18", {"weights": None, "input": "nowhere"}, "no folder or image"),
-        ("torchvision:resnet18", {"weights": None, "fs": 3.0}, "it takes model, weights, input"),
-        ("kid-ppg:x", {}, "kid-ppg:x can't be made so"),
+        ("torchvision:resnet18", {"weights": None, "fs": 3.0}, "it accepts model, weights, input"),
+        ("kid-ppg:x", {}, "kid-ppg:x can't be made with these options"),
         ("nowhere:model", {}, "ModuleNotFoundError: No module named 'nowhere'"),
-        ("collections:Counter", {}, "makes a Counter, not an nn.Module or a Specimen"),
+        ("collections:Counter", {}, "returns a Counter, not an nn.Module or a Specimen"),
         ("torch.nn:ReLU", {}, "--input x.npy or x.pt"),
-        ("torch.nn:ReLU", {"input": "x.csv"}, "neither .npy nor .pt"),
+        ("torch.nn:ReLU", {"input": "x.csv"}, "must be a .npy or .pt file"),
         ("torch.nn:ReLU", {"input": "x.npy"}, "cannot read an array from x.npy"),
         ("torch.nn:ReLU", {"input": "x.pt"}, "cannot read x.pt: No such file"),
     ],
@@ -144,19 +149,35 @@ def test_without_network_it_says_what_to_pass(monkeypatch):
         raise OSError("no network")
 
     monkeypatch.setattr("torchvision.models.get_model", fail)
-    with pytest.raises(spectroscope.RequestError, match=r"no network\); --weights PATH"):
+    with pytest.raises(
+        spectroscope.RequestError, match=r"no network\); pass the file as --weights PATH"
+    ):
         spectroscope.specimen("torchvision:resnet18")
 
 
-def test_a_torchvision_that_does_not_fit_is_one_line(monkeypatch):
+def test_a_torchvision_that_is_missing_is_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchvision.models", None)
-    with pytest.raises(spectroscope.RequestError, match="torchvision can't be imported"):
+    with pytest.raises(spectroscope.RequestError, match=r'needs torchvision .*"\.\[adapters\]"$'):
         spectroscope.specimen("torchvision:resnet18")
+
+
+def test_a_torchvision_that_does_not_match_torch_is_one_line(monkeypatch):
+    class Mismatch:
+        def find_spec(self, name, path=None, target=None):
+            if name == "torchvision.models":
+                raise RuntimeError("operator torchvision::nms does not exist\nand more")
+
+    monkeypatch.delitem(sys.modules, "torchvision.models")
+    monkeypatch.setattr(sys, "meta_path", [Mismatch(), *sys.meta_path])
+    message = rf"does not match torch {re.escape(torch.__version__)} \(operator .* exist\): pip"
+    with pytest.raises(spectroscope.RequestError, match=message) as raised:
+        spectroscope.specimen("torchvision:resnet18")
+    assert "\n" not in str(raised.value)
 
 
 def test_the_five_likeliest_classes_are_named():
     outputs = torch.tensor([[0.0, 9.0, 1.0], [5.0, 0.0, 0.0]])
-    labels = torchvision_models._top(["cat", "dog", "fish"], lambda: ["a.png"])(outputs, 0)
+    labels = torchvision_models._top_classes(["cat", "dog", "fish"], lambda: ["a.png"])(outputs, 0)
     assert labels[0].startswith("a.png: dog 100%, fish 0%, cat 0%")
     assert labels[1].startswith("input 1: cat 99%")
 
@@ -175,42 +196,56 @@ OWN = """
 """
 
 
-def test_a_model_of_ones_own_runs_on_an_array(tmp_path):
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """The current folder, with a module `mine` in it."""
     (tmp_path / "mine.py").write_text(textwrap.dedent(OWN))
-    np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((70, 2, 64)))
-    torch.save(nn.Sequential(nn.Conv1d(2, 3, 5), nn.ReLU()).state_dict(), tmp_path / "w.pt")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])  # modules of the current folder are added to it
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)  # main() replaces it
+    yield tmp_path
+    sys.modules.pop("mine", None)
+
+
+def test_a_model_of_ones_own_runs_on_an_array(own):
+    np.save("x.npy", np.random.default_rng(0).standard_normal((70, 2, 64)))
+    torch.save(nn.Sequential(nn.Conv1d(2, 3, 5), nn.ReLU()).state_dict(), "w.pt")
     options = ["--input", "x.npy", "--fs", "50", "--checkpoint", "w.pt", "--out", "out"]
+    # A process: an installed command has not the current folder on its path.
     done = subprocess.run(
         [Path(sys.executable).with_name("spectroscope"), "inspect", "mine:network", *options],
-        cwd=tmp_path, capture_output=True, text=True, timeout=300,
+        capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    sites = spectroscope.load(tmp_path / "out").sites()
+    sites = spectroscope.load(own / "out").sites()
     assert sites["fs"].item() == 25
     assert sites["n_samples"].item() == 70
-    assert (tmp_path / "out" / "spectra.png").exists()
-    done = subprocess.run(
-        [sys.executable, "-m", "spectroscope", "inspect", "mine:whole"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "mine: of my own (MIT)" in done.stdout
+    assert (own / "out" / "spectra.png").exists()
 
 
-def test_another_distribution_can_add_a_specimen(tmp_path):
+def test_a_specimen_of_ones_own_runs(own, capsys):
+    assert main(["inspect", "mine:whole"]) == 0
+    assert "mine: of my own (MIT)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("docstring", ["", '\nwhole.__doc__ = "Mine: a test."\n'])
+def test_another_distribution_can_add_a_specimen(own, capsys, monkeypatch, docstring):
     """As pip installs it: a folder on the path with metadata that names an entry point."""
-    (tmp_path / "mine.py").write_text(textwrap.dedent(OWN) + '\nwhole.__doc__ = "Mine: a test."\n')
-    info = tmp_path / "mine-1.0.dist-info"
+    if docstring:  # not in the source: the module is imported
+        (own / "mine.py").write_text(textwrap.dedent(OWN) + docstring)
+    else:
+        source = textwrap.dedent(OWN).replace("whole():", 'whole():\n    """Mine: a test."""')
+        (own / "mine.py").write_text(source)
+    info = own / "mine-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[spectroscope.adapters]\nmine = mine:whole\n")
-    for arguments, said in ((["list"], "Mine: a test."), (["inspect", "mine"], "mine: of my own")):
-        done = subprocess.run(
-            [sys.executable, "-m", "spectroscope", *arguments],
-            cwd=tmp_path, capture_output=True, text=True, timeout=300,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        assert said in done.stdout
+    monkeypatch.syspath_prepend(own)
+    for arguments, printed in (
+        (["list"], "Mine: a test."),
+        (["inspect", "mine"], "mine: of my own"),
+    ):
+        assert main(arguments) == 0
+        assert printed in capsys.readouterr().out
+        assert ("mine" in sys.modules) == bool(docstring or arguments[0] == "inspect")

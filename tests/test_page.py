@@ -1,4 +1,4 @@
-"""The page of a report: what it says of models whose behaviour is known, and that it is safe."""
+"""The page of a report: findings for models of known behaviour, escaping, and the file."""
 
 import html.parser
 import json
@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import report_of
+from helpers import html_of, report_of
 from torch import nn
 
 import spectroscope
 from spectroscope import page, run
-from spectroscope.page import comparison as changes
+from spectroscope.page import comparison as comparison_page
 from spectroscope.page import payload
 from spectroscope.page.findings import Findings, Reference, findings
 
@@ -47,19 +47,19 @@ class Parsed(html.parser.HTMLParser):
             self.text += data
 
     def all(self, tag):
-        return [attributes for found, attributes in self.elements if found == tag]
+        return [attributes for name, attributes in self.elements if name == tag]
 
 
 def parsed(report, **options):
-    return Parsed(page.render_report(report, **options))
+    return Parsed(html_of(report, **options))
 
 
 def embedded(report):
-    """What the script gets, as a browser would read it."""
+    """The script's data, parsed as in a browser."""
     return json.loads(parsed(report).raw[1])
 
 
-def told(report):
+def findings_of(report):
     try:
         aliasing = report.aliasing()
     except spectroscope.RequestError:
@@ -68,8 +68,8 @@ def told(report):
 
 
 def finding(report, headline):
-    (found,) = [f for f in told(report).found if f.headline == headline]
-    return found
+    (match,) = [f for f in findings_of(report).present if f.headline == headline]
+    return match
 
 
 @pytest.fixture
@@ -88,132 +88,134 @@ def test_dead_and_always_on_channels_are_counted(known):
     assert "2 of 4 channels (50.0\u00a0%)" in finding(known, "Channels that are always on").text
 
 
-def test_what_is_not_there_is_said_not_to_be_and_is_no_finding():
+def test_absent_findings_are_listed_as_checked():
     report = report_of(nn.ReLU(), torch.randn(12, 3, 64))
-    told_of = told(report)
-    assert "Dead channels" not in [f.headline for f in told_of.found]
-    assert {"dead channels", "channels that are always on"} <= set(told_of.absent)
-    assert "values that are NaN or infinite" in told_of.absent
+    results = findings_of(report)
+    assert "Dead channels" not in [f.headline for f in results.present]
+    assert {"dead channels", "channels that are always on"} <= set(results.absent)
+    assert "NaN or infinite values" in results.absent
 
 
-def test_a_rectifier_that_clips_is_not_doing_nothing():
+def test_a_saturated_relu6_is_not_reported_as_always_on():
     report = report_of(nn.ReLU6(), torch.rand(12, 3, 8) + 7)
     assert (report.dc()["active_fraction"] == 1).all()
-    assert "Channels that are always on" not in [f.headline for f in told(report).found]
+    assert "Channels that are always on" not in [f.headline for f in findings_of(report).present]
 
 
-def test_layers_that_are_mostly_dc_are_named_and_those_of_one_value_left_out():
+def test_layers_dominated_by_dc_exclude_those_with_one_value_per_channel():
     t = torch.arange(32) / 32
     wave = torch.sin(2 * torch.pi * 4 * t).expand(12, 2, -1)
     # Behind ReLU the DC of 9 + wave has 81 of 81.5; of the wave alone it is (1/π)² of 1/4: 41 %.
     model = nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.ReLU())
-    found = finding(report_of(model, wave + 9), "Layers that are mostly DC")
-    assert found.references == (Reference("0#0", "99.4\u00a0%"),)
-    assert "all of" not in found.text
-    assert "1 layer with one value a channel" in found.text
-    assert "Layers that are mostly DC" not in [
-        f.headline for f in told(report_of(model, wave)).found
+    result = finding(report_of(model, wave + 9), "Layers dominated by DC")
+    assert result.references == (Reference("0#0", "99.4\u00a0%"),)
+    assert "all of" not in result.text
+    assert "1 layer with one value per channel is excluded" in result.text
+    assert "Layers dominated by DC" not in [
+        f.headline for f in findings_of(report_of(model, wave)).present
     ]
 
 
-def test_values_that_are_not_finite_are_counted():
+def test_non_finite_values_are_counted():
     x = torch.randn(12, 2, 16)
     x[0, 0, :3] = torch.nan
     x[1, 1, 5] = torch.inf
-    found = finding(report_of(nn.ReLU(), x), "Values that aren't finite")
-    assert found.text.startswith("4 values on the way into rectifiers and 4 on the way out")
-    assert found.references == (Reference("#0", "8 values"),)
+    result = finding(report_of(nn.ReLU(), x), "Non-finite values")
+    assert result.text.startswith("4 input values and 4 output values")
+    assert result.references == (Reference("#0", "8 values"),)
 
 
 @pytest.mark.parametrize(("inputs", "says"), [(1, "One input"), (3, "Few inputs")])
-def test_too_few_inputs_are_warned_of(inputs, says):
+def test_few_inputs_are_reported(inputs, says):
     report = report_of(nn.ReLU(), torch.randn(inputs, 2, 16))
-    assert finding(report, says).text.startswith(f"All figures are of {inputs} input")
+    assert finding(report, says).text.startswith(f"All values come from {inputs} input")
     # A tenth of 50 %: the standard error of a standard deviation of 51 Gaussian values.
-    enough = told(report_of(nn.ReLU(), torch.randn(10, 2, 16)))
-    assert says not in [f.headline for f in enough.found]
+    enough = findings_of(report_of(nn.ReLU(), torch.randn(10, 2, 16)))
+    assert says not in [f.headline for f in enough.present]
 
 
-def test_what_feeds_global_pooling_is_named():
+def test_layers_that_feed_global_pooling_are_named():
     model = nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool1d(1))
-    found = finding(report_of(model, torch.randn(12, 2, 16)), "Only the DC goes on")
-    assert found.text.startswith("0#0 feeds global pooling directly")
+    result = finding(report_of(model, torch.randn(12, 2, 16)), "Only DC passes global pooling")
+    assert result.text.startswith("0#0 feeds global pooling directly")
 
 
-def test_what_global_pooling_leaves_behind_is_a_part_of_the_power():
+def test_power_discarded_by_global_pooling_is_of_all_channels_together():
     wave = torch.sin(2 * torch.pi * torch.arange(32) / 8)
     model = nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool1d(1))
     x = torch.stack([wave, 100 * (wave + 9)]).expand(12, -1, -1)  # in the mean of both 68 % is DC
     report = report_of(model, x)
-    found = finding(report, "Only the DC goes on")
+    result = finding(report, "Only DC passes global pooling")
     left = 0.5 / 81.5  # of the second, beside which the first is nothing
     assert report.sites()["above_next_nyquist"][0] == pytest.approx(left, rel=1e-2)
-    assert f"and {left:.1%} of its power is left behind".replace("%", "\u00a0%") in found.text
-    assert found.references == (Reference("0#0", f"{1 - left:.1%} is DC".replace("%", "\u00a0%")),)
+    assert f"and discards {left:.1%} of its power".replace("%", "\u00a0%") in result.text
+    assert result.references == (Reference("0#0", f"{1 - left:.1%} is DC".replace("%", "\u00a0%")),)
     # Without spectra there is no `above_next_nyquist`, and the same to be said.
-    assert finding(report_of(model, x, spectra=False), "Only the DC goes on") == found
+    assert finding(report_of(model, x, spectra=False), "Only DC passes global pooling") == result
 
 
-def test_what_could_not_be_looked_for_is_not_said_to_be_absent():
-    finite = told(report_of(nn.ReLU(), torch.randn(12, 3, 64))).absent
+def test_checks_that_cannot_be_made_are_not_reported_as_absent():
+    finite = findings_of(report_of(nn.ReLU(), torch.randn(12, 3, 64))).absent
     assert len(finite) == 7
     x = torch.full((12, 3, 64), torch.nan)
-    assert told(report_of(nn.ReLU(), x)).absent == ("layers that feed global pooling directly",)
+    assert findings_of(report_of(nn.ReLU(), x)).absent == (
+        "layers that feed global pooling directly",
+    )
     # Nothing is said of Gaussian input, or of doing nothing, where there is no ReLU.
-    clipped = told(report_of(nn.Hardtanh(0, 1), torch.randn(12, 3, 64))).absent
+    clipped = findings_of(report_of(nn.Hardtanh(0, 1), torch.randn(12, 3, 64))).absent
     assert set(finite) - set(clipped) == {finite[3], finite[6]}
     assert "always on" in finite[3]
     assert "Gaussian" in finite[6]
-    one_value = told(report_of(nn.ReLU(), torch.randn(12, 3))).absent
-    assert not any("more than half" in text for text in one_value)
+    one_value = findings_of(report_of(nn.ReLU(), torch.randn(12, 3))).absent
+    assert not any("half of the output power" in text for text in one_value)
 
 
-def test_aliasing_is_told_with_what_it_folds_to_and_global_pooling_is_none():
+def test_aliasing_names_the_folded_frequency_and_excludes_global_pooling():
     t = torch.arange(64) / 64.0  # 1 s
     tone = 3 + torch.cos(2 * torch.pi * 20 * t).expand(12, 2, -1)
     model = nn.Sequential(nn.ReLU(), nn.AvgPool1d(2))
-    found = finding(report_of(model, tone, fs=64.0), "Aliasing")
+    result = finding(report_of(model, tone, fs=64.0), "Aliasing")
     # Power 1/2 of 9 + 1/2 at 20 Hz; at 32 samples a second that is 12 Hz.
-    assert f"{0.5 / 9.5:.1%}".replace("%", "\u00a0%") in found.text
-    assert "is at 20 Hz, and folds to 12 Hz" in found.text
-    # Told of is the channel that loses most power, not the part of one that is all but silent.
+    assert f"{0.5 / 9.5:.1%}".replace("%", "\u00a0%") in result.text
+    assert "is at 20 Hz and folds to 12 Hz" in result.text
+    # Named is the channel that loses most power, not the part of one that is all but silent.
     faint = 1e-3 * (2 + torch.cos(2 * torch.pi * 24 * t))
     unequal = torch.stack([faint, tone[0, 0]]).expand(12, -1, -1)
-    found = finding(report_of(model, unequal, fs=64.0), "Aliasing")
-    assert "in channel 1, is at 20 Hz" in found.text
+    result = finding(report_of(model, unequal, fs=64.0), "Aliasing")
+    assert "in channel 1, is at 20 Hz" in result.text
     # What folds behind another rectifier is that one's output.
     two = finding(report_of(nn.Sequential(nn.ReLU(), model), tone, fs=64.0), "Aliasing")
     assert [reference.site for reference in two.references] == ["1.0#0"]
     whole = nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool1d(1))
     report = report_of(whole, tone, fs=64.0)
-    assert "Aliasing" not in [f.headline for f in told(report).found]
+    assert "Aliasing" not in [f.headline for f in findings_of(report).present]
 
 
-def test_channels_that_are_not_gaussian_are_told_and_gaussian_ones_are_not():
+def test_only_channels_far_from_gaussian_are_reported():
     # One value in 64 is 8, the rest −1: the DC is 8/64, the RMS 1. μ and σ of the input give more.
     x = torch.randn(12, 3, 64)
     x[:, 1] = -1
     x[:, 1, 0] = 8
     report = report_of(nn.ReLU(), x)
     row = report.dc().loc[1]
-    assert abs(row["dc_gaussian"] - 0.125) < 0.5 < 1  # below the threshold: nothing to tell
-    assert "Channels that Gaussian" not in str([f.headline for f in told(report).found])
+    assert abs(row["dc_gaussian"] - 0.125) < 0.5 < 1  # below the threshold
+    assert "DC far" not in str([f.headline for f in findings_of(report).present])
     x[:, 1] = -1
     x[:, 1, 0] = 1  # μ = −31/32, σ = 0.248: Gaussian input would give all but nothing
     x[:, 2] = torch.where(torch.arange(64) == 0, -40.0, 0.5)
     report = report_of(nn.ReLU(), x)
-    found = finding(report, "Channels that Gaussian theory doesn't explain")
+    result = finding(report, "DC far from the Gaussian prediction")
     row = report.dc().loc[2]
     ratio = abs(row["dc_gaussian"] - row["dc_out"]) / np.hypot(row["dc_out"], row["ac_rms_out"])
-    assert "1 of 3 channels" in found.text
-    assert f"a difference of {ratio:.3g} times" in found.text
-    assert found.references[0] == Reference("#0", "furthest off", 2)
+    assert "1 of 3 channels" in result.text
+    assert f"a difference of {ratio:.3g} times" in result.text
+    assert result.references[0] == Reference("#0", "largest difference", 2)
 
 
 @pytest.mark.filterwarnings("ignore:.*nothing was recorded")
 def test_no_site_no_finding():
     report = REPORTS["no sites"]()
-    assert told(report) == Findings((), ())
+    assert findings_of(report) == Findings()
 
 
 def test_names_with_braces_and_markup_pass_through_findings():
@@ -238,23 +240,23 @@ def hostile():
 def test_names_are_text_everywhere(hostile, tmp_path):
     hostile.page(tmp_path / "page.html", title="<h1>&")
     text = (tmp_path / "page.html").read_text("utf-8")
-    found = Parsed(text)
-    assert [attributes.get("id") for attributes in found.all("script")] == ["data", None]
-    assert not found.all("img")
-    assert not found.all("i")
-    assert f"{HOSTILE}#0" in found.text
+    result = Parsed(text)
+    assert [attributes.get("id") for attributes in result.all("script")] == ["data", None]
+    assert not result.all("img")
+    assert not result.all("i")
+    assert f"{HOSTILE}#0" in result.text
     assert "<!--" not in text.partition('id="data"')[2].partition("</script>")[0]
-    assert "\u2028" not in found.raw[1]
-    assert [layer["site"] for layer in json.loads(found.raw[1])["layers"]][:2] == [
+    assert "\u2028" not in result.raw[1]
+    assert [layer["site"] for layer in json.loads(result.raw[1])["layers"]][:2] == [
         f"{HOSTILE}#0",
         "</script><!--\u2028\u2029&amp;'\"#0",
     ]
 
 
-def test_nothing_is_fetched_and_nothing_else_may_run(known):
-    text = page.render_report(known)
-    found = Parsed(text)
-    for _, attributes in found.elements:
+def test_the_page_loads_nothing_and_its_policy_allows_no_other_script(known):
+    text = html_of(known)
+    result = Parsed(text)
+    for _, attributes in result.elements:
         for name in ("src", "srcset", "action", "data", "style", "poster"):
             assert name not in attributes
         assert not [name for name in attributes if name.startswith("on")]
@@ -262,50 +264,50 @@ def test_nothing_is_fetched_and_nothing_else_may_run(known):
     assert "@import" not in text
     assert "url(" not in text
     assert "innerHTML" not in text
-    (policy,) = [m["content"] for m in found.all("meta") if "http-equiv" in m]
+    (policy,) = [m["content"] for m in result.all("meta") if "http-equiv" in m]
     assert policy.startswith("default-src 'none'; style-src 'sha256-")
     assert "unsafe" not in policy
 
 
 def test_the_table_of_layers_is_there_without_the_script(known):
-    found = parsed(known)
-    rows = [attributes for attributes in found.all("tr") if "data-layer" in attributes]
+    result = parsed(known)
+    rows = [attributes for attributes in result.all("tr") if "data-layer" in attributes]
     assert len(rows) == len(known.sites())
-    values = {float(cell["data-value"]) for cell in found.all("td") if "data-value" in cell}
+    values = {float(cell["data-value"]) for cell in result.all("td") if "data-value" in cell}
     assert any(np.isclose(v, known.sites()["dc_out"][0], rtol=1e-8) for v in values)
 
 
 def test_headings_landmarks_and_labels(known):
-    found = parsed(known)
-    assert found.all("html") == [{"lang": "en"}]
+    result = parsed(known)
+    assert result.all("html") == [{"lang": "en"}]
     for tag in ("header", "main", "footer", "nav", "h1"):
-        assert len(found.all(tag)) == 1
-    assert found.elements[found.elements.index(("body", {})) + 1] == (
+        assert len(result.all(tag)) == 1
+    assert result.elements[result.elements.index(("body", {})) + 1] == (
         "a",
         {"class": "skip", "href": "#main"},
     )
-    assert len(found.all("caption")) == len(found.all("table"))
-    assert all(th["scope"] in ("col", "row") for th in found.all("th"))
-    labels = {label["for"] for label in found.all("label")}
-    assert {field["id"] for field in found.all("input")} == labels
-    ids = [attributes["id"] for _, attributes in found.elements if "id" in attributes]
+    assert len(result.all("caption")) == len(result.all("table"))
+    assert all(th["scope"] in ("col", "row") for th in result.all("th"))
+    labels = {label["for"] for label in result.all("label")}
+    assert {field["id"] for field in result.all("input")} == labels
+    ids = [attributes["id"] for _, attributes in result.elements if "id" in attributes]
     assert len(ids) == len(set(ids))
-    targets = {a["href"][1:] for a in found.all("a")}
+    targets = {a["href"][1:] for a in result.all("a")}
     assert targets <= set(ids)
 
 
-def test_heads_carry_the_definitions_and_the_foot_has_all(known):
-    found = parsed(known)
+def test_headings_have_definitions_and_the_glossary_has_all(known):
+    result = parsed(known)
     described = known.describe().set_index("column")
-    titles = [th["title"] for th in found.all("th") if "title" in th]
+    titles = [th["title"] for th in result.all("th") if "title" in th]
     assert described.loc["active_fraction", "definition"] in titles
     for definition in described["definition"]:
-        assert definition in found.text
+        assert definition in result.text
 
 
-def test_what_was_looked_at_comes_first_escaped_and_coverage_next():
+def test_sections_are_in_order_and_run_details_are_escaped():
     report = report_of(nn.ReLU(), torch.randn(3, 2, 8), about={"data": "a & b"})
-    text = page.render_report(report)
+    text = html_of(report)
     order = ["a &amp; b", 'id="coverage"', 'id="findings"', 'id="depth"', 'id="layers"',
              'id="definitions"']  # fmt: skip
     places = [text.index(part) for part in order]
@@ -315,32 +317,37 @@ def test_what_was_looked_at_comes_first_escaped_and_coverage_next():
 
 
 @pytest.mark.filterwarnings("ignore:.*not recorded in full", "ignore:.*torch.jit")
-def test_what_was_missed_is_told_with_the_reason():
+def test_missed_activations_have_a_reason():
     model = nn.Sequential(nn.ReLU(), torch.jit.script(nn.ReLU()), nn.ReLU())
     report = report_of(model, torch.randn(3, 2, 8))
     assert report.coverage()["status"].tolist() == ["fired", "cannot be seen", "fired"]
     text = parsed(report).text
-    assert "1 place with rectifiers can't be seen, is incomplete or never fired." in text
-    assert "2 others fired, 2 calls in all." in text
+    assert "1 activation cannot be seen, is incomplete or never fired." in text
+    assert "2 other activations fired, 2 calls in total." in text
     assert report.coverage()["reason"][1] in text
     whole = parsed(report_of(nn.Sequential(nn.ReLU(), nn.ReLU()), torch.randn(3, 2, 8))).text
-    assert "All 2 places with rectifiers fired, 2 calls in all: nothing was missed." in whole
+    assert "All 2 activations fired, 2 calls in total. None was missed." in whole
 
 
-def test_a_rectifier_that_never_fired_is_missed():
+def test_an_activation_that_never_fired_is_missed():
     model = nn.Sequential(nn.ReLU())
     model.unused = nn.ReLU()
     model.forward = lambda x: model[0](x)
-    seen = payload.seen(report_of(model, torch.randn(3, 2, 8)).coverage())
-    assert seen.missed["place"].tolist() == ["unused"]
-    assert seen.missed["status"].tolist() == ["never fired"]
+    summary = payload.summarize_coverage(report_of(model, torch.randn(3, 2, 8)).coverage())
+    assert summary.missed["place"].tolist() == ["unused"]
+    assert summary.missed["status"].tolist() == ["never fired"]
 
 
-def test_places_not_asked_for_are_not_missed():
+def test_unselected_activations_are_not_missed():
     model = nn.Sequential(nn.ReLU(), nn.ReLU())
-    seen = payload.seen(report_of(model, torch.randn(3, 2, 8), select="0").coverage())
-    assert seen.missed.empty
-    assert seen.line.endswith("1 more was not asked for.")
+    summary = payload.summarize_coverage(
+        report_of(model, torch.randn(3, 2, 8), select="0").coverage()
+    )
+    assert summary.missed.empty
+    assert summary.text == (
+        "The only selected activation fired, 1 call in total. None was missed. "
+        "1 more was not selected."
+    )
 
 
 # ---- What is embedded ----
@@ -370,30 +377,30 @@ def test_a_tone_is_not_lost_in_a_spectrum_with_more_bins_than_are_drawn():
     t = torch.arange(8192) / 8192
     report = report_of(nn.ReLU(), torch.cos(2 * torch.pi * 2001 * t).expand(2, 1, -1), fs=8192.0)
     spectra = embedded(report)["layers"][0]["spectra"]
-    assert len(spectra["freq"]) <= payload.MOST_BINS + 1
+    assert len(spectra["freq"]) <= payload.MAX_BINS + 1
     line = spectra["in"]["lines"]["0"]
     assert max(v for v in line if v is not None) == round(100 * np.log10(0.5))
     strongest = line.index(round(100 * np.log10(0.5)))
     assert abs(spectra["freq"][strongest] - 2001) < spectra["bins"]
 
 
-def test_of_many_channels_spectra_of_those_that_vary_most(monkeypatch):
+def test_of_many_channels_the_most_variable_have_spectra(monkeypatch):
     monkeypatch.setattr(payload, "BUDGET", 0)
     report = report_of(nn.ReLU(), torch.randn(5, 40, 16))
     spectra = embedded(report)["layers"][0]["spectra"]
-    most = report.dc().nlargest(payload.FEWEST, "dc_out_std")["channel"]
+    most = report.dc().nlargest(payload.MIN_LINES, "dc_out_std")["channel"]
     assert set(map(int, spectra["in"]["lines"])) == set(most)
 
 
-def test_numbers_that_json_has_no_word_for():
+def test_numbers_that_json_cannot_represent():
     text = json.dumps(payload.rounded([np.nan, np.inf, -np.inf, 1.23456e-9, 123456.0, True, 7]))
     assert json.loads(text) == [None, "Infinity", "-Infinity", 1.235e-9, 123500, True, 7]
-    assert page.shown(float("nan"), "dc_in") == "—"
-    assert page.shown(-float("inf"), "dc_in") == "−∞"
-    assert payload.decibels(np.array([0.0, 10.0, np.nan])) == [None, 100, None]
+    assert page.formatted(float("nan"), "dc_in") == "—"
+    assert page.formatted(-float("inf"), "dc_in") == "−∞"
+    assert payload.tenths_of_decibel(np.array([0.0, 10.0, np.nan])) == [None, 100, None]
 
 
-def test_harmonics_and_predictions_are_embedded_where_there_are():
+def test_harmonics_and_predictions_are_embedded():
     t = torch.arange(1024) / 1024
     scales = torch.tensor([1.0, 2.0, 9.0])  # of which the median is 2
     tones = (scales[:, None] * torch.cos(2 * torch.pi * 4 * t)).expand(3, -1, -1)
@@ -431,15 +438,62 @@ REPORTS = {
 @pytest.mark.parametrize("name", REPORTS)
 def test_any_report_has_a_page_and_a_summary(name):
     report = REPORTS[name]()
-    text = page.render_report(report)
+    text = html_of(report)
     assert len(json.loads(Parsed(text).raw[1])["layers"]) == len(report.sites())
     assert not re.search(r">(nan|inf|None|<NA>)<", text)
     assert f"{len(report.sites())} sites" in Parsed(report._repr_html_()).text
 
 
-def test_a_kind_that_is_not_relu_shows_what_it_preserves():
+def test_preserved_fraction_is_shown_for_other_kinds_than_relu():
     assert "preserved_fraction" in payload.site_table(REPORTS["GELU"]().sites())
     assert "preserved_fraction" not in payload.site_table(REPORTS["zeros"]().sites())
+
+
+def test_unknown_columns_come_last_with_their_definition(known, hostile):
+    """A user's statistic adds columns to `dc()`, `sites()` and `describe()`."""
+    for report in (known, hostile):
+        sites, dc, describe = report.sites(), report.dc(), report.describe()
+        position = list(dc).index("dc_in")
+        dc.insert(position, "peak_out", np.arange(1, len(dc) + 1) / 8)
+        sites.insert(4, "peak_out", dc.groupby("site", sort=False)["peak_out"].mean().to_numpy())
+        definition = f"largest output {HOSTILE}"
+        describe.loc[len(describe)] = ["peak_out", "activation", definition]
+        html = page.render_report(
+            about=report.about, sites=sites, dc=dc, coverage=report.coverage(), describe=describe,
+            aliasing=None, harmonics=None, predictions=None, spectra=lambda site: None,
+        )  # fmt: skip
+        assert HOSTILE not in html
+        result = Parsed(html)
+        assert len(result.all("script")) == 2
+        titles = [th.get("title") for th in result.all("th")]
+        number = len(payload.site_table(sites).columns)
+        assert titles.index(f"{definition} (activation)") == number - 1  # the last of the layers
+        data = json.loads(result.raw[1])
+        assert data["definitions"]["peak_out"] == f"{definition} (activation)"
+        tables = [layer["channels"] for layer in data["layers"]]
+        assert [list(columns)[-1] for columns in tables] == ["peak_out"] * len(sites)
+        peaks = [peak for columns in tables for peak in columns["peak_out"]]
+        assert peaks == dc["peak_out"].tolist()
+        assert definition in result.text  # of the definitions at the end
+
+
+def test_spectra_are_asked_for_site_by_site():
+    report = report_of(nn.Sequential(nn.ReLU(), nn.ReLU()), T(3, 2, 8))
+    asked = []
+
+    def spectra(site):
+        asked.append(site)
+        return report.spectra(site) if site == "0#0" else None
+
+    html = page.render_report(
+        about=report.about, sites=report.sites(), dc=report.dc(), coverage=report.coverage(),
+        describe=report.describe(), aliasing=None, harmonics=None, predictions=None,
+        spectra=spectra,
+    )  # fmt: skip
+    first, second = json.loads(Parsed(html).raw[1])["layers"]
+    assert asked == ["0#0", "1#0"]
+    assert "spectra" in first
+    assert second["note"] == payload.NO_SPECTRA
 
 
 # ---- The file ----
@@ -465,8 +519,8 @@ def test_a_failing_write_leaves_the_old_page(known, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_folder_that_is_missing_is_said_so_and_not_made(known, tmp_path):
-    with pytest.raises(spectroscope.RequestError, match="there is no folder"):
+def test_a_missing_folder_is_an_error_and_not_created(known, tmp_path):
+    with pytest.raises(spectroscope.RequestError, match="does not exist"):
         known.page(tmp_path / "missing" / "page.html")
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(spectroscope.RequestError, match="there is a folder of that name"):
@@ -485,7 +539,7 @@ def test_inspect_writes_a_page(tmp_path):
     assert "name-of-it: what it does" in (tmp_path / "report.html").read_text("utf-8")
 
 
-def test_the_page_takes_no_matplotlib(tmp_path):
+def test_the_page_imports_no_matplotlib(tmp_path):
     code = """
 import sys, torch, spectroscope
 with spectroscope.record(torch.nn.ReLU()) as recorder:
@@ -504,12 +558,12 @@ print({"matplotlib", "seaborn"} & set(sys.modules))
 
 
 def test_a_report_in_a_notebook_is_escaped_and_short(hostile):
-    found = Parsed(hostile._repr_html_())
-    assert not found.all("script")
-    assert HOSTILE in found.text
-    assert "2 sites, 4 channels, 3 inputs" in found.text
+    result = Parsed(hostile._repr_html_())
+    assert not result.all("script")
+    assert HOSTILE in result.text
+    assert "2 sites, 4 channels, 3 inputs" in result.text
     many = report_of(nn.Sequential(*[nn.ReLU() for _ in range(20)]), T(3, 2, 8))
-    assert len(Parsed(many._repr_html_()).all("tr")) == 1 + payload.ROWS_IN_SUMMARY
+    assert len(Parsed(many._repr_html_()).all("tr")) == 1 + payload.SUMMARY_ROWS
     assert "and 14 more" in Parsed(many._repr_html_()).text
 
 
@@ -523,16 +577,16 @@ def test_a_specimen_in_a_notebook_is_escaped_and_does_not_run():
         yield
 
     specimen = spectroscope.Specimen("<b>", HOSTILE, "MIT", Model(), inputs(), 7, fs=32.0)
-    found = Parsed(specimen._repr_html_())
-    assert not found.all("script")
-    assert not found.all("b")
+    result = Parsed(specimen._repr_html_())
+    assert not result.all("script")
+    assert not result.all("b")
     for part in ("<b>", HOSTILE, "MIT", "Model", "7", "32 Hz"):
-        assert part in found.text
+        assert part in result.text
 
 
-def test_the_frame_of_a_report_stays_as_it_was(known):
+def test_frames_are_not_modified(known):
     before = known.sites()
-    page.render_report(known)
+    html_of(known)
     pd.testing.assert_frame_equal(known.sites(), before)
 
 
@@ -553,63 +607,67 @@ def changed():
     return moved(x, c2=-9).compare(moved(y, c0=0.3, c1=-9))
 
 
-def changes_of(comparison):
-    return changes.findings(comparison.sites(), comparison.channels())
+def findings_of_changes(comparison):
+    return comparison_page.findings(comparison.sites(), comparison.channels())
 
 
-def test_what_changed_is_said_with_its_channel(changed):
-    by_headline = {found.headline: found for found in changes_of(changed).found}
+def test_changes_name_the_worst_channel(changed):
+    by_headline = {result.headline: result for result in findings_of_changes(changed).present}
     table = changed.channels()
     worst = table.loc[table["effect_size"].abs().idxmax()]
     text = by_headline["Channels whose DC changed"]
-    assert f"channel {worst['channel']} of #0" in text.text
-    assert text.references[0] == Reference("#0", "changed most", int(worst["channel"]))
+    assert f"Channel {worst['channel']} of #0" in text.text
+    assert text.references[0] == Reference("#0", "largest change", int(worst["channel"]))
     count = int((table["effect_size"].abs() > 0.5).sum())
     rose = int((table["effect_size"] > 0.5).sum())
     assert text.text.startswith(f"The DC of {count} of 5 channels")
-    assert f"rose in {rose}, and fell in {count - rose}" in text.text
+    assert f"rose in {rose} and fell in {count - rose}" in text.text
     assert by_headline["Channels that died"].text.startswith("1 of 5 channels")
-    assert by_headline["Channels that came back"].text.startswith("1 of 5 channels")
+    assert by_headline["Channels that revived"].text.startswith("1 of 5 channels")
     assert "Few inputs" not in by_headline
 
 
-def test_of_the_same_report_nothing_is_found(known):
-    found = changes_of(known.compare(known))
-    assert found.found == ()
-    assert any("DC changed" in text for text in found.absent)
+def test_a_report_compared_with_itself_has_no_findings(known):
+    result = findings_of_changes(known.compare(known))
+    assert result.present == ()
+    assert any("DC changed" in text for text in result.absent)
 
 
-def test_a_channel_that_became_nan_is_said():
+def test_a_channel_that_became_nan_is_reported():
     x = torch.rand(12, 3, 32)
     y = x.clone()
     y[:, 1] = torch.nan
-    found = changes_of(report_of(nn.ReLU(), x).compare(report_of(nn.ReLU(), y)))
-    by_headline = {f.headline: f.text for f in found.found}
-    assert by_headline["Values that aren't finite any more"].startswith("1 of 3 channels")
-    assert by_headline["Changes that can't be told"].startswith("Of 1 of 3 channels")
+    result = findings_of_changes(report_of(nn.ReLU(), x).compare(report_of(nn.ReLU(), y)))
+    by_headline = {f.headline: f.text for f in result.present}
+    assert by_headline["New non-finite values"].startswith("1 of 3 channels")
+    assert by_headline["Unknown changes"].startswith(
+        "The change of DC is unknown for 1 of 3 channels"
+    )
 
 
-def test_of_one_input_no_change_is_denied():
+def test_changes_of_one_input_are_unknown():
     one = [report_of(nn.ReLU(), torch.rand(1, 3, 32)) for _ in range(2)]
-    found = changes_of(one[0].compare(one[1]))
-    assert not any("DC changed" in text for text in found.absent)
-    assert "Changes that can't be told" in {f.headline for f in found.found}
+    result = findings_of_changes(one[0].compare(one[1]))
+    assert not any("DC changed" in text for text in result.absent)
+    assert "Unknown changes" in {f.headline for f in result.present}
 
 
-def test_few_inputs_are_said_of_comparisons(known):
+def test_few_inputs_are_reported_of_comparisons(known):
     few = report_of(nn.ReLU(), torch.randn(3, 4, 32))
-    (said,) = [f for f in changes_of(known.compare(few)).found if f.headline == "Few inputs"]
+    (said,) = [
+        f for f in findings_of_changes(known.compare(few)).present if f.headline == "Few inputs"
+    ]
     assert "12 inputs in A and 3 inputs in B" in said.text
 
 
-def test_a_comparison_has_both_and_what_does_not_match(known, tmp_path):
+def test_a_comparison_has_both_reports_and_unmatched_sites(known, tmp_path):
     other = report_of(nn.ReLU6(), torch.randn(3, 4, 32), about={"data": HOSTILE})
     for comparison, matched in ((known.compare(other), 0), (known.compare(known), 1)):
         comparison.page(tmp_path / "compare.html")
-        found = Parsed((tmp_path / "compare.html").read_text("utf-8"))
-        assert len([tr for tr in found.all("tr") if "data-layer" in tr]) == matched
-        assert len(json.loads(found.raw[1])["layers"]) == matched
-    assert HOSTILE in Parsed(page.render_comparison(known.compare(other))).text
-    assert "ReLU in A, ReLU6 in B" in Parsed(page.render_comparison(known.compare(other))).text
-    with pytest.raises(spectroscope.RequestError, match="no folder"):
+        result = Parsed((tmp_path / "compare.html").read_text("utf-8"))
+        assert len([tr for tr in result.all("tr") if "data-layer" in tr]) == matched
+        assert len(json.loads(result.raw[1])["layers"]) == matched
+    assert HOSTILE in Parsed(html_of(known.compare(other))).text
+    assert "ReLU in A, ReLU6 in B" in Parsed(html_of(known.compare(other))).text
+    with pytest.raises(spectroscope.RequestError, match="does not exist"):
         known.compare(known).page(tmp_path / "nowhere" / "x.html")

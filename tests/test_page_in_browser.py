@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import torch
-from helpers import report_of
+from helpers import html_of, report_of
 from torch import nn
 
 from spectroscope import page
@@ -107,16 +107,16 @@ def press(browser, element):
 
 
 def sort(browser, name, table="#sites"):
-    found = head(browser, name, table)
-    press(browser, found.find_element("css selector", "button"))
-    return found.get_attribute("aria-sort")
+    result = head(browser, name, table)
+    press(browser, result.find_element("css selector", "button"))
+    return result.get_attribute("aria-sort")
 
 
 def layer(browser, number):
     return browser.find_element("css selector", f"#layer-{number} button")
 
 
-def test_it_asks_for_nothing_but_itself(opened, url):
+def test_the_page_requests_nothing_but_itself(opened, url):
     layer(opened, 0).click()
     sent = [entry["message"] for entry in opened.get_log("performance")]
     requests = [m for m in sent if '"Network.requestWillBeSent"' in m]
@@ -204,6 +204,26 @@ def test_channels_are_capped_until_all_are_asked_for_and_sort(opened, report):
     assert not opened.find_element("css selector", "button.more").is_displayed()
 
 
+def test_an_unknown_column_is_the_last_with_its_definition_on_hover(browser, report, tmp_path):
+    dc, describe = report.dc(), report.describe()
+    dc.insert(8, "peak_out", 2.5)
+    describe.loc[len(describe)] = ["peak_out", "activation", f"largest output {HOSTILE}"]
+    html = page.render_report(
+        about=report.about, sites=report.sites(), dc=dc, coverage=report.coverage(),
+        describe=describe, aliasing=None, harmonics=None, predictions=None,
+        spectra=lambda site: None,
+    )  # fmt: skip
+    page.save(html, tmp_path / "page.html")
+    browser.get((tmp_path / "page.html").as_uri())
+    press(browser, layer(browser, 0))
+    heading = browser.find_element("css selector", "table.channels thead th:last-child")
+    assert heading.get_attribute("textContent") == "peak_out"
+    assert heading.get_attribute("title") == f"largest output {HOSTILE} (activation)"
+    assert set(column(browser, "peak_out", "table.channels")) == {"2.5"}
+    assert js(browser, "document.querySelectorAll('script').length") == 2
+    assert browser.get_log("browser") == []
+
+
 def lines(browser):
     drawn = browser.find_elements("css selector", ".panel path.line")
     return [path.get_attribute("data-channel") for path in drawn]
@@ -229,7 +249,7 @@ def test_a_channel_is_drawn_on_both_sides_and_taken_away(opened):
     assert lines(opened) == before
 
 
-def test_what_is_drawn_is_the_spectrum(opened, report):
+def test_the_plotted_line_is_the_spectrum(opened, report):
     press(opened, layer(opened, 1))
     channel = int(lines(opened)[0])
     power = report.spectra(HOSTILE)
@@ -301,12 +321,12 @@ def test_text_has_contrast_in_light_and_dark(opened, scheme):
             .map((e) => [e.tagName, e.namespaceURI.endsWith("svg") ? getComputedStyle(e).fill
                 : getComputedStyle(e).color, behind(e)]);
     })()"""
-    found = js(opened, code)
+    result = js(opened, code)
     media(opened)
-    paper = luminance(found[0][2])
+    paper = luminance(result[0][2])
     assert paper < 0.05 if scheme == "dark" else paper > 0.9
-    assert any(tag == "text" for tag, _, _ in found)
-    for tag, color, behind in found:
+    assert any(tag == "text" for tag, _, _ in result)
+    for tag, color, behind in result:
         low, high = sorted([luminance(color), luminance(behind)])
         assert (high + 0.05) / (low + 0.05) >= 4.5, (tag, color, behind)
 
@@ -364,7 +384,7 @@ def test_a_comparison_sorts_opens_and_draws(compared):
     assert HOSTILE in js(browser, "document.getElementById('layers').textContent")
 
 
-def test_what_is_typed_or_gone_back_to_is_followed(opened, url):
+def test_typed_hashes_and_history_are_followed(opened, url):
     opened.execute_script("location.hash = '#layer-4'")
     waited(opened, "document.querySelector('#layer-4 button').ariaExpanded === 'true'")
     press(opened, opened.find_element("css selector", "#findings a[href='#layer-0']"))
@@ -405,13 +425,13 @@ def test_the_navigation_leads_to_every_section_there_is(opened, report):
     links = "[...document.querySelectorAll('nav a')].map((a) => a.getAttribute('href'))"
     assert js(opened, links) == there
     assert "#depth" in there
-    nav = re.search("<nav.*?</nav>", page.render_report(report), re.S)[0]
+    nav = re.search("<nav.*?</nav>", html_of(report), re.S)[0]
     assert "#depth" not in nav  # where no script runs it is hidden
 
 
 @pytest.mark.parametrize("value", [100, 1000, 12345])
 def test_equal_values_beyond_ten_are_drawn(browser, report, tmp_path, value):
-    html = page.render_report(report)
+    html = html_of(report)
     (text,) = re.findall('id="data">(.*?)</script>', html)
     data = json.loads(text)
     for curve in data["depth"].values():
@@ -427,23 +447,23 @@ def test_equal_values_beyond_ten_are_drawn(browser, report, tmp_path, value):
     assert browser.get_log("browser") == []
 
 
-TURNED = "a\u202eb"
+BIDI = "a\u202eb"
 
 
-def of_turned(x, name=TURNED):
+def report_of_name(x, name=BIDI):
     model = nn.Sequential()
     model.add_module(name, nn.ReLU())
     return report_of(model.eval(), x)
 
 
-@pytest.mark.parametrize("name", [TURNED, "a\u2069\u202eb", "\u05d0"])
-def test_a_name_that_turns_text_turns_no_sentence(browser, tmp_path, name):
+@pytest.mark.parametrize("name", [BIDI, "a\u2069\u202eb", "\u05d0"])
+def test_a_name_with_bidi_characters_does_not_reverse_a_sentence(browser, tmp_path, name):
     torch.manual_seed(0)
-    of_turned(-torch.rand(12, 2, 32), name).page(tmp_path / "page.html")
+    report_of_name(-torch.rand(12, 2, 32), name).page(tmp_path / "page.html")
     browser.get((tmp_path / "page.html").as_uri())
     js(browser, "document.querySelector('#depth-chart a').focus()")
     for where, text in (
-        ("#findings article p", "of these inputs"),
+        ("#findings article p", ", had no output"),
         ("#findings .references li", "2 of 2"),
         ("#depth-readout", "0"),
     ):
@@ -484,25 +504,26 @@ def test_headings_and_charts_are_printed_together(opened):
     media(opened)
 
 
-def test_rows_of_channels_are_not_printed_under_the_heads_of_layers(opened):
+def test_rows_of_channels_are_not_printed_under_the_headings_of_layers(opened):
     display = "[arguments[0], '.panel thead'].map((of) => " \
               "getComputedStyle(document.querySelector(of) ?? document.body).display)"  # fmt: skip
-    found = []
+    result = []
     for _ in range(3):  # closed, open, closed again
         media(opened, "print")
-        found.append(js(opened, display, "#sites > thead"))
+        result.append(js(opened, display, "#sites > thead"))
         media(opened)
         layer(opened, 0).click()
     repeated, once = "table-header-group", "table-row-group"  # on every page, or at the top alone
-    assert [head for head, _ in found] == [repeated, once, repeated]
-    assert found[1][1] == repeated
+    assert [head for head, _ in result] == [repeated, once, repeated]
+    assert result[1][1] == repeated
 
 
 @pytest.mark.parametrize("scale", [1, 1e-6, 1e18])
-def test_the_words_of_a_chart_do_not_overlap(browser, tmp_path, scale):
+def test_labels_of_a_chart_do_not_overlap(browser, tmp_path, scale):
     report_of(nn.ReLU(), scale * torch.randn(12, 3, 64), fs=64.0).page(tmp_path / "page.html")
     browser.get((tmp_path / "page.html").as_uri())
     layer(browser, 0).click()
+    waited(browser, "document.querySelectorAll('.panel .chart svg').length === 2")
     overlaps = js(
         browser,
         """[...document.querySelectorAll(".panel .chart svg")].map((svg) => {
@@ -516,7 +537,7 @@ def test_the_words_of_a_chart_do_not_overlap(browser, tmp_path, scale):
 
 @pytest.mark.parametrize("least", [0, 5])
 def test_zero_has_a_place_on_a_logarithmic_chart(browser, report, tmp_path, least):
-    html = page.render_report(report)
+    html = html_of(report)
     (text,) = re.findall('id="data">(.*?)</script>', html)
     data = json.loads(text)
     for curve in data["depth"].values():
@@ -534,30 +555,32 @@ def test_zero_has_a_place_on_a_logarithmic_chart(browser, report, tmp_path, leas
 
 
 def text_of(html, section):
-    found = re.search(f'<section id="{section}".*?</section>', html, re.S)[0]
-    return " ".join(re.sub("<[^>]*>", "", found).replace("&#39;", "'").split())
+    result = re.search(f'<section id="{section}".*?</section>', html, re.S)[0]
+    return " ".join(re.sub("<[^>]*>", "", result).replace("&#39;", "'").split())
 
 
-def test_what_matches_is_said_plainly_however_little_it_is():
+def test_the_sentence_on_matched_layers_for_few_or_none():
     x = torch.randn(12, 2, 32)
-    one, other = of_turned(x), report_of(nn.ReLU(), x)
+    one, other = report_of_name(x), report_of(nn.ReLU(), x)
     with pytest.warns(UserWarning, match="nothing was recorded"):
         none = report_of(nn.Identity(), x)
-    same = page.render_comparison(one.compare(one))
-    assert "The one layer is in both." in text_of(same, "coverage")
+    same = html_of(one.compare(one))
+    assert "The only layer is in both reports." in text_of(same, "coverage")
     for a, b, count in ((one, other, "2 layers"), (one, none, "1 layer")):
-        html = page.render_comparison(a.compare(b))
+        html = html_of(a.compare(b))
         coverage = text_of(html, "coverage")
-        assert f"Nothing matches: {count} can't be compared." in coverage
+        assert f"No layer matches: {count} cannot be compared." in coverage
         assert "in both" not in coverage
-        assert text_of(html, "findings").endswith("There is nothing to tell: no layer matches.")
-    html = page.render_comparison(none.compare(none))
+        assert text_of(html, "findings").endswith("No findings: no layer matches.")
+    html = html_of(none.compare(none))
     assert "neither report has a layer" in text_of(html, "coverage")
     assert 'class="good"' not in html
-    assert text_of(page.render_report(none), "findings").endswith("no layer was recorded.")
+    assert text_of(html_of(none), "findings").endswith("no layer was recorded.")
 
 
-def test_what_is_no_mean_over_channels_is_named(report):
-    layers = text_of(page.render_report(report), "layers")
-    assert "except introduced_fraction: of the power of all its channels together" in layers
+def test_columns_that_are_not_means_over_channels_are_named(report):
+    layers = text_of(html_of(report), "layers")
+    assert (
+        "except introduced_fraction: fractions of the power of all its channels together" in layers
+    )
     assert "full at 1 or more" in layers

@@ -1,4 +1,4 @@
-"""CREPE with its trained weights, where they can be fetched: functional ReLUs along a height."""
+"""CREPE, with trained weights if they can be fetched: functional ReLUs; time is the height."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def test_trained_crepe_hears_the_pitch_and_has_its_time_in_hertz():
 
 
 def test_other_sizes_are_refused_and_frames_go_through():
-    with pytest.raises(spectroscope.RequestError, match="no size 'huge': tiny or full"):
+    with pytest.raises(spectroscope.RequestError, match="no size 'huge': it has tiny and full"):
         spectroscope.specimen("crepe:huge")
     assert pitch.Crepe("tiny").eval()(torch.randn(2, 1024)).shape == (2, 360)
     tones = pitch._tones(torch.tensor([100.0, 700.0], dtype=torch.float64))

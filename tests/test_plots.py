@@ -1,4 +1,4 @@
-"""Pictures: what is drawn is what the frame says, on the Axes given or new ones."""
+"""Plots: the values of the frame are plotted, on given Axes or new ones."""
 
 import inspect
 import itertools
@@ -22,14 +22,14 @@ from spectroscope import plots, run
 from spectroscope.run import writing
 from spectroscope.specimens.specimen import Specimen
 
-# Unescaped, the formula is none: drawing it raises.
+# Unescaped, this is an invalid formula, and drawing it raises.
 STRANGE = r"_$\frac{$a_very^long.name." + 20 * "block." + "relu#0"
 
 
 @pytest.fixture(autouse=True)
 def _figures_are_closed(monkeypatch):
     def refuse(*args, **options):
-        raise AssertionError("something is shown")
+        raise AssertionError("show was called")
 
     monkeypatch.setattr(plt, "show", refuse)
     monkeypatch.setattr(Figure, "show", refuse)
@@ -107,7 +107,7 @@ def given(**options):
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_draws_on_the_axes_given_and_pyplot_knows_nothing_of_it(drawing, name):
+def test_draws_on_given_axes_without_pyplot(drawing, name):
     frame, draw = drawing[name]
     before, ax = frame.copy(), given()
     assert draw(frame, ax) is ax
@@ -171,12 +171,12 @@ def test_the_legend_covers_nothing(drawing, name):
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_what_is_no_such_frame_is_refused(drawing, name, signals):
+def test_other_frames_are_refused(drawing, name, signals):
     frame, draw = drawing[name]
-    with pytest.raises(ValueError, match=r"empty: rows of .* are wanted") as refused:
+    with pytest.raises(ValueError, match=r"empty: expected rows from .*") as refused:
         draw(frame[:0], None)
     assert "\n" not in str(refused.value)
-    with pytest.raises(ValueError, match=r"no column '.*': one of .* is wanted"):
+    with pytest.raises(ValueError, match=r"no column '.*': expected one from .*"):
         draw(signals.coverage(), None)
     with pytest.raises(TypeError, match="not Report"):
         draw(signals, None)
@@ -184,10 +184,10 @@ def test_what_is_no_such_frame_is_refused(drawing, name, signals):
 
 
 @pytest.mark.parametrize("name", ["spectra", "filters", "harmonics", "filter_response", "radial"])
-def test_one_site_is_wanted_and_the_several_are_named(drawing, name):
+def test_several_sites_are_refused_and_named(drawing, name):
     frame, draw = drawing[name]
     several = pd.concat([frame, frame.assign(site="other")])
-    with pytest.raises(ValueError, match=r"of 2 sites .*other.* must be of one"):
+    with pytest.raises(ValueError, match=r"has 2 sites .*other.*, expected one"):
         draw(several, None)
 
 
@@ -256,7 +256,7 @@ def test_harmonics_up_to_nyquist_are_marked_and_numbered(signals):
     assert ax.get_xlabel() == "frequency (BPM)"
 
 
-def test_a_low_fundamental_has_no_thicket_of_marks(signals):
+def test_a_low_fundamental_has_few_marks(signals):
     ax = plots.spectra(signals.spectra("1#0"), f0=0.01, ax=given())
     assert len(ax.texts) <= 14
     assert len(ax.lines) <= 16
@@ -282,11 +282,11 @@ def test_panels_fill_the_axes_given_and_hide_the_rest(signals):
     assert list(panels) == list(grid.flat[:6])
     assert [ax.get_visible() for ax in grid.flat] == 6 * [True] + 2 * [False]
     assert len(plots.filters(signals.spectra("1#0"), ax=Figure().subplots(1, 3))) == 3
-    with pytest.raises(ValueError, match="3 channels take as many Axes, and ax has 2"):
+    with pytest.raises(ValueError, match="3 channels need as many Axes, but ax has 2"):
         plots.filters(signals.spectra("1#0"), channels=[0, 1, 2], ax=Figure().subplots(1, 2))
 
 
-def test_channels_and_units_that_can_not_be_are_refused(signals):
+def test_invalid_channels_and_units_are_refused(signals):
     frame = signals.spectra("1#0")
     for draw in (plots.spectra, plots.filters, plots.radial):
         some = frame.assign(density=1.0, freq_unit="cycles/pixel")
@@ -296,13 +296,13 @@ def test_channels_and_units_that_can_not_be_are_refused(signals):
         plots.filters(frame.assign(freq_unit="cycles/sample"), per_minute=True)
     with pytest.raises(ValueError, match="f0 needs frequencies in Hz"):
         plots.spectra(frame.assign(freq_unit="cycles/pixel"), f0=0.1)
-    with pytest.raises(ValueError, match="frequencies in Hz: radial spectra are of images"):
+    with pytest.raises(ValueError, match="frequencies in Hz: radial spectra need images"):
         plots.radial(frame.assign(density=1.0))
     response = spectroscope.filter_response(nn.Conv1d(1, 6, 5))
-    with pytest.raises(ValueError, match=r"no column 'density': one of .*scaling"):
+    with pytest.raises(ValueError, match=r"no column 'density': expected one from .*scaling"):
         images = spectroscope.filter_response(nn.Conv2d(1, 6, 5))
         plots.filter_response(images, frame.assign(freq_unit="cycles/pixel"), channel=0)
-    with pytest.raises(ValueError, match="response is in cycles/sample and the spectra in Hz"):
+    with pytest.raises(ValueError, match="response is in cycles/sample and the spectra are in Hz"):
         plots.filter_response(response, frame, channel=0)
 
 
@@ -323,7 +323,7 @@ def test_dc_has_a_row_for_each_site_from_above(signals):
     np.testing.assert_array_equal(again.lines[0].get_ydata(), dots.get_ydata())
 
 
-def test_decades_apart_are_shown_in_decades_and_zero_too(signals):
+def test_values_over_decades_have_a_symlog_axis(signals):
     frame = pd.concat([signals.dc(), signals.dc().assign(site="large", dc_out=1e4)])
     assert plots.dc(signals.dc(), ax=given()).get_xscale() == "linear"
     ax = plots.dc(frame.assign(dc_out=frame["dc_out"].where(frame["channel"] > 0, 0)), ax=given())
@@ -348,7 +348,7 @@ def test_a_channel_has_a_whole_number_even_if_it_is_the_only_one(signals):
     assert all(float(tick).is_integer() for tick in ax.get_xticks())
 
 
-def test_depth_is_what_the_table_of_sites_says(signals):
+def test_depth_plots_the_columns_of_sites(signals):
     sites = signals.sites()
     ax = plots.depth(sites, columns=["dc_fraction", "active_fraction"], ax=given())
     for line, column in zip(ax.lines, ["dc_fraction", "active_fraction"], strict=True):
@@ -356,7 +356,7 @@ def test_depth_is_what_the_table_of_sites_says(signals):
         assert line.get_label() == column
     assert ax.get_xlabel() == "fraction (1)"
     assert plots.depth(sites, columns="dc_out", ax=given()).get_xlabel() == "dc_out (activation)"
-    with pytest.raises(ValueError, match=r"columns must be of one unit, not of .*activation"):
+    with pytest.raises(ValueError, match=r"columns=.* must have the same unit, not .*activation"):
         plots.depth(sites, columns=["dc_fraction", "dc_out"])
 
 
@@ -459,11 +459,11 @@ def test_importance_with_its_intervals(table):
         drawn = plots.importance(table.assign(metric=metric), ax=given())
         assert drawn.get_xlabel().startswith(metric)
         assert drawn.get_xlabel().endswith(unit)
-    with pytest.raises(ValueError, match="metric must be the same in all rows, not MAE"):
+    with pytest.raises(ValueError, match=r"metric must be the same in all rows of .*, not MAE"):
         plots.importance(pd.concat([table, table.assign(metric="other")]))
 
 
-def test_what_is_less_than_rounding_takes_no_decades(signals):
+def test_rounding_errors_are_out_of_view(signals):
     frame = signals.spectra("1#0")
     nothing = frame.assign(power=frame["power"].where(frame["channel"] > 1, 1e-60))
     for ax in (plots.spectra(nothing), plots.filters(nothing)[0]):
@@ -477,7 +477,7 @@ def test_one_side_alone_is_drawn(signals):
     assert len(plots.filters(frame, channels=[1], ax=[given()])) == 1
 
 
-def test_of_a_dead_channel_nothing_is_drawn_where_zero_has_no_place(signals):
+def test_a_dead_channel_has_no_line_on_a_logarithmic_axis(signals):
     frame = signals.spectra("1#0")
     dead = frame.assign(power=frame["power"].where(frame["channel"] != 2, 0.0))
     lines = plots.spectra(dead, channels=[2, 3], ax=given()).lines
@@ -499,12 +499,12 @@ def test_a_legend_fits_beside_long_names(signals):
 def test_names_with_an_underscore_are_in_the_legend(table):
     ax = plots.importance(table.replace("mine", "_mine"), ax=given())
     texts = [text.get_text().strip() for text in ax.get_legend().get_texts()]
-    assert texts == ["nothing changed", "DC removed", "_mine"]
+    assert texts == ["unchanged model", "DC removed", "_mine"]
 
 
 @pytest.mark.parametrize("context", ["notebook", "talk"])
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_a_new_figure_has_room_for_greater_text(drawing, name, context):
+def test_a_new_figure_has_room_for_larger_text(drawing, name, context):
     frame, draw = drawing[name]
     with mpl.rc_context():
         sns.set_theme(context=context)
@@ -518,14 +518,14 @@ def test_a_new_figure_has_room_for_greater_text(drawing, name, context):
     assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
 
 
-def test_a_part_of_a_figure_will_do(signals):
+def test_subfigures_are_accepted(signals):
     left, _ = Figure(layout="constrained").subfigures(1, 2)
     ax = plots.dc(signals.dc(), ax=left.subplots())
     ax.figure.canvas.figure.draw_without_rendering()
 
 
 @pytest.mark.parametrize("f0", [None, np.array([2.0])])
-def test_files_of_a_run_leave_nothing_with_pyplot(tmp_path, f0):
+def test_files_of_a_run_leave_no_pyplot_figure(tmp_path, f0):
     # Where frequencies aren't in Hz there is no place for a fundamental that is.
     subject = Specimen("name", "text", "MIT", nn.ReLU(), [torch.randn(2, 5, 16, 16)], 2, f0=f0,
                        per_minute=True)  # fmt: skip
@@ -544,7 +544,7 @@ def large(sites, channels):
 
 
 def test_a_thousand_channels_of_fifty_sites_are_quick(tmp_path):
-    plots.dc(large(2, 2), ax=given())  # fonts are found
+    plots.dc(large(2, 2), ax=given())  # fonts are result
     start = time.perf_counter()
     plots.dc(large(50, 1000)).figure.savefig(tmp_path / "dc.png")
     assert time.perf_counter() - start < 3
@@ -560,7 +560,7 @@ def test_names_of_sites_do_not_overlap(sites, new):
     assert len(boxes) == sites or not new
 
 
-def test_all_but_frames_goes_by_name():
+def test_all_arguments_but_frames_are_keyword_only():
     for name in vars(plots):
         if inspect.isfunction(function := getattr(plots, name)):
             for parameter in inspect.signature(function).parameters.values():
@@ -576,44 +576,44 @@ def test_one_channel_needs_no_list(drawing, one):
     ax = plots.harmonics(drawing["harmonics"][0], channels=one, ax=given())
     assert ax.get_title() == f"{LAST}, channel 2"
     assert plots.radial(drawing["radial"][0], channels=one, ax=given()).has_data()
-    with pytest.raises(ValueError, match=r"channels must be whole numbers, .*, not 'all'"):
+    with pytest.raises(ValueError, match=r"channels must be integers, .*, not 'all'"):
         plots.spectra(frame, channels=["all"])
 
 
 def refused(draw, *arguments, match, **options):
-    with pytest.raises(ValueError, match=match) as found:
+    with pytest.raises(ValueError, match=match) as result:
         draw(*arguments, **options)
-    assert "\n" not in str(found.value)
+    assert "\n" not in str(result.value)
     assert not plt.get_fignums()
 
 
-def test_what_has_no_numbers_is_refused(signals):
-    refused(plots.dc, signals.dc(), column="kind", match="column 'kind' has no numbers, .*'ReLU'")
-    refused(plots.depth, signals.sites(), columns="kind", match="column 'kind' has no numbers")
+def test_non_numeric_arguments_are_refused(signals):
+    refused(plots.dc, signals.dc(), column="kind", match="column 'kind' is not numeric, .*'ReLU'")
+    refused(plots.depth, signals.sites(), columns="kind", match="column 'kind' is not numeric")
     refused(plots.depth, signals.sites(), columns=[], match="columns is empty")
     for draw in (plots.spectra, plots.filters):
         for f0 in ("auto", ["a", "b"]):
-            refused(draw, signals.spectra("1#0"), f0=f0, match="f0=.* must be a frequency, or one")
+            refused(draw, signals.spectra("1#0"), f0=f0, match="f0=.* must be a frequency such")
 
 
 @pytest.mark.parametrize(
     "name", ["spectra", "filters", "harmonics", "filter_response", "radial", "planes", "depth"]
 )
-def test_reports_put_together_are_refused(drawing, name):
+def test_concatenated_reports_are_refused(drawing, name):
     frame, draw = drawing[name]
-    refused(draw, pd.concat([frame, frame]), None, match="several rows of .* of one report is")
+    refused(draw, pd.concat([frame, frame]), None, match="several rows with .* of one report")
 
 
-def test_depth_wants_a_row_for_each_site(signals):
-    wanted = r"a row for each channel: report.sites\(\) is wanted"
-    refused(plots.depth, signals.dc(), columns="dc_out", match=wanted)
+def test_depth_needs_one_row_per_site(signals):
+    message = r"one row per channel: expected report.sites\(\)"
+    refused(plots.depth, signals.dc(), columns="dc_out", match=message)
 
 
 @pytest.mark.parametrize(
     "name", ["spectra", "bands", "filters", "radial", "predictions", "harmonics", "dc of one"]
 )
 @pytest.mark.parametrize("factor", [1e-5, 1e5])
-def test_what_is_drawn_on_the_same_axes_leaves_all_in_view(drawing, name, factor):
+def test_a_second_plot_on_the_same_axes_keeps_all_in_view(drawing, name, factor):
     frame, draw = drawing[name]
     ax = given()
     ax.set_title("mine")
@@ -632,15 +632,15 @@ def test_what_is_drawn_on_the_same_axes_leaves_all_in_view(drawing, name, factor
     assert ax.get_title() == "mine"
 
 
-def test_global_pooling_alone_is_not_the_same_as_nothing(signals):
+def test_the_legend_of_global_pooling_alone_is_complete(signals):
     frame = signals.aliasing()
     ax = plots.aliasing(frame[frame["global_pooling"]], ax=given())
     (text,) = ax.get_legend().get_texts()
-    assert text.get_text() == "median and range of the channels, removed by global pooling"
+    assert text.get_text() == "median and range over channels, removed by global pooling"
 
 
 @pytest.mark.parametrize("great", [250.0, 3e8])
-def test_one_great_fraction_leaves_the_others_room(signals, great):
+def test_one_large_fraction_leaves_room_for_the_others(signals, great):
     sites = signals.sites()
     sites.loc[0, "introduced_fraction"] = great
     ax = plots.depth(sites, ax=given())
@@ -655,7 +655,7 @@ def test_one_great_fraction_leaves_the_others_room(signals, great):
 
 
 @pytest.mark.parametrize("value", [np.nan, 0.0])
-def test_without_any_power_the_frequencies_are_those_there_are(drawing, value):
+def test_without_power_the_frequency_axis_is_unchanged(drawing, value):
     for name in ("spectra", "bands", "filters", "filter_response", "radial"):
         frame, draw = drawing[name]
         measure = "density" if name == "radial" else "power"
@@ -666,7 +666,7 @@ def test_without_any_power_the_frequencies_are_those_there_are(drawing, value):
         assert low <= freq.min() < freq.max() <= high < 1.3 * freq.max()
 
 
-def test_channels_of_which_nothing_is_known_do_not_count(signals):
+def test_unknown_channels_are_left_out(signals):
     frame = signals.harmonics("1#0")
     known = frame.assign(
         **{c: frame[c].where(frame["channel"] > 1) for c in ("amplitude_in", "amplitude_out")}

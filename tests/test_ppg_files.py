@@ -13,6 +13,7 @@ from spectroscope import run
 from spectroscope.adapters import heart_rate
 from spectroscope.adapters.support import ppg_files
 from spectroscope.adapters.support.ppg_files import read_signal, to_scale, to_windows
+from spectroscope.adapters.support.ppg_pickle import read_windows
 
 RAMP = np.arange(500.0)
 
@@ -68,7 +69,7 @@ class Evil:
 @pytest.mark.parametrize(
     ("name", "content", "column", "message"),
     [
-        ("x.txt", "1\n2\n", None, r"x\.txt must be a file \.csv, \.npy, \.npz"),
+        ("x.txt", "1\n2\n", None, r"x\.txt must be a \.csv, \.npy, \.npz file"),
         ("x.csv", "", None, "cannot read .*EmptyDataError"),
         ("x.csv", b"\xff\xfe\x00", None, "cannot read .*UnicodeDecodeError"),
         ("x.csv", "a,b\n1,2\n", None, r"column must say which of .*x\.csv is the PPG: a, b"),
@@ -78,18 +79,18 @@ class Evil:
         ("x.csv", ",".join("abcdefghijk") + "\n", None, "a, b, c, d, e, f, g, h and 3 more"),
         ("x.csv", "a\n1\n2,5\n3\n", None, "cannot read .*Expected 1 fields in line 3"),
         ("x.csv", "a\n1,2\n3,4\n", None, "cannot read .*header or names does not match"),
-        ("x.csv", "a\n1\noops\n3\n", None, r"real numbers, and has 'oops' at sample 1"),
+        ("x.csv", "a\n1\noops\n3\n", None, r"real numbers, but has 'oops' at sample 1"),
         ("x.csv", "t;a\n1;2\n", None, "has '1;2' at sample 0"),
         ("x.csv", "a,b\n1,2\n1,x\n", "b", "'b' of .* has 'x' at sample 1"),
         ("x.csv", "a\n1\n\n\n4\ninf\n6\nnan\n8", None, r"\(2 at sample 1, 1 at sample 4, 1 at"),
         ("x.csv", "a\n" + "1\nnan\n" * 9 + "1", None, "1 at sample 9 and 4 more gaps"),
         ("x.npy", b"", None, "cannot read .*x.npy"),
         ("x.npy", b"garbage", None, "cannot read .*x.npy"),
-        ("x.npy", np.zeros((2, 5)), None, r"must be one signal, \[T\], and its shape is \[2, 5\]"),
+        ("x.npy", np.zeros((2, 5)), None, r"must be one signal, \[T\], but its shape is \[2, 5\]"),
         ("x.npy", np.zeros(()), None, r"its shape is \[\]"),
-        ("x.npy", np.zeros(4, complex), None, "must be real numbers, and has complex128"),
-        ("x.npy", np.zeros(4, bool), None, "must be real numbers, and has bool"),
-        ("x.npy", np.array(["1", "b"]), None, "must be real numbers, and has .*'b'.* at sample 1"),
+        ("x.npy", np.zeros(4, complex), None, "must be real numbers, but has complex128"),
+        ("x.npy", np.zeros(4, bool), None, "must be real numbers, but has bool"),
+        ("x.npy", np.array(["1", "b"]), None, "must be real numbers, but has .*'b'.* at sample 1"),
         ("x.npz", {"a": RAMP, "b": RAMP}, None, "which of .* is the PPG: a, b"),
         ("x.npz", {"a": RAMP}, "b", "has no column 'b': it has a"),
         ("x.npz", {}, None, "it has none"),
@@ -153,15 +154,15 @@ def test_windows_are_8_s_long_and_2_s_apart():
 @pytest.mark.parametrize(
     ("fs", "at_least", "message"),
     [
-        (100, 1, r"is 5\.0 s long \(500 samples at 100 Hz\), and 8 s are needed"),
-        (60.0, 2, r"is 8\.3 s long \(500 samples at 60 Hz\), and 10 s are needed"),
+        (100, 1, r"is 5\.0 s long \(500 samples at 100 Hz\), but 8 s are needed"),
+        (60.0, 2, r"is 8\.3 s long \(500 samples at 60 Hz\), but 10 s are needed"),
         (0, 1, "fs=0.0 must be positive"),
         (-32, 1, "fs=-32.0 must be positive"),
         (np.nan, 1, "fs=nan must be positive"),
         (np.inf, 1, "fs=inf must be positive"),
         (5, 1, "fs=5.0 is too low"),
         ("x", 1, "fs='x' must be a number"),
-        (1e9, 1, "and 8 s are needed"),
+        (1e9, 1, "but 8 s are needed"),
     ],
 )
 def test_rates_and_lengths_that_will_not_do(fs, at_least, message):
@@ -189,7 +190,7 @@ def test_a_constant_is_no_pulse(value):
 def demo(kid_ppg, tmp_path):
     """The demo windows as the one recording that they were cut from, in another unit."""
     content = heart_rate.read_member(heart_rate.WHEEL.locate(), heart_rate._WINDOWS)
-    windows, _ = heart_rate.read_windows(content)
+    windows, _ = read_windows(content)
     ppg = np.concatenate([windows[0], *windows[1:, -64:]])
     path = tmp_path / "demo.csv"
     pd.DataFrame({"t": np.arange(len(ppg)) / 32, "ppg": 2000 + ppg / 7}).to_csv(path, index=False)
@@ -244,7 +245,7 @@ def test_estimates_that_no_heart_has_are_unknown():
 def test_without_any_estimate_there_are_no_harmonics_and_all_else_is_there(
     kid_ppg, demo, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(heart_rate, "POSSIBLE", (500.0, 600.0))
+    monkeypatch.setattr(heart_rate, "PLAUSIBLE", (500.0, 600.0))
     own = spectroscope.specimen("kid-ppg", input=demo, fs=32, column="ppg")
     assert np.isnan(own.f0).all()
     inspection = run.inspect(own)
@@ -257,11 +258,11 @@ def test_without_any_estimate_there_are_no_harmonics_and_all_else_is_there(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"input": "{demo}", "column": "ppg"}, r"fs is missing: the samples per second of .*demo"),
+        ({"input": "{demo}", "column": "ppg"}, r"fs is missing: the sampling rate of .*demo"),
         ({"input": "{demo}", "fs": 32}, "column must say which of .*: t, ppg"),
-        ({"fs": 32}, "fs is of an input of your own: give input too"),
-        ({"column": "ppg"}, "column is of an input of your own: give input too"),
-        ({"input": "{demo}", "fs": 2000, "column": "ppg"}, "and 10 s are needed"),
+        ({"fs": 32}, "fs describes your own input: give input too"),
+        ({"column": "ppg"}, "column describes your own input: give input too"),
+        ({"input": "{demo}", "fs": 2000, "column": "ppg"}, "but 10 s are needed"),
         ({"input": "nowhere.csv", "fs": 32}, "no file nowhere.csv"),
     ],
 )

@@ -36,6 +36,6 @@ def test_the_docs_definitions_are_the_codes():
 
 
 def test_every_link_of_the_docs_leads_somewhere():
-    for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")]:
+    for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]:
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text("utf-8")):
             assert (path.parent / target).exists(), f"{path.name}: {target}"

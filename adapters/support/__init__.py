@@ -1,1 +1,1 @@
-"""What adapters share: downloads, readers of files, networks."""
+"""Helpers of the adapters: downloads, file readers, networks, images."""

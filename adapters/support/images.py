@@ -1,4 +1,4 @@
-"""Images to look at a vision model on: a folder of the user's, or built-in probes."""
+"""Images for vision models: a folder of the user's, or built-in images of known spectrum."""
 
 import math
 import os
@@ -11,22 +11,22 @@ from torch import Tensor
 
 from spectroscope.errors import RequestError
 
-# What the gratings turn along, in degrees, and repeat in, in pixels.
-ORIENTATIONS = (0, 45, 90, 135)
-PERIODS = (4, 8, 16, 32)
+# Of the gratings.
+ORIENTATIONS = (0, 45, 90, 135)  # degrees
+PERIODS = (4, 8, 16, 32)  # pixels
 
 
 class Folder:
-    """Images in a folder and the folders in it, of any format that Pillow reads, in order of name.
+    """Images in a folder and its subfolders, of any format that Pillow reads, sorted by name.
 
-    One that can't be read is skipped with a warning that names it.
+    An image that can't be read is skipped, with a warning that names it.
 
     Attributes:
-        read: names of those that have been read.
+        read: names of the images that the last iteration has read so far.
 
     Raises:
-        RequestError: there is no such folder or file, or nothing in it that may be an image; when
-            iterated over, none can be read.
+        RequestError: the folder or file does not exist or contains no image; on iteration: no image
+            can be read.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
@@ -36,14 +36,14 @@ class Folder:
         if self.path.is_file():
             self.files = [self.path]
         elif self.path.is_dir():
-            known = Image.registered_extensions()
-            found = (p for p in self.path.rglob("*") if p.suffix.lower() in known and p.is_file())
-            self.files = sorted(found)
+            suffixes = Image.registered_extensions()
+            files = (p for p in self.path.rglob("*") if p.is_file())
+            self.files = sorted(file for file in files if file.suffix.lower() in suffixes)
         else:
             raise RequestError(f"there is no folder or image {path}")
         if not self.files:
             raise RequestError(
-                f"there is no image in {path}: no file that Pillow knows by its name"
+                f"there is no image in {path}: no file has an extension that Pillow reads"
             )
         self.read: list[str] = []
 
@@ -51,7 +51,7 @@ class Folder:
         return len(self.files)
 
     def __iter__(self) -> Iterator[Tensor]:
-        """Each image as uint8, ``[3, H, W]``."""
+        """Iterate over the images, each uint8 ``[3, H, W]``."""
         from PIL import Image, ImageOps
 
         self.read = []
@@ -61,7 +61,7 @@ class Folder:
                     upright = ImageOps.exif_transpose(image).convert("RGB")
                 data = torch.frombuffer(bytearray(upright.tobytes()), dtype=torch.uint8)
                 pixels = data.view(upright.height, upright.width, 3).permute(2, 0, 1)
-            except Exception as error:  # what a damaged file raises can be anything
+            except Exception as error:  # a damaged file can raise anything
                 warnings.warn(f"skipped {file}: {type(error).__name__}: {error}", stacklevel=2)
                 continue
             self.read.append(str(file))
@@ -70,27 +70,27 @@ class Folder:
             raise RequestError(f"none of the {len(self.files)} images in {self.path} can be read")
 
 
-def probes(size: int) -> dict[str, Tensor]:
-    """Images whose spectra are known, by name, each ``[3, size, size]`` in [0, 1].
+def builtin_images(size: int) -> dict[str, Tensor]:
+    """Images of known spectrum by name, each ``[3, size, size]`` in [0, 1].
 
-    Gratings of one spatial frequency and orientation (of the wave: 0° varies along the width);
-    white noise; noise of power 1/f² in the plane, as photographs have it (Field, *J. Opt. Soc.
-    Am. A* 4, 1987); and scikit-learn's two photographs, where it is installed.
+    Gratings of one spatial frequency and orientation (0°: the wave varies along the width); white
+    noise; noise of power 1/f² in the plane, like photographs (Field, *J. Opt. Soc. Am. A* 4, 1987);
+    and the two photographs of scikit-learn, if it is installed.
     """
-    at = torch.arange(size, dtype=torch.float64)
-    found = {}
+    pixel = torch.arange(size, dtype=torch.float64)
+    images = {}
     for period in PERIODS:
         for degrees in ORIENTATIONS:
             angle = math.radians(degrees)
-            along = at * math.cos(angle) + at.unsqueeze(1) * math.sin(angle)
-            wave = 0.5 + 0.5 * torch.cos(2 * math.pi * along / period)
-            found[f"grating, period {period}, {degrees}°"] = wave.expand(3, -1, -1)
-    noise = torch.Generator().manual_seed(0)
-    white = torch.randn(3, size, size, generator=noise, dtype=torch.float64)
-    found["white noise"] = _within(white)
+            position = pixel * math.cos(angle) + pixel.unsqueeze(1) * math.sin(angle)
+            wave = 0.5 + 0.5 * torch.cos(2 * math.pi * position / period)
+            images[f"grating, period {period}, {degrees}°"] = wave.expand(3, -1, -1)
+    generator = torch.Generator().manual_seed(0)
+    white = torch.randn(3, size, size, generator=generator, dtype=torch.float64)
+    images["white noise"] = _to_unit_range(white)
     fy, fx = torch.fft.fftfreq(size).unsqueeze(1), torch.fft.rfftfreq(size)
     pink = torch.fft.rfft2(white) / torch.hypot(fy, fx).clamp_min(1 / size)
-    found["1/f noise"] = _within(torch.fft.irfft2(pink, s=(size, size)))
+    images["1/f noise"] = _to_unit_range(torch.fft.irfft2(pink, s=(size, size)))
     try:
         from sklearn.datasets import load_sample_images
     except ImportError:
@@ -103,10 +103,10 @@ def probes(size: int) -> dict[str, Tensor]:
             scaled = torch.nn.functional.interpolate(
                 photo[..., :side, :side], size=(size, size), mode="bilinear", antialias=True
             )
-            found[f"photograph {Path(file).stem}"] = scaled[0]
-    return {name: image.float() for name, image in found.items()}
+            images[f"photograph {Path(file).stem}"] = scaled[0]
+    return {name: image.float() for name, image in images.items()}
 
 
-def _within(noise: Tensor) -> Tensor:
-    """Noise of mean ½ and standard deviation 1/6, cut off at 0 and 1."""
+def _to_unit_range(noise: Tensor) -> Tensor:
+    """Noise with mean ½ and standard deviation 1/6, clipped to [0, 1]."""
     return (0.5 + (noise - noise.mean()) / noise.std() / 6).clamp(0, 1)

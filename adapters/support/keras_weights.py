@@ -1,18 +1,18 @@
-"""Weights from a Keras HDF5 file into a PyTorch module, by structure: names don't matter."""
+"""Load a Keras HDF5 file into a PyTorch module, by the order of layers: names are ignored."""
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-import h5py
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from spectroscope.adapters.support.packages import import_extra
 from spectroscope.errors import RequestError
 
-# A parameter as Keras stores it: the tensor to fill, its shape there, its axes there in our order.
+# The tensor to fill, the shape that Keras stores, and the axes of that in the order of PyTorch.
 _Slot = tuple[Tensor, tuple[int, ...], tuple[int, ...]]
 
 
@@ -22,42 +22,45 @@ def load(model: nn.Module, file: Path | BinaryIO, source: str) -> None:
     Args:
         model: registers its layers in the order in which the Keras model has them.
         file: HDF5, as ``Model.save_weights`` or ``Model.save`` of Keras 2 writes it.
-        source: what to call it in an error.
+        source: name of the file in error messages.
 
     Raises:
-        RequestError: it isn't such a file, or its arrays aren't those of `model`.
+        RequestError: h5py is missing, the file is not a Keras weights file, or its arrays don't fit
+            `model`.
     """
+    h5py = import_extra("h5py")
     try:
         with h5py.File(file) as h5:
             arrays = list(_arrays(h5))
     except PermissionError as error:
         raise RequestError(f"cannot read {source}: {error.strerror}") from error
-    except Exception as error:  # what a file of another make raises can be anything
+    except Exception as error:  # a file of another format can raise anything
         raise RequestError(f"{source} is not a Keras weights file ({error!r})") from error
     slots = [slot for layer in _layers(model) for slot in _slots(layer)]
-    found, expected = [array.shape for _, array in arrays], [shape for _, shape, _ in slots]
-    if found != expected:
-        differ = [(f, e) for f, e in zip(found, expected, strict=False) if f != e]
+    shapes, expected = [array.shape for array in arrays], [shape for _, shape, _ in slots]
+    if shapes != expected:
+        different = [(s, e) for s, e in zip(shapes, expected, strict=False) if s != e]
         detail = (
-            f"an array of shape {differ[0][0]} where {differ[0][1]} belongs"
-            if differ
-            else f"{len(found)} arrays where {len(expected)} belong"
+            f"an array has shape {different[0][0]} instead of {different[0][1]}"
+            if different
+            else f"{len(shapes)} arrays instead of {len(expected)}"
         )
-        raise RequestError(f"{source} is not of {type(model).__name__}: {detail}")
+        raise RequestError(f"{source} does not fit {type(model).__name__}: {detail}")
     with torch.no_grad():
-        for (_, array), (tensor, _, axes) in zip(arrays, slots, strict=True):
+        for array, (tensor, _, axes) in zip(arrays, slots, strict=True):
             tensor.copy_(torch.from_numpy(array.transpose(axes).copy()).reshape(tensor.shape))
 
 
-def _arrays(h5: h5py.File) -> Iterator[tuple[str, NDArray[np.float32]]]:
+def _arrays(h5: Any) -> Iterator[NDArray[np.float32]]:
+    """The weights in an open `h5py.File`, in order."""
     layers = h5.get("model_weights", h5)
     for layer in layers.attrs["layer_names"]:
         for name in layers[layer].attrs["weight_names"]:
-            yield name, layers[layer][name][()]
+            yield layers[layer][name][()]
 
 
 def _layers(model: nn.Module) -> Iterator[nn.Module]:
-    inside: set[nn.Module] = set()  # an attention's own projections belong to its slots
+    inside: set[nn.Module] = set()  # projections of an attention layer, which has slots itself
     for module in model.modules():
         if isinstance(module, nn.MultiheadAttention):
             inside.update(module.children())

@@ -1,6 +1,6 @@
-"""The user's own PPG: out of a file, checked, and as windows that the heart-rate networks take.
+"""The user's own PPG: read from a file, checked, resampled and cut into windows for the networks.
 
-A file is read as numbers and nothing in it is run. What is wrong with one is said in one line.
+Files are read as numbers; no code in them is run. Every fault is reported in one line.
 """
 
 import io
@@ -20,12 +20,12 @@ from scipy import signal
 
 from spectroscope.errors import RequestError
 
-FS = 32.0  # Hz, of the networks
+FS = 32.0  # sampling rate of the networks, in Hz
 WINDOW, HOP = 256, 64  # samples at FS: 8 s, 2 s
-# Median over KID-PPG's demo windows of their RMS, each less its own mean, in the unit of the
-# wristband that the networks were trained on.
+# Median RMS of KID-PPG's demo windows, each without its mean, in the unit of the wristband that the
+# networks were trained on.
 SCALE = 27.4
-# A heart rate of 220 BPM is 3.7 Hz; below twice that it isn't in the file.
+# A heart rate of 220 BPM is 3.7 Hz: a lower sampling rate cannot represent it.
 MIN_FS = 7.5
 
 Array = NDArray[np.float64]
@@ -33,35 +33,35 @@ Signals: TypeAlias = Mapping[str, NDArray[Any]]  # by name
 
 
 def read_signal(path: str | os.PathLike[str], column: str | int | None = None) -> Array:
-    """One signal, ``[T]``, out of a file.
+    """Read one signal, ``[T]``, from a file.
 
     Args:
-        path: ``.csv`` (comma-separated, with a line of names or without), ``.npz``, or ``.npy``
-            of shape ``[T]``.
-        column: name of a column or of an array in the ``.npz``; or its number from 0, where none
-            has that name. None: the only one.
+        path: ``.csv`` (comma-separated, with or without a header line), ``.npz``, or ``.npy`` of
+            shape ``[T]``.
+        column: name of a column or of an array in the ``.npz``; or its number from 0, if no column
+            has that name. None: the only column.
 
     Raises:
-        RequestError: there is no such file or column, more than one to choose from, or what is
-            there isn't one row of finite numbers.
+        RequestError: the file or column does not exist, `column` is None and there are several, or
+            the values are not one row of finite numbers.
     """
     path = Path(path)
     if not os.path.isfile(path):
         raise RequestError(f"there is no file {path} to read a PPG from")
     readers = {".csv": _csv, ".npy": _numpy, ".npz": _numpy}
     if path.suffix.lower() not in readers:
-        raise RequestError(f"{path} must be a file {', '.join(readers)}, and be named so")
+        raise RequestError(f"{path} must be a {', '.join(readers)} file")
     try:
         with readers[path.suffix.lower()](path) as signals:
             name = _choose(list(signals), column, path)
-            values, several = signals[name], len(signals) > 1
+            values, has_several = signals[name], len(signals) > 1
     except RequestError:
         raise
     except OSError as error:
         raise RequestError(f"cannot read {path}: {error.strerror or error!r}") from error
-    except Exception as error:  # what a damaged file raises can be anything
+    except Exception as error:  # a damaged file can raise anything
         raise RequestError(f"cannot read {path}: {error!r}") from error
-    return _checked(values, f"{name!r} of {path}" if several else str(path))
+    return _checked(values, f"{name!r} of {path}" if has_several else str(path))
 
 
 def to_windows(ppg: Array, fs: float, *, at_least: int = 1) -> Array:
@@ -69,31 +69,31 @@ def to_windows(ppg: Array, fs: float, *, at_least: int = 1) -> Array:
 
     Args:
         ppg: ``[T]``.
-        fs: its samples per second.
-        at_least: number of windows that there must be.
+        fs: sampling rate of `ppg` in Hz.
+        at_least: required number of windows.
 
     Raises:
-        RequestError: `fs` isn't positive, is too low for a pulse, or the recording is too short.
+        RequestError: `fs` is not positive or too low for a pulse, or the recording is too short.
     """
     try:
         fs = float(fs)
     except (TypeError, ValueError) as error:
-        raise RequestError(f"{fs=} must be a number, in samples per second") from error
+        raise RequestError(f"{fs=} must be a number, in Hz") from error
     if not 0 < fs < math.inf:
-        raise RequestError(f"{fs=} must be positive: samples per second of the PPG")
+        raise RequestError(f"{fs=} must be positive: the sampling rate of the PPG in Hz")
     if fs < MIN_FS:
-        raise RequestError(f"{fs=} is too low: 220 BPM takes {MIN_FS} samples per second or more")
-    # Before resampling: a mistaken fs of 1e9 must not ask for a filter of as many taps.
+        raise RequestError(f"{fs=} is too low: a pulse of 220 BPM needs {MIN_FS} Hz or more")
+    # Checked before resampling: a mistaken fs of 1e9 would need a filter with as many taps.
     needed = (WINDOW + (at_least - 1) * HOP) / FS
     if len(ppg) < needed * fs:
         raise RequestError(
             f"the PPG is {len(ppg) / fs:.1f} s long ({len(ppg)} samples at {fs:g} Hz), "
-            f"and {needed:g} s are needed"
+            f"but {needed:g} s are needed"
         )
     ratio = Fraction(FS) / Fraction(fs).limit_denominator(1000)
     if ratio != 1:
-        # The resampling filter isn't exact, and its error goes with the offset that a PPG has; what
-        # is beyond the ends goes on along a line, for zeros there would be a step.
+        # The error of the resampling filter is proportional to the offset, so remove that first.
+        # Extrapolate along a line: padding with zeros would add a step at each end.
         offset = ppg.mean()
         ppg = (
             signal.resample_poly(ppg - offset, ratio.numerator, ratio.denominator, padtype="line")
@@ -103,17 +103,17 @@ def to_windows(ppg: Array, fs: float, *, at_least: int = 1) -> Array:
 
 
 def to_scale(windows: Array) -> Array:
-    """Windows ``[n, 256]`` in the unit that the networks know, whatever that of their sensor is.
+    """Scale windows ``[n, 256]`` of any sensor to the unit that the networks were trained on.
 
-    The networks were trained on a wristband's PPG, which has no offset, in its own unit. With 100
-    added to it, or divided by 3, they fail; a PPG in counts of a converter is just that. So each
-    window has its mean taken out, and all are multiplied by one number, which leaves a weak pulse
-    weaker than a strong one. A pulse that points the other way is left so, for no one can tell.
+    The networks were trained on the PPG of one wristband, which has no offset. They fail if it is
+    offset by 100 or divided by 3, as raw converter counts are. Therefore the mean of each window is
+    removed, and all windows are multiplied by one number, so that a weak pulse stays weaker than a
+    strong one. An inverted pulse stays inverted, because it cannot be recognised.
 
     Raises:
         RequestError: most of the recording is constant.
     """
-    rounding = 1e-9 * np.abs(windows).max(initial=0.0)  # what resampling leaves of a constant
+    rounding = 1e-9 * np.abs(windows).max(initial=0.0)  # residue of a constant after resampling
     windows = windows - windows.mean(1, keepdims=True)
     rms = np.median(np.sqrt(np.square(windows).mean(1)))
     if not rms > rounding:
@@ -124,13 +124,13 @@ def to_scale(windows: Array) -> Array:
 
 @contextmanager
 def _csv(path: Path) -> Iterator[Signals]:
-    # A blank line inside is a gap in the only column, one at the end is none.
+    # Of a single column a blank line is a missing sample, except at the end of the file.
     text = path.read_text(encoding="utf-8-sig").rstrip()
     options: dict[str, Any] = {"skip_blank_lines": False, "skipinitialspace": True}
     first = pd.read_csv(io.StringIO(text), header=None, nrows=1, **options)
-    named = any(not pd.api.types.is_numeric_dtype(dtype) for dtype in first.dtypes)
-    options |= {"header": 0 if named else None, "index_col": False, "low_memory": False}
-    with warnings.catch_warnings():  # of lines longer than the first, whose end would be lost
+    has_header = any(not pd.api.types.is_numeric_dtype(dtype) for dtype in first.dtypes)
+    options |= {"header": 0 if has_header else None, "index_col": False, "low_memory": False}
+    with warnings.catch_warnings():  # pandas only warns where it drops surplus fields of a line
         warnings.simplefilter("error", pd.errors.ParserWarning)
         frame = pd.read_csv(io.StringIO(text), **options)
     yield {str(name).strip(): frame[name].to_numpy() for name in frame}
@@ -138,7 +138,7 @@ def _csv(path: Path) -> Iterator[Signals]:
 
 @contextmanager
 def _numpy(path: Path) -> Iterator[Signals]:
-    with path.open("rb") as file:  # NumPy leaves one that it opened and can't read open
+    with path.open("rb") as file:  # NumPy would not close a file that it can't read
         loaded = np.load(file, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
             yield {"0": loaded}
@@ -148,34 +148,37 @@ def _numpy(path: Path) -> Iterator[Signals]:
 
 
 def _choose(names: list[str], column: str | int | None, path: Path) -> str:
-    there = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+    available = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
     if column is None:
         if len(names) == 1:
             return names[0]
-        raise RequestError(f"column must say which of {path} is the PPG: {there or 'it has none'}")
+        raise RequestError(
+            f"column must say which of {path} is the PPG: {available or 'it has none'}"
+        )
     if str(column) in names:
         return str(column)
     number = str(column)
     if number.isdecimal() and int(number) < len(names):
         return names[int(number)]
-    raise RequestError(f"{path} has no column {column!r}: it has {there or 'none'}")
+    raise RequestError(f"{path} has no column {column!r}: it has {available or 'none'}")
 
 
 def _checked(values: NDArray[Any], what: str) -> Array:
-    """`values` as float64 if it is one row of finite numbers; or an error that says where not."""
+    """`values` as float64. An error names the position unless they are a row of finite numbers."""
     if values.ndim != 1:
-        raise RequestError(f"{what} must be one signal, [T], and its shape is {list(values.shape)}")
+        raise RequestError(f"{what} must be one signal, [T], but its shape is {list(values.shape)}")
     if values.dtype.kind not in "iuf":
         text = pd.to_numeric(pd.Series(values), errors="coerce").isna() & ~pd.isna(values)
         first = int(text.argmax())
-        found = f"{values[first]!r} at sample {first}" if text.any() else f"{values.dtype}"
-        raise RequestError(f"{what} must be real numbers, and has {found}")
-    gone = np.flatnonzero(~np.isfinite(values))
-    if len(gone):
-        runs = np.split(gone, np.flatnonzero(np.diff(gone) > 1) + 1)
+        wrong = f"{values[first]!r} at sample {first}" if text.any() else f"{values.dtype}"
+        raise RequestError(f"{what} must be real numbers, but has {wrong}")
+    missing = np.flatnonzero(~np.isfinite(values))
+    if len(missing):
+        runs = np.split(missing, np.flatnonzero(np.diff(missing) > 1) + 1)
         gaps = ", ".join(f"{len(run)} at sample {run[0]}" for run in runs[:5])
         more = f" and {len(runs) - 5} more gaps" if len(runs) > 5 else ""
         raise RequestError(
-            f"{what} has samples that are NaN or infinite ({gaps}{more}): fill them or cut there"
+            f"{what} has samples that are NaN or infinite ({gaps}{more}): "
+            "fill the gaps, or cut the recording there"
         )
     return values.astype(np.float64)

@@ -132,9 +132,10 @@ class Dispatcher:
         return torch.empty_like(output).copy_(call.channels_restored(new))
 
 
-def _refuse(site: Site, reason: str, output: Any, given: Tensor | None = None) -> None:
+def _refuse(site: Site, reason: str, output: Any, given: Tensor | None = None) -> Tensor | None:
     if isinstance(output, Tensor):
         raise RequestError(f"can't intervene at {site.name}: {reason}")
+    return None
 
 
 def _finish(
@@ -142,7 +143,7 @@ def _finish(
     finish: Callable[[], None] | None,
     row: CoverageRow,
     output: Any,
-) -> None:
+) -> Tensor | None:
     if not isinstance(output, Tensor):
         if output is not None:  # None: it raised
             row.reason = f"it returns a {type(output).__name__}, not a tensor"
@@ -152,3 +153,4 @@ def _finish(
         elif output.numel():
             call.finish(output.detach())
             finish()
+    return None

@@ -23,6 +23,8 @@ class CaptureSession:
         done: what is done with the calls, for warnings: ``"recorded"``.
     """
 
+    _hint = ""
+
     def __init__(self, capture: Capture, model_name: str, done: str):
         self._capture = capture
         self._model_name = model_name
@@ -71,11 +73,11 @@ class CaptureSession:
         """The warning at the end of the block: what was not captured that one might think was."""
         problems, done = self._problems(), self._done
         listed = ", ".join(problems[:_LISTED]) + ", …" * (len(problems) > _LISTED)
-        if self._capture.ran is None and not self._capture.discovery.describe_gaps():
-            return f"nothing was {done}: it did not run"
         if self._is_empty():
+            if self._capture.ran is None and not self._capture.discovery.describe_gaps():
+                listed = "it did not run"
             return f"nothing was {done}: {listed or 'no activation that was asked for was called'}"
         if problems:
             places = "1 place is" if len(problems) == 1 else f"{len(problems)} places are"
-            return f"{places} not {done} in full, see report.coverage(): {listed}"
+            return f"{places} not {done} in full{self._hint}: {listed}"
         return None

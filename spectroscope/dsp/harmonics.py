@@ -1,6 +1,6 @@
 """Amplitudes at the multiples of a fundamental, at their exact frequencies.
 
-All frequencies here are in cycles per sample. Amplitudes are of cosines: A·cos(2πft + φ) reads A.
+Frequencies are in cycles per sample. Amplitudes are of cosines: A·cos(2πft + φ) reads A.
 """
 
 import math
@@ -9,18 +9,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Points of time projected at once.
-_STEP = 1 << 14
+# Samples projected at once.
+_CHUNK = 1 << 14
 
 
 class Harmonics(NamedTuple):
-    """Where the harmonics of some fundamentals are found in sampled signals of a given length.
+    """Frequencies of the harmonics of some fundamentals, in sampled signals of a given length.
 
     Attributes:
         f0: ``[N]``, the fundamentals, float64.
         freq: ``[N, K]``, the frequency of harmonic 1 … K, folded into [0, 1/2].
-        folded: ``[N, K]``, whether that isn't k·f0 itself: it lies above the Nyquist frequency.
-        usable: ``[N, K]``, whether its amplitude can be told from everything else's.
+        folded: ``[N, K]``, whether k·f0 lies above the Nyquist frequency.
+        usable: ``[N, K]``, whether the harmonic's amplitude can be separated from all others.
     """
 
     f0: Tensor
@@ -32,13 +32,13 @@ class Harmonics(NamedTuple):
     def of(cls, f0: Tensor, orders: int, length: int) -> "Harmonics":
         """The harmonics of `f0`, as signals of `length` samples resolve them.
 
-        A harmonic isn't usable where it lies less than 1/length, the width of a bin, from DC, from
-        its own mirror image at Nyquist, or from the next one; and a folded one not where it falls
-        on another of the orders 1 … `orders`. (One that isn't folded stays: what falls on it is in
-        its amplitude.)
+        A harmonic isn't usable if it lies less than 1/length, the width of a bin, from DC, from
+        its own mirror image at Nyquist, or from the next harmonic. A folded one isn't usable
+        either if it falls on another of the orders 1 … `orders`. (The one that isn't folded stays:
+        its amplitude includes what folds onto it.)
 
         Args:
-            f0: ``[N]``, in cycles per sample; NaN where it isn't known, and nothing is usable.
+            f0: ``[N]``, in cycles per sample; NaN: unknown, and no harmonic is usable.
             orders: K ≥ 1.
             length: T.
         """
@@ -47,35 +47,37 @@ class Harmonics(NamedTuple):
         true = f0.unsqueeze(-1) * order
         freq = (true - true.round()).abs()
         folded = true > 0.5
-        # A bin apart, to rounding: f0 = 1/T is the fundamental of a whole period.
-        apart = (1 - 1e-9) / length
-        usable = (freq >= apart) & (1 - 2 * freq >= apart) & (f0.unsqueeze(-1) >= apart)
-        near = (freq.unsqueeze(-1) - freq.unsqueeze(-2)).abs() < apart
+        # Less rounding: f0 = 1/T is the fundamental of a whole period.
+        bin_width = (1 - 1e-9) / length
+        usable = (freq >= bin_width) & (1 - 2 * freq >= bin_width)
+        usable &= f0.unsqueeze(-1) >= bin_width
+        near = (freq.unsqueeze(-1) - freq.unsqueeze(-2)).abs() < bin_width
         near &= ~torch.eye(orders, dtype=torch.bool, device=f0.device)
         return cls(f0, freq, folded, usable & ~(folded & near.any(-1)))
 
 
 class Fit(NamedTuple):
-    """What :func:`fit` finds, in x's unit.
+    """Result of :func:`fit`.
 
     Attributes:
-        dc: ``[N, C]``.
-        amplitude: ``[N, C, K]``; 0 where not usable.
-        rest: ``[N, C]``, power of x without the DC and the fundamental.
+        dc: ``[N, C]``, in x's unit.
+        amplitude: ``[N, C, K]``, likewise; 0 where not usable.
+        noise_and_distortion: ``[N, C]``, power of x without the DC and the fundamental.
     """
 
     dc: Tensor
     amplitude: Tensor
-    rest: Tensor
+    noise_and_distortion: Tensor
 
 
 def fit(x: Tensor, harmonics: Harmonics, mean: Tensor, power: Tensor) -> Fit:
     """Fit DC and harmonics to x, all together, by least squares.
 
-    So none leaks into another, or the DC into them, at any f0: where 1, cos and sin at the usable
-    frequencies explain x, the amplitudes are exact (the multi-harmonic extension of IEEE Std 1057's
-    sine fit). What else is in x leaks as in a boxcar periodogram. The cosines and sines are
-    powers of one rotating phasor, which aliases as the samples do, so folding is no special case.
+    So neither the DC nor a harmonic leaks into another, at any f0: where 1, cos and sin at the
+    usable frequencies explain x, the amplitudes are exact (the multi-harmonic extension of IEEE
+    Std 1057's sine fit). Anything else in x leaks as in a boxcar periodogram. The cosines and sines
+    are powers of one rotating phasor, which aliases as the samples do, so folding is no special
+    case.
 
     Args:
         x: float64, ``[N, C, T]``.
@@ -85,21 +87,24 @@ def fit(x: Tensor, harmonics: Harmonics, mean: Tensor, power: Tensor) -> Fit:
     """
     samples, channels, length = x.shape
     count, orders = harmonics.freq.shape
-    f0 = harmonics.f0.nan_to_num(0.25)  # of those nothing is usable
+    f0 = harmonics.f0.nan_to_num(0.25)  # unknown, so no harmonic is usable
     right = x.new_zeros(samples, channels, orders, 2)
-    for start in range(0, length, _STEP):
-        time = torch.arange(start, min(start + _STEP, length), dtype=torch.float64, device=x.device)
+    for start in range(0, length, _CHUNK):
+        time = torch.arange(
+            start, min(start + _CHUNK, length), dtype=torch.float64, device=x.device
+        )
         phase = 2 * math.pi * f0.unsqueeze(-1) * (time - (length - 1) / 2)
         phasor = torch.polar(torch.ones_like(phase), -phase)
-        turned, basis = phasor, []
+        power_of_phasor, basis = phasor, []
         for _ in range(orders):
-            basis.append(torch.view_as_real(turned))
-            turned = turned * phasor
+            basis.append(torch.view_as_real(power_of_phasor))
+            power_of_phasor = power_of_phasor * phasor
         table = torch.stack(basis, dim=-2).flatten(-2)  # [count, time, 2K]
-        piece = x[..., start : start + _STEP]
-        right += torch.matmul(piece, table).view(samples, channels, orders, 2)
-    # Of x - mean = Σ c_j·exp(2πi·j·f0·t), j = -K … K, time counted from the middle: then the Gram
-    # matrix is real, and conjugate symmetry of c leaves one equation for real and imaginary parts.
+        chunk = x[..., start : start + _CHUNK]
+        right += torch.matmul(chunk, table).view(samples, channels, orders, 2)
+    # Normal equations of x - mean = Σ c_j·exp(2πi·j·f0·t), j = -K … K. Time is counted from the
+    # middle, so that the Gram matrix is real, and conjugate symmetry of c leaves one equation for
+    # real and imaginary parts.
     order = torch.arange(-orders, orders + 1, dtype=torch.float64, device=x.device)
     gram = _dirichlet(f0.view(-1, 1, 1) * (order - order.unsqueeze(-1)), length)
     right = right / length
@@ -113,17 +118,17 @@ def fit(x: Tensor, harmonics: Harmonics, mean: Tensor, power: Tensor) -> Fit:
     both = used.unsqueeze(-1) & used.unsqueeze(-2)
     gram = torch.where(both, gram, torch.eye(2 * orders + 1, dtype=gram.dtype, device=x.device))
     right = (right * used.view(count, 1, -1, 1)).transpose(1, 2).flatten(2)  # [N, 2K + 1, 2C]
-    # Inverted, for each solve with many right sides would start threads, and wait for them.
+    # Inverted, because each solve with many right sides would start threads and wait for them.
     solved = torch.matmul(torch.linalg.inv_ex(gram).inverse, right)
-    # What the fit leaves, and the power of what it finds beyond the fundamental.
-    beyond = solved.clone()
-    beyond[:, orders - 1 : orders + 2] = 0
-    rest = (torch.matmul(gram, beyond) * beyond - solved * right).sum(1)
-    rest = power + rest.view(samples, channels, 2).sum(-1)
-    found = solved.view(samples, 2 * orders + 1, channels, 2).transpose(1, 2)
-    positive = found[:, :, orders + 1 :]
+    # The residual of the fit, and the power of the fitted harmonics beyond the fundamental.
+    distortion = solved.clone()
+    distortion[:, orders - 1 : orders + 2] = 0
+    remainder = (torch.matmul(gram, distortion) * distortion - solved * right).sum(1)
+    remainder = power + remainder.view(samples, channels, 2).sum(-1)
+    coefficients = solved.view(samples, 2 * orders + 1, channels, 2).transpose(1, 2)
+    positive = coefficients[:, :, orders + 1 :]
     amplitude = 2 * torch.hypot(positive[..., 0], positive[..., 1])
-    return Fit(mean + found[:, :, orders, 0], amplitude, rest.clamp_min(0))
+    return Fit(mean + coefficients[:, :, orders, 0], amplitude, remainder.clamp_min(0))
 
 
 def dominant_frequency(x: Tensor) -> Tensor:
@@ -142,8 +147,8 @@ def dominant_frequency(x: Tensor) -> Tensor:
     samples, _, length = x.shape
     if length < 8:
         return torch.full((samples,), math.nan, dtype=torch.float64, device=x.device)
-    if samples > 1:  # one by one: eight times the length of a batch is too much
-        return torch.cat([dominant_frequency(one) for one in torch.split(x, 1)])
+    if samples > 1:  # one by one: a whole batch, padded to eight times its length, is too large
+        return torch.cat([dominant_frequency(sample) for sample in torch.split(x, 1)])
     pad = 8
     x = x.double()
     taper = torch.hann_window(length, periodic=False, dtype=torch.float64, device=x.device)
@@ -153,13 +158,13 @@ def dominant_frequency(x: Tensor) -> Tensor:
     best = inside.argmax(-1, keepdim=True) + pad
     low, middle, high = (power.gather(-1, best + step).log().squeeze(-1) for step in (-1, 0, 1))
     offset = (0.5 * (low - high) / (low - 2 * middle + high)).clamp(-0.5, 0.5)
-    # What is left of a constant is rounding.
+    # A constant leaves nothing but rounding errors.
     scale = torch.finfo(torch.float64).eps * length * x.square().sum((1, 2))
     known = power.gather(-1, best).squeeze(-1) > scale
     return torch.where(known, (best.squeeze(-1) + offset) / (pad * length), math.nan)
 
 
 def _dirichlet(freq: Tensor, length: int) -> Tensor:
-    """Mean of exp(2πi·freq·t) over `length` points of time around 0: sin(πTf) / (T·sin(πf))."""
+    """Mean of exp(2πi·freq·t) over `length` samples around t = 0: sin(πTf) / (T·sin(πf))."""
     ratio = torch.sin(math.pi * length * freq) / (length * torch.sin(math.pi * freq))
     return torch.where(freq == 0, 1.0, ratio)

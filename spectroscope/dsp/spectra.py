@@ -1,4 +1,4 @@
-"""Power spectra of real signals on a line and in a plane, as scipy.signal defines them."""
+"""Power spectra of real signals in one and two dimensions, as scipy.signal defines them."""
 
 import math
 from functools import lru_cache
@@ -13,34 +13,34 @@ from spectroscope.errors import RequestError
 # As scipy.signal.get_window takes it: "hann", or ("tukey", 0.3).
 Window: TypeAlias = str | tuple[str | float, ...]
 
-# What is half-way between two rings belongs to the upper one, and all of it, whatever way rounding
-# has gone.
+# A frequency half-way between two bins belongs to the upper one, however it was rounded.
 _HALF = 0.5 + 1e-10
 
 
 class Transform:
-    """The Fourier transform of real signals of given lengths, and how its bins are summed up.
+    """The Fourier transform of real signals of given lengths, and the sums over its bins.
 
-    On a line ``(T,)`` the power in them is that of
+    In one dimension, ``(T,)``, the power in the bins is that of
     ``scipy.signal.periodogram(x, scaling="spectrum", detrend=False)``: a tone A·cos that falls on a
     bin reads A²/2 there, the DC bin is the squared mean, and the bins sum to the mean square
     (Parseval), for even and for odd T. Bin k lies at k/T cycles per sample.
 
-    In a plane ``(H, W)`` they are summed over rings of equal frequency, L = max(H, W): ring r has
-    all components whose frequency √(fy² + fx²) is nearest to r/L cycles per sample. A sum, not a
-    mean: the rings too add up to the mean square, and ring 0 is the DC alone. With ``plane=True``
-    the plane stays as it is, as ``torch.fft.rfft2`` orders it; components that it leaves out, for
-    they are the conjugates of others, are counted in those.
+    In two, ``(H, W)``, components are summed over radial bins, L = max(H, W): bin r has all
+    components whose frequency √(fy² + fx²) is nearest to r/L cycles per sample. A sum, not a mean:
+    these bins too add up to the mean square, and bin 0 is the DC alone. With ``plane=True`` every
+    component of ``torch.fft.rfft2`` is a bin, in its order. Components that it omits, the
+    conjugates of others, are counted in those.
 
     Attributes:
         lengths: ``(T,)`` or ``(H, W)``.
         shape: of the transform, ``(T // 2 + 1,)`` or ``(H, W // 2 + 1)``.
         points: number of values that are transformed together.
-        bins: number of bins, or rings, or components of the plane.
-        rings: in a plane, the ring of each component, flat; else None.
-        shells: likewise, but by the larger of its two frequencies: what a decimation along both
-            axes folds lies outside of a square.
-        tapered: there is a window other than the boxcar.
+        bins: number of bins.
+        radial_bin: in two dimensions, the radial bin of each component, flat; None: components
+            aren't summed.
+        max_norm_bin: in two dimensions, likewise by max(fy, fx): decimation along both axes folds
+            what lies outside a square. None in one dimension.
+        tapered: the window isn't the boxcar.
     """
 
     def __init__(self, lengths: tuple[int, ...], window: Window, plane: bool, device: torch.device):
@@ -50,37 +50,37 @@ class Transform:
         self.tapered = window not in ("boxcar", "rectangular")
         taper = torch.ones((), dtype=torch.float64)
         for length in lengths if self.tapered else ():
-            one = torch.from_numpy(scipy.signal.get_window(window, length))
-            taper = taper.unsqueeze(-1) * (one / one.mean())
+            along_axis = torch.from_numpy(scipy.signal.get_window(window, length))
+            taper = taper.unsqueeze(-1) * (along_axis / along_axis.mean())
         self._taper = taper.to(device)
-        # Each component stands for its conjugate too, but where that is itself or there as well.
+        # A component counts twice, for its omitted conjugate, unless it is its own conjugate or
+        # that one is in the transform as well.
         weights = torch.ones(self.shape[-1], dtype=torch.float64)
         weights[1 : (lengths[-1] + 1) // 2] = 2
         self._weights = weights.to(device)
-        self.rings = self.shells = None
+        self.radial_bin = self.max_norm_bin = None
         self.bins = math.prod(self.shape)
         if len(lengths) == 2:
             height, width = lengths
             fy = torch.fft.fftfreq(height, dtype=torch.float64).abs().unsqueeze(-1)
             fx = torch.fft.rfftfreq(width, dtype=torch.float64).expand(height, -1)
-            self.shells = _nearest(torch.maximum(fy, fx), max(lengths)).to(device)
+            self.max_norm_bin = _nearest(torch.maximum(fy, fx), max(lengths)).to(device)
             if not plane:
-                self.rings = _nearest(torch.hypot(fy, fx), max(lengths)).to(device)
-                self.bins = ring_count(height, width)
+                self.radial_bin = _nearest(torch.hypot(fy, fx), max(lengths)).to(device)
+                self.bins = radial_bin_count(height, width)
 
     @classmethod
     @lru_cache(maxsize=16)
     def of(
         cls, lengths: tuple[int, ...], window: Window, device: torch.device, plane: bool = False
     ) -> "Transform":
-        """The one transform of these properties."""
+        """The transform of these properties, cached."""
         return cls(lengths, window, plane, device)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Transform x over its last axes: sums, so that a constant reads `points` times itself.
+        """Transform x over its last axes, unscaled: a constant reads `points` times itself.
 
-        Not scaled, and not into memory that is there: either way torch takes up to four times as
-        long (benchmarks/record.py).
+        With ``norm`` or ``out`` torch takes up to four times as long (benchmarks/record.py).
 
         Args:
             x: real, ``[..., *lengths]``; overwritten if there is a window.
@@ -96,28 +96,31 @@ class Transform:
         plane: Tensor = torch.fft.rfft2(x)
         return plane
 
-    def fold(self, components: Tensor) -> Tensor:
-        """Sum ``[..., *shape]`` up into ``[..., bins]``: one-sided, and by rings in a plane."""
+    def sum_bins(self, components: Tensor) -> Tensor:
+        """Sum ``[..., *shape]`` over each bin, conjugates included: ``[..., bins]``."""
         weighted = components * self._weights
         weighted = weighted.flatten(weighted.dim() - len(self.shape))
-        return weighted if self.rings is None else _summed(weighted, self.rings, self.bins)
+        if self.radial_bin is None:
+            return weighted
+        return _sum_by_index(weighted, self.radial_bin, self.bins)
 
-    def fold_shells(self, components: Tensor) -> Tensor:
-        """Sum ``[..., H, W // 2 + 1]`` up by `shells`; bin s is at s/L cycles per sample."""
-        assert self.shells is not None
+    def sum_max_norm_bins(self, components: Tensor) -> Tensor:
+        """Sum ``[..., H, W // 2 + 1]`` by `max_norm_bin`; bin s is at s/L cycles per sample."""
+        assert self.max_norm_bin is not None
         weighted = (components * self._weights).flatten(-2)
-        return _summed(weighted, self.shells, shell_count(*self.lengths))
+        return _sum_by_index(weighted, self.max_norm_bin, max_norm_bin_count(*self.lengths))
 
-    def modes(self) -> Tensor:
-        """``[bins]``, how many components, conjugates included, each bin sums up."""
-        return self.fold(torch.ones(self.shape, dtype=torch.float64, device=self._weights.device))
+    def components_per_bin(self) -> Tensor:
+        """``[bins]``, number of components, conjugates included, in each bin."""
+        ones = torch.ones(self.shape, dtype=torch.float64, device=self._weights.device)
+        return self.sum_bins(ones)
 
 
 def checked_window(window: Window) -> Window:
-    """`window`, if it is a name or a tuple of a name and numbers that SciPy knows.
+    """A window as ``scipy.signal.get_window`` takes it, in one spelling for each.
 
     Raises:
-        RequestError: it isn't.
+        RequestError: SciPy doesn't know this name, or tuple of a name and numbers.
     """
     name, *numbers = window if isinstance(window, tuple) else (window,)
     try:
@@ -130,14 +133,14 @@ def checked_window(window: Window) -> Window:
     return "boxcar" if checked == "rectangular" else checked
 
 
-def ring_count(height: int, width: int) -> int:
-    """Number of rings in the plane of an image: the last has the highest frequency, in a corner."""
+def radial_bin_count(height: int, width: int) -> int:
+    """Number of radial bins of an image: the last has the highest frequency, in a corner."""
     corner = math.hypot((height // 2) / height, (width // 2) / width)
     return math.floor(corner * max(height, width) + _HALF) + 1
 
 
-def shell_count(height: int, width: int) -> int:
-    """Number of shells, likewise."""
+def max_norm_bin_count(height: int, width: int) -> int:
+    """Number of bins by the larger of an image's two frequencies."""
     highest = max((height // 2) / height, (width // 2) / width)
     return math.floor(highest * max(height, width) + _HALF) + 1
 
@@ -145,20 +148,20 @@ def shell_count(height: int, width: int) -> int:
 def noise_bandwidth(window: Window, lengths: tuple[int, ...]) -> float:
     """Equivalent noise bandwidth of a window, in bins: 1 for the boxcar, 1.5 for a long Hann.
 
-    What a power spectrum is divided by, beside the width of a bin, to be a density (F. J. Harris,
-    "On the use of windows for harmonic analysis with the DFT", *Proc. IEEE* 66, 1978). Over several
-    axes the product of each.
+    A power spectrum divided by this and by the width of a bin is a density (F. J. Harris, "On the
+    use of windows for harmonic analysis with the DFT", *Proc. IEEE* 66, 1978). Over several axes it
+    is the product of theirs.
     """
     tapers = (scipy.signal.get_window(window, length) for length in lengths)
     return math.prod(float(len(w) * (w**2).sum() / w.sum() ** 2) for w in tapers)
 
 
 def _nearest(frequency: Tensor, length: int) -> Tensor:
-    """Index, flat, of the multiple of 1/length that is nearest to each frequency."""
+    """Index, flat, of the multiple of 1/length nearest to each frequency."""
     return (frequency * length + _HALF).floor().long().flatten()
 
 
-def _summed(values: Tensor, index: Tensor, bins: int) -> Tensor:
-    """Sum of the values along the last axis that have the same index."""
+def _sum_by_index(values: Tensor, index: Tensor, bins: int) -> Tensor:
+    """Sum along the last axis the values that have the same index."""
     total = values.new_zeros(*values.shape[:-1], bins)
     return total.scatter_add_(-1, index.expand(values.shape), values)

@@ -116,7 +116,7 @@ def importance(
     if missed := reference_run.missed():
         warnings.warn(f"{type(model).__name__}: not judged: {missed}", stacklevel=2)
     if not scores:
-        raise RequestError("importance: no batch was given, or no rectifier asked for ran")
+        raise RequestError("importance: no batch was given, or no activation asked for ran")
     label = metric if isinstance(metric, str) else getattr(metric, "__name__", "metric")
     base = torch.cat(bases)
     rows = [
@@ -172,7 +172,7 @@ def _metric(metric: str | Custom) -> Metric:
             )
         return found
 
-    return Metric(score, False, "", "")
+    return Metric(score)
 
 
 def _scored(metric: Metric, output: Tensor, reference: Tensor, target: Tensor | None) -> Tensor:

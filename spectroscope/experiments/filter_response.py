@@ -1,4 +1,4 @@
-"""Frequency responses of a model's own filters, to stand beside the spectra of its activations."""
+"""Frequency responses of a model's own filters, to compare with the spectra of its activations."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,7 +14,7 @@ from spectroscope.errors import RequestError
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 _POOLS = (nn.AvgPool1d, nn.AvgPool2d)
-_NOTHING = (nn.Identity, nn.modules.dropout._DropoutNd)
+_IDENTITIES = (nn.Identity, nn.modules.dropout._DropoutNd)
 
 
 def filter_response(
@@ -26,25 +26,26 @@ def filter_response(
 ) -> pd.DataFrame:
     """Frequency response of a convolution, or of a chain of linear layers, as a table.
 
-    What comes out of each channel for a complex exponential in each input channel. Behind a stride
-    that is at the frequency folded to the lower rate; `freq` is always that of the input. Borders,
-    and what is added (biases), are left out.
+    The response of each output channel to a complex exponential in each input channel. `freq` is
+    the frequency of the input; after a stride the output has the frequency to which that folds.
+    Borders and biases are ignored.
 
     Args:
-        layers: a `Conv1d` or `Conv2d`; or a chain, an `nn.Sequential` too, of these, batch
-            normalisation in eval mode, average pooling, and dropout.
-        channels: which outputs; None: all.
-        points: frequencies from 0 to Nyquist; for images the side of the grid. None: 257, or 64.
-        fs: sampling rate at the chain's input, as `fs` in `Report.sites()`; None: 1. For 1-D only.
+        layers: a `Conv1d` or `Conv2d`; or a chain (an iterable or an `nn.Sequential`) of
+            convolutions, batch normalisation in eval mode, average pooling and dropout.
+        channels: output channels; None: all.
+        points: number of frequencies from 0 to Nyquist, None: 257; for images the side of the grid,
+            None: 64.
+        fs: sampling rate at the chain's input, like `fs` in `Report.sites()`; None: 1. Only 1-D.
 
     Returns:
-        One row per `channel`, `in_channel` and `freq`. `gain` is output over input amplitude; of
-        images its RMS over the ring of equal frequency, as in `Report.spectra()`. `phase`, in
-        radians, is the output's lead at the sample n over the input's at n·stride; NaN for images.
+        One row per `channel`, `in_channel` and `freq`. `gain` is output over input amplitude; for
+        images the RMS of that over the radial bin, as in `Report.spectra()`. `phase` in radians is
+        that of output sample n relative to input sample n·stride; NaN for images.
 
     Raises:
-        RequestError: a layer isn't linear or of these kinds or takes another number of channels,
-            there is none, or no such channel, or `fs` isn't positive.
+        RequestError: there is no layer, or a layer is of another kind, is in training mode or gets
+            the wrong number of channels; a channel does not exist; or `fs` is not positive.
 
     >>> table = filter_response(nn.AvgPool1d(2), points=3)
     >>> table["gain"].round(4).tolist()
@@ -57,7 +58,9 @@ def filter_response(
     chain = list(_flat([layers] if isinstance(layers, nn.Module) else layers))
     dims = {_dims(layer) for layer in chain} - {0}
     if len(dims) != 1:
-        raise RequestError(f"filter_response takes 1-D or 2-D layers, at least one; found {dims}")
+        raise RequestError(
+            f"filter_response needs 1-D or 2-D layers, at least one, not {dims or 'none'}"
+        )
     (axes,) = dims
     if axes == 2 and fs is not None:
         raise RequestError(f"{fs=} is for 1-D filters; images are in cycles/pixel")
@@ -69,14 +72,14 @@ def filter_response(
         fx = torch.fft.rfftfreq(points, dtype=torch.float64)
         freq = torch.cartesian_prod(fy, fx)
     with torch.no_grad():
-        total = _chained(chain, freq, channels)
+        total = _chain_response(chain, freq, channels)
     outputs = range(len(total)) if channels is None else channels
     gain, phase = total.abs(), total.angle()
     shown = freq[:, 0] * (fs or 1.0)
     if axes == 2:
         transform = Transform.of((points, points), "boxcar", torch.device("cpu"))
         squares = gain.square().view(*gain.shape[:2], points, -1)
-        gain = (transform.fold(squares) / transform.modes()).sqrt()
+        gain = (transform.sum_bins(squares) / transform.components_per_bin()).sqrt()
         phase = torch.full_like(gain, math.nan)
         shown = torch.arange(gain.shape[-1], dtype=torch.float64) / points
     rows, columns, bins = gain.shape
@@ -97,38 +100,38 @@ def _flat(layers: Iterable[nn.Module]) -> Iterator[nn.Module]:
 
 
 def _dims(layer: nn.Module) -> int:
-    """Axes that a layer filters along; 0: it goes with any."""
-    if isinstance(layer, _NOTHING):
+    """Number of axes that a layer filters; 0: any."""
+    if isinstance(layer, _IDENTITIES):
         return 0
     for number, classes in enumerate(zip(_CONVOLUTIONS, _NORMS, _POOLS, strict=True), start=1):
-        # Not a subclass, whose forward may be another.
+        # Not a subclass: its forward may differ.
         if type(layer) in classes:
             if isinstance(layer, _NORMS) and (layer.training or layer.running_var is None):
                 raise RequestError("batch normalisation is linear in eval mode only: model.eval()")
             return number
     raise RequestError(
-        f"{type(layer).__name__} has no frequency response here: it takes Conv1d, Conv2d, AvgPool, "
-        "BatchNorm and Dropout"
+        f"{type(layer).__name__} has no frequency response: only Conv1d, Conv2d, AvgPool, "
+        "BatchNorm and Dropout do"
     )
 
 
-def _chained(chain: list[nn.Module], freq: Tensor, channels: Sequence[int] | None) -> Tensor:
+def _chain_response(chain: list[nn.Module], freq: Tensor, channels: Sequence[int] | None) -> Tensor:
     """Response ``[out, in, F]`` of all layers, one after the other."""
     total: Tensor | None = None
-    step = torch.ones(freq.shape[1], dtype=torch.float64)  # input samples to one of the layer's
+    step = torch.ones(freq.shape[1], dtype=torch.float64)  # decimation at the layer's input
     for layer in chain:
         if isinstance(layer, _CONVOLUTIONS):
-            # Only the chosen outputs of a single layer; of a chain's others all are needed.
-            _fits(total, layer, layer.in_channels)
+            # Of the last layer only `channels`; of the others all outputs are needed.
+            _check_channels(total, layer, layer.in_channels)
             one = _convolution(layer, freq * step, channels if chain[-1] is layer else None)
             total = one if total is None else torch.einsum("omf,mif->oif", one, total)
             step = step * torch.tensor(layer.stride, dtype=torch.float64)
         elif isinstance(layer, _NORMS):
             scale = (layer.running_var.double() + layer.eps).rsqrt()  # type: ignore[union-attr]
-            _fits(total, layer, len(scale))
+            _check_channels(total, layer, len(scale))
             scale = (scale * layer.weight.double() if layer.affine else scale).cpu()
-            before = torch.eye(len(scale)).unsqueeze(-1).expand(-1, -1, len(freq))
-            total = scale.view(-1, 1, 1) * (before if total is None else total)
+            identity = torch.eye(len(scale)).unsqueeze(-1).expand(-1, -1, len(freq))
+            total = scale.view(-1, 1, 1) * (identity if total is None else total)
         elif isinstance(layer, _POOLS):
             kernel, stride, padding = (
                 list(value) if isinstance(value, tuple) else [value] * freq.shape[1]
@@ -140,9 +143,9 @@ def _chained(chain: list[nn.Module], freq: Tensor, channels: Sequence[int] | Non
             one = response(mean, freq * step, dilation=ones, padding=padding)
             total = one.view(1, 1, -1) if total is None else total * one
             step = step * torch.tensor(stride, dtype=torch.float64)
-    assert total is not None  # there is a layer that filters
+    assert total is not None  # at least one layer filters
     if channels is not None and not isinstance(chain[-1], _CONVOLUTIONS):
-        total = total[_checked(channels, len(total))]
+        total = total[_check_outputs(channels, len(total))]
     return total
 
 
@@ -150,30 +153,32 @@ def _convolution(
     layer: nn.Conv1d | nn.Conv2d, freq: Tensor, channels: Sequence[int] | None
 ) -> Tensor:
     weight = layer.weight.detach().double().cpu()
-    outputs = list(range(len(weight))) if channels is None else _checked(channels, len(weight))
+    outputs = (
+        list(range(len(weight))) if channels is None else _check_outputs(channels, len(weight))
+    )
     if isinstance(layer.padding, str):
-        # `same` puts what is odd behind.
+        # "same" pads one more at the end if the total is odd.
         extent = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
         padding = [e // 2 if layer.padding == "same" else 0 for e in extent]
     else:
         padding = list(layer.padding)
-    own = response(weight[outputs], freq, dilation=layer.dilation, padding=padding)
+    gain = response(weight[outputs], freq, dilation=layer.dilation, padding=padding)
     if layer.groups == 1:
-        return own
-    each, per_group = own.shape[1], len(weight) // layer.groups
-    full = own.new_zeros(len(outputs), layer.in_channels, own.shape[-1])
+        return gain
+    in_per_group, out_per_group = gain.shape[1], len(weight) // layer.groups
+    full = gain.new_zeros(len(outputs), layer.in_channels, gain.shape[-1])
     for row, channel in enumerate(outputs):
-        first = channel // per_group * each
-        full[row, first : first + each] = own[row]
+        first = channel // out_per_group * in_per_group
+        full[row, first : first + in_per_group] = gain[row]
     return full
 
 
-def _fits(total: Tensor | None, layer: nn.Module, channels: int) -> None:
+def _check_channels(total: Tensor | None, layer: nn.Module, channels: int) -> None:
     if total is not None and len(total) != channels:
-        raise RequestError(f"{len(total)} channels come to {layer}, which takes {channels}")
+        raise RequestError(f"{layer} gets {len(total)} channels instead of {channels}")
 
 
-def _checked(channels: Sequence[int], count: int) -> list[int]:
+def _check_outputs(channels: Sequence[int], count: int) -> list[int]:
     if wrong := [channel for channel in channels if not 0 <= channel < count]:
         raise RequestError(f"there is no channel {wrong[0]}: there are {count}")
     return list(channels)

@@ -1,4 +1,7 @@
-"""How good an output is, or how near to that of the untouched model: one score for each input."""
+"""Metrics of `importance`: one score per input, from the outputs and what they are compared with.
+
+Their units and definitions are in :data:`spectroscope.schema.METRICS`.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -8,35 +11,31 @@ from torch import Tensor
 
 from spectroscope.errors import RequestError
 
-# Outputs, those of the untouched model, and targets (None: there are none) to a score per input.
+# (outputs, outputs of the unchanged model, targets or None) -> one score per input, [N].
 Score = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 class Metric(NamedTuple):
-    """A score for each input, and how those of many become one number.
+    """A score per input, and how the scores become one number.
 
     Attributes:
-        score: ``[N]``.
-        root: the root of their mean, not their mean.
-        unit: of the number.
-        definition: what it is.
+        score: computes the scores, ``[N]``.
+        root: the number is the square root of the mean score, not the mean score.
     """
 
     score: Score
-    root: bool
-    unit: str
-    definition: str
+    root: bool = False
 
     def of(self, scores: Tensor) -> float:
-        """The number for all inputs."""
+        """The metric over all inputs, from their scores ``[N]``."""
         mean = scores.mean()
         return float(mean.sqrt() if self.root else mean)
 
 
 def _difference(outputs: Tensor, targets: Tensor | None) -> Tensor:
-    """``[N, …]``, float64."""
+    """Outputs minus targets, ``[N, ...]``, float64."""
     if targets is None:
-        raise RequestError("this metric takes targets: batches of (inputs, targets), or targets=")
+        raise RequestError("this metric needs targets: batches of (inputs, targets), or targets=")
     if targets.numel() != outputs.numel():
         raise RequestError(f"outputs are {list(outputs.shape)}, targets {list(targets.shape)}")
     return (outputs.double() - targets.to(outputs.device).view(outputs.shape)).flatten(1)
@@ -52,7 +51,7 @@ def _squares(outputs: Tensor, reference: Tensor, targets: Tensor | None) -> Tens
 
 def _classes(outputs: Tensor) -> Tensor:
     if outputs.dim() != 2 or outputs.shape[1] < 2:
-        raise RequestError(f"outputs must be [N, classes], found {list(outputs.shape)}")
+        raise RequestError(f"outputs must be [N, classes], not {list(outputs.shape)}")
     largest: Tensor = outputs.argmax(1)
     return largest
 
@@ -60,7 +59,7 @@ def _classes(outputs: Tensor) -> Tensor:
 def _accuracy(outputs: Tensor, reference: Tensor, targets: Tensor | None) -> Tensor:
     classes = _classes(outputs)
     if targets is None or targets.shape != classes.shape or targets.is_floating_point():
-        raise RequestError("accuracy takes the class of each input as target, whole numbers [N]")
+        raise RequestError("accuracy needs the class of each input as target, integers [N]")
     return (classes == targets.to(classes.device)).double()
 
 
@@ -82,19 +81,10 @@ def _relative_l2(outputs: Tensor, reference: Tensor, targets: Tensor | None) -> 
 
 
 METRICS = {
-    "mae": Metric(_mae, False, "the targets' unit", "mean absolute error"),
-    "rmse": Metric(_squares, True, "the targets' unit", "root of the mean squared error"),
-    "accuracy": Metric(
-        _accuracy, False, "1", "part of the inputs whose largest output is the target's"
-    ),
-    "agreement": Metric(
-        _agreement, False, "1", "part of the inputs whose largest output is the untouched model's"
-    ),
-    "kl": Metric(
-        _kl, False, "nats", "Kullback-Leibler divergence of the softmax of the outputs from that "
-        "of the untouched model's",
-    ),
-    "relative_l2": Metric(
-        _relative_l2, False, "1", "‖output − untouched output‖ / ‖untouched output‖, of each input"
-    ),
-}  # fmt: skip
+    "mae": Metric(_mae),
+    "rmse": Metric(_squares, root=True),
+    "accuracy": Metric(_accuracy),
+    "agreement": Metric(_agreement),
+    "kl": Metric(_kl),
+    "relative_l2": Metric(_relative_l2),
+}

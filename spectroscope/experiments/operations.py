@@ -1,16 +1,16 @@
-"""What can be done to the output of a rectifier: the DC taken away, or nothing else left, and such.
+"""Operations on the output of a rectifier: remove the DC, keep only the DC, filter, and others.
 
-An operation is a function of the output ``[N, C, ...]`` and the :class:`Firing` that says where it
-comes from; it returns what the model is to have instead, of the same shape. Time or space are the
-axes behind the channels, and DC is the mean over them: of ``[N, C]``, where there are none, all is
-DC.
+An operation is a function of the output ``[N, C, ...]`` and the :class:`Firing` that produced it.
+It returns the tensor, of the same shape, that the model receives instead. Time or space are the
+axes after the channels, and DC is the mean over them. An output ``[N, C]`` has no such axes: it is
+all DC.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Real
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Firing:
-    """One call of a rectifier, while it happens.
+    """One call of a rectifier, while it runs.
 
     Attributes:
-        site: the call's name in its parts: `module`, `function`, `call`, `kind`.
-        input: what the rectifier was given, ``[N, C, ...]`` like its output.
-        channels: ``[C]``, which of the activation's channels these are; None: all, in order.
-        fs: sampling rate of the model's input, where it was given.
-        decimation: samples of the model's input to one of the site's; NaN where not known.
+        site: the site: `module`, `function`, `call`, `kind`.
+        input: the rectifier's input, ``[N, C, ...]`` like the output.
+        channels: ``[C]``, indices of the channels that the operation changes; None: all, in order.
+        fs: sampling rate of the model's input in Hz; None if it was not given.
+        decimation: samples of the model's input per sample of the site; NaN if unknown.
     """
 
     site: Site
@@ -45,75 +45,74 @@ class Firing:
 
     @property
     def name(self) -> str:
-        """Of the site, as in the reports."""
+        """Name of the site, as in the reports."""
         return self.site.name
 
 
 Operation: TypeAlias = Callable[[Tensor, Firing], Tensor]
-Unit: TypeAlias = Literal["input", "site", "nyquist"]
 
 
 def remove_dc(output: Tensor, firing: Firing) -> Tensor:
-    """Take the DC away: each channel of each input minus its mean over time or space."""
+    """Remove the DC: subtract from each channel of each input its mean over time or space."""
     output = _at_least_single(output)
     return output - _dc(output)
 
 
 def only_dc(output: Tensor, firing: Firing) -> Tensor:
-    """Leave the DC alone: each channel of each input is its mean over time or space."""
+    """Keep only the DC: replace each channel of each input by its mean over time or space."""
     output = _at_least_single(output)
     return _dc(output).expand_as(output)
 
 
 def preserved_only(output: Tensor, firing: Firing) -> Tensor:
-    """Leave ½x: the half of ReLU(x) = ½x + ½|x| that keeps the input's spectrum.
+    """Keep only ½x: the half of ReLU(x) = ½x + ½|x| that has the input's spectrum.
 
     Raises:
-        RequestError: the rectifier is no ReLU.
+        RequestError: the rectifier is not a ReLU.
     """
     return RELU_GAIN * _input_of_relu(firing, "preserved_only")
 
 
 def introduced_only(output: Tensor, firing: Firing) -> Tensor:
-    """Leave ½|x|: the half of ReLU(x) = ½x + ½|x| that is new.
+    """Keep only ½|x|: the half of ReLU(x) = ½x + ½|x| that the ReLU adds.
 
     Raises:
-        RequestError: the rectifier is no ReLU.
+        RequestError: the rectifier is not a ReLU.
     """
     return RELU_GAIN * _input_of_relu(firing, "introduced_only").abs()
 
 
 def shuffle_dc(output: Tensor, firing: Firing, *, seed: int = 0) -> Tensor:
-    """Give each input the DC of another of its batch: what it tells is lost, its spread kept.
+    """Exchange the DC among the inputs of a batch: this destroys its information, not its spread.
 
-    The permutation is the same at all sites and for all batches of one size, and leaves no input
-    its own; `functools.partial(shuffle_dc, seed=1)` takes another.
+    The permutation is the same at all sites and for all batches of one size. It has no fixed point:
+    no input keeps its own DC. `functools.partial(shuffle_dc, seed=1)` gives another permutation.
 
     Raises:
-        RequestError: a batch of one input.
+        RequestError: the batch has only one input.
     """
     count = len(output)
     if count < 2:
-        raise RequestError(f"shuffle_dc takes batches of 2 inputs or more, found {count}")
+        raise RequestError(f"shuffle_dc needs batches of 2 inputs or more, not {count}")
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    other = torch.empty_like(order)
-    other[order] = order.roll(1)  # one cycle through all of them
+    permutation = torch.empty_like(order)
+    permutation[order] = order.roll(1)  # a single cycle, hence without a fixed point
     output = _at_least_single(output)
     dc = _dc(output)
-    return output - dc + dc[other.to(output.device)]
+    return output - dc + dc[permutation.to(output.device)]
 
 
 def mean_dc(report: "Report") -> Operation:
-    """Replace each input's DC by the mean DC of a data set, channel by channel.
+    """Replace each input's DC by the mean DC over a data set, channel by channel.
 
-    What the DC tells of one input is lost, and the operating point of what follows is kept, unlike
-    with :func:`remove_dc`.
+    This destroys the information in the DC but, unlike :func:`remove_dc`, keeps the operating point
+    of the layers that follow.
 
     Args:
-        report: of this model, on that data.
+        report: report of this model on that data set.
 
     Returns:
-        The operation. It raises RequestError at a site that the report hasn't.
+        The operation. It raises RequestError at a site that is not in the report.
     """
     means = {site: rows["dc_out"].to_numpy(copy=True) for site, rows in report.dc().groupby("site")}
 
@@ -124,7 +123,7 @@ def mean_dc(report: "Report") -> Operation:
         mean = torch.as_tensor(means[firing.name], dtype=output.dtype, device=output.device)
         mean = mean if firing.channels is None else mean[firing.channels]
         if len(mean) != output.shape[1]:
-            raise RequestError(f"mean_dc: {firing.name} has {output.shape[1]} channels, and "
+            raise RequestError(f"mean_dc: {firing.name} has {output.shape[1]} channels, but "
                                f"{len(mean)} in the report")  # fmt: skip
         return output - _dc(output) + mean.view(-1, *[1] * (output.dim() - 2))
 
@@ -132,37 +131,35 @@ def mean_dc(report: "Report") -> Operation:
     return operation
 
 
-def low_pass(cutoff: float, unit: Unit = "input") -> Operation:
-    """Leave what lies at or below a frequency, the DC included. The filter has no transition band.
+def low_pass(cutoff: float) -> Operation:
+    """Keep the frequencies up to a cutoff, the DC included.
 
-    Over time, or over height and width by √(fy² + fx²), the activation taken as periodic (bins of
-    its discrete Fourier transform).
+    The filter sets bins of the discrete Fourier transform to 0: it has no transition band and takes
+    the activation as periodic. For images it is isotropic: the frequency is √(fy² + fx²).
 
     Args:
-        cutoff: ≥ 0; 0 leaves the DC alone.
-        unit: ``"input"``: as in the reports, Hz where `fs` is given, else cycles per sample or
-            pixel of the model's input. ``"site"``: cycles per sample of the activation.
-            ``"nyquist"``: multiples of the Nyquist frequency there.
+        cutoff: highest frequency that is kept, ≥ 0, as in the reports: Hz if `fs` is given, else
+            cycles per sample or pixel of the model's input. 0 keeps only the DC.
 
     Returns:
-        The operation. It raises RequestError where the unit takes a sampling rate that isn't known.
+        The operation. It raises RequestError at a site whose sampling rate isn't known.
 
     Raises:
-        RequestError: `cutoff` is no number, or negative; no such unit.
+        RequestError: `cutoff` is not a number, or is negative.
     """
-    return _pass("low_pass", cutoff, unit, above=False)
+    return _pass("low_pass", cutoff, above=False)
 
 
-def high_pass(cutoff: float, unit: Unit = "input") -> Operation:
-    """Leave what lies above a frequency; with :func:`low_pass` it makes the whole.
+def high_pass(cutoff: float) -> Operation:
+    """Keep the frequencies above a cutoff: the complement of :func:`low_pass`.
 
-    Arguments, returns and errors as there; `cutoff` 0 takes away the DC alone.
+    Argument, return value and errors as there; `cutoff` 0 removes only the DC.
     """
-    return _pass("high_pass", cutoff, unit, above=True)
+    return _pass("high_pass", cutoff, above=True)
 
 
 class RemoveHarmonics:
-    """What :func:`remove_harmonics` returns; its `f0` may be set between batches."""
+    """The operation of :func:`remove_harmonics`; set the attribute `f0` between batches."""
 
     __name__ = "remove_harmonics"
 
@@ -175,79 +172,77 @@ class RemoveHarmonics:
         self._harmonics = harmonics
 
     def __call__(self, output: Tensor, firing: Firing) -> Tensor:
-        """The operation."""
+        """Apply the operation."""
         if output.dim() != 3:
-            raise RequestError(f"remove_harmonics takes [N, C, T]; {firing.name} has "
+            raise RequestError(f"remove_harmonics needs [N, C, T]; {firing.name} has "
                                f"{list(output.shape)}")  # fmt: skip
         samples, _, length = output.shape
         f0 = Fundamental(self.f0, firing.fs or 1.0).at(firing.decimation, samples)
         if not isinstance(f0, Tensor):
             raise RequestError(f"remove_harmonics at {firing.name}: {f0}")
-        found = Harmonics.of(f0.to(output.device), self._harmonics, length)
+        harmonics = Harmonics.of(f0.to(output.device), self._harmonics, length)
         time = torch.arange(length, dtype=torch.float64, device=output.device)
-        freq = torch.where(found.usable, found.freq, 0.0)  # NaN where f0 isn't known
+        freq = torch.where(harmonics.usable, harmonics.freq, 0.0)  # NaN where f0 is unknown
         phase = 2 * math.pi * freq.unsqueeze(-1) * time  # [N or 1, K, T]
-        tones = torch.cat([phase.cos(), phase.sin()], 1) * found.usable.repeat(1, 2).unsqueeze(-1)
-        table = torch.cat([torch.ones_like(tones[:, :1]), tones], 1)
-        # By the pseudoinverse, for which a row of zeros is no obstacle.
-        weights = torch.linalg.pinv(table)[..., 1:]
+        usable = harmonics.usable.repeat(1, 2).unsqueeze(-1)
+        tones = torch.cat([phase.cos(), phase.sin()], 1) * usable
+        basis = torch.cat([torch.ones_like(tones[:, :1]), tones], 1)
+        # The pseudoinverse, because unusable harmonics are rows of zeros.
+        weights = torch.linalg.pinv(basis)[..., 1:]
         x = output.double()
         periodic = x @ weights @ tones
-        rest: Tensor = x - (periodic - periodic.mean(-1, keepdim=True))
-        return rest
+        aperiodic: Tensor = x - (periodic - periodic.mean(-1, keepdim=True))
+        return aperiodic
 
 
 def remove_harmonics(f0: F0, harmonics: int = 8) -> RemoveHarmonics:
-    """Take away the multiples of a fundamental at their exact frequencies, and leave the DC.
+    """Remove the multiples of a fundamental at their exact frequencies; the DC stays.
 
-    By least squares, as `record(..., f0=...)` measures them; a harmonic above the site's Nyquist
-    frequency is taken away where it folds to. One that can't be told from the DC or from another
-    stays.
+    The harmonics are fitted by least squares, as `record(..., f0=...)` measures them. A harmonic
+    above the site's Nyquist frequency is removed at the frequency to which it folds. One that
+    cannot be distinguished from the DC or from another harmonic stays.
 
     Args:
-        f0: in the unit of `fs`; a number, or one for each input of a batch, then to be set as
-            attribute `f0` of what is returned before each batch; NaN: that input stays as it is.
-        harmonics: how many, the fundamental included.
+        f0: fundamental in the unit of `fs`: a number, or one per input of a batch. In the latter
+            case set the attribute `f0` of the operation before each batch. An input whose `f0` is
+            NaN is not changed.
+        harmonics: number of harmonics, the fundamental included.
 
     Returns:
-        The operation. It raises RequestError where the activation isn't ``[N, C, T]``, or its
-        sampling rate isn't known, or f0 isn't between 0 and fs/2.
+        The operation. It raises RequestError if the activation is not ``[N, C, T]``, if its
+        sampling rate isn't known, or if f0 is not between 0 and fs/2.
 
     Raises:
-        RequestError: `f0` is None or a word.
+        RequestError: `f0` is None or a string, or `harmonics` is less than 1.
     """
     return RemoveHarmonics(f0, harmonics)
 
 
-def _pass(name: str, cutoff: float, unit: Unit, *, above: bool) -> Operation:
+def _pass(name: str, cutoff: float, *, above: bool) -> Operation:
     if not isinstance(cutoff, Real) or not cutoff >= 0:
-        found = cutoff if isinstance(cutoff, Real) else type(cutoff).__name__
-        raise RequestError(f"{name}(cutoff) takes a frequency of 0 or more, found {found}")
-    if unit not in ("input", "site", "nyquist"):
-        raise RequestError(f"{unit=} must be 'input', 'site' or 'nyquist'")
+        given = cutoff if isinstance(cutoff, Real) else type(cutoff).__name__
+        raise RequestError(f"{name}(cutoff) needs a frequency of 0 or more, not {given}")
 
     def operation(output: Tensor, firing: Firing) -> Tensor:
         lengths = output.shape[2:]
         if len(lengths) not in (1, 2):
-            raise RequestError(f"{name} takes [N, C, T] or [N, C, H, W]; {firing.name} has "
+            raise RequestError(f"{name} needs [N, C, T] or [N, C, H, W]; {firing.name} has "
                                f"{list(output.shape)}")  # fmt: skip
-        limit = cutoff / 2 if unit == "nyquist" else float(cutoff)
-        if unit == "input":
-            if math.isnan(firing.decimation):
-                raise RequestError(f"{name} at {firing.name}: its sampling rate isn't known; "
-                                   "decimation= gives it, or unit='site'")  # fmt: skip
-            time = output.dim() == 3
-            limit *= firing.decimation / (firing.fs if firing.fs and time else 1.0)
-        wide = _at_least_single(output)
-        device, double = wide.device, torch.float64
-        square = torch.fft.rfftfreq(lengths[-1], device=device, dtype=double).square()
+        if math.isnan(firing.decimation):
+            raise RequestError(f"{name} at {firing.name}: its sampling rate isn't known; pass it "
+                               "as decimation=")  # fmt: skip
+        fs = firing.fs if firing.fs and len(lengths) == 1 else 1.0
+        limit = cutoff * (firing.decimation / fs)  # cycles per sample of the site
+        x = _at_least_single(output)
+        device, double = x.device, torch.float64
+        squared = torch.fft.rfftfreq(lengths[-1], device=device, dtype=double).square()
         if len(lengths) == 2:
-            across = torch.fft.fftfreq(lengths[0], device=device, dtype=double)
-            square = across.square().unsqueeze(-1) + square
-        # A bin at the cutoff, to rounding, is at it.
-        kept = (square.sqrt() > limit * (1 + 1e-12)) == above
+            fy = torch.fft.fftfreq(lengths[0], device=device, dtype=double)
+            squared = fy.square().unsqueeze(-1) + squared
+        # A bin that equals the cutoff up to rounding is not above it.
+        kept = (squared.sqrt() > limit * (1 + 1e-12)) == above
         axes = tuple(range(2, output.dim()))
-        spectrum = torch.fft.rfftn(wide, dim=axes) * kept
+        spectrum = torch.fft.rfftn(x, dim=axes) * kept
         passed: Tensor = torch.fft.irfftn(spectrum, s=tuple(lengths), dim=axes)
         return passed
 
@@ -256,7 +251,7 @@ def _pass(name: str, cutoff: float, unit: Unit, *, above: bool) -> Operation:
 
 
 def _at_least_single(x: Tensor) -> Tensor:
-    """In half precision a mean over many values, or their Fourier transform, goes wrong."""
+    """`x` in float32 or better: half precision is too coarse for long means and transforms."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
@@ -267,5 +262,5 @@ def _dc(x: Tensor) -> Tensor:
 
 def _input_of_relu(firing: Firing, name: str) -> Tensor:
     if firing.site.kind != "ReLU":
-        raise RequestError(f"{name} takes a ReLU; {firing.name} is a {firing.site.kind}")
+        raise RequestError(f"{name} needs a ReLU; {firing.name} is a {firing.site.kind}")
     return firing.input

@@ -57,7 +57,7 @@ def dc_by_sample(
 
     Raises:
         TypeError: as in `record`.
-        RequestError: as in `record`; no batch, or no rectifier asked for ran; fewer ids than
+        RequestError: as in `record`; no batch, or no activation asked for ran; fewer ids than
             inputs; the file can't be written.
     """
     reader = DCReader(model, select=select, kinds=kinds, channel_axis=channel_axis)
@@ -222,4 +222,4 @@ def _run(
             rows += len(frame)
             add(frame)
     if rows == 0:
-        raise RequestError("no batch was given, or no rectifier asked for ran")
+        raise RequestError("no batch was given, or no activation asked for ran")

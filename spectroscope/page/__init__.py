@@ -1,4 +1,8 @@
-"""A report as one HTML page that needs nothing else: no network, no server, no other file."""
+"""A report as one self-contained HTML page: no network, no server, no second file.
+
+The page is made from frames: `render_report`, `render_comparison` and `summary` take the tables
+that `Report` and `Comparison` return, and neither class is imported.
+"""
 
 import base64
 import hashlib
@@ -20,87 +24,125 @@ from spectroscope.io import output_folder
 if TYPE_CHECKING:
     import pandas as pd
 
-    from spectroscope.report import Comparison, Report
+    from spectroscope.page.payload import SpectraOf
 
-_HERE = Path(__file__).parent
-
-
-def write(report: "Report", path: str | os.PathLike[str], *, title: str | None = None) -> None:
-    """`report` as a page at `path`; see :meth:`spectroscope.Report.page`."""
-    save(render_report(report, title), path)
+_FOLDER = Path(__file__).parent
 
 
-def render_report(report: "Report", title: str | None = None) -> str:
-    """The page of one report."""
+def render_report(
+    *,
+    title: str | None = None,
+    about: Mapping[str, str],
+    sites: "pd.DataFrame",
+    dc: "pd.DataFrame",
+    coverage: "pd.DataFrame",
+    describe: "pd.DataFrame",
+    aliasing: "pd.DataFrame | None",
+    harmonics: "pd.DataFrame | None",
+    predictions: "pd.DataFrame | None",
+    spectra: "SpectraOf",
+) -> str:
+    """HTML of a report.
+
+    Args:
+        title: heading of the page; None: the specimen's name, or the model's.
+        about: `Report.about`.
+        sites: `Report.sites()`.
+        dc: `Report.dc()`. Columns unknown to :mod:`spectroscope.schema` are the last ones of a
+            layer's table of channels.
+        coverage: `Report.coverage()`.
+        describe: `Report.describe()`.
+        aliasing: `Report.aliasing()`; None if no downsampling or no spectra were recorded.
+        harmonics: `Report.harmonics()`; None if none were recorded.
+        predictions: `Report.predictions()`; None if there are none.
+        spectra: called with the name of a site; returns `Report.spectra()` of that site, or None.
+            One site at a time, because spectra of all sites may not fit into memory.
+    """
     from spectroscope.page import findings, payload
 
-    sites, dc, coverage = report.sites(), report.dc(), report.coverage()
-    try:
-        aliasing = report.aliasing()
-    except RequestError:  # nothing lowers the rate, or there are no spectra
-        aliasing = None
-    about = report.about
-    sections = {"about": "What was looked at", "coverage": "What was seen", "findings": "Findings"}
+    sections = {"about": "Run details", "coverage": "Coverage", "findings": "Findings"}
     if not sites.empty:
         sections |= {"layers": "Layers"}
     return render(
         "page.html",
-        title=title or _name(about),
+        title=title or _subject(about),
         sections=[*sections.items(), ("definitions", "Definitions")],
         about={key: about[key] for key in sorted(about, key=_rank)},
         totals={
-            "sites": len(sites),
+            "layers": len(sites),
             "channels": len(dc),
             "inputs": 0 if sites.empty else int(sites["n_samples"].max()),
         },
-        seen=payload.seen(coverage),
+        coverage=payload.summarize_coverage(coverage),
         findings=findings.findings(sites, dc, aliasing),
         sites=payload.site_table(sites),
         numbers={site: number for number, site in enumerate(sites["site"])},
-        definitions=definitions(report.describe()),
-        data=payload.embedded(report, sites, dc),
+        definitions=definitions(describe),
+        data=payload.embedded(
+            sites, dc, spectra=spectra, harmonics=harmonics, predictions=predictions
+        ),
     )
 
 
-def render_comparison(comparison: "Comparison", title: str | None = None) -> str:
-    """The page of what changed between two reports."""
-    from spectroscope.page import comparison as changes
+def render_comparison(
+    *,
+    title: str | None = None,
+    about: tuple[Mapping[str, str], Mapping[str, str]],
+    sites: "pd.DataFrame",
+    channels: "pd.DataFrame",
+    unmatched: "pd.DataFrame",
+    describe: "pd.DataFrame",
+) -> str:
+    """HTML of the changes between two reports.
 
-    sites, channels = comparison.sites(), comparison.channels()
-    abouts = comparison.a.about, comparison.b.about
-    sections = {"about": "What was compared", "coverage": "What matches", "findings": "Findings"}
+    Args:
+        title: heading of the page; None: made of the names of both.
+        about: `Report.about` of A and of B.
+        sites: `Comparison.sites()`.
+        channels: `Comparison.channels()`.
+        unmatched: `Comparison.unmatched()`.
+        describe: `Comparison.describe()`.
+    """
+    from spectroscope.page import comparison
+
+    sections = {"about": "Reports compared", "coverage": "Matching", "findings": "Findings"}
     if not sites.empty:
         sections |= {"layers": "Layers"}
     return render(
         "comparison.html",
-        title=title or f"What changed in {' and '.join(dict.fromkeys(map(_name, abouts)))}",
+        title=title or f"Changes in {' and '.join(dict.fromkeys(map(_subject, about)))}",
         sections=[*sections.items(), ("definitions", "Definitions")],
         about=[
-            (key, *(about.get(key, "—") for about in abouts))
-            for key in sorted({**abouts[0], **abouts[1]}, key=_rank)
+            (key, *(entries.get(key, "—") for entries in about))
+            for key in sorted({**about[0], **about[1]}, key=_rank)
         ],
         matched=len(sites),
-        unmatched=comparison.unmatched(),
-        findings=changes.findings(sites, channels),
-        sites=changes.site_table(sites),
+        unmatched=unmatched,
+        findings=comparison.findings(sites, channels),
+        sites=comparison.site_table(sites),
         numbers={site: number for number, site in enumerate(sites["site"])},
-        definitions=definitions(comparison.describe()),
-        data=changes.embedded(sites, channels),
+        definitions=definitions(describe),
+        data=comparison.embedded(sites, channels),
     )
 
 
-def summary(report: "Report") -> str:
-    """A few lines of HTML for notebooks: how much there is, and the first layers."""
+def summary(*, about: Mapping[str, str], sites: "pd.DataFrame", coverage: "pd.DataFrame") -> str:
+    """A few lines of HTML for notebooks: totals and the first layers.
+
+    Args:
+        about: `Report.about`.
+        sites: `Report.sites()`.
+        coverage: `Report.coverage()`.
+    """
     from spectroscope.page import payload
 
-    sites = report.sites()
     template = _environment().get_template("summary.html")
     return template.render(
-        name=_name(report.about),
+        name=_subject(about),
         channels=int(sites["channels"].sum()),
         inputs=0 if sites.empty else int(sites["n_samples"].max()),
-        seen=payload.seen(report.coverage()),
-        sites=sites[payload.IN_SUMMARY].head(payload.ROWS_IN_SUMMARY),
+        coverage=payload.summarize_coverage(coverage),
+        sites=sites[payload.SUMMARY_COLUMNS].head(payload.SUMMARY_ROWS),
         total=len(sites),
     )
 
@@ -110,11 +152,11 @@ def render(template: str, *, data: dict[str, Any], **context: Any) -> str:
 
     Args:
         template: its file in this folder.
-        data: what the script gets, JSON but for NaN; `definitions` of `context` are added.
-        context: what the template wants: `title`, `sections` (pairs of id and label),
-            `definitions` (of :func:`definitions`), and its own.
+        data: for the script; JSON without NaN. The `definitions` of `context` are added.
+        context: variables of the template: `title`, `sections` (pairs of id and label),
+            `definitions` (of :func:`definitions`), and others.
     """
-    style, script = (_HERE.joinpath(name).read_text("utf-8") for name in ("page.css", "page.js"))
+    style, script = (_FOLDER.joinpath(name).read_text("utf-8") for name in ("page.css", "page.js"))
     columns = {name: c["definition"] + _in_unit(c) for name, c in context["definitions"].items()}
     return (
         _environment()
@@ -131,44 +173,44 @@ def render(template: str, *, data: dict[str, Any], **context: Any) -> str:
 
 
 def save(html: str, path: str | os.PathLike[str]) -> None:
-    """Write `html` to `path`, whole or not at all.
+    """Write `html` to `path` atomically.
 
     Raises:
-        RequestError: it can't be written there.
+        RequestError: the file cannot be written.
     """
     path = Path(path)
     if not path.parent.is_dir():
-        raise RequestError(f"cannot write {path}: there is no folder {path.parent}")
+        raise RequestError(f"cannot write {path}: folder {path.parent} does not exist")
     try:
         with output_folder(path.parent) as staging:
-            # The name of a module may have half of a surrogate pair in it, which is no text.
+            # A module's name may contain a lone surrogate, which UTF-8 cannot encode.
             (staging / path.name).write_bytes(html.encode("utf-8", "replace"))
     except OSError as error:
         raise RequestError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def definitions(described: "pd.DataFrame") -> dict[str, dict[str, str]]:
-    """Unit and definition by column, of `Report.describe()`."""
-    columns: dict[str, dict[str, str]] = described.set_index("column").to_dict("index")
+def definitions(describe: "pd.DataFrame") -> dict[str, dict[str, str]]:
+    """Unit and definition by column, from `describe()`."""
+    columns: dict[str, dict[str, str]] = describe.set_index("column").to_dict("index")
     return columns
 
 
-def _name(about: Mapping[str, str]) -> str:
-    """What was looked at, in a word: the specimen, or the model."""
+def _subject(about: Mapping[str, str]) -> str:
+    """Short name of the specimen or the model."""
     return re.split("[:,] ", about.get("specimen") or about.get("model") or "a model")[0]
 
 
 def _rank(key: str) -> tuple[int, str]:
-    """What was looked at before how; what users added in between."""
-    order = ["specimen", "model", "data", "license"]
+    """Sort key: model and data first, provenance last, the user's own entries in between."""
+    first = ["specimen", "model", "data", "license"]
     last = ["recorded", "command", "versions"]
-    if key in order:
-        return order.index(key), ""
-    return (len(order) + 1 + last.index(key), "") if key in last else (len(order), key)
+    if key in first:
+        return first.index(key), ""
+    return (len(first) + 1 + last.index(key), "") if key in last else (len(first), key)
 
 
 def _embeddable(data: Any) -> Markup:
-    """JSON that can stand in a script element, whatever the strings in it."""
+    """JSON that is safe in a script element, whatever its strings contain."""
     text = json.dumps(data, allow_nan=False, separators=(",", ":"))  # ASCII: no U+2028 either
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -183,14 +225,14 @@ def _hash(text: str) -> str:
 @cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_HERE),
+        loader=jinja2.FileSystemLoader(_FOLDER),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "shown": shown,
+        "formatted": formatted,
         "exact": lambda value: f"{value:.9g}".replace("inf", "Infinity"),
         "breakable": _breakable,
         "in_unit": _in_unit,
@@ -200,12 +242,12 @@ def _environment() -> jinja2.Environment:
 
 
 def is_fraction(name: str) -> bool:
-    """Whether the numbers of a column are parts of a whole."""
+    """Whether the values of a column are fractions of a total."""
     return name.endswith("_fraction") or name == "above_next_nyquist"
 
 
-def shown(value: Any, name: str) -> str:
-    """A value of the column `name` as people read it; the page's script writes the same."""
+def formatted(value: Any, name: str) -> str:
+    """A value of the column `name` as text; `formatted` in page.js must give the same."""
     if isinstance(value, tuple):  # a shape
         return " × ".join("?" if length is None else str(length) for length in value)
     if isinstance(value, bool):
@@ -229,7 +271,7 @@ def shown(value: Any, name: str) -> str:
 
 
 def _breakable(name: str) -> Markup:
-    """The name of a column, which may be broken after an underscore."""
+    """A column's name with a possible line break after each underscore."""
     return Markup("_<wbr>").join(name.split("_"))
 
 

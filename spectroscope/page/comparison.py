@@ -1,4 +1,4 @@
-"""What a page says of two reports: what changed most, and the numbers that its script draws."""
+"""The page of two reports: what changed most, and the numbers that its script draws."""
 
 import math
 from typing import Any
@@ -10,44 +10,44 @@ from spectroscope.page.findings import (
     Finding,
     Findings,
     Reference,
-    counted,
-    figure,
-    if_known,
-    of_channels,
+    channel_finding,
+    quantity,
+    three_digits,
+    unless_nan,
 )
 from spectroscope.page.payload import depth, rounded
 
-# Named in the text that it decides about. Cohen calls it a medium effect.
-CHANGED = 0.5  # |effect_size|
+CHANGED = 0.5  # |effect_size|, a medium effect according to Cohen; named in the finding's text
 
 DEPTH = {
-    "effect_rms": "how far the DC of the channels moved, over its spread among the inputs",
-    "effect_largest": "the same of the channel that moved most",
+    "effect_rms": "change of DC in units of its spread over inputs, RMS over channels",
+    "effect_largest": "largest change of a channel, in the same unit",
 }
-_OF_SITES = ["site", "channels", "effect_rms", "effect_max", "channel_max", "died", "revived"]
+_SITE_COLUMNS = ["site", "channels", "effect_rms", "effect_max", "channel_max", "died", "revived"]
 _SIDE_BY_SIDE = ["dc_out", "dc_out_std", "ac_rms_out", "active_fraction", "dc_fraction",
                  "dead_fraction", "nonfinite", "nonfinite_out"]  # fmt: skip
 # Of a channel; channels.csv has the others.
-_OF_CHANNELS = ["effect_size", "welch_t", "dc_out_a", "dc_out_b", "dc_out_std_a", "dc_out_std_b",
-                "ac_rms_out_a", "ac_rms_out_b", "active_fraction_a", "active_fraction_b",
-                "dc_fraction_a", "dc_fraction_b"]  # fmt: skip
+_CHANNEL_COLUMNS = ["effect_size", "welch_t", "dc_out_a", "dc_out_b", "dc_out_std_a",
+                    "dc_out_std_b", "ac_rms_out_a", "ac_rms_out_b", "active_fraction_a",
+                    "active_fraction_b", "dc_fraction_a", "dc_fraction_b"]  # fmt: skip
 
 
 def site_table(sites: pd.DataFrame) -> pd.DataFrame:
-    """`Comparison.sites()` in the order of the page, without columns in which there is nothing."""
-    beside = [f"{name}_{side}" for name in _SIDE_BY_SIDE for side in "ab"]
-    table = sites[[*_OF_SITES, *beside]].astype({"channel_max": float})
-    counts = [name for name in table if name.startswith("nonfinite")]
-    silent = [name for name in counts if not table[name].any()]
+    """`Comparison.sites()` with the columns in the order of the page, without empty ones."""
+    side_by_side = [f"{name}_{side}" for name in _SIDE_BY_SIDE for side in "ab"]
+    table = sites[[*_SITE_COLUMNS, *side_by_side]].astype({"channel_max": float})
+    if table.empty:
+        return table
+    zero = [name for name in table if name.startswith("nonfinite") and not table[name].any()]
     empty = [name for name in table if table[name].isna().all()]
-    return table.drop(columns={*silent, *empty} if len(table) else [])
+    return table.drop(columns={*zero, *empty})
 
 
 def embedded(sites: pd.DataFrame, channels: pd.DataFrame) -> dict[str, Any]:
-    """What the script draws, ready for JSON, of `Comparison.sites()` and `channels()`."""
-    of_site = dict(iter(channels.groupby("site", sort=False)))
+    """Data for the script, ready for JSON, from `Comparison.sites()` and `channels()`."""
+    channels_of = dict(iter(channels.groupby("site", sort=False)))
     layers = [
-        {"site": site, "channels": {n: rounded(of_site[site][n]) for n in _OF_CHANNELS}}
+        {"site": site, "channels": {n: rounded(channels_of[site][n]) for n in _CHANNEL_COLUMNS}}
         for site in sites["site"]
     ]
     curves = sites.assign(effect_largest=sites["effect_max"].abs())
@@ -55,44 +55,42 @@ def embedded(sites: pd.DataFrame, channels: pd.DataFrame) -> dict[str, Any]:
 
 
 def findings(sites: pd.DataFrame, channels: pd.DataFrame) -> Findings:
-    """What stands out, of `Comparison.sites()` and `Comparison.channels()`."""
+    """What stands out in `Comparison.sites()` and `Comparison.channels()`."""
     if sites.empty:
-        return Findings((), ())
+        return Findings()
     active = {side: channels[f"active_fraction_{side}"] for side in "ab"}
-    both = active["a"] + active["b"]
+    both = active["a"] + active["b"]  # NaN where either is
     bad = {side: _nonfinite(channels, side) > 0 for side in "ab"}
-    looks: list[Finding | str] = [
-        _inputs(channels),
-        of_channels(
-            channels,
-            ~bad["a"] & bad["b"],
-            "Values that aren't finite any more",
-            "values that are NaN or infinite in B and weren't in A",
-            lambda share, where: (
-                f"{share} had finite values alone in A, and have NaN or ±∞ in B, {where}. Those "
-                "are left out of all other figures."
+    return Findings.of(
+        [
+            _inputs(channels),
+            channel_finding(
+                channels,
+                ~bad["a"] & bad["b"],
+                "New non-finite values",
+                "values that are NaN or infinite in B only",
+                lambda share, where: (
+                    f"{share}, {where}, had only finite values in A and have NaN or ±∞ in B. "
+                    "These values are excluded from all other columns."
+                ),
             ),
-        ),
-        _unknown(channels),
-        _changed(channels),
-        of_channels(
-            channels,
-            (active["a"] > 0) & (active["b"] == 0),
-            "Channels that died",
-            if_known(both, "channels that died"),
-            lambda share, where: f"{share} gave values above 0 in A and none in B, {where}.",
-        ),
-        of_channels(
-            channels,
-            (active["a"] == 0) & (active["b"] > 0),
-            "Channels that came back",
-            if_known(both, "channels that came back"),
-            lambda share, where: f"{share} gave values above 0 in B and none in A, {where}.",
-        ),
-    ]
-    return Findings(
-        tuple(look for look in looks if isinstance(look, Finding)),
-        tuple(look for look in looks if isinstance(look, str) and look),
+            _unknown(channels),
+            _changed(channels),
+            channel_finding(
+                channels,
+                (active["a"] > 0) & (active["b"] == 0),
+                "Channels that died",
+                unless_nan(both, "channels that died"),
+                lambda share, where: f"{share}, {where}, had outputs above 0 in A and none in B.",
+            ),
+            channel_finding(
+                channels,
+                (active["a"] == 0) & (active["b"] > 0),
+                "Channels that revived",
+                unless_nan(both, "channels that revived"),
+                lambda share, where: f"{share}, {where}, had outputs above 0 in B and none in A.",
+            ),
+        ]
     )
 
 
@@ -101,14 +99,14 @@ def _nonfinite(channels: pd.DataFrame, side: str) -> "pd.Series[int]":
 
 
 def _unknown(channels: pd.DataFrame) -> Finding | str:
-    return of_channels(
+    return channel_finding(
         channels,
         channels["effect_size"].isna(),
-        "Changes that can't be told",
+        "Unknown changes",
         "",
         lambda share, where: (
-            f"Of {share} it can't be told how much the DC changed, {where}: that takes two finite "
-            "inputs or more in both reports."
+            f"The change of DC is unknown for {share}, {where}: "
+            "both reports need at least two finite inputs."
         ),
     )
 
@@ -116,39 +114,42 @@ def _unknown(channels: pd.DataFrame) -> Finding | str:
 def _inputs(channels: pd.DataFrame) -> Finding | str:
     fewest = {side: int(channels[f"n_samples_{side}"].min()) for side in "ab"}
     if min(fewest.values()) >= FEW_INPUTS:
-        return f"figures of fewer than {FEW_INPUTS} inputs"
-    of = " and ".join(f"{counted(n, 'input')} in {side.upper()}" for side, n in fewest.items())
+        return f"values from fewer than {FEW_INPUTS} inputs"
+    inputs = " and ".join(f"{quantity(n, 'input')} in {side.upper()}" for side, n in fewest.items())
     return Finding(
         "Few inputs",
-        f"Some figures are of {of} only: how much a channel's DC varies from input to input, the "
-        "measure of all changes here, is hardly known.",
+        f"Some values come from only {inputs}. The spread of a channel's DC over inputs, in units "
+        "of which changes are measured, is uncertain.",
     )
 
 
 def _changed(channels: pd.DataFrame) -> Finding | str:
     effect = channels["effect_size"]
     which = effect.abs() > CHANGED
-    measure = f"by more than {CHANGED:g} of its spread among the inputs"
+    threshold = f"by more than {CHANGED:g} times its spread over inputs"
     if effect.isna().all():
-        return ""  # of none it can be told
+        return ""  # not checked
     if not which.any():
-        return f"channels whose DC changed {measure} (the most is {figure(effect.abs().max())})"
+        largest = three_digits(effect.abs().max())
+        return f"channels whose DC changed {threshold} (largest change: {largest})"
     rose = int((which & (effect > 0)).sum())
-    first = channels.loc[effect.abs().idxmax()]
-    return of_channels(
+    worst = channels.loc[effect.abs().idxmax()]
+    return channel_finding(
         channels,
         which,
         "Channels whose DC changed",
         "",
         lambda share, where: (
-            f"The DC of {share} changed {measure} (Cohen's d), {where}. It rose in {rose:,}, and "
-            f"fell in {int(which.sum()) - rose:,}. Most changed channel {first['channel']} of "
-            f"{first['site']}: from {figure(first['dc_out_a'])} to {figure(first['dc_out_b'])}, "
-            f"{_times(abs(first['effect_size']))}."
+            f"The DC of {share}, {where}, changed {threshold} (Cohen's d). It rose in {rose:,} and "
+            f"fell in {int(which.sum()) - rose:,}. Channel {worst['channel']} of {worst['site']} "
+            f"changed most: from {three_digits(worst['dc_out_a'])} to "
+            f"{three_digits(worst['dc_out_b'])}, {_times(abs(worst['effect_size']))}."
         ),
-        (Reference(first["site"], "changed most", int(first["channel"])),),
+        (Reference(worst["site"], "largest change", int(worst["channel"])),),
     )
 
 
 def _times(effect: float) -> str:
-    return "which didn't vary" if math.isinf(effect) else f"{figure(effect)} times the spread"
+    if math.isinf(effect):
+        return "with no spread over inputs"
+    return f"{three_digits(effect)} times the spread"

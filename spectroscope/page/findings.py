@@ -1,6 +1,6 @@
-"""What stands out in a report, as sentences with figures and the places they are about.
+"""What stands out in a report: sentences with numbers, and references to the sites concerned.
 
-Plain data, computed from the report's frames alone: what is said of a model was found in it.
+Findings are plain data, computed from the report's frames alone.
 """
 
 import math
@@ -11,22 +11,22 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-# Each is named in the text that it decides about.
-DOMINATED = 0.5  # dc_fraction: DC is as much as all else together
+# Thresholds; the text of each finding names its own.
+DOMINATED = 0.5  # dc_fraction: DC has as much power as everything else
 UNEXPLAINED = 0.5  # |dc_gaussian_residual| over the output's RMS
 ALIASED = 0.05  # above_next_nyquist of a layer
 FEW_INPUTS = 10
 
-_SHOWN = 5
+_MAX_REFERENCES = 5
 
 
 class Reference(NamedTuple):
-    """A place that a finding is about.
+    """A site that a finding is about.
 
     Attributes:
         site: its name.
-        note: its figure; may be empty.
-        channel: one channel of it; None: the site as a whole.
+        note: the value at the site; may be empty.
+        channel: one channel of the site; None: the whole site.
     """
 
     site: str
@@ -40,9 +40,9 @@ class Finding:
 
     Attributes:
         headline: a few words.
-        text: sentences with figures.
-        references: the places where it is worst, the worst first.
-        more: number of sites that it is true of and that `references` doesn't name.
+        text: sentences with numbers.
+        references: the worst sites, the worst first.
+        more: number of further sites concerned.
     """
 
     headline: str
@@ -53,15 +53,24 @@ class Finding:
 
 @dataclass(frozen=True)
 class Findings:
-    """All that was looked for.
+    """Results of all checks.
 
     Attributes:
-        found: what there is, in the order of the page.
-        absent: in a few words each, what there isn't; not what there was no way to tell.
+        present: findings, in the order of the page.
+        absent: what was checked and not found, a few words each. Checks that could not be made
+            are in neither.
     """
 
-    found: tuple[Finding, ...]
-    absent: tuple[str, ...]
+    present: tuple[Finding, ...] = ()
+    absent: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, results: Sequence[Finding | str]) -> "Findings":
+        """Sort the results of checks: a finding, the words for its absence, or an empty string."""
+        return cls(
+            tuple(result for result in results if isinstance(result, Finding)),
+            tuple(result for result in results if isinstance(result, str) and result),
+        )
 
 
 def findings(sites: pd.DataFrame, dc: pd.DataFrame, aliasing: pd.DataFrame | None) -> Findings:
@@ -70,46 +79,45 @@ def findings(sites: pd.DataFrame, dc: pd.DataFrame, aliasing: pd.DataFrame | Non
     Args:
         sites: `Report.sites()`.
         dc: `Report.dc()`.
-        aliasing: `Report.aliasing()`; None: there is none.
+        aliasing: `Report.aliasing()`; None: it has no rows.
     """
     if sites.empty:
-        return Findings((), ())
-    looks: list[Finding | str] = [
-        _inputs(sites),
-        _nonfinite(sites),
-        _dead(dc),
-        _always_on(dc),
-        _dominated(sites),
-        _global_pooling(sites, dc),
-        _aliased(sites, aliasing),
-        _unexplained(dc),
-    ]
-    return Findings(
-        tuple(look for look in looks if isinstance(look, Finding)),
-        tuple(look for look in looks if isinstance(look, str) and look),
+        return Findings()
+    return Findings.of(
+        [
+            _inputs(sites),
+            _nonfinite(sites),
+            _dead(dc),
+            _always_on(dc),
+            _dominated(sites),
+            _global_pooling(sites, dc),
+            _aliased(sites, aliasing),
+            _unexplained(dc),
+        ]
     )
 
 
-def one_value(shape: tuple[int | None, ...]) -> bool:
-    """Whether a channel of one input is one number, so that all of it is DC by construction."""
+def is_single_value(shape: tuple[int | None, ...]) -> bool:
+    """Whether a channel of one input is one number, which is all DC by construction."""
     return all(length == 1 for length in shape[1:])
 
 
 def _inputs(sites: pd.DataFrame) -> Finding | str:
     few = sites[sites["n_samples"] < FEW_INPUTS]
     if few.empty:
-        return if_known(sites["dc_out"], f"figures of fewer than {FEW_INPUTS} inputs")
-    fewest, whole = int(few["n_samples"].min()), len(few) == len(sites)
-    whose = "All figures are" if whole else f"Those of {_of(len(few), len(sites), 'layer')} are"
-    how = "can't be told from one, and reads 0"
+        return unless_nan(sites["dc_out"], f"values from fewer than {FEW_INPUTS} inputs")
+    fewest, everywhere = int(few["n_samples"].min()), len(few) == len(sites)
+    subject = "All values" if everywhere else f"Values of {_out_of(len(few), len(sites), 'layer')}"
+    as_few = "" if (few["n_samples"] == fewest).all() else "as few as "
+    precision = "cannot be estimated from one input and reads 0"
     if fewest > 1:
         error = 1 / math.sqrt(2 * (fewest - 1))  # of a standard deviation, of Gaussian values
-        how = f"is known to some {percent(error)} only"
+        precision = f"has a relative error of about {percent(error)}"
     return Finding(
         "One input" if fewest == 1 else "Few inputs",
-        f"{whose} of {counted(fewest, 'input')}{'' if whole else ' or little more'}: how much a "
-        f"channel's DC varies from input to input (dc_out_std) {how}.",
-        *_worst(few, [] if whole else [counted(n, "input") for n in few["n_samples"]]),
+        f"{subject} come from {as_few}{quantity(fewest, 'input')}: the standard deviation of a "
+        f"channel's DC over inputs (dc_out_std) {precision}.",
+        *_references(few, [] if everywhere else [quantity(n, "input") for n in few["n_samples"]]),
     )
 
 
@@ -117,96 +125,97 @@ def _nonfinite(sites: pd.DataFrame) -> Finding | str:
     counts = sites["nonfinite"] + sites["nonfinite_out"]
     bad = sites[counts > 0]
     if bad.empty:
-        return "values that are NaN or infinite"
+        return "NaN or infinite values"
     given, made = int(bad["nonfinite"].sum()), int(bad["nonfinite_out"].sum())
     return Finding(
-        "Values that aren't finite",
-        f"{counted(given, 'value')} on the way into rectifiers and {made:,} on the way out are NaN "
-        f"or ±∞, in {_of(len(bad), len(sites), 'layer')}. They are left out of all other figures. "
-        f"The first such layer is {bad['site'].iloc[0]}.",
-        *_worst(bad, [counted(n, "value") for n in counts[bad.index]]),
+        "Non-finite values",
+        f"{quantity(given, 'input value')} and {quantity(made, 'output value')} of activations are "
+        f"NaN or ±∞, in {_out_of(len(bad), len(sites), 'layer')}. They are excluded from all other "
+        f"columns. The first such layer is {bad['site'].iloc[0]}.",
+        *_references(bad, [quantity(n, "value") for n in counts[bad.index]]),
     )
 
 
 def _dead(dc: pd.DataFrame) -> Finding | str:
-    return of_channels(
+    return channel_finding(
         dc,
         dc["active_fraction"] == 0,
         "Dead channels",
-        if_known(dc["active_fraction"], "dead channels"),
+        unless_nan(dc["active_fraction"], "dead channels"),
         lambda share, where: (
-            f"{share} never gave a value above 0, {where}: of these inputs they tell nothing."
+            f"{share}, {where}, had no output above 0: they carry no information for these inputs."
         ),
     )
 
 
 def _always_on(dc: pd.DataFrame) -> Finding | str:
     active = dc["active_fraction"].where(dc["kind"] == "ReLU")
-    return of_channels(
+    return channel_finding(
         dc,
         active == 1,
         "Channels that are always on",
-        if_known(active, "channels that are always on"),
+        unless_nan(active, "channels that are always on"),
         lambda share, where: (
-            f"{share} gave nothing but values above 0, {where}: there the ReLU "
-            "lets all of its input pass, and does nothing."
+            f"{share}, {where}, had only outputs above 0: the ReLU passes their input unchanged."
         ),
     )
 
 
 def _unexplained(dc: pd.DataFrame) -> Finding | str:
-    # A dead channel has no RMS to measure by, and is told of already.
+    # A dead channel has no RMS to compare with, and a finding of its own.
     rms = np.sqrt(_dc_power(dc) + dc["ac_rms_out"] ** 2)
     ratio = dc["dc_gaussian_residual"].abs() / rms.where(rms > 0)
     which = ratio > UNEXPLAINED
+    difference = f"by more than {UNEXPLAINED:g} of the output RMS"
     if not which.any():
-        return if_known(
-            ratio,
-            "channels whose DC is far from that of Gaussian input (by more than "
-            f"{UNEXPLAINED:g} of the output's RMS)",
+        return unless_nan(
+            ratio, f"channels whose DC differs from the Gaussian prediction {difference}"
         )
-    more = int((which & (dc["dc_gaussian_residual"] > 0)).sum())
+    number, higher = int(which.sum()), int((which & (dc["dc_gaussian_residual"] > 0)).sum())
+    if higher in (0, number):
+        sign = "Higher" if higher else "Lower"
+        direction = f"{sign} than predicted{f' in all {number:,}' if number > 1 else ''}."
+    else:
+        direction = f"Higher than predicted in {higher:,}, lower in {number - higher:,}."
     worst = dc.loc[ratio[which].idxmax()]
-    return of_channels(
+    return channel_finding(
         dc,
         which,
-        "Channels that Gaussian theory doesn't explain",
+        "DC far from the Gaussian prediction",
         "",
         lambda share, where: (
-            f"The DC of {share} is off what Gaussian input of the same mean and "
-            f"standard deviation would make, by more than {UNEXPLAINED:g} of the output's RMS, "
-            f"{where}. It is greater in {more:,}, and smaller in {int(which.sum()) - more:,}. "
-            f"Furthest off is channel {worst['channel']} of {worst['site']}: "
-            f"{figure(worst['dc_out'])} against {figure(worst['dc_gaussian'])}, a difference of "
-            f"{figure(ratio[which].max())} times its output's RMS."
+            f"The DC of {share}, {where}, differs {difference} from the prediction for Gaussian "
+            f"input of the same mean and standard deviation. {direction} Channel "
+            f"{worst['channel']} of {worst['site']} is worst: DC {three_digits(worst['dc_out'])}, "
+            f"prediction {three_digits(worst['dc_gaussian'])}, a difference of "
+            f"{three_digits(ratio[which].max())} times the output RMS."
         ),
-        (Reference(worst["site"], "furthest off", int(worst["channel"])),),
+        (Reference(worst["site"], "largest difference", int(worst["channel"])),),
     )
 
 
 def _dominated(sites: pd.DataFrame) -> Finding | str:
-    single = sites["shape"].map(one_value)
+    single = sites["shape"].map(is_single_value)
     fraction = sites["dc_fraction"].where(~single)
     which = fraction > DOMINATED
-    waves = int(fraction.count())
+    checked = int(fraction.count())
     if not which.any():
-        absent = f"layers where DC is more than half of the output's power (of {waves:,})"
-        return if_known(fraction, absent)
+        absent = f"layers with DC above half of the output power ({checked:,} checked)"
+        return unless_nan(fraction, absent)
     worst = sites[which].sort_values("dc_fraction", ascending=False, kind="stable")
     first = worst.iloc[0]
-    left_out = int(single.sum())
-    aside = ""
-    if left_out:
-        aside = (
-            f" Left out {'is' if left_out == 1 else 'are'} {counted(left_out, 'layer')} with one "
-            "value a channel, which is all DC by construction."
+    excluded = ""
+    if number := int(single.sum()):
+        excluded = (
+            f" {quantity(number, 'layer')} with one value per channel "
+            f"{'is' if number == 1 else 'are'} excluded: all DC by construction."
         )
     return Finding(
-        "Layers that are mostly DC",
-        f"In {_of(len(worst), waves, 'layer')} DC is more than half of the output's power, in the "
-        f"mean of the channels (dc_fraction > {DOMINATED:g}). It is most at {first['site']}, with "
-        f"{percent(first['dc_fraction'])}.{aside}",
-        *_worst(worst, [percent(part) for part in worst["dc_fraction"]]),
+        "Layers dominated by DC",
+        f"In {_out_of(len(worst), checked, 'layer')}, DC is more than half of the output power in "
+        f"the mean over channels (dc_fraction > {DOMINATED:g}). {first['site']} has the most: "
+        f"{percent(first['dc_fraction'])}.{excluded}",
+        *_references(worst, [percent(part) for part in worst["dc_fraction"]]),
     )
 
 
@@ -215,93 +224,100 @@ def _global_pooling(sites: pd.DataFrame, dc: pd.DataFrame) -> Finding | str:
     if feeding.empty:
         return "layers that feed global pooling directly"
     one = len(feeding) == 1
-    # Of the power of all channels together, which a mean of their fractions is not.
+    # Of the power of all channels together: a mean of fractions would weight them all equally.
     power = pd.DataFrame({"dc": _dc_power(dc), "ac": dc["ac_rms_out"] ** 2})
     total = power.groupby(dc["site"]).sum().loc[feeding["site"]]
     kept = total["dc"] / total.sum(axis=1)
     lost = 1 - kept.iloc[0]
-    what = f"{feeding['site'].iloc[0]} feeds" if one else f"{len(feeding)} layers feed"
-    also = (
-        "" if math.isnan(lost) or not one else f", and {percent(lost)} of its power is left behind"
+    subject = f"{feeding['site'].iloc[0]} feeds" if one else f"{len(feeding)} layers feed"
+    discarded = (
+        f" and discards {percent(lost)} of its power" if one and not math.isnan(lost) else ""
     )
     return Finding(
-        "Only the DC goes on",
-        f"{what} global pooling directly, which is a mean over time or space: of the output the "
-        f"DC alone goes on{also}.",
-        *_worst(feeding, [f"{percent(part)} is DC" for part in kept]),
+        "Only DC passes global pooling",
+        f"{subject} global pooling directly. Global pooling is a mean over time or space: it "
+        f"passes only the DC of the output{discarded}.",
+        *_references(feeding, [f"{percent(part)} is DC" for part in kept]),
     )
 
 
 def _aliased(sites: pd.DataFrame, aliasing: pd.DataFrame | None) -> Finding | str:
     if aliasing is None:
-        return ""  # not looked for
-    # Behind another rectifier it is another signal that folds.
-    next_is_pooling = ~aliasing["global_pooling"].astype(bool) & (
-        aliasing["rectifiers_between"] == 0
-    )
-    folding = aliasing[next_is_pooling]
-    of_site = sites.set_index("site")["above_next_nyquist"]
-    of_site = of_site[of_site.index.isin(folding["site"])].dropna()
-    worst = of_site[of_site > ALIASED].sort_values(ascending=False, kind="stable")
-    least = f"more than {100 * ALIASED:g}\u00a0%"
+        return ""  # not checked
+    # Behind another activation a different signal folds.
+    folding = aliasing[
+        ~aliasing["global_pooling"].astype(bool) & (aliasing["rectifiers_between"] == 0)
+    ]
+    above = sites.set_index("site")["above_next_nyquist"]
+    above = above[above.index.isin(folding["site"])].dropna()
+    worst = above[above > ALIASED].sort_values(ascending=False, kind="stable")
+    threshold = f"more than {100 * ALIASED:g}\u00a0%"
     if worst.empty:
-        return f"aliasing ({least} of a layer's power above the next Nyquist frequency)"
-    # The channel that loses most, not one that is all but silent.
+        return f"aliasing ({threshold} of a layer's output power above the next Nyquist frequency)"
+    # The channel with the most power to lose; the largest fraction may be of an almost silent one.
     rows = folding[folding["site"] == worst.index[0]]
     row = rows.loc[rows["power_above"].idxmax()]
     unit = row["freq_unit"]
-    folds = ""
     along = " along one axis" if unit.startswith("cycles/pixel") else ""
+    by = "" if math.isnan(row["factor"]) else f" by a factor of {three_digits(row['factor'])}"
+    folds = ""
     if not math.isnan(row["folds_to"]):
         folds = (
-            f" Its strongest component there, in channel {row['channel']}, is at "
-            f"{figure(row['peak_freq'])} {unit}{along}, and folds to {figure(row['folds_to'])} "
-            f"{unit} as far as it is let through."
+            f" The strongest component above it, in channel {row['channel']}, is at "
+            f"{three_digits(row['peak_freq'])} {unit}{along} and folds to "
+            f"{three_digits(row['folds_to'])} {unit}."
         )
-    count = _of(len(worst), len(of_site), "layer")
+    count = _out_of(len(worst), len(above), "layer")
     return Finding(
         "Aliasing",
-        f"{count[0].upper()}{count[1:]} right before a stride or pooling "
-        f"{'has' if len(worst) == 1 else 'have'} {least} of the output's power above the next "
-        f"Nyquist frequency: it must be removed there, or folds. Most has {worst.index[0]}, with "
-        f"{percent(worst.iloc[0])} above {figure(row['next_nyquist'])} {unit}, where "
-        f"{row['downsampling']} lowers the rate by {figure(row['factor'])}.{folds}",
-        *_worst(worst.reset_index(), [percent(part) for part in worst]),
+        f"{count[0].upper()}{count[1:]} directly before a stride or pooling "
+        f"{'has' if len(worst) == 1 else 'have'} {threshold} of the output power above the next "
+        f"Nyquist frequency, which folds unless filtered out. {worst.index[0]} is worst: "
+        f"{percent(worst.iloc[0])} of its output power lies above "
+        f"{three_digits(row['next_nyquist'])} {unit}, where {row['downsampling']} lowers the "
+        f"sampling rate{by}.{folds}",
+        *_references(worst.reset_index(), [percent(part) for part in worst]),
     )
 
 
-def of_channels(
+def channel_finding(
     dc: pd.DataFrame,
     which: "pd.Series[bool]",
     headline: str,
     absent: str,
     sentence: Callable[[str, str], str],
-    also: tuple[Reference, ...] = (),
+    references: tuple[Reference, ...] = (),
 ) -> Finding | str:
-    """A finding about channels; the sites where it is true of the greatest part come first."""
+    """A finding about channels; sites with the largest share of such channels come first.
+
+    Args:
+        dc: one row per channel.
+        which: the rows of `dc` that the finding is about.
+        headline: of the finding.
+        absent: returned if there are no such rows.
+        sentence: makes the text of how many channels these are, and in which layers.
+        references: put before those to the sites.
+    """
     if not which.any():
         return absent
     table = pd.DataFrame(
         {
-            "hit": which.groupby(dc["site"], sort=False).sum(),
-            "of": dc.groupby("site", sort=False).size(),
+            "number": which.groupby(dc["site"], sort=False).sum(),
+            "channels": dc.groupby("site", sort=False).size(),
         }
     )
-    table = table[table["hit"] > 0]
-    share = table["hit"] / table["of"]
+    table = table[table["number"] > 0]
+    share = table["number"] / table["channels"]
     table = table.loc[share.sort_values(ascending=False, kind="stable").index]
+    notes = [f"{n:,} of {c:,}" for n, c in zip(table["number"], table["channels"], strict=True)]
     number, total = int(which.sum()), len(dc)
-    first = table.iloc[0]
-    where = f"all in {table.index[0]}"
+    where = f"{'all ' if number > 1 else ''}in {table.index[0]}"
     if len(table) > 1:
-        where = (
-            f"in {_of(len(table), dc['site'].nunique(), 'layer')}, the greatest share at "
-            f"{table.index[0]} ({first['hit']:,} of {first['of']:,})"
-        )
-    notes = [f"{hit:,} of {of:,}" for hit, of in zip(table["hit"], table["of"], strict=True)]
-    references, more = _worst(table.reset_index(), notes)
-    share_text = f"{number:,} of {counted(total, 'channel')} ({percent(number / total)})"
-    return Finding(headline, sentence(share_text, where), also + references, more)
+        layers = _out_of(len(table), dc["site"].nunique(), "layer")
+        where = f"in {layers} (largest share: {notes[0]} in {table.index[0]})"
+    share_text = f"{number:,} of {quantity(total, 'channel')} ({percent(number / total)})"
+    of_sites, more = _references(table.reset_index(), notes)
+    return Finding(headline, sentence(share_text, where), references + of_sites, more)
 
 
 def _dc_power(dc: pd.DataFrame) -> "pd.Series[float]":
@@ -310,35 +326,36 @@ def _dc_power(dc: pd.DataFrame) -> "pd.Series[float]":
     return power
 
 
-def if_known(figures: "pd.Series[float]", absent: str) -> str:
-    """`absent`, unless all `figures` that would have told are NaN."""
-    return absent if figures.notna().any() else ""
+def unless_nan(values: "pd.Series[float]", absent: str) -> str:
+    """`absent`; empty if all `values` are NaN, because then nothing was checked."""
+    return absent if values.notna().any() else ""
 
 
-def _worst(rows: pd.DataFrame, notes: Sequence[str]) -> tuple[tuple[Reference, ...], int]:
-    """The first of the sites in `rows` with their notes, and how many are left."""
+def _references(rows: pd.DataFrame, notes: Sequence[str]) -> tuple[tuple[Reference, ...], int]:
+    """References to the first sites in `rows` that have a note, and the number of the others."""
     pairs = list(zip(rows["site"], notes, strict=False))
-    return tuple(Reference(*pair) for pair in pairs[:_SHOWN]), max(len(pairs) - _SHOWN, 0)
+    references = tuple(Reference(*pair) for pair in pairs[:_MAX_REFERENCES])
+    return references, len(pairs) - len(references)
 
 
-def figure(value: float) -> str:
-    """Three significant digits, for people: 1.23e-05 where they need an exponent."""
+def three_digits(value: float) -> str:
+    """Three significant digits: 1,230; 0.0123; 1.23e-05."""
     return f"{value:,.3g}" if not 1e3 <= abs(value) < 1e6 else f"{value:,.0f}"
 
 
-def counted(number: int, what: str) -> str:
+def quantity(number: int, noun: str) -> str:
     """``1 layer``, ``2,048 layers``."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def _of(number: int, total: int, what: str) -> str:
+def _out_of(number: int, total: int, noun: str) -> str:
     if number == total > 1:
-        return f"all {counted(total, what)}"
-    return f"{number:,} of {counted(total, what)}"
+        return f"all {quantity(total, noun)}"
+    return f"{number:,} of {quantity(total, noun)}"
 
 
 def percent(share: float) -> str:
-    """With one decimal; a little isn't nothing, and almost all not all."""
+    """With one decimal; a tiny share is not shown as 0 %, nor almost all as 100 %."""
     if 0 < share < 0.0005:
         return "under 0.1\u00a0%"
     if 0.9995 <= share < 1:

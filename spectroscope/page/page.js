@@ -1,7 +1,7 @@
 "use strict";
-// Names come from models: they enter the page as text only (textContent, setAttribute), never as
-// markup; within a sentence in a <bdi>, as one may turn the direction of what follows. Numbers:
-// null is NaN, "Infinity" is what JSON has no word for.
+// Names come from models: they enter the page only as text (textContent, setAttribute), never as
+// markup. Within a sentence they are in a <bdi>, because a name may reverse the direction of the
+// text after it. Numbers: JSON has neither NaN nor infinity; null and "Infinity" stand for them.
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const number = (v) => (v === null ? NaN : Number(v));
@@ -20,11 +20,11 @@ const html = (tag, attributes, ...children) =>
 const svg = (tag, attributes, ...children) =>
   node(document.createElementNS(SVG, tag), attributes, children);
 
-// ---- Numbers, written as the server writes them ----
+// ---- Numbers, formatted as by `formatted` in __init__.py ----
 
 const isFraction = (name) => name.endsWith("_fraction") || name === "above_next_nyquist";
 
-function shown(value, name = "") {
+function formatted(value, name = "") {
   if (typeof value === "boolean") return value ? "yes" : "no";
   if (typeof value === "string" && !/^-?Infinity$/.test(value)) return value;
   const v = number(value), size = Math.abs(v);
@@ -42,9 +42,9 @@ function shown(value, name = "") {
 const superscript = (n) =>
   String(n).replace(/[-\d]/g, (c) => (c === "-" ? "⁻" : "⁰¹²³⁴⁵⁶⁷⁸⁹"[c]));
 
-// ---- Tables that sort: any <table data-sortable>, by the buttons that its heads become ----
+// ---- Sorting of any <table data-sortable>: its column headings become buttons ----
 
-// Numbers before NaN, whatever the direction; text by language, with numbers in it by value.
+// NaN last in both directions; numbers within text by value.
 function compare(a, b, descending) {
   if (typeof a === "number" && typeof b === "number") {
     if (Number.isNaN(a) || Number.isNaN(b)) return Number.isNaN(a) - Number.isNaN(b);
@@ -55,15 +55,15 @@ function compare(a, b, descending) {
 }
 
 function sortable(table, reorder = (column, descending) => sortRows(table, column, descending)) {
-  const heads = [...table.tHead.rows[0].cells];
-  heads.forEach((head, column) => {
-    const button = html("button", { type: "button", "aria-description": head.dataset.definition });
-    button.append(...head.childNodes);
-    head.append(button);
+  const headings = [...table.tHead.rows[0].cells];
+  headings.forEach((heading, column) => {
+    const button = html("button", { type: "button", "aria-description": heading.dataset.definition });
+    button.append(...heading.childNodes);
+    heading.append(button);
     button.addEventListener("click", () => {
-      const descending = head.getAttribute("aria-sort") === "ascending";
-      for (const other of heads) other.removeAttribute("aria-sort");
-      head.setAttribute("aria-sort", descending ? "descending" : "ascending");
+      const descending = heading.getAttribute("aria-sort") === "ascending";
+      for (const other of headings) other.removeAttribute("aria-sort");
+      heading.setAttribute("aria-sort", descending ? "descending" : "ascending");
       reorder(column, descending);
     });
   });
@@ -72,7 +72,7 @@ function sortable(table, reorder = (column, descending) => sortRows(table, colum
 const keyOf = (cell) =>
   cell.dataset.value === undefined ? cell.textContent : parseFloat(cell.dataset.value);
 
-// A row that was opened takes its detail along.
+// The detail row below an opened row moves with it.
 const detailOf = (row) =>
   row.nextElementSibling?.classList.contains("detail") ? row.nextElementSibling : null;
 
@@ -86,12 +86,12 @@ function sortRows(table, column, descending) {
 
 document.querySelectorAll("table[data-sortable]").forEach((table) => sortable(table));
 
-// ---- Filters: a part of the text, or a pattern with * and ? ----
+// ---- Filters: text, or a pattern with * and ? ----
 
 function matcher(text) {
-  const wanted = text.trim().toLowerCase();
-  if (!/[*?]/.test(wanted)) return (cell) => cell.toLowerCase().includes(wanted);
-  const escaped = wanted.replace(/[.+^${}()|[\]\\]/g, "\\$&");
+  const query = text.trim().toLowerCase();
+  if (!/[*?]/.test(query)) return (cell) => cell.toLowerCase().includes(query);
+  const escaped = query.replace(/[.+^${}()|[\]\\]/g, "\\$&");
   const pattern = new RegExp(`^${escaped.replace(/\*/g, ".*").replace(/\?/g, ".")}$`, "s");
   return (cell) => pattern.test(cell.toLowerCase());
 }
@@ -101,25 +101,25 @@ document.querySelectorAll("[data-filters]").forEach((box) => {
   const input = box.querySelector("input"), status = box.querySelector("[role=status]");
   box.hidden = false;
   input.addEventListener("input", () => {
-    const fits = matcher(input.value);
+    const matches = matcher(input.value);
     const rows = [...body.rows].filter((row) => !row.classList.contains("detail"));
     for (const row of rows) {
       const texts = [...row.querySelectorAll("[data-search]")].map((cell) => cell.textContent);
-      row.hidden = !texts.some(fits);
+      row.hidden = !texts.some(matches);
       const detail = detailOf(row);
       if (detail) detail.hidden = row.hidden || !isOpen(row);
     }
-    const left = rows.filter((row) => !row.hidden).length;
-    status.textContent = input.value.trim() ? `${left} of ${rows.length} shown` : "";
+    const visible = rows.filter((row) => !row.hidden).length;
+    status.textContent = input.value.trim() ? `${visible} of ${rows.length} shown` : "";
   });
 });
 
-// ---- Charts: drawn for the width there is, and again when that changes ----
+// ---- Charts: drawn for the available width, and redrawn when it changes ----
 
-function redrawn(box, draw) {
+function responsive(box, draw) {
   let width = 0;
   new ResizeObserver(() => {
-    // In print what was drawn is scaled.
+    // For print the chart is scaled instead.
     if (!box.clientWidth || box.clientWidth === width || matchMedia("print").matches) return;
     width = box.clientWidth;
     draw(width);
@@ -130,7 +130,7 @@ function redrawn(box, draw) {
 const frame = (width, height, attributes, ...children) =>
   svg("svg", { viewBox: `0 0 ${width} ${height}`, width, height, ...attributes }, ...children);
 
-// A path through points, broken where one isn't a number.
+// A path through points, with gaps where y is not finite.
 function path(points) {
   let pen = "M";
   return points.map(([x, y]) => {
@@ -141,19 +141,19 @@ function path(points) {
   }).join("");
 }
 
-// Some five round numbers from 0 to `top`.
+// About five round numbers from 0 to `top`.
 function ticks(top) {
   const rough = top / 5, unit = 10 ** Math.floor(Math.log10(rough));
   const step = unit * ([1, 2, 5, 10].find((m) => m * unit >= rough) ?? 10);
   return Array.from({ length: Math.floor(top / step + 1e-9) + 1 }, (_, i) => i * step);
 }
 
-// ---- The depth of the network ----
+// ---- Chart over all layers ----
 
 function depthChart(box, readout) {
   const sites = data.layers.map((layer) => layer.site);
   const left = 46, right = 14, panel = 92, gap = 44, top = 26;
-  redrawn(box, (width) => {
+  responsive(box, (width) => {
     const inner = width - left - right, names = Object.keys(data.depth);
     const height = top + names.length * (panel + gap);
     const x = (i) => left + ((i + 0.5) * inner) / sites.length;
@@ -163,11 +163,11 @@ function depthChart(box, readout) {
       const values = data.depth[name].values.map(number), y0 = top + p * (panel + gap) + panel;
       const finite = values.filter(Number.isFinite), most = Math.max(1, ...finite);
       const logarithmic = most > 10;
-      // 0 has the place of the power below the least, and its name.
+      // 0 is drawn one decade below the least value, and labelled 0.
       const zero = logarithmic && finite.includes(0);
       const low = logarithmic
         ? Math.floor(Math.log10(Math.min(...finite.filter((v) => v > 0)))) - zero : 0;
-      // At least a decade: all may be the same power of 10.
+      // At least one decade: all values may be the same power of 10.
       const high = logarithmic ? Math.max(low + zero + 1, Math.ceil(Math.log10(most))) : most;
       const place = (v) => !logarithmic ? v : v === 0 ? low : Math.log10(v);
       const scale = (v) => y0 - (place(v) - low) / (high - low) * panel;
@@ -179,7 +179,7 @@ function depthChart(box, readout) {
           svg("tspan", { class: "name" }, name),
           ...(width > 520 ? [svg("tspan", { class: "quiet", dx: 8 }, data.depth[name].title)] : [])));
       for (const mark of marks) {
-        const y = scale(mark), text = logarithmic && mark ? `10${superscript(Math.log10(mark))}` : shown(mark);
+        const y = scale(mark), text = logarithmic && mark ? `10${superscript(Math.log10(mark))}` : formatted(mark);
         back.append(svg("line", { x1: left, x2: width - right, y1: y, y2: y }),
           svg("text", { x: left - 8, y: y + 4, "text-anchor": "end" }, text));
       }
@@ -189,7 +189,7 @@ function depthChart(box, readout) {
         if (Number.isFinite(cy)) columns[i].push(svg("circle", { cx, cy, r: 3 }));
       });
     });
-    // The first parts of neighbours' names, where they have room.
+    // The first part of the names, once for neighbours that share it, where it fits.
     const bottom = top + names.length * (panel + gap) - gap;
     for (let i = 0, end; i < sites.length; i = end) {
       const part = (s) => s.split(/[.\/#]/)[0];
@@ -202,11 +202,12 @@ function depthChart(box, readout) {
       }
     }
     sites.forEach((site, i) => {
-      const says = Object.entries(data.depth).map(([n, { values }]) => `${n} ${shown(values[i], n)}`).join(", ");
-      const tell = () => readout.replaceChildren(html("bdi", {}, site), `: ${says}`);
+      const text = Object.entries(data.depth)
+        .map(([n, { values }]) => `${n} ${formatted(values[i], n)}`).join(", ");
+      const announce = () => readout.replaceChildren(html("bdi", {}, site), `: ${text}`);
       hits.append(svg("a", {
-        href: `#layer-${i}`, tabindex: i ? -1 : 0, "aria-label": `${site}: ${says}`,
-        pointerenter: tell, focus: tell,
+        href: `#layer-${i}`, tabindex: i ? -1 : 0, "aria-label": `${site}: ${text}`,
+        pointerenter: announce, focus: announce,
         keydown: (event) => {
           const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
           const other = step && hits.children[i + step];
@@ -222,7 +223,7 @@ function depthChart(box, readout) {
       svg("line", { x1: x(i), x2: x(i), y1: top, y2: bottom, class: "guide" }), ...columns[i]));
     });
     box.replaceChildren(frame(width, height - 14, { role: "group",
-      "aria-label": "Every layer; the table below has the same numbers" },
+      "aria-label": "All layers; the table below has the same values" },
     back, lines, hits));
   });
 }
@@ -231,15 +232,15 @@ const depth = document.getElementById("depth");
 if (depth) {
   depth.hidden = false;
   depthChart(document.getElementById("depth-chart"), document.getElementById("depth-readout"));
-  // Without this script there is no such section to go to.
+  // The server does not link to this section, because without the script it is hidden.
   const link = html("a", { href: "#depth" }, document.getElementById("depth-title").textContent);
   document.querySelector('nav a[href="#layers"]').parentElement.before(html("li", {}, link));
 }
 
-// ---- Spectra of a layer: a band over its channels, and single ones ----
+// ---- Spectra of a layer: quantiles over its channels, and single channels ----
 
-const DYNAMIC = 1200; // tenths of a decibel below the greatest power that are shown
-const SIDES = { in: "Input of the rectifier", out: "Output of the rectifier" };
+const DYNAMIC_RANGE = 1200; // in tenths of a decibel, from the greatest power down
+const SIDES = { in: "Activation input", out: "Activation output" };
 const COLORS = 8;
 
 function spectraCharts(spectra, boxes, chosen) {
@@ -249,12 +250,12 @@ function spectraCharts(spectra, boxes, chosen) {
   const draw = (side, box) => (width) => {
     const all = ["in", "out"].flatMap((s) => curves(s).flat()).filter((v) => v !== null);
     if (!all.length) {
-      box.replaceChildren(html("p", { class: "note" }, `${SIDES[side]}: there is no power to draw.`));
+      box.replaceChildren(html("p", { class: "note" }, `${SIDES[side]}: no power to plot.`));
       return;
     }
     const high = Math.ceil(all.reduce((a, b) => Math.max(a, b)) / 100);
     const lowest = Math.floor(all.reduce((a, b) => Math.min(a, b)) / 100);
-    const low = Math.min(Math.max(lowest, high - DYNAMIC / 100), high - 1);
+    const low = Math.min(Math.max(lowest, high - DYNAMIC_RANGE / 100), high - 1);
     const left = 64, right = 12, top = 28, height = 220, base = top + height;
     const x = (f) => left + (f / most) * (width - left - right);
     const y = (v) => v === null ? NaN
@@ -267,7 +268,7 @@ function spectraCharts(spectra, boxes, chosen) {
         svg("text", { x: left - 8, y: y(p * 100) + 4, "text-anchor": "end" }, `10${superscript(p)}`));
     }
     for (const f of ticks(most)) {
-      axes.append(svg("text", { x: x(f), y: base + 18, "text-anchor": "middle" }, shown(f)));
+      axes.append(svg("text", { x: x(f), y: base + 18, "text-anchor": "middle" }, formatted(f)));
     }
     axes.append(
       svg("text", { x: (left + width - right) / 2, y: base + 38, "text-anchor": "middle" },
@@ -277,7 +278,7 @@ function spectraCharts(spectra, boxes, chosen) {
     const drawn = svg("g");
     const [lower, middle, upper] = spectra[side].band;
     if (middle) {
-      // Bins that have no power at all are at the bottom of the band.
+      // Bins without power are at the bottom of the chart.
       const edge = (values) => values.map((v, i) => [x(freq[i]), v === null ? base : y(v)]);
       drawn.append(svg("path", { class: "band",
         d: path([...edge(upper), ...edge(lower).reverse()]) + "Z" }),
@@ -287,25 +288,25 @@ function spectraCharts(spectra, boxes, chosen) {
       drawn.append(svg("path", { class: `line color-${color}`, "data-channel": channel,
         d: line(spectra[side].lines[channel]) }));
     }
-    const what = [...chosen.keys()].map((c) => `channel ${c}`).join(", ");
+    const channels = [...chosen.keys()].map((c) => `channel ${c}`).join(", ");
     box.replaceChildren(frame(width, base + 46, { role: "img",
-      "aria-label": `Power spectrum, ${SIDES[side].toLowerCase()}: median and 10 to 90 % of the ` +
-        `channels${what && ", "}${what}` }, axes, drawn));
+      "aria-label": `Power spectrum, ${SIDES[side].toLowerCase()}: median and 10 to 90 % of ` +
+        `channels${channels && ", "}${channels}` }, axes, drawn));
   };
-  const again = Object.entries(boxes).map(([side, box]) => redrawn(box, draw(side, box)));
-  return () => again.forEach((redraw) => redraw());
+  const redraws = Object.entries(boxes).map(([side, box]) => responsive(box, draw(side, box)));
+  return () => redraws.forEach((redraw) => redraw());
 }
 
-// ---- What opens under a layer ----
+// ---- Details of a layer ----
 
-const CAP = 50; // rows of channels at first: thousands take a moment
+const CAP = 50; // rows of channels at first: thousands are slow
 
 function header(names) {
   return html("thead", {}, html("tr", {}, ...names.map((name, column) => {
     const words = name.split("_").flatMap((w, i) => (i ? ["_", html("wbr"), w] : [w]));
-    const says = data.definitions[name];
-    return html("th", { scope: "col", class: column > 0 && "number", title: says,
-      "data-definition": says }, ...words);
+    const definition = data.definitions[name];
+    return html("th", { scope: "col", class: column > 0 && "number", title: definition,
+      "data-definition": definition }, ...words);
   })));
 }
 
@@ -316,8 +317,8 @@ function scrolling(table, label) {
 function smallTable(columns, caption) {
   const names = Object.keys(columns);
   const rows = columns[names[0]].map((first, i) => html("tr", {},
-    html("th", { scope: "row" }, shown(first)),
-    ...names.slice(1).map((n) => html("td", { class: "number" }, shown(columns[n][i], n)))));
+    html("th", { scope: "row" }, formatted(first)),
+    ...names.slice(1).map((n) => html("td", { class: "number" }, formatted(columns[n][i], n)))));
   return scrolling(html("table", {}, html("caption", {}, caption), header(names),
     html("tbody", {}, ...rows)), caption);
 }
@@ -338,8 +339,8 @@ function detail(layer) {
       button.firstChild.setAttribute("class", `swatch ${color === undefined ? "" : `color-${color}`}`);
     }
     legend.replaceChildren(
-      html("li", {}, swatch("median"), `median of ${shown(total)} channels`),
-      html("li", {}, swatch("band"), "10–90 % of them"),
+      html("li", {}, swatch("median"), `median of ${formatted(total)} channels`),
+      html("li", {}, swatch("band"), "10–90 % of channels"),
       ...[...chosen].map(([c, color]) => html("li", {}, swatch(`color-${color}`), `channel ${c}`)));
   }
   function toggle(channel) {
@@ -357,12 +358,12 @@ function detail(layer) {
         "aria-label": `Spectrum of channel ${channel}`, click: () => toggle(channel) },
       swatch(""), String(channel))];
     return html("tr", { "data-channel": channel }, html("th", { scope: "row" }, ...name),
-      ...names.map((n) => html("td", { class: "number" }, shown(layer.channels[n][channel], n))));
+      ...names.map((n) => html("td", { class: "number" }, formatted(layer.channels[n][channel], n))));
   }
   function fill() {
     body.replaceChildren(...order.slice(0, cap).map(row));
     all.hidden = cap >= total;
-    all.textContent = `Show all ${shown(total)} channels (${shown(Math.min(cap, total))} are shown)`;
+    all.textContent = `Show all ${formatted(total)} channels (${formatted(Math.min(cap, total))} shown)`;
     mark();
   }
 
@@ -379,13 +380,16 @@ function detail(layer) {
   if (layer.spectra) {
     const boxes = { in: html("div", { class: "chart" }), out: html("div", { class: "chart" }) };
     redraw = spectraCharts(layer.spectra, boxes, chosen);
-    const have = Object.keys(lines).length;
-    const some = have < total ? ` Of ${shown(have)} channels, those whose DC varies most from input ` +
-      "to input, there is a spectrum here; report.spectra() has all." : "";
-    const bins = layer.spectra.bins > 1 ? ` Of ${layer.spectra.bins} neighbouring bins the ` +
-      "greatest is drawn." : "";
-    charts.push(html("p", {}, `Power in each bin, averaged over inputs.${bins}`,
-      html("span", { class: "on-screen" }, ` Click a channel’s number to draw it.${some}`)), html("div", { class: "pair" }, boxes.in, boxes.out), legend);
+    const available = Object.keys(lines).length;
+    const some = available < total ?
+      ` The page has spectra of the ${formatted(available)} channels whose DC varies most over inputs; ` +
+      "report.spectra() has all." : "";
+    const bins = layer.spectra.bins > 1 ?
+      ` Each point is the maximum of ${layer.spectra.bins} adjacent bins.` : "";
+    charts.push(
+      html("p", {}, `Power per bin, averaged over inputs.${bins}`,
+        html("span", { class: "on-screen" }, ` Click a channel number to plot or remove it.${some}`)),
+      html("div", { class: "pair" }, boxes.in, boxes.out), legend);
     const first = layer.spectra.first;
     if (first !== null) chosen.set(first, 0);
   } else if (layer.note) {
@@ -394,10 +398,10 @@ function detail(layer) {
   fill();
   const extras = [];
   if (layer.harmonics) {
-    extras.push(smallTable(layer.harmonics, "Harmonics of f0, medians over the channels"));
+    extras.push(smallTable(layer.harmonics, "Harmonics of f0, medians over channels"));
   }
   if (layer.predictions) {
-    extras.push(smallTable(layer.predictions, "DC predicted by theory, means over the channels"));
+    extras.push(smallTable(layer.predictions, "DC predicted by theory, means over channels"));
   }
   const content = html("div", { class: "panel" }, html("h3", {}, layer.site), ...charts,
     scrolling(table, label), all, ...(extras.length ? [html("div", { class: "pair" }, ...extras)] : []));
@@ -405,9 +409,9 @@ function detail(layer) {
     if (order.indexOf(channel) >= cap) { cap = total; fill(); }
     if (lines[channel] !== undefined && !chosen.has(channel)) toggle(channel);
     for (const marked of body.querySelectorAll(".revealed")) marked.classList.remove("revealed");
-    const found = body.querySelector(`tr[data-channel="${channel}"]`);
-    found?.classList.add("revealed");
-    found?.scrollIntoView({ block: "center" });
+    const target = body.querySelector(`tr[data-channel="${channel}"]`);
+    target?.classList.add("revealed");
+    target?.scrollIntoView({ block: "center" });
   };
   return content;
 }
@@ -433,8 +437,8 @@ for (const row of document.querySelectorAll("tr[data-layer]")) {
   cell.append(button);
 }
 
-// A link to a layer opens it, and shows the channel that it names.
-function follow(hash, channel) {
+// Open the layer that a hash names, and show one of its channels.
+function navigate(hash, channel) {
   const row = /^#layer-\d+$/.test(hash) && document.getElementById(hash.slice(1));
   if (!row) return false;
   const input = document.getElementById("sites-filter");
@@ -450,12 +454,12 @@ document.addEventListener("click", (event) => {
   const link = event.target.closest("a");
   const hash = link?.getAttribute("href") ?? "";
   if (event.button || event.ctrlKey || event.metaKey || event.shiftKey) return;
-  const left = location.hash, channel = link?.dataset.channel;
-  if (!follow(hash, channel)) return;
+  const previous = location.hash, channel = link?.dataset.channel;
+  if (!navigate(hash, channel)) return;
   event.preventDefault();
-  if (hash !== left) history.pushState({ channel }, "", hash);
+  if (hash !== previous) history.pushState({ channel }, "", hash);
   else history.replaceState({ channel }, "");
 });
-// One that is typed, or come back to.
-window.addEventListener("hashchange", () => follow(location.hash, history.state?.channel));
-follow(location.hash, history.state?.channel);
+// A hash that was typed, or that the user went back to.
+window.addEventListener("hashchange", () => navigate(location.hash, history.state?.channel));
+navigate(location.hash, history.state?.channel);

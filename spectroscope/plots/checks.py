@@ -1,4 +1,4 @@
-"""What a frame must have to be drawn, and how its names and units are written on Axes."""
+"""Validation of the frames to plot, and how names and units are written on Axes."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -11,92 +11,90 @@ from spectroscope.schema import COLUMNS
 
 Floats = NDArray[np.float64]
 
-# Longer names leave no room for the picture.
-_LONGEST = 48
+_MAX_NAME = 48  # characters; longer names of sites leave no room for the plot
 
 
-def check(frame: pd.DataFrame, columns: Iterable[str], maker: str) -> None:
-    """Raise unless `frame` has rows and `columns`; `maker` is what makes one that has them."""
+def check(frame: pd.DataFrame, columns: Iterable[str], source: str) -> None:
+    """Raise unless `frame` has rows and `columns`; `source`: the call that returns such frames."""
     if not isinstance(frame, pd.DataFrame):
-        raise TypeError(f"a DataFrame of {maker} is wanted, not {type(frame).__name__}")
+        raise TypeError(f"expected a DataFrame from {source}, not {type(frame).__name__}")
     if missing := [column for column in columns if column not in frame]:
-        raise ValueError(f"the frame has no column {missing[0]!r}: one of {maker} is wanted")
+        raise ValueError(f"the frame has no column {missing[0]!r}: expected one from {source}")
     if frame.empty:
-        raise ValueError(f"the frame is empty: rows of {maker} are wanted")
+        raise ValueError(f"the frame is empty: expected rows from {source}")
 
 
-def once(frame: pd.DataFrame, key: Sequence[str], maker: str) -> None:
-    """Raise if two rows of `frame` have the same `key`, as those of two reports have."""
-    if (twice := frame.duplicated(list(key))).any():
-        row = frame.loc[twice, list(key)].iloc[0]
-        where = ", ".join(f"{name} {value}" for name, value in row.items())
+def check_unique(frame: pd.DataFrame, key: Sequence[str], source: str) -> None:
+    """Raise if several rows of `frame` have the same `key`, as in concatenated reports."""
+    if (repeated := frame.duplicated(list(key))).any():
+        row = frame.loc[repeated, list(key)].iloc[0]
+        values = ", ".join(f"{name} {value}" for name, value in row.items())
         raise ValueError(
-            f"the frame has several rows of {where}, as of reports put together: {maker} of one "
-            "report is wanted; draw the others by ax=… on the same Axes"
+            f"the frame has several rows with {values}: expected {source} of one report; "
+            "to plot several reports, call once for each with the same ax=…"
         )
 
 
+def check_site(frame: pd.DataFrame, columns: Iterable[str], source: str) -> str:
+    """As :func:`check`, and `frame` must be of a single site, whose name is returned."""
+    check(frame, ["site", *columns], source)
+    sites = frame["site"].unique()
+    if len(sites) > 1:
+        names = ", ".join(map(str, sites[:3])) + (", …" if len(sites) > 3 else "")
+        raise ValueError(
+            f"the frame has {len(sites)} sites ({names}), expected one: "
+            'select it with frame[frame["site"] == …]'
+        )
+    return str(sites[0])
+
+
 def numbers(frame: pd.DataFrame, column: str) -> Floats:
-    """A column of numbers."""
+    """Values of a numeric column."""
     if not pd.api.types.is_numeric_dtype(frame[column].infer_objects()):
         raise ValueError(
-            f"column {column!r} has no numbers, but such as {frame[column].iloc[0]!r}: name one "
-            "that has, such as 'dc_out'"
+            f"column {column!r} is not numeric, its first value is {frame[column].iloc[0]!r}: "
+            "choose another, such as 'dc_out'"
         )
     values: Floats = frame[column].to_numpy(np.float64)
     return values
 
 
 def fundamentals(f0: ArrayLike | None) -> Floats:
-    """Those of `f0` that are known ``[N]``; None: there are none."""
+    """Finite values of `f0` ``[N]``; empty for None."""
     try:
         values = np.asarray([] if f0 is None else f0, dtype=np.float64).ravel()
     except (TypeError, ValueError):
-        raise ValueError(
-            f"f0={f0!r} must be a frequency, or one for each input, as a number such as 1.2"
-        ) from None
+        raise ValueError(f"f0={f0!r} must be a frequency such as 1.2, or one per input") from None
     return values[np.isfinite(values)]
 
 
-def one_site(frame: pd.DataFrame, columns: Iterable[str], maker: str) -> str:
-    """The name of the site that `frame` is of; as :func:`check`, and there must be but one."""
-    check(frame, ["site", *columns], maker)
-    sites = frame["site"].unique()
-    if len(sites) > 1:
-        named = ", ".join(map(str, sites[:3])) + (", …" if len(sites) > 3 else "")
-        raise ValueError(
-            f"the frame is of {len(sites)} sites ({named}) and must be of one: choose it by "
-            'frame[frame["site"] == …]'
-        )
-    return str(sites[0])
-
-
-def chosen(frame: pd.DataFrame, channels: int | Iterable[int] | None, site: str) -> list[int]:
-    """Those of the frame's channels that are asked for, one or several; None: all."""
-    there = sorted(frame["channel"].unique().tolist())
+def select_channels(
+    frame: pd.DataFrame, channels: int | Iterable[int] | None, name: str
+) -> list[int]:
+    """The channels to plot: `channels` as a list, or all of the frame's; `name` is for errors."""
+    available = sorted(frame["channel"].unique().tolist())
     if channels is None:
-        return there
+        return available
     single = isinstance(channels, int | np.integer)
-    wanted: list[int] = list(dict.fromkeys([channels] if single else channels))  # type: ignore
-    if strangers := [some for some in wanted if not isinstance(some, int | np.integer)]:
-        raise ValueError(f"channels must be whole numbers, such as [0, 1], not {strangers[0]!r}")
-    if not wanted:
-        raise ValueError("channels is empty: name one or more, or None for all")
-    if strange := set(wanted) - set(there):
+    selected: list[int] = list(dict.fromkeys([channels] if single else channels))  # type: ignore
+    if wrong := [channel for channel in selected if not isinstance(channel, int | np.integer)]:
+        raise ValueError(f"channels must be integers, such as [0, 1], not {wrong[0]!r}")
+    if not selected:
+        raise ValueError("channels is empty: give at least one, or None for all")
+    if unknown := set(selected) - set(available):
         raise ValueError(
-            f"{site} has no channel {min(strange)}: the frame has {len(there)}, "
-            f"from {there[0]} to {there[-1]}"
+            f"{name} has no channel {min(unknown)}: the frame has {len(available)}, "
+            f"from {available[0]} to {available[-1]}"
         )
-    return wanted
+    return selected
 
 
-def only(frame: pd.DataFrame, column: str, maker: str) -> str:
-    """The one text that is in `column`, such as the unit of the frequencies."""
+def single_value(frame: pd.DataFrame, column: str, source: str) -> str:
+    """The value that `column` has in all rows, such as the unit of the frequencies."""
     values = frame[column].unique()
     if len(values) != 1:
         raise ValueError(
-            f"{column} must be the same in all rows, not {', '.join(map(str, values))}: "
-            f"draw one after the other of {maker}"
+            f"{column} must be the same in all rows of {source}, not {', '.join(map(str, values))}"
         )
     return str(values[0])
 
@@ -109,33 +107,33 @@ def grid(frame: pd.DataFrame, channels: Sequence[int], side: str, value: str) ->
 
 
 def unit(column: str, freq_unit: str | None = None) -> str:
-    """Unit of a column, as `Report.describe()` has it; empty if that doesn't know the column."""
-    found = COLUMNS[column].unit if column in COLUMNS else ""
+    """Unit of a column as in `Report.describe()`; empty if the column is not in it."""
+    unit = COLUMNS[column].unit if column in COLUMNS else ""
     if freq_unit is None:
-        return found
-    if found == "see freq_unit":
+        return unit
+    if unit == "see freq_unit":
         return freq_unit
-    # "activation² per freq_unit"; of images per area of the plane of frequencies.
+    # "activation² per freq_unit"; for images per area of the frequency plane.
     per = f"({freq_unit})²" if freq_unit.startswith("cycles/pixel") else freq_unit
-    return found.replace("freq_unit", per)
+    return unit.replace("freq_unit", per)
 
 
 def label(words: str, unit: str) -> str:
     """Text of an axis."""
-    return escaped(f"{words} ({unit})" if unit else words)
+    return escape(f"{words} ({unit})" if unit else words)
 
 
-def escaped(text: str) -> str:
-    """`text` as Matplotlib shows it: a ``$`` would begin a formula, a first ``_`` hide it."""
-    shown = text.replace("$", r"\$")
-    return f" {shown}" if shown.startswith("_") else shown
+def escape(text: str) -> str:
+    """`text` for Matplotlib, where ``$`` would begin a formula and a leading ``_`` hide it."""
+    escaped = text.replace("$", r"\$")
+    return f" {escaped}" if escaped.startswith("_") else escaped
 
 
-def short(names: Sequence[str]) -> list[str]:
-    """Names of sites to stand on Axes: long ones without their middle, if they stay distinct."""
-    head = _LONGEST // 3
-    cut = [
-        name if len(name) <= _LONGEST else f"{name[:head]}…{name[head + 1 - _LONGEST :]}"
+def shorten(names: Sequence[str]) -> list[str]:
+    """Names of sites for Axes: long ones without their middle, if all stay distinct."""
+    head = _MAX_NAME // 3
+    short = [
+        name if len(name) <= _MAX_NAME else f"{name[:head]}…{name[head + 1 - _MAX_NAME :]}"
         for name in names
     ]
-    return [escaped(name) for name in (cut if len(set(cut)) == len(set(names)) else names)]
+    return [escape(name) for name in (short if len(set(short)) == len(set(names)) else names)]

@@ -1,4 +1,4 @@
-"""Axes to draw on: new ones, colours that can be told apart, and legends that cover nothing."""
+"""New Axes, colours, scales, and legends that cover no data."""
 
 import math
 from collections.abc import Sequence
@@ -14,69 +14,71 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from spectroscope.plots.checks import short
+from spectroscope.plots.checks import shorten
 
-SIDES = {"in": "rectifier's input", "out": "rectifier's output"}
-# Colours stay apart for the colour-blind, and on a white as on a black face. Nothing is told by
-# them alone.
+SIDES = {"in": "activation input", "out": "activation output"}
+# seaborn is a dependency for this palette, and for the themes of the figures that `run` and the
+# examples write. Its plot functions do not fit: stripplot's jitter is random, heatmap has
+# categorical axes, and lineplot ignores NaN, which here means no power.
+# The colours are distinct for the colour-blind, on white and on black. Nothing is distinguished by
+# colour alone.
 COLORS = sns.color_palette("colorblind")
 SIDE_COLORS = dict(zip(SIDES, COLORS, strict=False))
-# The input thin and dashed, the output solid, in every picture.
+# The input is thin and dashed, the output solid, in every plot.
 SIDE_LINES: dict[str, dict[str, Any]] = {
     "in": {"ls": (0, (4, 1.5)), "lw": 1.0},
     "out": {"ls": "-", "lw": 1.5},
 }
 MARKERS = "os^Dv<>"
 
-# Below this part of the greatest power there is nothing but the rounding of float32.
-_FLOOR = 1e-12
-_ROW = 0.22  # inches that one site takes
+_FLOOR = 1e-12  # of the greatest power: below is rounding error of float32
+_ROW = 0.22  # inches per site
 _GOLDEN = (math.sqrt(5) - 1) / 2
-_LABELS = 10.0  # points, Matplotlib's default
-_TALLEST = 100.0  # inches; pixels are limited
+_LABEL_SIZE = 10.0  # points, Matplotlib's default
+_MAX_HEIGHT = 100.0  # inches; Matplotlib limits the number of pixels
 
 
-def new(width: float, height: float, **options: Any) -> Any:
-    """Axes of a new pyplot figure: one, or of a grid an array; `options` as of `subplots`.
+def new_axes(width: float, height: float, **options: Any) -> Any:
+    """Axes of a new pyplot figure, or an array of them; `options` as of `pyplot.subplots`.
 
-    `width` and `height` are inches at Matplotlib's own size of labels; with greater text, as
-    seaborn's themes have, the figure grows.
+    `width` and `height` are inches at Matplotlib's default label size; the figure grows with
+    larger labels, as in seaborn's themes.
     """
-    from matplotlib import pyplot  # Deferred: those who give Axes may have no use for its state.
+    from matplotlib import pyplot  # deferred: with ax=… no pyplot state is needed
 
-    scale = max(1.0, _points(mpl.rcParams["axes.labelsize"]) / _LABELS)
-    size = width * scale, min(height * scale, _TALLEST)
+    scale = max(1.0, _points(mpl.rcParams["axes.labelsize"]) / _LABEL_SIZE)
+    size = width * scale, min(height * scale, _MAX_HEIGHT)
     figure, axes = pyplot.subplots(figsize=size, layout="constrained", **options)
-    opaque(figure)
+    make_opaque(figure)
     return axes
 
 
-def opaque(figure: Figure) -> None:
-    """Give a transparent figure a face that its text can be read on."""
+def make_opaque(figure: Figure) -> None:
+    """Give a transparent figure a background that contrasts with its text."""
     if to_rgba(figure.get_facecolor())[3] < 1:
         bright = np.mean(to_rgb(mpl.rcParams["text.color"])) > 0.5
         figure.set_facecolor("black" if bright else "white")
 
 
-def new_rows(sites: Sequence[str]) -> Axes:
-    """New Axes with room for a row for each site, and for its name."""
-    longest = max(map(len, short(sites)))
-    axes: Axes = new(5 + 0.075 * longest, 1.6 + _ROW * len(sites))
+def new_axes_for_rows(sites: Sequence[str]) -> Axes:
+    """New Axes with room for one row per site, and for its name."""
+    longest = max(map(len, shorten(sites)))
+    axes: Axes = new_axes(5 + 0.075 * longest, 1.6 + _ROW * len(sites))
     return axes
 
 
-def rows(ax: Axes, sites: Sequence[str]) -> None:
-    """Make a row of each site, from above, named as far as there is room for the names."""
+def label_rows(ax: Axes, sites: Sequence[str]) -> None:
+    """One row per site from the top, with as many names as fit."""
     size = _points(mpl.rcParams["ytick.labelsize"])
     room = ax.get_window_extent().height / dpi(ax) * 72
     step = math.ceil(1.1 * size * len(sites) / room)
-    ax.set_yticks(range(0, len(sites), step), short(sites)[::step])
+    ax.set_yticks(range(0, len(sites), step), shorten(sites)[::step])
     ax.set_yticks([], minor=True)
     ax.set_ylim(len(sites) - 0.4, -0.6)
 
 
 def _points(size: float | str) -> float:
-    """A size of text, which may be a word such as ``"medium"``, in points."""
+    """A font size, which may be a word such as ``"medium"``, in points."""
     return float(FontProperties(size=size).get_size_in_points())
 
 
@@ -86,51 +88,54 @@ def dpi(ax: Axes) -> float:
 
 
 def ink(ax: Axes) -> Any:
-    """Colour of what is neither one side nor the other: that of the text of these Axes."""
+    """Colour of text on these Axes, for marks that belong to neither side."""
     return ax.xaxis.label.get_color()
 
 
 def jitter(numbers: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Places from −½ to ½, spread evenly and always the same: multiples of the golden ratio."""
-    places: NDArray[np.float64] = np.asarray(numbers * _GOLDEN % 1 - 0.5, np.float64)
-    return places
+    """Offsets from −½ to ½, evenly spread and reproducible: multiples of the golden ratio."""
+    offsets: NDArray[np.float64] = np.asarray(numbers * _GOLDEN % 1 - 0.5, np.float64)
+    return offsets
 
 
-def titled(ax: Axes, text: str) -> None:
-    """Give `ax` a title, if it has none: what else is drawn on it may be of something else."""
+def set_default_title(ax: Axes, text: str) -> None:
+    """Set the title unless there is one: an earlier plot on `ax` may be of another site."""
     if not ax.get_title():
         ax.set_title(text, fontsize="medium")
 
 
-def across(ax: Axes, x: NDArray[np.float64]) -> None:
-    """Let the x axis go from the least to the greatest `x`, even if nothing is drawn there."""
+def include_x(ax: Axes, x: NDArray[np.float64]) -> None:
+    """Extend the x limits to all of `x`, even where the plotted values are NaN."""
     ax.update_datalim(np.column_stack([x, np.zeros_like(x)]), updatey=False)
     ax.autoscale_view(scaley=False)
 
 
-def lowest(ax: Axes) -> float:
-    """Where the y axis begins if something is drawn there already; else infinity."""
+def lower_limit(ax: Axes) -> float:
+    """Lower y limit if `ax` has data already; otherwise infinity."""
     return ax.get_ylim()[0] if ax.has_data() else math.inf
 
 
-def log_power(ax: Axes, before: float, *values: NDArray[np.float64]) -> None:
-    """Logarithmic y, no lower than what isn't rounding; linear if nothing is greater than 0.
+def log_scale_power(ax: Axes, before: float, *values: NDArray[np.float64]) -> None:
+    """Make y logarithmic, and cut off rounding errors; keep it linear if no value is above 0.
 
-    `before` is what :func:`lowest` was before `values` were drawn: no less is in view than then.
+    Args:
+        ax: with `values` plotted.
+        before: :func:`lower_limit` before `values` were plotted; what was in view stays in view.
+        values: power.
     """
     greatest = max(
-        (float(some[np.isfinite(some)].max(initial=0.0)) for some in values), default=0.0
+        (float(array[np.isfinite(array)].max(initial=0.0)) for array in values), default=0.0
     )
     if greatest > 0:
         ax.set_yscale("log")
         ax.autoscale_view()
         low, high = ax.get_ylim()
-        # By auto=None, here and below, what is drawn here later will be in view too.
+        # auto=None, here and below: later plots on these Axes still extend the limits.
         ax.set_ylim(max(low, min(greatest * _FLOOR, before)), high, auto=None)
 
 
-def decades(ax: Axes, values: NDArray[np.float64], axes: str = "x") -> None:
-    """Make `axes` logarithmic on both sides of 0 where typical `values` are decades apart."""
+def symlog_if_wide(ax: Axes, values: NDArray[np.float64], axes: str = "x") -> None:
+    """Make `axes` symmetric-logarithmic if typical `values` span decades."""
     sizes = np.abs(values[np.isfinite(values) & (values != 0)])
     if len(sizes) and np.quantile(sizes, 0.95) > 30 * np.quantile(sizes, 0.05):
         linear = 10 ** math.ceil(math.log10(np.quantile(sizes, 0.05)))
@@ -140,21 +145,21 @@ def decades(ax: Axes, values: NDArray[np.float64], axes: str = "x") -> None:
 
 
 def legend(ax: Axes, handles: Sequence[Any] | None = None) -> None:
-    """Add a legend at the top, inside, and make room for it: it covers nothing that is drawn."""
+    """Add a legend inside, at the top, and extend the y limits so that it covers no data."""
     handles = ax.get_legend_handles_labels()[0] if handles is None else handles
     if not handles:
         return
     figure = ax.figure.canvas.figure
     if (engine := figure.get_layout_engine()) is not None:
-        engine.execute(figure)  # only then it is known how wide the Axes will be
+        engine.execute(figure)  # the width of the Axes is unknown before
     room = ax.get_window_extent()
     for columns in range(len(handles), 0, -1):
-        found = ax.legend(handles=handles, loc="upper center", ncols=columns, fontsize="small")
-        box = found.get_window_extent()
+        legend = ax.legend(handles=handles, loc="upper center", ncols=columns, fontsize="small")
+        box = legend.get_window_extent()
         if box.width < 0.97 * room.width:
             break
-    for handle in found.legend_handles:
-        if isinstance(handle, Line2D):  # points of thousands are too small and pale to know again
+    for handle in legend.legend_handles:
+        if isinstance(handle, Line2D):  # points of large plots are too small and pale
             handle.set(alpha=1, markersize=max(handle.get_markersize(), 5))
     margin = 0.06 * dpi(ax)
     share = min((box.height + 2 * margin) / room.height, 0.5)

@@ -57,10 +57,10 @@ def by_ring(sums: SpectralSums, values: Tensor) -> Tensor:
     if len(sums.axes) == 1:
         return values
     transform = Transform.of(sums.axes, "boxcar", values.device)
-    if transform.rings is None or values.shape[1] == transform.bins:
+    if transform.radial_bin is None or values.shape[1] == transform.bins:
         return values
     rings = values.new_zeros(len(values), transform.bins)
-    return rings.index_add_(1, transform.rings, values)
+    return rings.index_add_(1, transform.radial_bin, values)
 
 
 def computed(statistic: Statistic, record: SiteRecord) -> dict[str, NDArray[Any]]:

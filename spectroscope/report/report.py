@@ -1,6 +1,7 @@
 """`Report`: what was measured, as tidy pandas frames with units."""
 
 import difflib
+import glob
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -305,27 +306,44 @@ class Report:
                 export.write_parquet(table, staging / f"{name}.parquet", {**COLUMNS, **self._own})
 
     def page(self, path: str | os.PathLike[str], *, title: str | None = None) -> None:
-        """Write the report as one HTML page that needs nothing else, not even a network.
+        """Write the report as one self-contained HTML page that needs no network.
 
-        What was looked at, what couldn't be seen, findings, the tables of layers and channels,
-        their spectra, and the definition of every column. For dark rooms and for paper too.
+        It has run details, coverage, findings, tables of layers and channels, their spectra, and
+        the definition of every column. It follows the system's dark mode and can be printed.
 
         Args:
-            path: of the file, in a folder that is there; what is there is replaced, or, if this
-                fails, left as it was.
-            title: above the page; None: the specimen's name, or the model's.
+            path: of the file, in an existing folder. An existing file is replaced, or left as it
+                was if writing fails.
+            title: heading of the page; None: the specimen's name, or the model's.
 
         Raises:
-            RequestError: it can't be written.
+            RequestError: the file cannot be written.
         """
-        from spectroscope import page  # one look ahead: whoever reads tables needs no jinja2
+        from spectroscope import page  # deferred: reading tables needs no jinja2
 
-        page.write(self, path, title=title)
+        def optional(table: Callable[..., pd.DataFrame], *select: str) -> pd.DataFrame | None:
+            with suppress(RequestError):  # nothing of the kind was recorded
+                return table(*select)
+            return None
+
+        html = page.render_report(
+            title=title,
+            about=self.about,
+            sites=self.sites(),
+            dc=self.dc(),
+            coverage=self.coverage(),
+            describe=self.describe(),
+            aliasing=optional(self.aliasing),
+            harmonics=optional(self.harmonics),
+            predictions=optional(self.predictions),
+            spectra=lambda site: optional(self.spectra, glob.escape(site)),
+        )
+        page.save(html, path)
 
     def _repr_html_(self) -> str:
         from spectroscope import page
 
-        return page.summary(self)
+        return page.summary(about=self.about, sites=self.sites(), coverage=self.coverage())
 
     def merge(self, other: "Report") -> "Report":
         """The report on both data sets, as if one recorder had seen them.

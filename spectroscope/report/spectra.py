@@ -214,7 +214,9 @@ def _scaled(
     if scaling == "density":
         transform = Transform.of(lengths, "boxcar", torch.device("cpu"))
         # Of a line each bin is one wide, though it counts for its conjugate.
-        modes = np.ones(power.shape[1]) if len(lengths) == 1 else numpy(transform.modes())
+        modes = (
+            np.ones(power.shape[1]) if len(lengths) == 1 else numpy(transform.components_per_bin())
+        )
         width = noise_bandwidth(window, lengths) * math.prod(rate.fs / length for length in lengths)
         density: Floats = power / (modes * width)
         return density

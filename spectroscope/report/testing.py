@@ -1,4 +1,4 @@
-"""`assert_close`: a test that the channels are what they were."""
+"""`assert_close`: a regression test of a report against a baseline."""
 
 import os
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from spectroscope.errors import RequestError
 from spectroscope.report.comparison import unmatched
 from spectroscope.report.report import Report, load
 
-_MOST = 10  # lines of a message
+_MAX_LINES = 10  # of each list in a message
 _LABELS = {"site", "module", "function", "call", "kind", "channel"}
 
 
@@ -24,71 +24,78 @@ def assert_close(
     columns: Sequence[str] = ("dc_in", "dc_out", "ac_rms_in", "ac_rms_out", "active_fraction",
                               "nonfinite", "nonfinite_out"),
 ) -> None:  # fmt: skip
-    """Fail with the names of the channels that aren't as they were; for a test suite.
+    """Raise unless all channels of a report are close to a baseline; for a test suite.
 
-    A number may be off by `atol` + `rtol` times the baseline's, `dc_out` by `effect` times the
-    baseline's `dc_out_std` more. NaN is close to NaN.
+    A value may differ from the baseline's by `atol` + `rtol` times the baseline's value; `dc_out`
+    by `effect` times the baseline's `dc_out_std` more. NaN is close to NaN.
 
     Args:
-        report: of now.
-        baseline: of then, or the folder where :meth:`Report.save` has put it.
-        rtol: share of the baseline's value.
-        atol: in the unit of the column.
-        effect: in standard deviations over the baseline's inputs, for retrained models.
+        report: the report under test.
+        baseline: the report to compare with, or the folder where :meth:`Report.save` wrote it.
+        rtol: tolerance relative to the baseline's value.
+        atol: tolerance in the unit of the column.
+        effect: tolerance of `dc_out` in standard deviations over the baseline's inputs, for
+            retrained models.
         columns: of :meth:`Report.dc`.
 
     Raises:
-        AssertionError: a number isn't close, or a site is in one of both only, or has other
-            channels or is of another kind. The message has a line for each channel, the one
-            that is furthest off first.
-        RequestError: the baseline can't be read, there is no such column, or a tolerance is
-            negative.
+        AssertionError: a value is not close, or a site is in one report only or differs in kind or
+            number of channels. The message has a line for each such channel, the worst first.
+        RequestError: the baseline cannot be read, a column does not exist or is not numeric, or a
+            tolerance is negative.
     """
-    __tracebackhide__ = True  # pytest: it failed where it was called
-    then = baseline if isinstance(baseline, Report) else load(baseline)
+    __tracebackhide__ = True  # pytest shows the caller instead
+    expected = baseline if isinstance(baseline, Report) else load(baseline)
     names = [columns] if isinstance(columns, str) else list(columns)
-    before, after = then.dc(), report.dc()
+    before, after = expected.dc(), report.dc()
     if unknown := [name for name in names if name not in set(before.columns) - _LABELS]:
-        raise RequestError(f"columns={unknown} are no numbers of report.dc()")
+        raise RequestError(f"columns={unknown} must be numeric columns of report.dc()")
     if not min(rtol, atol, effect) >= 0:
         raise RequestError(f"{rtol=}, {atol=} and {effect=} must be 0 or more")
-    apart = unmatched(then.sites(), report.sites(), "in the baseline", "now")
-    table = before.merge(after, on=["site", "channel"], suffixes=("_then", "_now"))
-    table = table[~table["site"].isin(apart["site"])].reset_index(drop=True)
-    tolerances = rtol, atol, effect
-    off = pd.DataFrame({name: _off(table, name, *tolerances) for name in names}, index=table.index)
-    worst = off.max(axis=1)
-    far = worst[worst > 1].sort_values(ascending=False, kind="stable").index
-    if apart.empty and far.empty:
+    missing = unmatched(expected.sites(), report.sites(), "in the baseline", "in the report")
+    table = before.merge(after, on=["site", "channel"], suffixes=("_baseline", "_report"))
+    table = table[~table["site"].isin(missing["site"])].reset_index(drop=True)
+    errors = pd.DataFrame(
+        {name: _relative_error(table, name, rtol, atol, effect) for name in names},
+        index=table.index,
+    )
+    worst = errors.max(axis=1)
+    failed = worst[worst > 1].sort_values(ascending=False, kind="stable").index
+    if missing.empty and failed.empty:
         return
-    channels = [_line(table.loc[row], off.loc[row]) for row in far]
-    sites = [f"{site}: {why}" for site, why in apart.itertuples(index=False)]
-    head = f"{len(far)} of {len(table)} channels are not close to the baseline"
+    channels = [_line(table.loc[row], errors.loc[row]) for row in failed]
+    sites = [f"{site}: {why}" for site, why in missing.itertuples(index=False)]
+    head = f"{len(failed)} of {len(table)} channels are not close to the baseline"
     raise AssertionError(
-        "\n  ".join([f"{head} ({rtol=}, {atol=}, {effect=})", *_some(sites), *_some(channels)])
+        "\n  ".join([f"{head} ({rtol=}, {atol=}, {effect=})", *_first(sites), *_first(channels)])
     )
 
 
-def _off(table: pd.DataFrame, name: str, rtol: float, atol: float, effect: float) -> pd.Series:
-    """How far each number is off, in units of what is allowed."""
-    now, then = (table[f"{name}_{when}"].astype(float) for when in ("now", "then"))
-    allowed = atol + rtol * then.abs()
+def _relative_error(
+    table: pd.DataFrame, name: str, rtol: float, atol: float, effect: float
+) -> pd.Series:
+    """Differences of the column `name` over their tolerance: above 1 is not close."""
+    actual, expected = (table[f"{name}_{of}"].astype(float) for of in ("report", "baseline"))
+    tolerance = atol + rtol * expected.abs()
     if name == "dc_out":
-        allowed = allowed + effect * table["dc_out_std_then"].astype(float)
-    apart = (now - then).abs()
-    ratio = (apart / allowed).mask(apart == 0, 0.0)  # nothing is allowed, and there is nothing
-    return ratio.mask(now.isna() & then.isna(), 0.0).mask(now.isna() != then.isna(), np.inf)
+        tolerance = tolerance + effect * table["dc_out_std_baseline"].astype(float)
+    difference = (actual - expected).abs()
+    error = (difference / tolerance).mask(difference == 0, 0.0)  # the tolerance may be 0
+    nan = actual.isna(), expected.isna()
+    return error.mask(nan[0] & nan[1], 0.0).mask(nan[0] != nan[1], np.inf)
 
 
-def _line(row: pd.Series, off: pd.Series) -> str:
-    # The DC, if it is off: it is what the network reads.
-    name, *others = sorted(off[off > 1].index, key=lambda n: (n != "dc_out", -off[n]))
-    now, then, spread = row[f"{name}_now"], row[f"{name}_then"], row["dc_out_std_then"]
-    line = f"{row['site']}, channel {row['channel']}: {name} {now:.6g}, baseline {then:.6g}"
-    if name == "dc_out" and spread > 0 and np.isfinite(now):
-        line += f" ({(now - then) / spread:+.2g} dc_out_std)"
-    return line + (f"; {', '.join(others)} too" if others else "")
+def _line(row: pd.Series, errors: pd.Series) -> str:
+    # The DC first: it is what the following layers read.
+    name, *others = sorted(errors[errors > 1].index, key=lambda n: (n != "dc_out", -errors[n]))
+    actual, expected = row[f"{name}_report"], row[f"{name}_baseline"]
+    line = f"{row['site']}, channel {row['channel']}: {name} {actual:.6g}, baseline {expected:.6g}"
+    spread = row["dc_out_std_baseline"]
+    if name == "dc_out" and spread > 0 and np.isfinite(actual):
+        line += f" ({(actual - expected) / spread:+.2g} dc_out_std)"
+    return line + (f"; also {', '.join(others)}" if others else "")
 
 
-def _some(lines: list[str]) -> list[str]:
-    return lines if len(lines) <= _MOST else [*lines[:_MOST], f"… and {len(lines) - _MOST} more"]
+def _first(lines: list[str]) -> list[str]:
+    more = len(lines) - _MAX_LINES
+    return lines if more <= 0 else [*lines[:_MAX_LINES], f"… and {more} more"]

@@ -161,7 +161,7 @@ class _Run(NamedTuple):
                 return finished
             if checkpoint is not None and state is not None:
                 checkpoint.check(state.recording.part, run)
-                self.recorder.go_on(state.recording, state.seen)
+                self.recorder.load_state_dict(state.recording, state.seen)
             tally = Tally(self.specimen, None if state is None else state.recording.part)
             own = (b for b in chain([start], coming) if self.shard.has(b.number, after))
             self._through(own, after, run, tally, progress)
@@ -196,7 +196,7 @@ class _Run(NamedTuple):
                 tally.add(batch, self.model(*self.placement.inputs(batch.arguments)))
                 done += 1
                 if checkpoint is not None and checkpoint.due(done):
-                    checkpoint.write(self._so_far(run, tally), done, self.recorder.seen())
+                    checkpoint.write(self._so_far(run, tally), done, self.recorder.state_dict())
                 bar.update(batch.size)
             bar.total = bar.n
 

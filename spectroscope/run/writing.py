@@ -38,7 +38,7 @@ def export_ablation(specimen: Specimen, table: pd.DataFrame, folder: Path) -> No
 
 
 def export(specimen: Specimen, report: Report, folder: Path, *, parquet: bool = False) -> None:
-    """Write the report, its tables, its page and a picture of the specimen's showpiece.
+    """Write the report, its tables, its page and a picture of the specimen's featured site.
 
     Args:
         specimen: what was looked at.
@@ -52,7 +52,7 @@ def export(specimen: Specimen, report: Report, folder: Path, *, parquet: bool = 
     with output_folder(folder) as staging:
         report.save(staging, parquet=parquet)
         report.page(staging / PAGE)
-        site = specimen.showpiece or _first_with_spectra(report)
+        site = specimen.featured_site or _first_with_spectra(report)
         if site is not None:
             _picture(specimen, report.spectra(glob.escape(site)), staging / SPECTRA)
 

@@ -1,1 +1,1 @@
-"""Models with data to look at them on."""
+"""Specimens: a model together with data to run it on."""

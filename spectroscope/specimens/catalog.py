@@ -1,9 +1,11 @@
-"""Specimens by name: how adapters that make them are found, in any distribution."""
+"""Specimens by name: adapters of any installed distribution, found by entry point."""
 
+import ast
 import difflib
 import inspect
 from dataclasses import replace
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
 
 from spectroscope.errors import RequestError
 from spectroscope.specimens.specimen import Specimen
@@ -12,50 +14,69 @@ GROUP = "spectroscope.adapters"
 
 
 def adapters() -> dict[str, EntryPoint]:
-    """Entry points of the group ``spectroscope.adapters``, by the name of what they make.
+    """Entry points of the group ``spectroscope.adapters`` by name.
 
-    Each leads to a function ``(**options) -> Specimen`` whose docstring's first line says what
-    that is, and its licence. One that makes many, ``name:which``, takes `which` as its option
+    Each refers to a function ``(**options) -> Specimen``. The first line of its docstring says what
+    the specimen is, and its licence. In ``name:model`` the part after the colon becomes the option
     `model`.
     """
     return {entry.name: entry for entry in sorted(entry_points(group=GROUP))}
 
 
+def summary(entry: EntryPoint) -> str:
+    """First line of an adapter's docstring.
+
+    It is read from the source file: importing the adapter would import torch, which takes seconds.
+    Only an adapter whose source has no such docstring is imported.
+    """
+    try:
+        spec = find_spec(entry.module)
+        source = spec.loader.get_source(entry.module)  # type: ignore[union-attr]
+        functions = [f for f in ast.parse(source).body if isinstance(f, ast.FunctionDef)]
+        doc = next(ast.get_docstring(f) for f in functions if f.name == entry.attr)
+    except Exception:  # no such module, no source, no such function, …: importing it says which
+        doc = None
+    return (doc or entry.load().__doc__ or "").partition("\n")[0]
+
+
 def specimen(name: str, **options: object) -> Specimen:
-    """The specimen called `name`.
+    """Make the specimen called `name`.
 
     Args:
-        name: of an installed adapter, ``"kid-ppg"``; with what it is to make,
-            ``"torchvision:resnet18"``; or a callable of your own, ``"package.module:callable"``,
-            that makes a model or a Specimen (:func:`spectroscope.specimens.from_callable.own`).
-        options: what its adapter takes.
+        name: an installed adapter, ``"kid-ppg"``, if it makes several also which one,
+            ``"torchvision:resnet18"``; or your own callable, ``"package.module:callable"``, that
+            returns a model or a Specimen
+            (:func:`spectroscope.specimens.from_callable.from_callable`).
+        options: options of the adapter.
 
     Raises:
-        RequestError: no adapter has that name, or it doesn't take one of the options, or it
-            can't make the specimen (its message says why).
+        RequestError: no adapter has that name, it does not accept one of the options, or it can't
+            make the specimen.
     """
-    found = adapters()
-    adapter, _, which = name.partition(":")
-    if adapter in found:
-        make = found[adapter].load()
-        given = options | ({"model": which} if which else {})
-    elif which:
-        # Deferred, as the adapters are: a misspelt name shouldn't have to wait for torch.
-        from spectroscope.specimens.from_callable import own
+    known = adapters()
+    adapter, _, model = name.partition(":")
+    if adapter in known:
+        make = known[adapter].load()
+        given = options | ({"model": model} if model else {})
+    elif model:
+        # Imported late, like the adapters: a misspelt name is reported without importing torch.
+        from spectroscope.specimens.from_callable import from_callable
 
-        make, given = own, options | {"path": name}
+        make, given = from_callable, options | {"path": name}
     else:
-        near = difflib.get_close_matches(name, found, n=3, cutoff=0.4)
-        known = f"the nearest: {', '.join(near)}" if near else f"there are: {', '.join(found)}"
-        raise RequestError(f"unknown specimen {name!r}; {known}; or module:callable")
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+        names = f"the nearest: {', '.join(near)}" if near else f"there are: {', '.join(known)}"
+        raise RequestError(f"unknown specimen {name!r}; {names}; or module:callable")
     signature = inspect.signature(make)
     try:
         signature.bind(**given)
     except TypeError as error:
-        names = [name for name in signature.parameters if name != "path"]
-        takes = ", ".join(names) or "no options"
-        raise RequestError(f"{name} can't be made so ({error}); it takes {takes}") from error
+        accepted = [name for name in signature.parameters if name != "path"]
+        raise RequestError(
+            f"{name} can't be made with these options ({error}); it accepts "
+            f"{', '.join(accepted) or 'no options'}"
+        ) from error
     made = make(**given)
     if not isinstance(made, Specimen):
-        raise RequestError(f"the adapter of {name} made a {type(made).__name__}, not a Specimen")
+        raise RequestError(f"the adapter {name} returned a {type(made).__name__}, not a Specimen")
     return replace(made, options=options)

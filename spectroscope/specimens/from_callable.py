@@ -1,4 +1,4 @@
-"""A model of the user's own as a specimen: `package.module:callable`."""
+"""Specimen from the user's own model: `package.module:callable`."""
 
 import importlib
 import os
@@ -15,7 +15,7 @@ from spectroscope.specimens.specimen import Specimen
 BATCH = 64
 
 
-def own(
+def from_callable(
     path: str,
     *,
     input: str | os.PathLike[str] | None = None,
@@ -23,35 +23,38 @@ def own(
     fs: float | None = None,
     channel_axis: int = 1,
 ) -> Specimen:
-    """What `package.module:callable` makes: a model, to be run on `input`, or a whole Specimen.
+    """Specimen from a callable that returns a model or a Specimen.
 
     Args:
-        path: of something that takes no arguments; looked for in the current folder too.
-        input: a ``.npy`` or ``.pt`` file, ``[N, ...]``; for a model it is needed.
-        checkpoint: its weights, as `torch.save` writes a `state_dict`.
-        fs: samples per second of a 1-D input.
+        path: ``"package.module:callable"``; it is called without arguments. Modules in the current
+            folder are found too.
+        input: inputs of the model, ``[N, ...]``: a ``.npy`` or ``.pt`` file. Required for a model.
+        checkpoint: weights of the model: a `state_dict` written by `torch.save`.
+        fs: sampling rate of a 1-D input in Hz.
         channel_axis: as in :func:`spectroscope.record`.
 
     Raises:
-        RequestError: there is no such thing, it fails, or it makes something else; a file can't be
-            read; or options are given for a Specimen, which has all of that itself.
+        RequestError: the callable does not exist, raises, or returns something else; a file can't
+            be read; or `input`, `checkpoint` or `fs` is given for a Specimen.
     """
     made = _call(path)
     options = {"input": input, "checkpoint": checkpoint, "fs": fs}
     given = [name for name, value in options.items() if value is not None]
     if isinstance(made, Specimen):
         if given:
-            raise RequestError(f"{path} makes a Specimen, which has its own {', '.join(given)}")
+            raise RequestError(f"{path} returns a Specimen, which has its own {', '.join(given)}")
         return made
     if not isinstance(made, nn.Module):
-        raise RequestError(f"{path} makes a {type(made).__name__}, not an nn.Module or a Specimen")
+        raise RequestError(
+            f"{path} returns a {type(made).__name__}, not an nn.Module or a Specimen"
+        )
     if input is None:
         raise RequestError(
-            f"{path} makes a model: --input x.npy or x.pt, [N, ...], is to run it on"
+            f"{path} returns a model: pass its inputs, [N, ...], as --input x.npy or x.pt"
         )
     if checkpoint is not None:
         load_checkpoint(made, checkpoint)
-    x = _fitting(load_array(input), made)
+    x = _cast_like(load_array(input), made)
     return Specimen(
         name=path,
         description=f"{type(made).__name__} on {os.path.basename(input)}",
@@ -66,20 +69,22 @@ def own(
 
 def _call(path: str) -> Any:
     module, _, name = path.partition(":")
-    if os.getcwd() not in sys.path:  # as `python -m` has it, which a command hasn't
+    if os.getcwd() not in sys.path:  # `python -m` adds it, an installed command does not
         sys.path.insert(0, os.getcwd())
     try:
-        found: Any = importlib.import_module(module)
+        function: Any = importlib.import_module(module)
         for part in name.split("."):
-            found = getattr(found, part)
-        return found()
+            function = getattr(function, part)
+        return function()
     except Exception as error:  # the user's own code can raise anything
-        first = str(error).partition("\n")[0]
-        raise RequestError(f"{path} can't be called: {type(error).__name__}: {first}") from error
+        first_line = str(error).partition("\n")[0]
+        raise RequestError(
+            f"{path} can't be called: {type(error).__name__}: {first_line}"
+        ) from error
 
 
-def _fitting(x: Tensor, model: nn.Module) -> Tensor:
-    """`x` in the model's precision, and on its device, if it is of numbers with a point."""
+def _cast_like(x: Tensor, model: nn.Module) -> Tensor:
+    """`x` on the model's device and, if it is floating point, in the model's dtype."""
     parameter = next(model.parameters(), torch.empty(0))
     if not x.is_floating_point():
         return x.to(parameter.device)

@@ -1,4 +1,4 @@
-"""`Specimen`: a model with data to look at it on. What an adapter makes."""
+"""`Specimen`: a model together with data to run it on. Adapters return it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from spectroscope.errors import RequestError
 
-if TYPE_CHECKING:  # a misspelt name shouldn't have to wait for torch
+if TYPE_CHECKING:  # `spectroscope list` and a misspelt name need no torch
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor, nn
@@ -19,35 +19,35 @@ if TYPE_CHECKING:  # a misspelt name shouldn't have to wait for torch
 
 @dataclass(frozen=True)
 class Specimen:
-    """A model, inputs for it, and what one has to know to read the result.
+    """A model, inputs for it, and the facts needed to read the result.
 
     Attributes:
-        name: as on the command line.
-        description: one line: what it is and does.
-        license: of the weights and data, as an SPDX expression.
-        model: in eval mode.
-        inputs: batches; ``model(batch)`` runs one, ``model(*batch)`` one that is a tuple. Or a
-            map-style data set of single inputs. If it can be gone through only once, so can the
-            specimen.
-        n_inputs: number of inputs in all batches, or fewer: no more are run.
-        fs: samples per second of a 1-D input; None: frequencies in cycles per sample.
-        metric: from the outputs of a batch, and its targets or None, to scores by name, each of
-            ``[N]``, one for each input. They are averaged over all inputs, NaN left out. A name
-            says what it is, over what, and the unit; ``{n}`` in it becomes the number of inputs.
-        targets: ``[n_inputs]``, what the model should find, where that is known; in the order in
-            which the inputs come, or, of a `DataLoader`, as its data set numbers them.
+        name: name on the command line.
+        description: one line: what the model is and does.
+        license: licence of the weights and data, as an SPDX expression.
+        model: the model, in eval mode.
+        inputs: batches: ``model(batch)`` is called, or ``model(*batch)`` if the batch is a tuple.
+            Or a map-style data set of single inputs. If it can be iterated over only once, the
+            specimen can be run only once.
+        n_inputs: maximum number of inputs that are run; at most the number in all batches.
+        fs: sampling rate of a 1-D input in Hz; None: frequencies are in cycles per sample.
+        metric: function of (outputs of a batch, its targets or None) that returns scores by name,
+            each ``[N]``, one per input. They are averaged over all inputs, without NaN. A name
+            states what the score is, over which inputs, and its unit; ``{n}`` in a name becomes the
+            number of inputs averaged.
+        targets: ``[n_inputs]``, the correct outputs, if known, in the order of the inputs; with a
+            `DataLoader`, by index in its data set.
         with_targets: batches are ``(inputs, targets)``.
-        error: from outputs and targets of some inputs to the error of each, ``[N]``.
-        error_name: what that is, averaged, and its unit.
-        labels: from the outputs of a batch, and the number of its first input, to a line on each
-            input, which shows that the model works. Only of the first few inputs.
+        error: function of (outputs, targets) that returns the error of each input, ``[N]``.
+        error_name: name of the averaged error, with its unit.
+        labels: function of (outputs of a batch, index of its first input) that returns one line of
+            text per input, to show that the model works. Used only for the first few inputs.
         channel_axis: as in :func:`spectroscope.record`.
-        f0: ``[n_inputs]``, fundamental of each input in Hz, where it is known; in
-            the order of `targets`.
-        f0_name: what that fundamental is.
-        per_minute: show frequencies per minute (BPM) rather than per second (Hz).
-        showpiece: a site whose spectra are worth a picture.
-        options: what :func:`spectroscope.specimen` made it with.
+        f0: ``[n_inputs]``, fundamental of each input in Hz, if known, in the order of `targets`.
+        f0_name: name of that fundamental.
+        per_minute: show frequencies per minute (BPM) instead of Hz.
+        featured_site: name of the site whose spectra are drawn; None: the first site with spectra.
+        options: options that were passed to :func:`spectroscope.specimen`.
     """
 
     name: str
@@ -67,25 +67,25 @@ class Specimen:
     f0: NDArray[np.float64] | None = None
     f0_name: str = "f0"
     per_minute: bool = False
-    showpiece: str | None = None
+    featured_site: str | None = None
     options: Mapping[str, object] = field(default_factory=dict)
 
     def first(self, inputs: int) -> Specimen:
-        """The same with the first so many inputs alone.
+        """The same specimen, limited to the first `inputs` inputs.
 
         Raises:
-            RequestError: that is less than 1.
+            RequestError: `inputs` is less than 1.
         """
         if inputs < 1:
-            raise RequestError(f"limit={inputs} must be a number of inputs, 1 or more")
+            raise RequestError(f"limit={inputs} must be 1 or more inputs")
         return replace(self, n_inputs=min(inputs, self.n_inputs))
 
     def _repr_html_(self) -> str:
         rows = {
-            "does": self.description,
+            "description": self.description,
             "model": type(self.model).__name__,
             "inputs": f"{self.n_inputs:,}",
-            "fs": "not known" if self.fs is None else f"{self.fs:g} Hz",
+            "fs": "unknown" if self.fs is None else f"{self.fs:g} Hz",
             "license": self.license,
         }
         cells = "".join(

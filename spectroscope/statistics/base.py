@@ -1,7 +1,7 @@
 """`Statistic`: what is kept of a site, declared with how it merges and which columns it makes."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -103,7 +103,7 @@ class Statistic:
         """Of this and another of its name, in two recordings, the one that can merge."""
         return self
 
-    def compute(self, **arrays: Tensor) -> Arrays:
+    def compute(self, *args: Any, **arrays: Any) -> Arrays:
         """The columns: one value per channel for each, ``[C]``, from the arrays by name."""
         return {}
 

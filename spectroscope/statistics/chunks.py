@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
-from spectroscope.dsp.kernels.rows import ReluMoments, blank_rows, both_sides, relu_moments
+from spectroscope.dsp.kernels.dispatch import (
+    ReluMoments,
+    relu_moments,
+    to_float64,
+    zero_nonfinite_rows,
+)
 from spectroscope.dsp.moments import RowMoments, relu_product, row_moments
 from spectroscope.errors import first_line
 from spectroscope.statistics.base import Arrays, Statistic
@@ -106,8 +111,8 @@ class Chunk:
         """
         x, y = self._raw_rows
         if self._moments is None and self.finite is not None:
-            blank_rows(x, self.finite)
-            blank_rows(y, self.finite)
+            zero_nonfinite_rows(x, self.finite)
+            zero_nonfinite_rows(y, self.finite)
         return x, y
 
     @cached_property
@@ -128,7 +133,7 @@ class Chunk:
     def finite(self) -> Tensor | None:
         """``[n, c]``, which rows are finite throughout on both sides; None: all are."""
         if self._moments is not None:
-            finite = self._moments.finite()
+            finite = self._moments.finite_rows()
             return None if finite is None else finite[self.inputs, self.channels]
         counts = [side.finite for side in self.moments if side.finite is not None]
         if not counts:
@@ -150,7 +155,7 @@ class Chunk:
             for side in ("input", "output")
         )
         if self._output is None:
-            both_sides(self._input, x, y, self.finite if self._moments is not None else None)
+            to_float64(self._input, x, y, self.finite if self._moments is not None else None)
         else:
             x.copy_(self._input)
             y.copy_(self._output)

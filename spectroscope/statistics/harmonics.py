@@ -131,7 +131,7 @@ class HarmonicsAccumulator:
             square = amplitude[:, number * channels :][:, :channels].where(good.unsqueeze(-1), 0)
             self._squares[number, :, c] += (counted * square).sum(1)
         tonal = counted[0, :, :, 0]
-        rest_in, rest_out = both.rest.chunk(2, 1)
+        rest_in, rest_out = both.noise_and_distortion.chunk(2, 1)
         dc = rectified_tone_dc(both.dc[:, :channels], both.amplitude[:, :channels, 0])
         for number, value in enumerate((torch.ones_like(dc), rest_in, rest_out, dc, means[1])):
             self._tones[number, c] += (tonal * value.where(good, 0)).sum(0)

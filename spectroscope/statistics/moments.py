@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spectroscope.dsp.kernels.rows import merge
-from spectroscope.dsp.moments import ChannelMoments, CoMoments, Moments, RowMoments
+from spectroscope.dsp.kernels.dispatch import merge_moments
+from spectroscope.dsp.moments import TABLE_ROWS, ChannelMoments, CoMoments, Moments, RowMoments
 from spectroscope.statistics.base import Arrays
 from spectroscope.statistics.chunks import Chunk, ChunkedStatistic, compiled_moments
 
@@ -23,14 +23,16 @@ class DCMoments(ChunkedStatistic):
     """
 
     name = "moments"
-    layout = {"table": (28, "C")}
-    merge = {"table": lambda one, other: merge(ChannelMoments(one), ChannelMoments(other)).table}
+    layout = {"table": (TABLE_ROWS, "C")}
+    merge = {
+        "table": lambda one, other: merge_moments(ChannelMoments(one), ChannelMoments(other)).table
+    }
 
     def start(self, call: "ActivationCall") -> "Arrays | MomentsAccumulator":
         """See :class:`ChunkedStatistic`: of a ReLU compiled loops read the batch as a whole."""
         compiled = call.shared(compiled_moments)
         if compiled is not None:
-            return {"table": compiled.channels().table}
+            return {"table": compiled.reduce_batch().table}
         return MomentsAccumulator(call.input)
 
     def compute(self, table: Tensor) -> Arrays:
@@ -163,16 +165,16 @@ class _SideAccumulator:
         self._sums[0, c] += rows.m2.sum(0)
         if rows.positive is not None:
             self._sums[1, c] += rows.positive.sum(0)
-        if rows.finite is not None and rows.rest is not None:
+        if rows.finite is not None and rows.compensation is not None:
             if self._compensation is None or self._finite is None:
                 self._compensation = torch.zeros_like(self._mean)
                 self._finite = torch.full_like(self._mean, self._length)
-            self._compensation[n, c], self._finite[n, c] = rows.rest, rows.finite
+            self._compensation[n, c], self._finite[n, c] = rows.compensation, rows.finite
 
     def moments(self) -> tuple[Moments, Tensor]:
         """`dc` and `sums` of :class:`SideMoments`."""
         if self._compensation is None or self._finite is None:
-            once = Moments.of_equals(self._mean)
+            once = Moments.unweighted(self._mean)
             by_value = once.repeated(self._length)
         else:
             once = Moments.of(self._mean, self._compensation, (self._finite > 0).double())

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from spectroscope.capture.axes import transformed_axes
-from spectroscope.dsp.kernels.rows import on_gpu
-from spectroscope.dsp.kernels.threads import SHARE, compiled, shared
-from spectroscope.dsp.spectra import Transform, Window, ring_count, shell_count
+from spectroscope.dsp.kernels.dispatch import cpu_kernels, gpu_kernels
+from spectroscope.dsp.kernels.parallel import GRAIN_SIZE, parallel_for
+from spectroscope.dsp.spectra import Transform, Window, max_norm_bin_count, radial_bin_count
 from spectroscope.statistics.base import Arrays, IncompatibleError
 from spectroscope.statistics.chunks import Chunk, ChunkedStatistic, workspace
 
@@ -110,8 +110,8 @@ def _sizes(lengths: tuple[int, ...]) -> set[tuple[int, int]]:
     if len(lengths) == 1:
         return {(lengths[0] // 2 + 1, 0)}
     height, width = lengths
-    shells = shell_count(height, width)
-    return {(ring_count(height, width), shells), (height * (width // 2 + 1), shells)}
+    shells = max_norm_bin_count(height, width)
+    return {(radial_bin_count(height, width), shells), (height * (width // 2 + 1), shells)}
 
 
 class SpectraAccumulator:
@@ -127,7 +127,7 @@ class SpectraAccumulator:
     def __init__(self, x: Tensor, lengths: tuple[int, ...], window: Window, *, plane: bool):
         self._transform = Transform.of(lengths, window, x.device, plane)
         channels, bins = x.shape[1], self._transform.bins
-        shells = shell_count(*lengths) if len(lengths) == 2 else 0
+        shells = max_norm_bin_count(*lengths) if len(lengths) == 2 else 0
         self._inputs = x.new_zeros(channels, dtype=torch.float64)
         self._dc = x.new_zeros(3, channels, dtype=torch.float64)  # of x², y², xy
         self._sums = x.new_zeros(3, channels, bins, dtype=torch.float64)
@@ -144,7 +144,7 @@ class SpectraAccumulator:
         if self._channels != c or self._open is None:
             self._fold()
             channels, components = chunk.shape[1], math.prod(self._transform.shape)
-            imaginary = channels if self._transform.rings is None else 0
+            imaginary = channels if self._transform.radial_bin is None else 0
             self._channels = c
             self._open = (
                 x_rows.new_zeros(3, channels, components),
@@ -190,14 +190,14 @@ class SpectraAccumulator:
         powers, imaginary = (
             sums.mul_(self._scale).view(*sums.shape[:-1], *shape) for sums in self._open
         )
-        self._sums[:, c] = self._transform.fold(powers)
+        self._sums[:, c] = self._transform.sum_bins(powers)
         # DC is what the means say it is, whatever a window has leaked there.
         self._sums[:, c, 0] = self._dc[:, c]
-        if self._transform.rings is None:
-            self._imaginary[c] = self._transform.fold(imaginary)
+        if self._transform.radial_bin is None:
+            self._imaginary[c] = self._transform.sum_bins(imaginary)
             self._imaginary[c, 0] = 0
         if self._shells.shape[1]:
-            self._shells[c] = self._transform.fold_shells(powers[1])
+            self._shells[c] = self._transform.sum_max_norm_bins(powers[1])
             self._shells[c, 0] = self._dc[1, c]
         self._open = None
 
@@ -211,10 +211,10 @@ def _add_products(x: Tensor, y: Tensor, sums: Tensor, imaginary: Tensor) -> None
         sums: ``[3, c, F]``, added to; of the product the real part.
         imaginary: ``[c, F]``, its imaginary part; or of no channels.
     """
-    if x.is_cuda and (kernels := on_gpu(x.device)) is not None:
-        kernels.products(x, y, sums, imaginary)
+    if x.is_cuda and (kernels := gpu_kernels(x.device)) is not None:
+        kernels.add_products(x, y, sums, imaginary)
         return
-    native = compiled() if x.is_cpu else None
+    native = cpu_kernels() if x.is_cpu else None
     if native is None:
         for total, a, b in zip(sums, (x, y, x), (x, y, y), strict=True):
             _add_product(total, a[..., 0], b[..., 0], 1)
@@ -227,10 +227,10 @@ def _add_products(x: Tensor, y: Tensor, sums: Tensor, imaginary: Tensor) -> None
     count = x.shape[1] * -(-whole // _CHUNK)
     given = [side.flatten(3).numpy() for side in (x, y)]
     results = sums.numpy(), imaginary.numpy()
-    shared(
-        lambda a, b: native.products(*given, whole, _CHUNK, a, b, *results),
+    parallel_for(
+        lambda a, b: native.add_products(*given, whole, _CHUNK, a, b, *results),
         count,
-        max(1, SHARE * count // x.numel()),
+        max(1, GRAIN_SIZE * count // x.numel()),
     )
 
 

@@ -11,7 +11,6 @@ from typing import IO, Any
 import numpy as np
 import scipy.signal
 import torch
-from torch import Tensor
 
 from spectroscope.capture.sites import CoverageRow, Downsampling, Site
 from spectroscope.errors import RequestError
@@ -57,7 +56,7 @@ class StoredStatistic(Statistic):
         """See :meth:`Statistic.preferred`."""
         return other
 
-    def compute(self, **arrays: Tensor) -> Arrays:
+    def compute(self, **arrays: Any) -> Arrays:
         """See :meth:`Statistic.compute`."""
         return {name: arrays[_COLUMN + name] for name in self.columns if _COLUMN + name in arrays}
 
@@ -168,8 +167,8 @@ def _recording(
     names: dict[tuple[int, str], list[str]] = {}
     for key in arrays.files:
         if key != "header":
-            number, name, array = key.split(".", 2)
-            names.setdefault((int(number), name), []).append(array)
+            site, name, array = key.split(".", 2)
+            names.setdefault((int(site), name), []).append(array)
     records = {}
     for number, entry in enumerate(header["sites"]):
         shape = tuple(entry["shape"])

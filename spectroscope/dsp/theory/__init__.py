@@ -1,7 +1,7 @@
-"""What a ReLU should do to a signal: the paper's series, and what is exact.
+"""What theory says a ReLU does to a signal: the paper's series, and exact results.
 
-Every function takes NumPy arrays (and lists, and numbers) or tensors, and returns the same kind, in
-float64. Derivations, and what was measured of them, are in ``docs/theory.md``.
+Every function takes NumPy arrays (or lists, or numbers) or tensors, and returns the same kind, in
+float64. Derivations and measurements are in ``docs/theory.md``.
 
 - The paper's Taylor expansion: :func:`relu_series`, :func:`series_coefficients`,
   :func:`relu_series_terms`, :func:`relu_series_phasors`; :func:`relu_chebyshev`, a better

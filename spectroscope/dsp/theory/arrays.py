@@ -1,4 +1,4 @@
-"""NumPy in, NumPy out; tensors in, tensors out: the mathematics is written once, on tensors."""
+"""NumPy in, NumPy out; tensors in, tensors out. The mathematics is written once, on tensors."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,21 +12,22 @@ Values = ArrayLike | Tensor
 
 
 def tensors(*values: Values) -> tuple[Sequence[Tensor], Callable[[Tensor], Any]]:
-    """The values as float64 tensors, and what makes of a result what the caller has.
+    """Convert the arguments of a function to float64 tensors, complex ones to complex128.
 
-    Of tensors the first says on which device. NumPy arrays, lists and numbers alone come back as
-    NumPy. Complex values stay complex.
+    Returns:
+        The tensors, on the device of the first argument that is one; and a function that converts
+        a result to the caller's kind: NumPy unless an argument was a tensor.
     """
     given = [value for value in values if isinstance(value, Tensor)]
     device = given[0].device if given else torch.device("cpu")
-    found = [
+    raw = [
         value.to(device) if isinstance(value, Tensor) else torch.as_tensor(np.array(value))
         for value in values
     ]
-    kinds = (torch.complex128 if value.is_complex() else torch.float64 for value in found)
-    converted = [value.to(device, kind) for value, kind in zip(found, kinds, strict=True)]
+    dtypes = (torch.complex128 if value.is_complex() else torch.float64 for value in raw)
+    converted = [value.to(device, dtype) for value, dtype in zip(raw, dtypes, strict=True)]
     return converted, (lambda result: result) if given else _numpy
 
 
 def _numpy(result: Tensor) -> Any:
-    return result.numpy()[()]  # a number where there is no axis
+    return result.numpy()[()]  # a scalar if there is no axis

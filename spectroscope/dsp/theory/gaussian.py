@@ -18,8 +18,7 @@ def gaussian_dc(mean: Values, std: Values) -> Any:
     """DC of ReLU(x) for Gaussian x, exact: σ·φ(μ/σ) + μ·Φ(μ/σ).
 
     The mean of a rectified normal variable (the first moment of the censored normal: Tobin,
-    *Econometrica* 26, 1958). Where the input isn't Gaussian the difference to the measured
-    DC says so.
+    *Econometrica* 26, 1958). A measured DC that differs shows that the input isn't Gaussian.
 
     Args:
         mean: μ, any shape, in the unit of x.
@@ -38,8 +37,8 @@ def gaussian_dc(mean: Values, std: Values) -> Any:
     if (sigma < 0).any():
         raise ValueError(f"std must be ≥ 0, found {sigma.min().item():.6g}")
     z = torch.where(sigma > 0, mu / torch.where(sigma > 0, sigma, 1.0), 0.0)
-    # Far below zero the two terms nearly cancel; written with erfcx, Φ(z) = φ(z)·√(π/2)·
-    # erfcx(−z/√2), they share the factor φ and only 1 − |z|·(…) ≈ 1/z² is left to rounding.
+    # Far below zero the two terms nearly cancel. With erfcx, Φ(z) = φ(z)·√(π/2)·erfcx(−z/√2),
+    # they share the factor φ, and rounding affects only 1 − |z|·(…) ≈ 1/z².
     density = torch.exp(-0.5 * z.square()) / math.sqrt(2 * math.pi)
     below = z.clamp_max(0)
     tail = 1 + below * math.sqrt(math.pi / 2) * torch.special.erfcx(-below / math.sqrt(2))
@@ -49,7 +48,7 @@ def gaussian_dc(mean: Values, std: Values) -> Any:
 
 
 def gaussian_gain(mean: Values, std: Values) -> Any:
-    """Bussgang's gain of ReLU for Gaussian x: Φ(μ/σ), the part of the time that it is open.
+    """Bussgang's gain of ReLU for Gaussian x: Φ(μ/σ), the fraction of time with x > 0.
 
     Cross-correlation of output and input is the input's autocorrelation times this (J. J. Bussgang,
     "Crosscorrelation functions of amplitude-distorted Gaussian signals", 1952): ½ without DC.
@@ -59,7 +58,7 @@ def gaussian_gain(mean: Values, std: Values) -> Any:
         std: σ ≥ 0, broadcast against it, in the same unit; 0 gives 0, ½, 1 for μ < 0, = 0, > 0.
 
     Returns:
-        No unit; NaN where either argument is.
+        Dimensionless; NaN where either argument is.
 
     Raises:
         ValueError: a σ is negative.
@@ -70,15 +69,15 @@ def gaussian_gain(mean: Values, std: Values) -> Any:
     (mu, sigma), back = tensors(mean, std)
     if (sigma < 0).any():
         raise ValueError(f"std must be ≥ 0, found {sigma.min().item():.6g}")
-    open_or_not = torch.where(mu == 0, mu, mu.sign() * math.inf)
-    return back(torch.special.ndtr(torch.where(sigma == 0, open_or_not, mu / sigma)))
+    constant = torch.where(mu == 0, mu, mu.sign() * math.inf)
+    return back(torch.special.ndtr(torch.where(sigma == 0, constant, mu / sigma)))
 
 
 def gaussian_autocorrelation(autocovariance: Values, mean: Values = 0.0) -> Any:
     """Autocorrelation E[y(t)·y(t + τ)] of y = ReLU(x), x stationary and Gaussian, exact.
 
-    By Price's theorem its second derivative by the input's autocovariance is the joint density at
-    0, so with ρ(τ), μ in units of σ, and φ, Φ as usual
+    By Price's theorem its second derivative with respect to the input's autocovariance is the joint
+    density at 0. So with ρ(τ), with μ in units of σ, and with φ, Φ of the standard normal
 
         R_y/σ² = (φ(μ) + μΦ(μ))² + ρ·Φ(μ)² + (1/2π)·∫₀^{arcsin ρ} (ρ − sin θ)·e^{−μ²/(1 + sin θ)} dθ
 
@@ -90,7 +89,7 @@ def gaussian_autocorrelation(autocovariance: Values, mean: Values = 0.0) -> Any:
         mean: ``[...]``, μ of x, in x's unit.
 
     Returns:
-        ``[..., lags]``, in x's unit squared; the square of y's DC is in it.
+        ``[..., lags]``, in x's unit squared; includes the square of y's DC.
 
     Raises:
         ValueError: a variance is negative, or `autocovariance` has no axis.
@@ -111,7 +110,7 @@ def gaussian_autocorrelation(autocovariance: Values, mean: Values = 0.0) -> Any:
     square = torch.where(constant, 0.0, mean / torch.where(constant, 1.0, std)).square()
     half = rho.asin() / 2
     curved = torch.zeros_like(rho)
-    for node, weight in zip(*(side.tolist() for side in _GAUSS_LEGENDRE), strict=True):
+    for node, weight in zip(*(values.tolist() for values in _GAUSS_LEGENDRE), strict=True):
         sine = (half * (1 + node)).sin()
         curved = curved + weight * (rho - sine) * torch.exp(-square / (1 + sine))
     return back(dc.square() + variance * (rho * gain.square() + curved * half / (2 * math.pi)))
@@ -120,16 +119,16 @@ def gaussian_autocorrelation(autocovariance: Values, mean: Values = 0.0) -> Any:
 def gaussian_spectrum(power: Values, length: int, mean: Values = 0.0) -> Any:
     """Power spectrum of y = ReLU(x) from the power spectrum of a Gaussian x, exact.
 
-    The transform of :func:`gaussian_autocorrelation`, on a circle of `length` samples: what is
-    above the Nyquist frequency folds, as it does in the sampled signal. Of a window cut from a
-    longer recording, leakage aside, the same.
+    The transform of :func:`gaussian_autocorrelation`, on a circle of `length` samples: components
+    above the Nyquist frequency fold, as they do in the sampled signal. It holds for a window cut
+    from a longer recording too, leakage aside.
 
     Args:
         power: ``[..., length // 2 + 1]``, one-sided, scaled as `Report.spectra` and
-            `scipy.signal.periodogram(..., scaling="spectrum", detrend=False)`, average over inputs,
-            boxcar window; in x's unit squared.
+            `scipy.signal.periodogram(..., scaling="spectrum", detrend=False)`, averaged over
+            inputs, boxcar window; in x's unit squared.
         length: T, samples.
-        mean: ``[...]``, μ of x; bin 0 of `power` is μ² and the variance of the windows' means.
+        mean: ``[...]``, μ of x; bin 0 of `power` is μ² plus the variance of the windows' means.
 
     Returns:
         As `power`, of the output.
@@ -137,22 +136,22 @@ def gaussian_spectrum(power: Values, length: int, mean: Values = 0.0) -> Any:
     Raises:
         ValueError: `power` hasn't length // 2 + 1 bins.
 
-    >>> gaussian_spectrum([0.0, 0.5, 0.5], 4).round(4).tolist()  # in all half the power
+    >>> gaussian_spectrum([0.0, 0.5, 0.5], 4).round(4).tolist()  # half the power in total
     [0.192, 0.1704, 0.1375]
     """
     (power, mean), back = tensors(power, mean)
     if power.dim() == 0 or power.shape[-1] != length // 2 + 1:
         shape = list(power.shape)
         raise ValueError(f"power must be [..., {length // 2 + 1}] for {length=}, found {shape}")
-    sides = torch.full((length // 2 + 1,), 2.0, dtype=power.dtype, device=power.device)
-    sides[0] = 1
+    one_sided = torch.full((length // 2 + 1,), 2.0, dtype=power.dtype, device=power.device)
+    one_sided[0] = 1
     if length % 2 == 0:
-        sides[-1] = 1
+        one_sided[-1] = 1
     first = (power[..., :1] - mean.square().unsqueeze(-1)).clamp_min(0)
     varying = torch.cat([first, power[..., 1:].expand(*first.shape[:-1], -1)], -1)
-    covariance = torch.fft.irfft(varying / sides, n=length, norm="forward")
+    covariance = torch.fft.irfft(varying / one_sided, n=length, norm="forward")
     output = torch.fft.rfft(gaussian_autocorrelation(covariance, mean), norm="forward")
-    return back((output.real * sides).clamp_min(0))
+    return back((output.real * one_sided).clamp_min(0))
 
 
 _GAUSS_LEGENDRE = np.polynomial.legendre.leggauss(96)

@@ -2,9 +2,9 @@
 
 ReLU(x) = ½x + ½|x|, |x| = √(x²), and x² = A·(1 + g) with g = x²/A − 1, so that
 ReLU(x) = ½x + ½√A·Σ c_n gⁿ, c_n = binom(½, n) (Kechris et al., arXiv 2407.16556). The series of
-√(1 + g) converges where |g| ≤ 1, that is where x² ≤ 2A, and like ρⁿ where |g| ≤ ρ < 1. But g = −1
-where x = 0, at every zero crossing: there, and so in the mean, the error falls like a power of the
-number of terms N only: largest error ~N^−½, RMS ~N^−¾, DC ~N^−1.
+√(1 + g) converges where |g| ≤ 1, that is where x² ≤ 2A, and like ρⁿ where |g| ≤ ρ < 1. But at
+every zero crossing of x, g = −1. There, and so in the mean, the error falls only like a power of
+the number of terms N: largest error ~N^−½, RMS ~N^−¾, DC ~N^−1.
 """
 
 import math
@@ -23,10 +23,10 @@ def series_coefficients(terms: int) -> NDArray[np.float64]:
     """Taylor coefficients c_0 … of √(1 + g) at g = 0: c_n = (−1)ⁿ(2n)! / ((1 − 2n)(n!)²4ⁿ).
 
     Args:
-        terms: how many, ≥ 1.
+        terms: number of coefficients, ≥ 1.
 
     Returns:
-        ``[terms]``, no unit; binom(½, n), by c_n = c_{n−1}·(3/2 − n)/n.
+        ``[terms]``, dimensionless; binom(½, n), by c_n = c_{n−1}·(3/2 − n)/n.
 
     Raises:
         ValueError: `terms` is less than 1.
@@ -49,8 +49,9 @@ def relu_series(x: Values, terms: int, a: Values | None = None) -> Any:
         x: ``[..., T]``, any unit.
         terms: ≥ 1.
         a: the paper's A, in x's unit squared, broadcast against ``[..., 1]``. None: ½·max x² of
-            each signal, the smallest with which the series converges, and the best: the error at
-            the zero crossings is ½√A times the same number. The paper takes ½·(Σ|amplitudes|)².
+            each signal, the smallest with which the series converges, and the best, because the
+            error at the zero crossings is proportional to √A. The paper takes
+            ½·(Σ|amplitudes|)².
 
     Returns:
         As x.
@@ -70,38 +71,38 @@ def relu_series(x: Values, terms: int, a: Values | None = None) -> Any:
 
 
 def relu_series_terms(x: Values, terms: int, a: Values | None = None) -> Any:
-    """The terms ½√A·c_n·gⁿ of :func:`relu_series` one by one, as signals.
+    """The terms ½√A·c_n·gⁿ of :func:`relu_series`, as signals.
 
     Args:
         x: ``[..., T]``.
         terms: ≥ 1.
-        a: as there.
+        a: as of :func:`relu_series`.
 
     Returns:
-        ``[terms, ..., T]``, in x's unit. With ½x they add up to :func:`relu_series`; the mean over
-        the last axis is what each adds to the DC.
+        ``[terms, ..., T]``, in x's unit. With ½x they add up to :func:`relu_series`; the mean of
+        each over the last axis is its contribution to the DC.
 
     Raises:
-        ValueError: as there.
+        ValueError: as of :func:`relu_series`.
 
     >>> relu_series_terms([1.0, 0.0], 3).round(4).tolist()
     [[0.3536, 0.3536], [0.1768, -0.1768], [-0.0442, -0.0442]]
     """
     (x, *given), back = tensors(*([x] if a is None else [x, a]))
     root, g = _root_and_g(x, given[0] if given else None)
-    found, power = [], 0.5 * root * torch.ones_like(g)
+    signals, power = [], 0.5 * root * torch.ones_like(g)
     for c in series_coefficients(terms).tolist():
-        found.append(c * power)
+        signals.append(c * power)
         power = power * g
-    return back(torch.stack(found))
+    return back(torch.stack(signals))
 
 
 def relu_series_phasors(phasors: Values, terms: int, a: float | None = None) -> Any:
     """The spectrum of each term of :func:`relu_series`, exact and without folding.
 
-    Of a periodic signal x(t) = Re Σ p_k·exp(2πi·k·f·t), k = 0 … K. In frequency gⁿ is the n-fold
-    convolution of g's spectrum with itself (the paper's section on frequency); g's is that of x²:
-    DC, sums and differences. So term n reaches up to 2·n·K·f.
+    For a periodic signal x(t) = Re Σ p_k·exp(2πi·k·f·t), k = 0 … K. The spectrum of gⁿ is that of g
+    convolved n times with itself (the paper's section on frequency), and the spectrum of g is that
+    of x²: DC, sums and differences. So term n reaches up to 2·n·K·f.
 
     Args:
         phasors: ``[K + 1]``, real or complex: amplitude, and phase as of a cosine, at DC (real)
@@ -110,11 +111,11 @@ def relu_series_phasors(phasors: Values, terms: int, a: float | None = None) -> 
         a: the paper's A, in that unit squared. None: ½·(Σ|p_k|)², the paper's choice.
 
     Returns:
-        ``[terms, 2·K·(terms − 1) + 1]``, complex, phasors likewise; column 0 is the DC of each
-        term, and |p|²/2 the power of a line at the others.
+        ``[terms, 2·K·(terms − 1) + 1]``, complex, phasors likewise. Column 0 is the DC of each
+        term; at the others the power of a spectral line is |p|²/2.
 
     Raises:
-        ValueError: `a` is less than ½·(Σ|p_k|)²; no phasors; a DC that isn't real.
+        ValueError: `a` is less than ½·(Σ|p_k|)², `phasors` is empty, or its DC isn't real.
 
     >>> relu_series_phasors([0.0, 1.0], 2).real.round(4).tolist()  # a cosine, A = ½: g = cos 2ωt
     [[0.3536, 0.0, 0.0], [0.0, 0.0, 0.1768]]
@@ -126,7 +127,7 @@ def relu_series_phasors(phasors: Values, terms: int, a: float | None = None) -> 
     if p[0].imag != 0:
         raise ValueError(f"the phasor of DC must be real, found {p[0]}")
     coefficients = series_coefficients(terms)
-    scale = float(np.abs(p).sum())  # so that no square overflows
+    scale = float(np.abs(p).sum())  # no square may overflow
     if a is not None:
         _check(float(a), 0.5 * scale * scale, "½·(Σ|phasors|)²")
     root = scale / math.sqrt(2) if a is None else math.sqrt(a)
@@ -134,23 +135,23 @@ def relu_series_phasors(phasors: Values, terms: int, a: float | None = None) -> 
     two_sided = np.concatenate([half[::-1].conj(), p[:1].real / (scale or 1.0), half])
     g = convolve(two_sided, two_sided) * (scale / (root or 1.0)) ** 2
     g[len(g) // 2] -= 1  # x²/A − 1
-    found = np.zeros((terms, 2 * (len(p) - 1) * (terms - 1) + 1), np.complex128)
+    spectra = np.zeros((terms, 2 * (len(p) - 1) * (terms - 1) + 1), np.complex128)
     power = np.full(1, 0.5 * root, np.complex128)
     for n, c in enumerate(coefficients):
         power = convolve(power, g) if n else power
         middle = len(power) // 2
-        found[n, : middle + 1] = c * power[middle:]
-    found[:, 1:] *= 2  # of both sides, one
-    return back(torch.from_numpy(found).to(given.device))
+        spectra[n, : middle + 1] = c * power[middle:]
+    spectra[:, 1:] *= 2  # one-sided
+    return back(torch.from_numpy(spectra).to(given.device))
 
 
 def relu_chebyshev(x: Values, terms: int, limit: Values | None = None) -> Any:
     """ReLU(x) ≈ ½x + ½L·(2/π + (4/π)·Σ (−1)^{n+1}/(4n² − 1)·T_2n(x/L)), n = 1 … terms − 1.
 
     The Chebyshev series of |x| on [−L, L]: a polynomial of the degree of :func:`relu_series` with
-    as many terms, and a better one: its largest error falls like N^−1, not N^−½ (Trefethen,
-    *Approximation Theory and Approximation Practice*, chapters 3 and 7). For one tone of amplitude
-    L term n is its harmonic 2n, for T_2n(cos θ) = cos 2nθ.
+    as many terms, but its largest error falls like N^−1, not N^−½ (Trefethen, *Approximation Theory
+    and Approximation Practice*, chapters 3 and 7). For one tone of amplitude L term n is its
+    harmonic 2n, because T_2n(cos θ) = cos 2nθ.
 
     Args:
         x: ``[..., T]``, any unit.
@@ -161,8 +162,8 @@ def relu_chebyshev(x: Values, terms: int, limit: Values | None = None) -> Any:
         As x.
 
     Raises:
-        ValueError: `limit` is less than max |x|, outside of which the series diverges; `terms` is
-            less than 1.
+        ValueError: `limit` is less than max |x|, so that the series diverges; `terms` is less
+            than 1.
 
     >>> relu_chebyshev([-1.0, 0.0, 1.0], 100).round(4).tolist()
     [0.0, 0.0016, 1.0]
@@ -176,22 +177,23 @@ def relu_chebyshev(x: Values, terms: int, limit: Values | None = None) -> Any:
         peak = given[0]
     u = x / torch.where(peak > 0, peak, 1.0)
     v = 2 * u.square() - 1  # T_2n(u) = T_n(2u² − 1)
-    one = two = torch.zeros_like(v)
+    b_1 = b_2 = torch.zeros_like(v)
     for n in range(terms - 1, 0, -1):  # Clenshaw
         c = 4 / math.pi * (-1) ** (n + 1) / (4 * n * n - 1)
-        one, two = 2 * v * one - two + c, one
-    return back(0.5 * x + 0.5 * peak * (v * one - two + 2 / math.pi))
+        b_1, b_2 = 2 * v * b_1 - b_2 + c, b_1
+    return back(0.5 * x + 0.5 * peak * (v * b_1 - b_2 + 2 / math.pi))
 
 
 class ApproximationError(NamedTuple):
-    """How far an approximation of ReLU(x) is from it, and the paper's figure for it.
+    """Errors of an approximation of ReLU(x), and the number that the paper gives instead.
 
     Attributes:
         relative_rms: RMS of approximation − ReLU(x) over RMS of ReLU(x).
         dc: relative error of the DC: mean of the approximation over that of ReLU(x), − 1.
         paper: √(mean((x − approximation)²) / Σx²), as the paper's script computes the 0.69 % under
-            its Fig. 1. It is the distance to the *input*, over √T more than RMS by RMS: the same
-            for ReLU(x) itself, however good the approximation, and smaller for a longer signal.
+            its Fig. 1. It is the relative RMS distance to the *input*, divided by √T. So it is
+            almost the same for ReLU(x) itself, however good the approximation, and falls with the
+            signal's length.
     """
 
     relative_rms: Any
@@ -207,21 +209,21 @@ def approximation_error(x: Values, approximation: Values) -> ApproximationError:
         approximation: ``[..., T]`` of its output, in the same.
 
     Returns:
-        Each ``[...]``, no unit; NaN where ReLU(x) is all zero.
+        Each ``[...]``, dimensionless; NaN where ReLU(x) is all zero.
 
     >>> approximation_error([-1.0, 1.0], [0.0, 1.01]).relative_rms.round(3)
     np.float64(0.01)
     """
-    (x, found), back = tensors(x, approximation)
-    true = x.clamp_min(0)
-    mean = torch.where((true > 0).any(-1), true.mean(-1), math.nan)
-    rms = ((found - true).square().mean(-1) / true.square().mean(-1)).sqrt() + 0 * mean
-    paper = ((x - found).square().mean(-1) / x.square().sum(-1)).sqrt()
-    return ApproximationError(back(rms), back(found.mean(-1) / mean - 1), back(paper))
+    (x, approximation), back = tensors(x, approximation)
+    relu = x.clamp_min(0)
+    mean = torch.where((relu > 0).any(-1), relu.mean(-1), math.nan)
+    rms = ((approximation - relu).square().mean(-1) / relu.square().mean(-1)).sqrt() + 0 * mean
+    paper = ((x - approximation).square().mean(-1) / x.square().sum(-1)).sqrt()
+    return ApproximationError(back(rms), back(approximation.mean(-1) / mean - 1), back(paper))
 
 
 def _root_and_g(x: Tensor, a: Tensor | None) -> tuple[Tensor, Tensor]:
-    """√A and g = x²/A − 1, without squaring x itself, which may overflow."""
+    """√A and g = x²/A − 1, without x², which may overflow."""
     peak = _peak(x)
     root = peak / math.sqrt(2)
     if a is not None:
@@ -240,7 +242,7 @@ def _peak(x: Tensor) -> Tensor:
 def _check(
     given: Tensor | float, least: Tensor | float, name: str, why: str = "|x²/a − 1| > 1 somewhere"
 ) -> None:
-    """Refuse what is too small by more than rounding: what else passes is NaN."""
+    """Raise if a value is less than `least` by more than rounding; NaN passes."""
     given, least = torch.as_tensor(given), torch.as_tensor(least)
     if given.dim() and given.shape[-1] != 1:
         shape = list(given.shape)

@@ -1,35 +1,35 @@
-"""How a tensor on a GPU is read, some rows and some times at once."""
+"""How programs read a tensor ``[N, C, T]`` as it lies in a GPU's memory, a tile at a time."""
 
 import triton
 import triton.language as tl
 
-# Values that a program takes at a time, and the most rows of them.
+# Values that a program reads at a time, and the most rows of them.
 TILE = 1024
 MOST_ROWS = 32
 
 
 @triton.jit
-def rows_of(x, channels, of_sample, of_channel, ROWS: tl.constexpr):  # noqa: N803
-    """The sample and channels of one program, which of these there are, and where each begins."""
-    shares = tl.cdiv(channels, ROWS)
-    sample = (tl.program_id(0) // shares).to(tl.int64)
-    channel = (tl.program_id(0) % shares) * ROWS + tl.arange(0, ROWS)
-    begin = x + sample * of_sample + channel[:, None].to(tl.int64) * of_channel
-    return sample, channel, channel < channels, begin
+def tile_rows(x, channels, sample_stride, channel_stride, ROWS: tl.constexpr):  # noqa: N803
+    """Sample and channels of one program, which channels exist, and pointers to their rows."""
+    blocks = tl.cdiv(channels, ROWS)
+    sample = (tl.program_id(0) // blocks).to(tl.int64)
+    channel = (tl.program_id(0) % blocks) * ROWS + tl.arange(0, ROWS)
+    row = x + sample * sample_stride + channel[:, None].to(tl.int64) * channel_stride
+    return sample, channel, channel < channels, row
 
 
 @triton.jit
-def values(begin, first, length, of_time, here, TIMES: tl.constexpr):  # noqa: N803
-    """Values of some rows from time `first` on; which are finite, and which their ReLUs'."""
+def load_tile(row, first, length, time_stride, valid, TIMES: tl.constexpr):  # noqa: N803
+    """Values of some rows from time `first` on, and where they and their ReLUs are finite."""
     time = (first + tl.arange(0, TIMES))[None, :]
-    inside = here[:, None] & (time < length)
-    value = tl.load(begin + time.to(tl.int64) * of_time, inside, 0.0).to(tl.float64)
-    # Comparisons with NaN are false. Of -Inf the output, 0, is finite.
+    inside = valid[:, None] & (time < length)
+    value = tl.load(row + time.to(tl.int64) * time_stride, inside, 0.0).to(tl.float64)
+    # Comparisons with NaN are false. ReLU(-Inf) = 0 is finite.
     return value, inside & (tl.abs(value) < float("inf")), inside & (value < float("inf"))
 
 
-def tile(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, int]:
-    """How many rows, of the same sample, and times to take at once: what lies side by side."""
+def tile_shape(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, int]:
+    """Rows, of one sample, and times of a tile, so that adjacent values are read together."""
     _, channels, length = shape
     across: int = triton.next_power_of_2(channels)
     if strides[2] == 1:

@@ -1,138 +1,140 @@
-"""What spectra take: both sides as float64, and the products of their transforms."""
+"""Around the transform of both sides: their values as float64, and products of their spectra."""
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from spectroscope.dsp.kernels.gpu.memory import TILE, rows_of, tile, values
+from spectroscope.dsp.kernels.gpu.memory import TILE, load_tile, tile_rows, tile_shape
 
 
-@triton.jit(do_not_specialize=["channels", "length", "of_sample", "of_channel", "of_mask"])
-def _widen(
+@triton.jit(
+    do_not_specialize=["channels", "length", "sample_stride", "channel_stride", "finite_stride"]
+)
+def _to_float64(
+    values,
+    finite,
     x,
-    mask,
-    wide,
-    rectified,
+    y,
     channels,
     length,
-    of_sample,
-    of_channel,
-    of_time,
-    of_mask,
+    sample_stride,
+    channel_stride,
+    time_stride,
+    finite_stride,
     ROWS: tl.constexpr,  # noqa: N803
     TIMES: tl.constexpr,  # noqa: N803
 ):
-    """Write some values of some rows as float64, and their ReLU; of rows that are masked, 0."""
-    sample, channel, here, begin = rows_of(x, channels, of_sample, of_channel, ROWS)
-    fine = tl.load(mask + sample * of_mask + channel, here, 0) > 0
+    """Write some values of some rows as float64, and their ReLU; 0 where a row isn't finite."""
+    sample, channel, valid, row = tile_rows(values, channels, sample_stride, channel_stride, ROWS)
+    is_finite = tl.load(finite + sample * finite_stride + channel, valid, 0) > 0
     first = tl.program_id(1) * TIMES
-    value, _, _ = values(begin, first, length, of_time, here, TIMES)
-    value = tl.where(fine[:, None], value, 0.0)
+    value, _, _ = load_tile(row, first, length, time_stride, valid, TIMES)
+    value = tl.where(is_finite[:, None], value, 0.0)
     time = (first + tl.arange(0, TIMES))[None, :]
     at = (sample * channels + channel)[:, None] * length + time
-    inside = here[:, None] & (time < length)
-    tl.store(wide + at, value, inside)
-    tl.store(rectified + at, tl.where(value > 0, value, 0.0), inside)
+    inside = valid[:, None] & (time < length)
+    tl.store(x + at, value, inside)
+    tl.store(y + at, tl.where(value > 0, value, 0.0), inside)
 
 
-def widen(
+def to_float64(
     flat: Tensor,
     shape: tuple[int, ...],
     strides: tuple[int, ...],
-    mask: Tensor,
+    finite: Tensor,
     x: Tensor,
     y: Tensor,
 ) -> None:
     """Write rows as float64 to `x`, and their ReLU to `y`, both contiguous.
 
     Args:
-        flat: see :func:`read`, as are `shape` and `strides`.
+        flat: as of :func:`..moments.row_moments`.
         shape: likewise.
         strides: likewise.
-        mask: ``[N, C]``, side by side in C: which rows are written; of the others, 0.
-        x: float64, ``[N, C, …]``.
+        finite: bool, ``[N, C]``, contiguous in C: which rows to write; the others become 0.
+        x: float64, ``[N, C, ...]``.
         y: likewise.
     """
     samples, channels, length = shape
-    rows, times = tile(shape, strides)
+    rows, times = tile_shape(shape, strides)
     grid = samples * triton.cdiv(channels, rows), triton.cdiv(length, times)
     with torch.cuda.device(flat.device):
-        _widen[grid](
+        _to_float64[grid](
             flat,
-            mask.view(torch.uint8),
+            finite.view(torch.uint8),
             x,
             y,
             channels,
             length,
             *strides,
-            mask.stride(0),
+            finite.stride(0),
             rows,
             times,
         )
 
 
-@triton.jit(do_not_specialize=["channels", "frames", "whole", "lines"])
-def _products(
+@triton.jit(do_not_specialize=["channels", "frames", "components", "spectra"])
+def _add_products(
     x,
     y,
     sums,
-    imaginary,
+    imag,
     channels,
     frames,
-    whole,
-    lines,
-    TURNED: tl.constexpr,  # noqa: N803
-    LINES: tl.constexpr,  # noqa: N803
+    components,
+    spectra,
+    IMAG: tl.constexpr,  # noqa: N803
+    SPECTRA: tl.constexpr,  # noqa: N803
     COMPONENTS: tl.constexpr,  # noqa: N803
 ):
-    """Products of some components of one channel, summed over `lines`, inputs times frames."""
-    shares = tl.cdiv(whole, COMPONENTS)
-    channel = (tl.program_id(0) // shares).to(tl.int64)
-    component = (tl.program_id(0) % shares) * COMPONENTS + tl.arange(0, COMPONENTS)
-    here = component < whole
-    xx = tl.zeros((LINES, COMPONENTS), tl.float64)
-    yy = tl.zeros((LINES, COMPONENTS), tl.float64)
-    xy = tl.zeros((LINES, COMPONENTS), tl.float64)
-    turned = tl.zeros((LINES, COMPONENTS), tl.float64)
-    for first in range(0, lines, LINES):
-        line = first + tl.arange(0, LINES)
-        inside = (line < lines)[:, None] & here[None, :]
-        row = ((line // frames) * channels + channel) * frames + line % frames
-        at = 2 * (row[:, None] * whole + component[None, :])
+    """Products of some components of one channel, summed over `spectra` = inputs · frames."""
+    blocks = tl.cdiv(components, COMPONENTS)
+    channel = (tl.program_id(0) // blocks).to(tl.int64)
+    component = (tl.program_id(0) % blocks) * COMPONENTS + tl.arange(0, COMPONENTS)
+    valid = component < components
+    xx = tl.zeros((SPECTRA, COMPONENTS), tl.float64)
+    yy = tl.zeros((SPECTRA, COMPONENTS), tl.float64)
+    xy = tl.zeros((SPECTRA, COMPONENTS), tl.float64)
+    xy_imag = tl.zeros((SPECTRA, COMPONENTS), tl.float64)
+    for first in range(0, spectra, SPECTRA):
+        spectrum = first + tl.arange(0, SPECTRA)
+        inside = (spectrum < spectra)[:, None] & valid[None, :]
+        row = ((spectrum // frames) * channels + channel) * frames + spectrum % frames
+        at = 2 * (row[:, None] * components + component[None, :])
         a, b = tl.load(x + at, inside, 0.0), tl.load(x + at + 1, inside, 0.0)
         c, d = tl.load(y + at, inside, 0.0), tl.load(y + at + 1, inside, 0.0)
         xx += a * a + b * b
         yy += c * c + d * d
         xy += a * c + b * d
-        if TURNED:
-            turned += a * d - b * c
-    at = channel * whole + component
-    size = channels.to(tl.int64) * whole
-    tl.store(sums + at, tl.load(sums + at, here, 0.0) + tl.sum(xx, 0), here)
+        if IMAG:
+            xy_imag += a * d - b * c
+    at = channel * components + component
+    size = channels.to(tl.int64) * components
+    tl.store(sums + at, tl.load(sums + at, valid, 0.0) + tl.sum(xx, 0), valid)
     at += size
-    tl.store(sums + at, tl.load(sums + at, here, 0.0) + tl.sum(yy, 0), here)
+    tl.store(sums + at, tl.load(sums + at, valid, 0.0) + tl.sum(yy, 0), valid)
     at += size
-    tl.store(sums + at, tl.load(sums + at, here, 0.0) + tl.sum(xy, 0), here)
-    if TURNED:
+    tl.store(sums + at, tl.load(sums + at, valid, 0.0) + tl.sum(xy, 0), valid)
+    if IMAG:
         at -= 2 * size
-        tl.store(imaginary + at, tl.load(imaginary + at, here, 0.0) + tl.sum(turned, 0), here)
+        tl.store(imag + at, tl.load(imag + at, valid, 0.0) + tl.sum(xy_imag, 0), valid)
 
 
-def products(x: Tensor, y: Tensor, sums: Tensor, imaginary: Tensor) -> None:
-    """Add |X|², |Y|², Re conj(X)·Y and, if there is room for it, Im conj(X)·Y to sums over inputs.
+def add_products(x: Tensor, y: Tensor, sums: Tensor, imag: Tensor) -> None:
+    """Add |X|², |Y|², Re conj(X)·Y and, unless `imag` is empty, Im conj(X)·Y, summed over inputs.
 
     Args:
-        x: ``[n, c, f, F, 2]``, real and imaginary parts, float64.
+        x: ``[n, c, f, F, 2]``, real and imaginary parts, float64, of f frames.
         y: likewise.
-        sums: ``[3, c, F]``.
-        imaginary: ``[c, F]``, or with c = 0.
+        sums: ``[3, c, F]``, added to.
+        imag: ``[c, F]``, added to, or of no channels.
     """
-    samples, channels, frames, whole, _ = x.shape
-    of_lines = min(32, triton.next_power_of_2(samples * frames))
-    components = min(256, TILE // of_lines)
+    samples, channels, frames, components, _ = x.shape
+    spectrum_block = min(32, triton.next_power_of_2(samples * frames))
+    component_block = min(256, TILE // spectrum_block)
     with torch.cuda.device(x.device):
-        _products[(channels * triton.cdiv(whole, components),)](
-            x.contiguous(), y.contiguous(), sums, imaginary, channels, frames, whole,
-            samples * frames, len(imaginary) > 0, of_lines, components,
+        _add_products[(channels * triton.cdiv(components, component_block),)](
+            x.contiguous(), y.contiguous(), sums, imag, channels, frames, components,
+            samples * frames, len(imag) > 0, spectrum_block, component_block,
         )  # fmt: skip

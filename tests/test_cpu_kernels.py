@@ -1,4 +1,4 @@
-"""The compiled reading of both sides of a ReLU, against exact arithmetic, and without it."""
+"""Compiled moments of both sides of a ReLU, against exact arithmetic, and without numba."""
 
 import math
 import os
@@ -14,8 +14,9 @@ import torch
 from torch import nn
 
 import spectroscope
-from spectroscope.dsp.kernels import rows
-from spectroscope.dsp.kernels.threads import compiled, shared
+from spectroscope.dsp.kernels import dispatch
+from spectroscope.dsp.kernels.parallel import parallel_for
+from spectroscope.dsp.moments import X_FINITE, X_M2, X_MEAN, Y_POSITIVE
 from spectroscope.statistics import spectra as statistics_of_spectra
 
 SHAPES = [
@@ -44,22 +45,22 @@ def exact(values):
 
 
 def assert_exact(x):
-    """That what is found of `x` is what its numbers say, to a few units in the last place."""
-    moments = rows.relu_moments(x)
+    """The moments of `x` are exact to a few units in the last place."""
+    moments = dispatch.relu_moments(x)
     given = x.double().flatten(2)
-    found = moments.rows
-    if moments.plain:
-        found[7:] = given.shape[2]
+    rows = moments.rows
+    if moments.one_pass:
+        rows[X_FINITE:] = given.shape[2]
     for n in range(x.shape[0]):
         for c in range(x.shape[1]):
             for side, values in enumerate((given[n, c], given[n, c].relu())):
                 mean, m2, positive, finite = exact(values.tolist())
-                row = found[:, n, c]
-                assert row[side].item() == pytest.approx(mean, rel=1e-12, abs=1e-300)
-                assert row[2 + side].item() == pytest.approx(m2, rel=1e-11, abs=1e-300)
-                assert row[7 + side] == finite
+                row = rows[:, n, c]
+                assert row[X_MEAN + side].item() == pytest.approx(mean, rel=1e-12, abs=1e-300)
+                assert row[X_M2 + side].item() == pytest.approx(m2, rel=1e-11, abs=1e-300)
+                assert row[X_FINITE + side] == finite
                 if side == 1:
-                    assert row[4] == positive
+                    assert row[Y_POSITIVE] == positive
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -101,10 +102,10 @@ def test_nasty_values_are_exact(values):
 def test_a_million_values_are_added_without_loss(side_by_side, rel):
     x = 20 + torch.randn(1, 2, 1_000_003)
     lying = x.transpose(1, 2).contiguous().transpose(1, 2) if side_by_side else x
-    found, wide = rows.relu_moments(lying).rows, x[0, 1].numpy().astype(np.longdouble)
+    rows, wide = dispatch.relu_moments(lying).rows, x[0, 1].numpy().astype(np.longdouble)
     mean = wide.mean()
-    assert found[0, 0, 1].item() == pytest.approx(float(mean), rel=1e-15)
-    assert found[2, 0, 1].item() == pytest.approx(float(((wide - mean) ** 2).sum()), rel=rel)
+    assert rows[X_MEAN, 0, 1].item() == pytest.approx(float(mean), rel=1e-15)
+    assert rows[X_M2, 0, 1].item() == pytest.approx(float(((wide - mean) ** 2).sum()), rel=rel)
 
 
 def record(model, *batches, **options):
@@ -120,9 +121,9 @@ def test_reports_are_the_same_without_numba(monkeypatch, dtype, offset):
     x = (offset + torch.randn(7, 5, 6, 10)).to(dtype)
     x[2, 3, 1, 1] = torch.nan
     with_it = record(nn.ReLU(), x)
-    assert compiled() is not None
-    monkeypatch.setattr(rows, "compiled", lambda: None)
-    monkeypatch.setattr(statistics_of_spectra, "compiled", lambda: None)
+    assert dispatch.cpu_kernels() is not None
+    monkeypatch.setattr(dispatch, "cpu_kernels", lambda: None)
+    monkeypatch.setattr(statistics_of_spectra, "cpu_kernels", lambda: None)
     without = record(nn.ReLU(), x)
     for name in ("dc", "spectra", "introduced"):
         pd.testing.assert_frame_equal(
@@ -132,14 +133,15 @@ def test_reports_are_the_same_without_numba(monkeypatch, dtype, offset):
 
 def test_it_is_the_compiled_code_that_runs(monkeypatch):
     called = []
-    fold = compiled().fold
-    monkeypatch.setattr(compiled(), "fold", lambda *args: called.append(1) or fold(*args))
+    cpu = dispatch.cpu_kernels()
+    reduce_batch = cpu.reduce_batch
+    monkeypatch.setattr(cpu, "reduce_batch", lambda *args: called.append(1) or reduce_batch(*args))
     record(nn.ReLU(), torch.randn(2, 3, 8))
     assert called
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
-def test_shares_are_taken_once_each(monkeypatch, threads):
+def test_each_step_is_taken_once(monkeypatch, threads):
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     taken = np.zeros(1000)
 
@@ -147,7 +149,7 @@ def test_shares_are_taken_once_each(monkeypatch, threads):
         taken[begin:end] += 1
         return end - begin
 
-    assert shared(work, 1000, 7) == 1000
+    assert parallel_for(work, 1000, 7) == 1000
     assert (taken == 1).all()
 
 
@@ -157,8 +159,8 @@ def test_what_a_thread_raises_is_raised(monkeypatch):
     def work(begin, end):
         raise ValueError(begin)
 
-    with pytest.raises(ValueError):  # noqa: PT011, any share's
-        shared(work, 100, 1)
+    with pytest.raises(ValueError):  # noqa: PT011, any step's
+        parallel_for(work, 100, 1)
 
 
 def test_threads_of_the_user_reduce_at_a_time():
@@ -167,7 +169,7 @@ def test_threads_of_the_user_reduce_at_a_time():
     found = {}
 
     def run(number):
-        found[number] = rows.relu_moments(x).channels().sums[1, 1].tolist()
+        found[number] = dispatch.relu_moments(x).reduce_batch().sums[1, 1].tolist()
 
     threads = [threading.Thread(target=run, args=(n,)) for n in range(4)]
     for thread in threads:
@@ -193,10 +195,10 @@ child = os.fork()
 if child == 0:
     torch.set_num_threads(1)
     ok = mean() == before
-    import spectroscope.dsp.kernels.rows as rows
+    from spectroscope.dsp.kernels import dispatch
     torch.get_num_threads = lambda: 2
-    found = rows.relu_moments(x)
-    os._exit(0 if ok and (found.rows[0] - x.double().mean(-1)).abs().max() < 1e-12 else 1)
+    moments = dispatch.relu_moments(x)
+    os._exit(0 if ok and (moments.rows[0] - x.double().mean(-1)).abs().max() < 1e-12 else 1)
 _, status = os.waitpid(child, 0)
 raise SystemExit(os.waitstatus_to_exitcode(status))
 """
@@ -205,8 +207,9 @@ raise SystemExit(os.waitstatus_to_exitcode(status))
 
 def test_compiled_once_it_is_kept_on_disk(tmp_path):
     code = (
-        "import torch; from spectroscope.dsp import rows, threads; x = torch.randn(2, 3, 8)\n"
-        "rows.relu_moments(x); loop = threads.compiled().lines.__wrapped__\n"
+        "import torch; from spectroscope.dsp.kernels import dispatch; x = torch.randn(2, 3, 8)\n"
+        "dispatch.relu_moments(x)\n"
+        "loop = dispatch.cpu_kernels().row_moments_contiguous.__wrapped__\n"
         "print(sum(loop.stats.cache_hits.values()))"
     )
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
@@ -240,7 +243,7 @@ def test_a_damaged_cache_costs_time_and_no_numbers(tmp_path):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there it works")
-def test_kernels_that_cannot_be_had_are_told_of():
+def test_gpu_kernels_that_fail_raise_a_warning():
     pytest.importorskip("triton")
     with pytest.warns(UserWarning, match="on cuda:0 goes without compiled kernels.*Error: "):
-        assert rows.on_gpu.__wrapped__(torch.device("cuda", 0)) is None
+        assert dispatch.gpu_kernels.__wrapped__(torch.device("cuda", 0)) is None

@@ -1,35 +1,25 @@
-"""Threads for what numba compiles, as many as torch may use."""
+"""A thread pool for loops that release the GIL, with as many threads as torch may use."""
 
 import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from types import ModuleType
 
 import torch
 
 # Values that a thread takes at a time: enough to make the calls themselves cheap.
-SHARE = 1 << 17
-# More threads than this can read no more at a time.
+GRAIN_SIZE = 1 << 17
+# More threads than this can read no faster from memory.
 _MOST_THREADS = 16
 
 
-@lru_cache(maxsize=1)
-def compiled() -> ModuleType | None:
-    """The compiled loops, or None where they can't be had: everything goes without them too."""
-    try:
-        from spectroscope.dsp.kernels import native
-    except (ImportError, RuntimeError):  # no numba, or nowhere to keep what it compiles
-        return None
-    return native
-
-
-def shared(work: Callable[[int, int], int], count: int, step: int) -> int:
+def parallel_for(work: Callable[[int, int], int], count: int, step: int) -> int:
     """Sum of work(begin, end) over all of range(count), by as many threads as torch may use.
 
-    Threads of our own, which take the next `step` when they have done one: where another process
-    has one of the cores, the others needn't wait. Those that haven't begun at the end don't.
+    Each thread takes the next `step` when it has done one, and a thread that hasn't begun at the
+    end isn't waited for. So the loop doesn't stall where another process has one of the cores, as
+    torch's own parallel regions do.
     """
     begins = iter(range(0, count, step))
     lock = threading.Lock()
@@ -47,9 +37,9 @@ def shared(work: Callable[[int, int], int], count: int, step: int) -> int:
     if helpers < 1:
         return take()
     pool = _pool()
-    helping = [pool.submit(take) for _ in range(helpers)]
+    futures = [pool.submit(take) for _ in range(helpers)]
     total = take()
-    return total + sum(help.result() for help in helping if not help.cancel())
+    return total + sum(future.result() for future in futures if not future.cancel())
 
 
 @lru_cache(maxsize=1)
