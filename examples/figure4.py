@@ -174,7 +174,7 @@ def trained(name: str, repetitions: int, size: Size, device: torch.device) -> pd
     labels = labels.repeat_interleave(size.inputs).expand(repetitions, -1)
     inputs = cosines(labels, generator, kind)
     optimizer = torch.optim.Adam(networks.parameters(), lr=1e-3, eps=1e-7)  # Keras's
-    # nn.Identity is not a rectifier, but recorded like one it gives the DC at that place.
+    # nn.Identity is not an activation, but recorded like one it gives the DC at that place.
     tracker = Tracker(
         networks, weights=networks.convolutions(), select="activation2", kinds=[nn.Identity]
     )

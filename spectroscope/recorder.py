@@ -1,4 +1,4 @@
-"""`record`: a context manager that keeps statistics of every rectifier of a running model."""
+"""`record`: a context manager that keeps statistics of every activation of a running model."""
 
 import math
 import operator
@@ -56,7 +56,7 @@ def record(
     Args:
         model: any `nn.Module`.
         fs: samples per second of a 1-D input; None: frequencies in cycles per sample.
-        select: which rectifiers: a glob or globs over names of modules (``"block1.*"``) or of calls
+        select: which activations: a glob or globs over names of modules (``"block1.*"``) or of calls
             (``"*#0"``, ``"*/clamp#*"``), or ``(name, module) -> bool``. None: all.
         spectra: keep power spectra and the cross-spectrum of both sides: of ``[N, C, T]``, of
             images ``[N, C, H, W]`` by rings of equal frequency (``"plane"``: whole, which takes the
@@ -68,7 +68,7 @@ def record(
         harmonics: how many of them, the fundamental included.
         window: of the spectra, as ``scipy.signal.get_window`` takes it. With any but the boxcar the
             DC is taken out first and put back exactly.
-        kinds: rectifiers to record beyond the ReLU family: ``"LeakyReLU"``, ``"PReLU"``, ``"ELU"``,
+        kinds: activations to record beyond the ReLU family: ``"LeakyReLU"``, ``"PReLU"``, ``"ELU"``,
             ``"GELU"``, ``"SiLU"``, ``"Hardswish"``, or a module class of your own.
         channel_axis: where the channels of an activation are; -1 for ``[N, T, C]``, 0 for an input
             without a batch axis. A dictionary gives it by glob, as in `select`; 1 for the others.
@@ -85,7 +85,7 @@ def record(
     Raises:
         TypeError: `model` isn't an `nn.Module`, or `select` or a `channel_axis` isn't of its kind.
         RequestError: `fs` or a `decimation` isn't positive, `f0` isn't between 0 and fs/2, the
-            window or a kind isn't known, or `select` fits no rectifier.
+            window or a kind isn't known, or `select` fits no activation.
 
     >>> model = nn.Sequential(nn.Conv1d(1, 2, 3), nn.ReLU())
     >>> with record(model) as recorder:

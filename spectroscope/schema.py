@@ -12,15 +12,15 @@ class Column(NamedTuple):
 
 # "activation" is the unit of the tensor at the site, whatever that is in this network.
 COLUMNS = {
-    "site": Column("", "one rectifier call: module#call or module/function#call"),
+    "site": Column("", "one activation call: module#call or module/function#call"),
     "place": Column("", "the site without its call: module or module/function"),
     "module": Column(
         "",
-        "qualified name of the rectifier module, or of the module that called the function",
+        "qualified name of the activation module, or of the module that called the function",
     ),
-    "function": Column("", "the function called; empty if the module is the rectifier"),
+    "function": Column("", "the function called; empty if the module is the activation"),
     "call": Column("", "which call of the module in one forward of the model, from 0"),
-    "kind": Column("", "kind of rectifier: ReLU, ReLU6, Hardtanh, …"),
+    "kind": Column("", "kind of activation: ReLU, ReLU6, Hardtanh, …"),
     "channel": Column("", "channel of the activation, from 0"),
     "channels": Column("", "number of channels"),
     "shape": Column("", "of one input's activation, (C, ...); None where inputs differ"),
@@ -36,14 +36,14 @@ COLUMNS = {
         "NaN where unknown, or there is none",
     ),
     "n_samples": Column("1", "inputs (batch items) seen"),
-    "dc_in": Column("activation", "mean of the rectifier's input, over time or space and inputs"),
+    "dc_in": Column("activation", "mean of the activation's input, over time or space and inputs"),
     "dc_out": Column("activation", "mean of its output, likewise"),
     "dc_out_std": Column(
         "activation",
         "standard deviation over inputs (of the population) of each input's own output DC: "
         "what can carry information",
     ),
-    "ac_rms_in": Column("activation", "RMS of the rectifier's input less each input's own DC"),
+    "ac_rms_in": Column("activation", "RMS of the activation's input less each input's own DC"),
     "ac_rms_out": Column("activation", "RMS of its output less each input's own DC"),
     "active_fraction": Column("1", "fraction of output values > 0"),
     "dc_fraction": Column(
@@ -75,7 +75,7 @@ COLUMNS = {
     "dc_residual": Column("activation", "dc_out − dc_predicted"),
     "preserved_fraction": Column(
         "1",
-        "power of gain·x over the output's, DC included; x is the rectifier's input. Of a site: of "
+        "power of gain·x over the output's, DC included; x is the activation's input. Of a site: of "
         "all its channels together, as introduced_fraction and above_next_nyquist",
     ),
     "introduced_fraction": Column(
@@ -101,14 +101,14 @@ COLUMNS = {
     "downsampling": Column(
         "",
         "what lowers the sampling rate next after the site: module/function; of several the one "
-        "with the fewest rectifiers between, then the first that runs",
+        "with the fewest activations between, then the first that runs",
     ),
     "factor": Column(
         "1",
         "by how much, against the rate at the site; infinite: a mean over all; NaN: not the same "
         "along both axes",
     ),
-    "rectifiers_between": Column("1", "other rectifiers that the signal goes through before"),
+    "activations_between": Column("1", "other activations that the signal goes through before"),
     "global_pooling": Column(
         "", "whether it leaves one value of all of time or space: the DC, and nothing folds"
     ),
@@ -134,7 +134,7 @@ COLUMNS = {
     ),
     "feeds_global_pooling": Column(
         "",
-        "whether global pooling is what comes next, with no other rectifier between: then of the "
+        "whether global pooling is what comes next, with no other activation between: then of the "
         "output the DC alone goes on, by construction",
     ),
     "dead_fraction": Column("1", "fraction of the channels whose output was never > 0"),
@@ -144,7 +144,7 @@ COLUMNS = {
     ),
     "nonfinite": Column("1", "input values that are NaN or ±Inf, kept out of all the others"),
     "nonfinite_out": Column("1", "output values that are NaN or ±Inf, likewise"),
-    "side": Column("", "in or out of the rectifier"),
+    "side": Column("", "in or out of the activation"),
     "freq": Column(
         "see freq_unit",
         "frequency: of the bin; of a ring of equal √(fy² + fx²) in images; of a harmonic, "

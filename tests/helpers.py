@@ -44,7 +44,7 @@ def sites_of(model, *args, **options):
 
 
 class Swish(nn.Module):
-    """A rectifier of the user's own, with a ReLU in it."""
+    """A activation of the user's own, with a ReLU in it."""
 
     def forward(self, x):
         return x.relu() * torch.sigmoid(x)

@@ -46,7 +46,7 @@ def test_next_downsampling(place, inplace):
     row = report.aliasing("relu").iloc[0]
     assert row["downsampling"] == place
     assert row["factor"] == factor
-    assert row["rectifiers_between"] == between
+    assert row["activations_between"] == between
     assert row["next_nyquist"] == 0.5 / factor
     assert row["global_pooling"] == (place in ("0.mean/mean", "0.gap/adaptive_avg_pool1d"))
 
@@ -111,7 +111,7 @@ def test_next_downsampling_in_resnet18():
     table = recorded(model, torch.randn(1, 3, 64, 64)).aliasing()
     assert table["global_pooling"].is_monotonic_increasing
     assert not table["global_pooling"].iloc[0]
-    table = table.groupby("site")[["downsampling", "factor", "rectifiers_between"]].first()
+    table = table.groupby("site")[["downsampling", "factor", "activations_between"]].first()
     assert tuple(table.loc["relu#0"]) == ("maxpool/max_pool2d", 2, 0)
     assert tuple(table.loc["layer1.1.relu#1"]) == ("layer2.0.conv1/conv2d", 2, 0)
     assert tuple(table.loc["layer2.0.relu#0"]) == ("layer3.0.conv1/conv2d", 2, 2)
@@ -119,13 +119,13 @@ def test_next_downsampling_in_resnet18():
 
 
 def next_of(function, x, site=0, **options):
-    """`downsampling`, `factor`, `rectifiers_between` of the aliasing of a site, or None."""
+    """`downsampling`, `factor`, `activations_between` of the aliasing of a site, or None."""
     report = recorded(Calls(function), x, **options)
     try:
         table = report.aliasing(f"/relu#{site}")
     except spectroscope.RequestError:
         return None
-    return tuple(table.iloc[0][["downsampling", "factor", "rectifiers_between"]])
+    return tuple(table.iloc[0][["downsampling", "factor", "activations_between"]])
 
 
 def gated(x):

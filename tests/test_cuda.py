@@ -33,7 +33,7 @@ def stack():
     ).eval()  # fmt: skip
 
 
-def rectifiers():
+def activations():
     """Nothing but ReLUs: their inputs are bit-identical on every device."""
     return nn.Sequential(nn.ReLU(), Calls(lambda x: (x - 0.5).relu_()), nn.ReLU(inplace=True))
 
@@ -71,7 +71,7 @@ def test_a_stack_has_the_tables_of_the_cpu():
 def test_the_strongest_component_is_found_as_on_the_cpu():
     time = torch.arange(255, dtype=torch.float64)
     tones = torch.cos(2 * torch.pi * torch.tensor([0.03, 0.071, 0.11])[:, None, None] * time)
-    actual, expected = both(rectifiers(), tones, f0="auto", harmonics=4)
+    actual, expected = both(activations(), tones, f0="auto", harmonics=4)
     np.testing.assert_allclose(
         expected.harmonics()["freq"][:1], np.mean([0.03, 0.071, 0.11]), rtol=1e-3
     )
@@ -83,13 +83,13 @@ def test_the_strongest_component_is_found_as_on_the_cpu():
 @pytest.mark.parametrize("format", [torch.contiguous_format, torch.channels_last])
 def test_images_have_the_tables_of_the_cpu(spectra, window, format):
     x = torch.randn(6, 5, 21, 16).to(memory_format=format)
-    actual, expected = both(rectifiers(), x, spectra=spectra, window=window)
+    actual, expected = both(activations(), x, spectra=spectra, window=window)
     assert_tables(actual, expected, [*TABLES, "planes"] if spectra == "plane" else TABLES)
 
 
 @pytest.mark.parametrize("shape", [(4, 3, 5, 12, 10), (7, 3), (3, 2, 1, 90)])
 def test_video_features_and_flat_images_do_too(shape):
-    actual, expected = both(rectifiers(), torch.randn(shape))
+    actual, expected = both(activations(), torch.randn(shape))
     assert_tables(actual, expected, ["dc", "sites", "introduced"])
 
 
@@ -97,7 +97,7 @@ def test_video_features_and_flat_images_do_too(shape):
 @pytest.mark.parametrize("shape", [(4, 3, 256), (4, 3, 255), (4, 3, 97), (2, 8, 14, 14)])
 def test_half_precision_of_any_length_is_reduced_in_double(dtype, shape):
     x = (300 * torch.randn(shape)).to(dtype)  # squares are beyond float16
-    actual, expected = both(rectifiers(), x)
+    actual, expected = both(activations(), x)
     assert_tables(actual, expected)
     np.testing.assert_allclose(
         actual.dc()["dc_in"][: shape[1]], x.double().transpose(0, 1).flatten(1).mean(1), rtol=1e-9
@@ -106,9 +106,9 @@ def test_half_precision_of_any_length_is_reduced_in_double(dtype, shape):
 
 def test_large_batches_are_reduced_in_chunks():
     x = torch.randn(40, 3, 300_000)
-    actual, expected = both(rectifiers()[:1], x, spectra=False)
+    actual, expected = both(activations()[:1], x, spectra=False)
     assert_tables(actual, expected, ["dc"])
-    actual, expected = both(rectifiers()[:1], x[:2])
+    actual, expected = both(activations()[:1], x[:2])
     assert_tables(actual, expected, ["spectra"])
 
 
@@ -117,7 +117,7 @@ def test_nan_and_infinity_are_counted_and_kept_out():
     x[0, 0, 3:7] = torch.nan
     x[1, 0, 5], x[1, 2, 8] = torch.inf, -torch.inf
     x[:, 1] = torch.nan
-    actual, expected = both(rectifiers()[:1], x, x[:2])
+    actual, expected = both(activations()[:1], x, x[:2])
     dc = actual.dc()
     assert dc["nonfinite"].tolist() == [4 + 1 + 4 + 1, 7 * 255, 2]
     np.testing.assert_allclose(
@@ -263,9 +263,9 @@ def test_the_first_forward_waits_a_few_times(kept):
 def test_autocast_leaves_our_arithmetic_alone():
     x = torch.randn(5, 3, 255, device=DEVICE)
     options = {"fs": 32.0, "f0": 2.2, "window": "hann"}
-    expected = report_of(rectifiers(), x, **options)
+    expected = report_of(activations(), x, **options)
     with torch.autocast(DEVICE, torch.float16):
-        actual = report_of(rectifiers(), x, **options)
+        actual = report_of(activations(), x, **options)
     assert_tables(actual, expected, [*TABLES, "harmonics"])
 
 
@@ -305,7 +305,7 @@ def test_memory_does_not_grow_with_the_batches(kept):
 
 def test_a_saved_report_has_no_device(tmp_path):
     x = torch.randn(5, 3, 255)
-    actual, _ = both(rectifiers(), x, fs=32.0, f0=2.2)
+    actual, _ = both(activations(), x, fs=32.0, f0=2.2)
     actual.save(tmp_path)
     assert_tables(spectroscope.load(tmp_path), actual, [*TABLES, "harmonics"], rtol=1e-14)
 
@@ -314,12 +314,12 @@ def test_a_saved_report_has_no_device(tmp_path):
 def test_reports_from_two_devices_merge(loaded, tmp_path):
     x, y = torch.randn(5, 3, 255), torch.randn(3, 3, 255)
     options = {"fs": 32.0, "f0": 2.2}
-    actual, on_cpu = both(rectifiers(), x, **options)
+    actual, on_cpu = both(activations(), x, **options)
     if loaded:
         on_cpu.save(tmp_path)
         on_cpu = spectroscope.load(tmp_path)
-    more = report_of(rectifiers(), y, **options)
-    expected = report_of(rectifiers(), x, y, **options)
+    more = report_of(activations(), y, **options)
+    expected = report_of(activations(), x, y, **options)
     names = [*TABLES, "harmonics"]
     assert_tables(actual.merge(more), expected, names)
     assert_tables(more.merge(actual), expected, names)
@@ -327,7 +327,7 @@ def test_reports_from_two_devices_merge(loaded, tmp_path):
 
 
 def test_on_another_stream_that_waits_its_turn():
-    model, batches = rectifiers(), torch.randn(20, 5, 3, 255, device=DEVICE)
+    model, batches = activations(), torch.randn(20, 5, 3, 255, device=DEVICE)
     side = torch.cuda.Stream()
     with spectroscope.record(model) as recorder:
         for number, batch in enumerate(batches):
@@ -343,10 +343,10 @@ def test_kernels_run_and_reports_are_the_same_without_them(monkeypatch):
     assert dispatch.gpu_kernels(torch.device(DEVICE, 0)) is not None
     x = torch.randn(5, 3, 255)
     x[1, 2, 7] = torch.nan
-    actual, _ = both(rectifiers(), x, fs=32.0, f0=2.2)
+    actual, _ = both(activations(), x, fs=32.0, f0=2.2)
     monkeypatch.setattr(dispatch, "gpu_kernels", lambda device: None)
     monkeypatch.setattr(statistics_of_spectra, "gpu_kernels", lambda device: None)
-    without, _ = both(rectifiers(), x, fs=32.0, f0=2.2)
+    without, _ = both(activations(), x, fs=32.0, f0=2.2)
     assert_tables(actual, without, [*TABLES, "harmonics"])
 
 

@@ -1,4 +1,4 @@
-"""Every rectifier call of any model is seen and named, or reported."""
+"""Every activation call of any model is seen and named, or reported."""
 
 import threading
 import warnings
@@ -250,7 +250,7 @@ def test_a_model_that_calls_itself():
     assert sites_of(Tree(), torch.randn(2, 3, 8)) == [f"relu#{call}" for call in range(4)]
 
 
-def test_rectifiers_outside_the_model_are_not_its():
+def test_activations_outside_the_model_are_not_its():
     model, other = nn.ReLU(), nn.ReLU()
     x = torch.randn(2, 3, 8)
     with spectroscope.record(model) as recorder:
@@ -259,7 +259,7 @@ def test_rectifiers_outside_the_model_are_not_its():
 
 
 class ModReLU(nn.Module):
-    """A rectifier of complex numbers."""
+    """A activation of complex numbers."""
 
     def forward(self, z):
         return (z.abs() - 0.1).relu() * torch.sgn(z)
@@ -368,14 +368,14 @@ class OwnReLU(nn.ReLU):
         return x * (x > 0)
 
 
-def test_a_rectifier_with_a_forward_of_its_own_is_reported_or_recorded_whole():
+def test_a_activation_with_a_forward_of_its_own_is_reported_or_recorded_whole():
     model, x = nn.Sequential(OwnReLU(), nn.ReLU()), torch.randn(2, 3, 4)
-    with pytest.warns(UserWarning, match=r"0 \(ran 1 times without a rectifier call"):
+    with pytest.warns(UserWarning, match=r"0 \(ran 1 times without an activation call"):
         assert sites_of(model, x) == ["1#0"]
     assert sites_of(model, x, kinds=[OwnReLU]) == ["0#0", "1#0"]
 
 
-def test_a_shared_rectifier_that_is_never_seen_is_reported_under_each_name():
+def test_a_shared_activation_that_is_never_seen_is_reported_under_each_name():
     model = nn.Sequential(nn.Sequential(OwnReLU()), nn.Sequential())
     model[1].append(model[0][0])
     with pytest.warns(UserWarning, match="2 places"), spectroscope.record(model) as recorder:

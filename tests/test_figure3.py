@@ -175,7 +175,7 @@ def test_the_example_writes_figure_and_table(kid_ppg, figure3, tmp_path, capsys)
 
 
 def test_a_known_signal_gives_known_harmonics(figure3):
-    class Rectifier(torch.nn.Module):
+    class Activation(torch.nn.Module):
         def __init__(self):
             super().__init__()
             self.block1 = torch.nn.ReLU()
@@ -186,7 +186,7 @@ def test_a_known_signal_gives_known_harmonics(figure3):
     f0 = np.array([1.0, 1.25, 1.5, 1.75])
     time = torch.arange(256, dtype=torch.float64) / 32
     tones = 3 * torch.cos(2 * torch.pi * torch.from_numpy(f0)[:, None] * time)
-    table = figure3.harmonics_by_layer(Rectifier(), tones, f0).set_index("harmonic")
+    table = figure3.harmonics_by_layer(Activation(), tones, f0).set_index("harmonic")
     # ReLU(A·cos): DC A/π, fundamental A/2, even harmonics 2A/(π(n² − 1)), no odd ones; within 2 %
     # for what is above the Nyquist frequency and folds.
     expected = [1, np.pi / 2, 2 / 3, 0, 2 / 15]

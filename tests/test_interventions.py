@@ -268,10 +268,10 @@ def fails(error, *_):
     (lambda y, _: None, {}, RequestError, "not <class 'NoneType'>"),
     (lambda y, _: y * 1j, {}, RequestError, r"not torch.complex64 \[2, 4, 8\]"),
 ])  # fmt: skip
-@pytest.mark.parametrize("rectifier", [nn.ReLU(), nn.ReLU(inplace=True), Swish()])
-def test_what_goes_wrong_is_raised_and_leaves_nothing(operation, options, error, match, rectifier):
-    model, x = nn.Sequential(rectifier, nn.Sequential(Swish())), torch.randn(2, 4, 8)
-    once, expected = rectifier(x.clone()), model(x.clone())
+@pytest.mark.parametrize("activation", [nn.ReLU(), nn.ReLU(inplace=True), Swish()])
+def test_what_goes_wrong_is_raised_and_leaves_nothing(operation, options, error, match, activation):
+    model, x = nn.Sequential(activation, nn.Sequential(Swish())), torch.randn(2, 4, 8)
+    once, expected = activation(x.clone()), model(x.clone())
     wrong = intervene(model, "0", operation, kinds=[Swish], **options)
     with pytest.raises(error, match=match), spectroscope.record(model), wrong:
         model(x.clone())
@@ -454,10 +454,10 @@ def test_what_the_operation_returns_is_not_the_models_to_overwrite():
     y.mul_(torch.ones((), requires_grad=True))  # a view made without gradients can't be
 
 
-@pytest.mark.parametrize("rectifier", [nn.ReLU(inplace=True), Swish()])
-def test_an_operation_may_run_the_model_itself(rectifier):
-    model, x = nn.Sequential(rectifier), torch.randn(2, 3, 8)
-    expected = rectifier(rectifier(x.clone())) + 1
+@pytest.mark.parametrize("activation", [nn.ReLU(inplace=True), Swish()])
+def test_an_operation_may_run_the_model_itself(activation):
+    model, x = nn.Sequential(activation), torch.randn(2, 3, 8)
+    expected = activation(activation(x.clone())) + 1
     again = intervene(model, None, lambda y, _: model(y.clone()) + 1, kinds=[Swish])
     with spectroscope.record(model, kinds=[Swish]) as recorder, again:
         assert torch.equal(model(x.clone()), expected)

@@ -1,4 +1,4 @@
-"""What a rectifier preserved and introduced, against closed forms and regression."""
+"""What an activation preserved and introduced, against closed forms and regression."""
 
 import math
 from itertools import count

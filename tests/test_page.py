@@ -183,7 +183,7 @@ def test_aliasing_names_the_folded_frequency_and_excludes_global_pooling():
     unequal = torch.stack([faint, tone[0, 0]]).expand(12, -1, -1)
     result = finding(report_of(model, unequal, fs=64.0), "Aliasing")
     assert "in channel 1, is at 20 Hz" in result.text
-    # What folds behind another rectifier is that one's output.
+    # What folds behind another activation is that one's output.
     two = finding(report_of(nn.Sequential(nn.ReLU(), model), tone, fs=64.0), "Aliasing")
     assert [reference.site for reference in two.references] == ["1.0#0"]
     whole = nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool1d(1))

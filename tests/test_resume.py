@@ -164,10 +164,10 @@ def test_places_that_never_showed_a_call_are_the_same(tmp_path):
         return specimen
 
     options = {"checkpoint": None}
-    with pytest.warns(UserWarning, match="ran 13 times without a rectifier call"):
+    with pytest.warns(UserWarning, match="ran 13 times without an activation call"):
         whole = run.inspect(made(), **options).report
     broken_off(made(), tmp_path, BATCHES - 1)
-    with pytest.warns(UserWarning, match="ran 13 times without a rectifier call"):
+    with pytest.warns(UserWarning, match="ran 13 times without an activation call"):
         found = run.inspect(made(), checkpoint=run.Checkpoint(tmp_path, resume=True)).report
     assert found.coverage().equals(whole.coverage())
 

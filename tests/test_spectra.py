@@ -22,7 +22,7 @@ TAPERS = ["boxcar", "hann", ("tukey", 0.3)]
 
 
 class Late(nn.Module):
-    """A full-wave rectifier that is three samples late, so that the cross-spectrum has a phase."""
+    """A full-wave activation that is three samples late, so that the cross-spectrum has a phase."""
 
     def forward(self, x):
         return x.abs().roll(3, -1)

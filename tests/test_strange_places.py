@@ -230,7 +230,7 @@ def test_a_report_may_be_asked_for_while_workers_run():
     assert len(recorder.report().sites()) == 30
 
 
-def test_rectifiers_inside_other_kernels_are_reported():
+def test_activations_inside_other_kernels_are_reported():
     model = nn.RNN(4, 5, nonlinearity="relu")
     _, coverage = quietly(model, torch.randn(7, 2, 4))
     assert coverage["status"].to_dict() == {"/rnn_relu": "cannot be seen"}

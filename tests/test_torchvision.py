@@ -1,4 +1,4 @@
-"""torchvision's models: rectifier calls counted independently at the ATen dispatcher."""
+"""torchvision's models: activation calls counted independently at the ATen dispatcher."""
 
 import warnings
 
@@ -12,8 +12,8 @@ import spectroscope
 ATEN = torch.ops.aten
 
 
-class Rectifiers(TorchDispatchMode):
-    """Counts the rectifier calls that reach the dispatcher, whatever API made them."""
+class Activations(TorchDispatchMode):
+    """Counts the activation calls that reach the dispatcher, whatever API made them."""
 
     def __init__(self):
         super().__init__()
@@ -76,7 +76,7 @@ EVERYDAY = {"resnet50", "googlenet", "inception_v3", "densenet121", "mobilenet_v
         for name in torchvision.models.list_models()
     ],
 )
-def test_every_rectifier_of_torchvision_is_seen_and_nothing_changed(name):
+def test_every_activation_of_torchvision_is_seen_and_nothing_changed(name):
     model, inputs = model_and_inputs(name)
 
     def run():
@@ -89,7 +89,7 @@ def test_every_rectifier_of_torchvision_is_seen_and_nothing_changed(name):
         with spectroscope.record(model, spectra=False) as recorder:
             during = run()
         after = run()
-        with Rectifiers() as counter:
+        with Activations() as counter:
             run()
     assert recorder.report().coverage()["fired"].sum() == counter.count
     assert same(before, during)

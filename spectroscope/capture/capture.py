@@ -26,8 +26,8 @@ class Frame:
     Attributes:
         module: the module.
         name: its qualified name; of several, the one under which it was reached.
-        kind: of rectifier, if it is one that is looked for.
-        inside: it is, or runs inside, a rectifier of the user's own class: what that calls is
+        kind: of activation, if it is one that is looked for.
+        inside: it is, or runs inside, an activation of the user's own class: what that calls is
             part of it.
         finish: to be called with its output; may answer what is to replace it.
         opened: it has run a module of its own.
@@ -56,7 +56,7 @@ class _Thread(threading.local):
 
 
 class Capture:
-    """Every rectifier call of `model`, from :meth:`attach` to :meth:`detach`.
+    """Every activation call of `model`, from :meth:`attach` to :meth:`detach`.
 
     Args:
         model: nothing in it is changed.
@@ -69,7 +69,7 @@ class Capture:
         started: called with the positional arguments of each forward of the model as it begins.
 
     Attributes:
-        inventory: every rectifier of the model, and what can't be looked into.
+        inventory: every activation of the model, and what can't be looked into.
         ran: ``"model"`` once its own forward has run, ``"parts"`` while only others have, or None.
     """
 
@@ -126,7 +126,7 @@ class Capture:
             found = self.discovery.rows[place]
             if not found.fired and not found.reason:
                 found.reason = (
-                    f"ran {times} times without a rectifier call that can be seen; if its forward "
+                    f"ran {times} times without an activation call that can be seen; if its forward "
                     "is its own, kinds=[its class] records it whole"
                 )
 
@@ -158,7 +158,7 @@ class Capture:
 
     @property
     def changes_outputs(self) -> bool:
-        """Whether it changes what rectifiers return."""
+        """Whether it changes what activations return."""
         return self._dispatcher.changes_outputs
 
     @property
@@ -324,7 +324,7 @@ class Capture:
         return names[0]
 
     def _fused_layer(self, layer: nn.TransformerEncoderLayer, name: str, *, ran: bool) -> None:
-        """Report the rectifier of a layer that took its fused path: it ran no module of its own."""
+        """Report the activation of a layer that took its fused path: it ran no module of its own."""
         for activation in activations.ACTIVATIONS if ran else ():
             kind, code = activation.kind, activation.encoder_code
             if code == layer.activation_relu_or_gelu and kind in self.discovery.kinds.names:

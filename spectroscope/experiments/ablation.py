@@ -43,7 +43,7 @@ def importance(
     progress: bool = False,
     **options: Any,
 ) -> pd.DataFrame:
-    """Change one rectifier at a time, and measure what the outputs lose.
+    """Change one activation at a time, and measure what the outputs lose.
 
     The work before a site is done once for each batch: its results are kept (which takes the memory
     of a training step) and the forward with the site changed begins, in effect, there. A batch's

@@ -1,4 +1,4 @@
-"""`intervene`: a context manager that changes what rectifiers give to the rest of the model."""
+"""`intervene`: a context manager that changes what activations give to the rest of the model."""
 
 import fnmatch
 import operator
@@ -26,17 +26,17 @@ def intervene(
     channel_axis: int | Mapping[str, int] = 1,
     decimation: float | Mapping[str, float] | None = None,
 ) -> "Intervention":
-    """Change what the selected rectifiers of `model` return while the `with` block runs.
+    """Change what the selected activations of `model` return while the `with` block runs.
 
     The causal test: take the DC away, or all but the DC, and see what becomes of the output. All
-    rectifiers that :func:`spectroscope.record` sees can be changed, in place or not, functions and
+    activations that :func:`spectroscope.record` sees can be changed, in place or not, functions and
     reused modules too, at one call of several. The model itself isn't touched. Gradients are those
     of the changed model. Inside, `record` sees what the model sees, and another `intervene` goes on
     from what this one made.
 
     Args:
         model: any `nn.Module`.
-        select: which rectifiers, as in :func:`spectroscope.record`: ``"block3.*"``, ``"*#1"``, a
+        select: which activations, as in :func:`spectroscope.record`: ``"block3.*"``, ``"*#1"``, a
             function, None: all.
         operation: `remove_dc`, `only_dc`, `preserved_only`, `introduced_only`, `shuffle_dc`,
             `low_pass(cutoff)`, `high_pass(cutoff)`, `mean_dc(report)`, `remove_harmonics(f0)` of
@@ -46,7 +46,7 @@ def intervene(
         channels: which channels; a dictionary gives them by glob, all of what it doesn't match.
             None: all.
         fs: sampling rate of the model's input, as in `record`; operations take it for Hz.
-        kinds: rectifiers beyond the ReLU family, as in `record`.
+        kinds: activations beyond the ReLU family, as in `record`.
         channel_axis: as in `record`.
         decimation: as in `record`.
 

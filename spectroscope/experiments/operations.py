@@ -1,4 +1,4 @@
-"""Operations on the output of a rectifier: remove the DC, keep only the DC, filter, and others.
+"""Operations on the output of an activation: remove the DC, keep only the DC, filter, and others.
 
 An operation is a function of the output ``[N, C, ...]`` and the :class:`Firing` that produced it.
 It returns the tensor, of the same shape, that the model receives instead. Time or space are the
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Firing:
-    """One call of a rectifier, while it runs.
+    """One call of an activation, while it runs.
 
     Attributes:
         site: the site: `module`, `function`, `call`, `kind`.
-        input: the rectifier's input, ``[N, C, ...]`` like the output.
+        input: the activation's input, ``[N, C, ...]`` like the output.
         channels: ``[C]``, indices of the channels that the operation changes; None: all, in order.
         fs: sampling rate of the model's input in Hz; None if it was not given.
         decimation: samples of the model's input per sample of the site; NaN if unknown.
@@ -68,7 +68,7 @@ def preserved_only(output: Tensor, firing: Firing) -> Tensor:
     """Keep only ½x: the half of ReLU(x) = ½x + ½|x| that has the input's spectrum.
 
     Raises:
-        RequestError: the rectifier is not a ReLU.
+        RequestError: the activation is not a ReLU.
     """
     return RELU_GAIN * _input_of_relu(firing, "preserved_only")
 
@@ -77,7 +77,7 @@ def introduced_only(output: Tensor, firing: Firing) -> Tensor:
     """Keep only ½|x|: the half of ReLU(x) = ½x + ½|x| that the ReLU adds.
 
     Raises:
-        RequestError: the rectifier is not a ReLU.
+        RequestError: the activation is not a ReLU.
     """
     return RELU_GAIN * _input_of_relu(firing, "introduced_only").abs()
 

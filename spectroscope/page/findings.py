@@ -246,7 +246,7 @@ def _aliased(sites: pd.DataFrame, aliasing: pd.DataFrame | None) -> Finding | st
         return ""  # not checked
     # Behind another activation a different signal folds.
     folding = aliasing[
-        ~aliasing["global_pooling"].astype(bool) & (aliasing["rectifiers_between"] == 0)
+        ~aliasing["global_pooling"].astype(bool) & (aliasing["activations_between"] == 0)
     ]
     above = sites.set_index("site")["above_next_nyquist"]
     above = above[above.index.isin(folding["site"])].dropna()

@@ -80,7 +80,7 @@ class Report:
         return {key: "; ".join(texts) for key, texts in self._recording.about.items()}
 
     def dc(self) -> pd.DataFrame:
-        """DC and AC on both sides of the rectifiers, one row per site × channel."""
+        """DC and AC on both sides of the activations, one row per site × channel."""
         frames = [
             pd.DataFrame(
                 _site_columns(record)
@@ -126,7 +126,7 @@ class Report:
         return table.join(totals, on="site")
 
     def introduced(self) -> pd.DataFrame:
-        """What each rectifier kept of its input, and what it added, and where in frequency.
+        """What each activation kept of its input, and what it added, and where in frequency.
 
         One row per site × channel. Powers of ½x and ½|x| for ReLU; for other kinds of gain·x and
         y − gain·x, the gain by regression. Shares in frequency take spectra; NaN without.
@@ -241,7 +241,7 @@ class Report:
         )
 
     def coverage(self) -> pd.DataFrame:
-        """Every place with rectifiers, and what can't be looked into, one row each."""
+        """Every place with activations, and what can't be looked into, one row each."""
         columns = ["place", "module", "function", "kind", "status", "selected", "fired", "reason"]
         rows = [
             {**asdict(row), "place": row.place, "status": row.status}

@@ -140,7 +140,7 @@ def aliasing(recording: Recording, record: SiteRecord) -> Iterator[pd.DataFrame]
             "channel": np.arange(record.channels),
             "downsampling": lower.place,
             "factor": lower.factor,
-            "rectifiers_between": lower.between,
+            "activations_between": lower.between,
             "global_pooling": lower.whole,
             "above_next_nyquist": fraction,
             "power_above": found.power,

@@ -1,4 +1,4 @@
-"""`ablate`: a specimen without its DC, or with nothing else, at one rectifier after the other."""
+"""`ablate`: a specimen without its DC, or with nothing else, at one activation after the other."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from spectroscope.specimens.specimen import Specimen
 def ablate(
     specimen: Specimen, *, metric: str | None = None, progress: bool = False
 ) -> pd.DataFrame:
-    """Take the DC away, or what it tells, or all else, at one rectifier after the other.
+    """Take the DC away, or what it tells, or all else, at one activation after the other.
 
     Args:
         specimen: what to look at.

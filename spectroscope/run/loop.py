@@ -28,7 +28,7 @@ class Inspection(NamedTuple):
     """What :func:`inspect` found; scores and labels are empty where the specimen has none.
 
     Attributes:
-        report: on the rectifiers.
+        report: on the activations.
         scores: means over the inputs, by name.
         labels: lines on the first few inputs.
     """
@@ -61,7 +61,7 @@ def inspect(
     checkpoint: Checkpoint | None = None,
     group: Group | None = None,
 ) -> Inspection:
-    """Run the inputs of `specimen` through its model and record every rectifier.
+    """Run the inputs of `specimen` through its model and record every activation.
 
     The memory that it takes doesn't grow with the inputs. The specimen's model stays as it is:
     where another device, dtype or memory format is asked for, a copy runs.

@@ -1,4 +1,4 @@
-"""Amplitudes of harmonics on both sides of a rectifier, summed over inputs."""
+"""Amplitudes of harmonics on both sides of an activation, summed over inputs."""
 
 from typing import TYPE_CHECKING, NamedTuple
 

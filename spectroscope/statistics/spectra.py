@@ -1,4 +1,4 @@
-"""Power and cross-spectra of both sides of a rectifier, summed over inputs."""
+"""Power and cross-spectra of both sides of an activation, summed over inputs."""
 
 import math
 from typing import TYPE_CHECKING, NamedTuple

@@ -54,7 +54,7 @@ class _Epoch(NamedTuple):
 
 
 class _NothingToRecordError(Exception):
-    """No rectifier ran in this block, which is all right."""
+    """No activation ran in this block, which is all right."""
 
 
 class Tracker:
@@ -212,7 +212,7 @@ class Tracker:
 
 
 def _is_empty(recorder: Recorder) -> bool:
-    """Whether no rectifier ran, and nothing is there that can't be seen."""
+    """Whether no activation ran, and nothing is there that can't be seen."""
     return not any(row.fired or row.reason for row in recorder.recording().coverage.values())
 
 
