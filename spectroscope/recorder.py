@@ -56,8 +56,8 @@ def record(
     Args:
         model: any `nn.Module`.
         fs: samples per second of a 1-D input; None: frequencies in cycles per sample.
-        select: which activations: a glob or globs over names of modules (``"block1.*"``) or of calls
-            (``"*#0"``, ``"*/clamp#*"``), or ``(name, module) -> bool``. None: all.
+        select: which activations: a glob or globs over names of modules (``"block1.*"``) or of
+            calls (``"*#0"``, ``"*/clamp#*"``), or ``(name, module) -> bool``. None: all.
         spectra: keep power spectra and the cross-spectrum of both sides: of ``[N, C, T]``, of
             images ``[N, C, H, W]`` by rings of equal frequency (``"plane"``: whole, which takes the
             memory of an activation), of the frames of video. False: the DC table alone.
@@ -68,8 +68,8 @@ def record(
         harmonics: how many of them, the fundamental included.
         window: of the spectra, as ``scipy.signal.get_window`` takes it. With any but the boxcar the
             DC is taken out first and put back exactly.
-        kinds: activations to record beyond the ReLU family: ``"LeakyReLU"``, ``"PReLU"``, ``"ELU"``,
-            ``"GELU"``, ``"SiLU"``, ``"Hardswish"``, or a module class of your own.
+        kinds: activations to record beyond the ReLU family: ``"LeakyReLU"``, ``"PReLU"``,
+            ``"ELU"``, ``"GELU"``, ``"SiLU"``, ``"Hardswish"``, or a module class of your own.
         channel_axis: where the channels of an activation are; -1 for ``[N, T, C]``, 0 for an input
             without a batch axis. A dictionary gives it by glob, as in `select`; 1 for the others.
         decimation: samples of the model's input to one of the site's, where that can't be told from

@@ -75,8 +75,8 @@ COLUMNS = {
     "dc_residual": Column("activation", "dc_out − dc_predicted"),
     "preserved_fraction": Column(
         "1",
-        "power of gain·x over the output's, DC included; x is the activation's input. Of a site: of "
-        "all its channels together, as introduced_fraction and above_next_nyquist",
+        "power of gain·x over the output's, DC included; x is the activation's input. Of a site: "
+        "of all its channels together, as introduced_fraction and above_next_nyquist",
     ),
     "introduced_fraction": Column(
         "1",

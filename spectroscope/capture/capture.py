@@ -123,11 +123,11 @@ class Capture:
         if opened_by not in (None, threading.get_ident()):
             raise RuntimeError("a recording must end in the thread in which it began")
         for place, times in self._entered.items():
-            found = self.discovery.rows[place]
-            if not found.fired and not found.reason:
-                found.reason = (
-                    f"ran {times} times without an activation call that can be seen; if its forward "
-                    "is its own, kinds=[its class] records it whole"
+            row = self.discovery.rows[place]
+            if not row.fired and not row.reason:
+                row.reason = (
+                    f"ran {times} times without an activation call that can be seen; if its "
+                    "forward is its own, kinds=[its class] records it whole"
                 )
 
     def state_dict(self) -> dict[str, Any]:
@@ -324,7 +324,7 @@ class Capture:
         return names[0]
 
     def _fused_layer(self, layer: nn.TransformerEncoderLayer, name: str, *, ran: bool) -> None:
-        """Report the activation of a layer that took its fused path: it ran no module of its own."""
+        """Report the activation of a layer on its fused path, which runs no module of its own."""
         for activation in activations.ACTIVATIONS if ran else ():
             kind, code = activation.kind, activation.encoder_code
             if code == layer.activation_relu_or_gelu and kind in self.discovery.kinds.names:
