@@ -11,7 +11,7 @@ each convolution's weights from their initial values. `figure4.csv` has the same
 
 8 s do not contain whole periods of these cosines, and zeros precede them. A linear network
 therefore receives a little DC, and learns from it, because Adam's steps do not depend on the size
-of the gradient. A fourth network, also linear, is added here: its cosines fade in and out and have
+of the gradient. A fourth network, also linear, is added: its cosines fade in and out and have
 no DC except for rounding. Phases are 0, as in the paper. With random phases the ReLU network learns
 as fast and the linear one more slowly: its loss after 60 epochs is 0.36 (mean of 4 repetitions)
 instead of 0.005.

@@ -184,8 +184,8 @@ def summary(outputs: dict[int, Outputs], table: pd.DataFrame) -> str:
         (
             "the ReLU turns the amplitude that comes out of the filter into DC.",
             f"|H(f)|/π, with a deviation of {rms['total']} (RMS, at 3, 5, 10 Hz, all filters). "
-            f"Most of it is not made by the ReLU: {rms['half']} is the mean of ½x, because 255 samples "
-            f"are not whole periods. The remainder, {rms['abs']}, is the same for ½|x|, "
+            f"Most of it is not made by the ReLU: {rms['half']} is the mean of ½x, because 255 "
+            f"samples are not whole periods. The remainder, {rms['abs']}, is the same for ½|x|, "
             "and harmonics that sampling folds onto DC (10 Hz at 32 Hz has only 16 phases).",
         ),
         (
@@ -196,8 +196,8 @@ def summary(outputs: dict[int, Outputs], table: pd.DataFrame) -> str:
         (
             "frequency has become a number.",
             f"true; it identifies the class of every cosine in {separated.sum()} of {len(one)} "
-            "filters; in the others the outputs of two classes overlap. |H| at 3 and at 5 Hz differs "
-            f"by at least {apart[separated].min():.1%} in the former, and by at most "
+            "filters; in the others the outputs of two classes overlap. |H| at 3 and at 5 Hz "
+            f"differs by at least {apart[separated].min():.1%} in the former, and by at most "
             f"{apart[~separated].max():.1%} in the latter: the deviation from incomplete periods "
             "is of that size.",
         ),

@@ -24,4 +24,5 @@ from .report import assert_close as assert_close
 from .report import load as load
 from .specimens.catalog import specimen as specimen
 from .specimens.specimen import Specimen as Specimen
+from .statistics.base import Statistic as Statistic
 from .training.tracker import Tracker as Tracker

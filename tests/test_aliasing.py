@@ -1,4 +1,4 @@
-"""The next downsampling of each site, and what its output has above the Nyquist frequency then."""
+"""Next downsampling after each site, and the output power above the Nyquist frequency then."""
 
 import math
 
@@ -20,7 +20,7 @@ def recorded(model, x, **options):
     return recorder.report()
 
 
-BEHIND = {
+AFTER_SITE = {
     "0.pool/avg_pool1d": ([("pool", nn.AvgPool1d(4))], 4, 0),
     "0.down/conv1d": ([("conv", nn.Conv1d(3, 3, 3)), ("down", nn.Conv1d(3, 3, 3, 3))], 3, 0),
     "0.max/max_pool1d": ([("relu", nn.ReLU()), ("max", nn.MaxPool1d(2))], 2, 1),
@@ -33,10 +33,10 @@ BEHIND = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("place", BEHIND)
+@pytest.mark.parametrize("place", AFTER_SITE)
 @pytest.mark.parametrize("inplace", [False, True])
-def test_the_next_downsampling_is_found(place, inplace):
-    layers, factor, between = BEHIND[place]
+def test_next_downsampling(place, inplace):
+    layers, factor, between = AFTER_SITE[place]
     model = nn.Sequential()
     model.add_module("relu", nn.ReLU(inplace=inplace))
     model.add_module("0", nn.Sequential())
@@ -55,7 +55,7 @@ def test_the_next_downsampling_is_found(place, inplace):
     "after",
     [nn.Conv1d(3, 3, 5, dilation=2), nn.Upsample(scale_factor=2), nn.Flatten(), nn.Identity()],
 )
-def test_what_keeps_or_raises_the_rate_is_none(after):
+def test_functions_that_keep_or_raise_the_rate_are_no_downsampling(after):
     report = recorded(nn.Sequential(nn.ReLU(), after), torch.randn(2, 3, 90))
     assert report.sites()["above_next_nyquist"].isna().all()
     with pytest.raises(spectroscope.RequestError, match="no downsampling follows"):
@@ -64,7 +64,7 @@ def test_what_keeps_or_raises_the_rate_is_none(after):
 
 @pytest.mark.parametrize("window", ["boxcar", "hann"])
 @pytest.mark.parametrize("factor", [2, 3])
-def test_the_power_above_is_that_of_scipys_periodogram(window, factor):
+def test_power_above_matches_scipy_periodogram(window, factor):
     x = torch.randn(6, 3, 120)
     report = recorded(nn.Sequential(nn.ReLU(), nn.AvgPool1d(factor)), x, fs=40.0, window=window)
     y = x.relu().double().numpy()
@@ -82,7 +82,7 @@ def test_the_power_above_is_that_of_scipys_periodogram(window, factor):
 
 
 @pytest.mark.parametrize("shape", [(12, 12), (12, 18), (9, 15)])
-def test_in_images_it_is_what_lies_outside_a_square(shape):
+def test_power_above_in_images_lies_outside_a_square(shape):
     x = torch.randn(4, 2, *shape, dtype=torch.float64)
     report = recorded(nn.Sequential(nn.ReLU(), nn.MaxPool2d(3)), x)
     power = (np.abs(np.fft.fft2(x.relu().numpy(), norm="forward")) ** 2).mean(0)
@@ -95,7 +95,7 @@ def test_in_images_it_is_what_lies_outside_a_square(shape):
 
 
 @pytest.mark.parametrize(("factor", "cycles"), [(2, 70), (3, 50), (4, 33), (5, 60)])
-def test_it_folds_to_where_every_nth_sample_has_it(factor, cycles):
+def test_folds_to_matches_the_decimated_tone(factor, cycles):
     length = 240
     tone = torch.cos(2 * math.pi * cycles / length * torch.arange(length, dtype=torch.float64) + 1)
     # Far from zero the ReLU leaves the tone alone.
@@ -106,7 +106,7 @@ def test_it_folds_to_where_every_nth_sample_has_it(factor, cycles):
     assert row["folds_to"] == pytest.approx(freq[power.argmax()])
 
 
-def test_resnet18_meets_its_strides():
+def test_next_downsampling_in_resnet18():
     model = torchvision.models.resnet18(weights=None).eval()
     table = recorded(model, torch.randn(1, 3, 64, 64)).aliasing()
     assert table["global_pooling"].is_monotonic_increasing
@@ -119,7 +119,7 @@ def test_resnet18_meets_its_strides():
 
 
 def next_of(function, x, site=0, **options):
-    """Place, factor and rectifiers between of the aliasing of a site, or None."""
+    """`downsampling`, `factor`, `rectifiers_between` of the aliasing of a site, or None."""
     report = recorded(Calls(function), x, **options)
     try:
         table = report.aliasing(f"/relu#{site}")
@@ -142,7 +142,7 @@ def test_a_gate_is_no_downsampling_and_keeps_the_rate():
         "max_pool1d", 2, 0)  # fmt: skip
 
 
-def test_of_two_branches_it_is_the_one_with_fewer_rectifiers():
+def test_branch_with_fewer_activations_between_comes_first():
     def residual(x):
         x = F.relu(x)
         inner = F.avg_pool1d(F.relu(x), 2)
@@ -151,7 +151,7 @@ def test_of_two_branches_it_is_the_one_with_fewer_rectifiers():
     assert next_of(residual, torch.randn(2, 3, 64)) == ("max_pool1d", 2, 0)
 
 
-def test_up_and_down_again_is_not_down():
+def test_factor_counts_from_the_site_through_upsampling():
     def hourglass(x):
         x = F.interpolate(F.relu(x), scale_factor=2)
         return F.avg_pool1d(F.relu(x), 4)
@@ -162,7 +162,7 @@ def test_up_and_down_again_is_not_down():
     assert next_of(lambda x: F.avg_pool1d(F.interpolate(F.relu(x), scale_factor=2), 2), x) is None
 
 
-def test_what_is_lowered_along_one_axis_of_two_is_not_told_by_a_square():
+def test_downsampling_of_one_image_axis_has_no_single_factor():
     x = torch.randn(2, 3, 16, 16)
     report = recorded(Calls(lambda x: F.max_pool2d(F.relu(x), (1, 2))), x)
     assert math.isnan(report.aliasing()["factor"].iloc[0])
@@ -172,9 +172,9 @@ def test_what_is_lowered_along_one_axis_of_two_is_not_told_by_a_square():
     assert next_of(lambda x: F.avg_pool3d(F.relu(x), (1, 2, 2)), frames) == ("avg_pool3d", 2, 0)
 
 
-def test_channels_last_goes_by_the_axis_of_time():
+def test_channels_last_uses_the_time_axis():
     def channels_last(x):
-        x = F.relu(F.linear(x, torch.randn(5, 3)))  # which says where the channels are
+        x = F.relu(F.linear(x, torch.randn(5, 3)))  # so that the channels are known
         return F.avg_pool1d(F.conv1d(x.mT, torch.randn(4, 5, 3)), 2).mT
 
     x = torch.randn(2, 64, 3)
@@ -182,7 +182,7 @@ def test_channels_last_goes_by_the_axis_of_time():
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v3_small", "efficientnet_b0", "regnet_y_400mf"])
-def test_networks_with_gates_keep_their_rates(name):
+def test_decimation_is_known_in_networks_with_gates(name):
     model = torchvision.models.get_model(name, weights=None).eval()
     report = recorded(model, torch.randn(1, 3, 64, 64), kinds=["SiLU", "Hardswish"])
     sites = report.sites()

@@ -1,4 +1,4 @@
-"""The sampling rate at a site, against what a shift of the input does, and known networks."""
+"""Decimation of sites, against shifts of the input and known networks."""
 
 import math
 
@@ -19,7 +19,7 @@ def decimations(model, x, **options):
 
 
 def shift_ratio(layers, x):
-    """Input samples that shift the output by one, found by shifting.
+    """Input shift that moves the output by one sample, by trying all.
 
     The output of a shifted input is compared with the shifted output, away from the borders.
     """
@@ -63,7 +63,7 @@ CHAINS = {
 
 
 @pytest.mark.parametrize("name", CHAINS)
-def test_the_decimation_is_the_shift_that_the_site_follows(name):
+def test_decimation_is_the_input_shift_per_output_sample(name):
     layers = nn.Sequential(*CHAINS[name]).double()
     x = torch.randn(3, 2, 768, dtype=torch.float64)
     with torch.no_grad():
@@ -82,12 +82,12 @@ def test_the_decimation_is_the_shift_that_the_site_follows(name):
         lambda x: F.avg_pool1d(x, 2) + x[..., :32],
     ],
 )
-def test_where_it_can_not_be_known_it_is_not_said(function):
-    (found,) = decimations(nn.Sequential(Calls(function), nn.ReLU()), torch.randn(2, 3, 64))
-    assert math.isnan(found)
+def test_unknown_decimation_is_nan(function):
+    (decimation,) = decimations(nn.Sequential(Calls(function), nn.ReLU()), torch.randn(2, 3, 64))
+    assert math.isnan(decimation)
 
 
-def test_an_output_with_fewer_axes_than_an_input_is_no_failure():
+def test_output_with_fewer_axes_than_an_input():
     offset = torch.randn(3)
     model = nn.Sequential(Calls(lambda x: torch.addmv(offset, x[0], x[0, 0])), nn.ReLU())
     with spectroscope.record(model, channel_axis=0) as recorder:
@@ -97,36 +97,36 @@ def test_an_output_with_fewer_axes_than_an_input_is_no_failure():
     assert report.sites()["decimation"].isna().all()
 
 
-def test_axes_that_differ_have_no_one_decimation():
+def test_axes_with_different_decimations_give_nan():
     model = nn.Sequential(nn.Conv2d(1, 2, 3, stride=(1, 2)), nn.ReLU())
-    (found,) = decimations(model, torch.randn(1, 1, 16, 16))
-    assert math.isnan(found)
+    (decimation,) = decimations(model, torch.randn(1, 1, 16, 16))
+    assert math.isnan(decimation)
 
 
-def test_axes_that_are_not_transformed_may_differ():
+def test_only_transformed_axes_must_agree():
     line = nn.Sequential(nn.Conv2d(1, 2, (4, 3), stride=(4, 2)), nn.ReLU())
     assert decimations(line, torch.randn(1, 1, 4, 16)) == [2]
     video = nn.Sequential(nn.Conv3d(1, 2, 3, stride=(1, 2, 2)), nn.ReLU())
     assert decimations(video, torch.randn(1, 1, 8, 16, 16)) == [2]
 
 
-def test_what_can_not_be_known_can_be_given():
+def test_decimation_option_replaces_unknown_values():
     model = nn.Sequential(Calls(lambda x: torch.fft.fft(x).real[..., ::8]), nn.ReLU(), nn.ReLU())
     x = torch.randn(2, 3, 64)
     assert decimations(model, x, decimation=8) == [8, 8]
-    found = decimations(model, x, decimation={"2": 4.0})
-    assert math.isnan(found[0])
-    assert found[1] == 4
+    first, last = decimations(model, x, decimation={"2": 4.0})
+    assert math.isnan(first)
+    assert last == 4
     with pytest.raises(spectroscope.RequestError, match="must be positive"):
         spectroscope.record(model, decimation={"2": 0})
 
 
-def test_a_channel_last_site_has_the_rate_of_its_time():
+def test_channels_last_site():
     model = nn.Sequential(nn.Conv1d(2, 5, 4, 4), Calls(lambda x: x.mT), nn.Linear(5, 7), nn.ReLU())
     assert decimations(model, torch.randn(2, 2, 64), channel_axis=-1) == [4]
 
 
-def test_a_part_alone_has_no_known_rate():
+def test_part_of_a_model_has_unknown_decimation():
     model = nn.Sequential(nn.Sequential(nn.ReLU()))
     with pytest.warns(UserWarning, match="parts"), spectroscope.record(model) as recorder:
         model[0](torch.randn(2, 3, 4))
@@ -150,9 +150,9 @@ def test_image_networks_decimate_by_32(name):
     options = {"init_weights": False} if name == "googlenet" else {}
     model = torchvision.models.get_model(name, weights=None, **options).eval()
     with torch.inference_mode():
-        found = decimations(model, torch.randn(1, 3, 224, 224))
-    assert set(found) == {2, 4, 8, 16, 32}
-    assert found == sorted(found)
+        by_site = decimations(model, torch.randn(1, 3, 224, 224))
+    assert set(by_site) == {2, 4, 8, 16, 32}
+    assert by_site == sorted(by_site)
 
 
 def test_rates_in_hertz():

@@ -32,7 +32,7 @@ SHAPES = [
 
 
 def exact(values):
-    """Mean, M2 and number > 0 of the finite ones, in rational arithmetic; how many those are."""
+    """Mean, M2, number > 0 and number of the finite values, in rational arithmetic."""
     ratios = [v.as_integer_ratio() for v in values if math.isfinite(v)]
     if not ratios:
         return 0.0, 0.0, 0, 0
@@ -77,12 +77,12 @@ def test_moments_of_both_sides_are_exact(shape, dtype, offset):
     lambda x: x[::2], lambda x: x[:, 1:4], lambda x: x[:1].expand(4, -1, -1),
     lambda x: x.transpose(1, 2).contiguous().transpose(1, 2), lambda x: x[1:, :, 3:50],
 ], ids=["samples", "channels", "expanded", "channels side by side", "slice"])  # fmt: skip
-def test_where_values_lie_does_not_matter(lay):
+def test_memory_layout_does_not_matter(lay):
     assert_exact(lay(torch.randn(4, 6, 61)))
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_what_is_not_finite_is_left_out(layout):
+def test_nonfinite_values_are_left_out(layout):
     x = torch.randn(3, 4, 9, 11)
     x[0, 0, 0, :3] = torch.tensor([torch.nan, torch.inf, -torch.inf])
     x[1, 2] = torch.nan
@@ -94,7 +94,7 @@ def test_what_is_not_finite_is_left_out(layout):
     [0.0] * 40, [7.25] * 40, [-3.5] * 40, [-0.0, 0.0] * 20, [1e-310, -1e-310] * 20,
     [1e150, -1e150] * 20, [1e-30] * 39 + [1e30], [1e8 + i for i in range(40)],
 ])  # fmt: skip
-def test_nasty_values_are_exact(values):
+def test_extreme_values_are_exact(values):
     assert_exact(torch.tensor(values, dtype=torch.float64).view(1, 2, 20))
 
 
@@ -131,7 +131,7 @@ def test_reports_are_the_same_without_numba(monkeypatch, dtype, offset):
         )
 
 
-def test_it_is_the_compiled_code_that_runs(monkeypatch):
+def test_compiled_code_runs(monkeypatch):
     called = []
     cpu = dispatch.cpu_kernels()
     reduce_batch = cpu.reduce_batch
@@ -153,7 +153,7 @@ def test_each_step_is_taken_once(monkeypatch, threads):
     assert (taken == 1).all()
 
 
-def test_what_a_thread_raises_is_raised(monkeypatch):
+def test_exceptions_of_threads_are_raised(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
 
     def work(begin, end):
@@ -163,20 +163,20 @@ def test_what_a_thread_raises_is_raised(monkeypatch):
         parallel_for(work, 100, 1)
 
 
-def test_threads_of_the_user_reduce_at_a_time():
+def test_user_threads_reduce_concurrently():
     x = torch.randn(4, 8, 300_000)
     expected = (x > 0).sum((0, 2)).tolist()
-    found = {}
+    actual = {}
 
     def run(number):
-        found[number] = dispatch.relu_moments(x).reduce_batch().sums[1, 1].tolist()
+        actual[number] = dispatch.relu_moments(x).reduce_batch().sums[1, 1].tolist()
 
     threads = [threading.Thread(target=run, args=(n,)) for n in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert list(found.values()) == [expected] * 4
+    assert list(actual.values()) == [expected] * 4
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
@@ -205,7 +205,7 @@ raise SystemExit(os.waitstatus_to_exitcode(status))
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
-def test_compiled_once_it_is_kept_on_disk(tmp_path):
+def test_compiled_code_is_kept_on_disk(tmp_path):
     code = (
         "import torch; from spectroscope.dsp.kernels import dispatch; x = torch.randn(2, 3, 8)\n"
         "dispatch.relu_moments(x)\n"

@@ -34,21 +34,21 @@ def stack():
 
 
 def rectifiers():
-    """Nothing but ReLUs: what they are given is the same on every device, to the bit."""
+    """Nothing but ReLUs: their inputs are bit-identical on every device."""
     return nn.Sequential(nn.ReLU(), Calls(lambda x: (x - 0.5).relu_()), nn.ReLU(inplace=True))
 
 
 def both(model, *batches, **options):
     """Reports on a model and its inputs on the GPU and on the CPU."""
     there = [batch.to(DEVICE) for batch in batches]
-    found = report_of(copy.deepcopy(model).to(DEVICE), *there, **options)
-    return found, report_of(model, *batches, **options)
+    actual = report_of(copy.deepcopy(model).to(DEVICE), *there, **options)
+    return actual, report_of(model, *batches, **options)
 
 
-def assert_tables(found, expected, names=TABLES, rtol=1e-9):
-    """The same rows, and numbers that agree to rounding, which in tiny ones is that of others."""
+def assert_tables(actual, expected, names=TABLES, rtol=1e-9):
+    """The same rows; numbers equal to rounding, relative to the largest of a column if tiny."""
     for name in names:
-        frame, other = getattr(found, name)(), getattr(expected, name)()
+        frame, other = getattr(actual, name)(), getattr(expected, name)()
         assert list(frame) == list(other)
         for column in frame:
             a, b = frame[column], other[column]
@@ -63,19 +63,19 @@ def test_a_stack_has_the_tables_of_the_cpu():
     f0 = [0.9, 2.5, np.nan, 4.1, 3.3]
     batches = torch.randn(2, 5, 3, 255, dtype=torch.float64)
     options = {"fs": 32.0, "f0": f0, "kinds": ["LeakyReLU"]}
-    found, expected = both(stack().double(), *batches, **options)
+    actual, expected = both(stack().double(), *batches, **options)
     assert expected.sites()["n_samples"].tolist() == [10] * 5
-    assert_tables(found, expected, [*TABLES, "harmonics", "aliasing", "coverage"])
+    assert_tables(actual, expected, [*TABLES, "harmonics", "aliasing", "coverage"])
 
 
 def test_the_strongest_component_is_found_as_on_the_cpu():
     time = torch.arange(255, dtype=torch.float64)
     tones = torch.cos(2 * torch.pi * torch.tensor([0.03, 0.071, 0.11])[:, None, None] * time)
-    found, expected = both(rectifiers(), tones, f0="auto", harmonics=4)
+    actual, expected = both(rectifiers(), tones, f0="auto", harmonics=4)
     np.testing.assert_allclose(
         expected.harmonics()["freq"][:1], np.mean([0.03, 0.071, 0.11]), rtol=1e-3
     )
-    assert_tables(found, expected, ["harmonics", "dc"])
+    assert_tables(actual, expected, ["harmonics", "dc"])
 
 
 @pytest.mark.parametrize("spectra", [True, "plane"])
@@ -83,33 +83,33 @@ def test_the_strongest_component_is_found_as_on_the_cpu():
 @pytest.mark.parametrize("format", [torch.contiguous_format, torch.channels_last])
 def test_images_have_the_tables_of_the_cpu(spectra, window, format):
     x = torch.randn(6, 5, 21, 16).to(memory_format=format)
-    found, expected = both(rectifiers(), x, spectra=spectra, window=window)
-    assert_tables(found, expected, [*TABLES, "planes"] if spectra == "plane" else TABLES)
+    actual, expected = both(rectifiers(), x, spectra=spectra, window=window)
+    assert_tables(actual, expected, [*TABLES, "planes"] if spectra == "plane" else TABLES)
 
 
 @pytest.mark.parametrize("shape", [(4, 3, 5, 12, 10), (7, 3), (3, 2, 1, 90)])
 def test_video_features_and_flat_images_do_too(shape):
-    found, expected = both(rectifiers(), torch.randn(shape))
-    assert_tables(found, expected, ["dc", "sites", "introduced"])
+    actual, expected = both(rectifiers(), torch.randn(shape))
+    assert_tables(actual, expected, ["dc", "sites", "introduced"])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(4, 3, 256), (4, 3, 255), (4, 3, 97), (2, 8, 14, 14)])
 def test_half_precision_of_any_length_is_reduced_in_double(dtype, shape):
     x = (300 * torch.randn(shape)).to(dtype)  # squares are beyond float16
-    found, expected = both(rectifiers(), x)
-    assert_tables(found, expected)
+    actual, expected = both(rectifiers(), x)
+    assert_tables(actual, expected)
     np.testing.assert_allclose(
-        found.dc()["dc_in"][: shape[1]], x.double().transpose(0, 1).flatten(1).mean(1), rtol=1e-9
+        actual.dc()["dc_in"][: shape[1]], x.double().transpose(0, 1).flatten(1).mean(1), rtol=1e-9
     )
 
 
-def test_large_batches_are_reduced_in_pieces():
+def test_large_batches_are_reduced_in_chunks():
     x = torch.randn(40, 3, 300_000)
-    found, expected = both(rectifiers()[:1], x, spectra=False)
-    assert_tables(found, expected, ["dc"])
-    found, expected = both(rectifiers()[:1], x[:2])
-    assert_tables(found, expected, ["spectra"])
+    actual, expected = both(rectifiers()[:1], x, spectra=False)
+    assert_tables(actual, expected, ["dc"])
+    actual, expected = both(rectifiers()[:1], x[:2])
+    assert_tables(actual, expected, ["spectra"])
 
 
 def test_nan_and_infinity_are_counted_and_kept_out():
@@ -117,14 +117,14 @@ def test_nan_and_infinity_are_counted_and_kept_out():
     x[0, 0, 3:7] = torch.nan
     x[1, 0, 5], x[1, 2, 8] = torch.inf, -torch.inf
     x[:, 1] = torch.nan
-    found, expected = both(rectifiers()[:1], x, x[:2])
-    dc = found.dc()
+    actual, expected = both(rectifiers()[:1], x, x[:2])
+    dc = actual.dc()
     assert dc["nonfinite"].tolist() == [4 + 1 + 4 + 1, 7 * 255, 2]
     np.testing.assert_allclose(
         dc["dc_in"][0], torch.cat([x, x[:2]])[:, 0].double().nan_to_num(
             torch.nan, torch.nan, torch.nan).nanmean(), rtol=1e-9
     )  # fmt: skip
-    assert_tables(found, expected)
+    assert_tables(actual, expected)
 
 
 def test_a_real_network_in_half_precision_and_channels_last():
@@ -134,12 +134,12 @@ def test_a_real_network_in_half_precision_and_channels_last():
     with torch.inference_mode():
         expected = report_of(model, x)
         half = copy.deepcopy(model).to(DEVICE, torch.float16, memory_format=torch.channels_last)
-        found = report_of(half, x.to(DEVICE, torch.float16, memory_format=torch.channels_last))
+        actual = report_of(half, x.to(DEVICE, torch.float16, memory_format=torch.channels_last))
         single = report_of(copy.deepcopy(model).to(DEVICE), x.to(DEVICE))
     assert len(expected.sites()) == 17
     # A site's RMS: a channel that is all but off has no digits of its own.
     scale = expected.dc().groupby("site")["ac_rms_in"].transform("max")
-    for report in (single, found):  # in TensorFloat-32, and in half: both keep 11 bits
+    for report in (single, actual):  # in TensorFloat-32, and in half: both keep 11 bits
         assert report.coverage().equals(expected.coverage())
         away = (report.dc()["dc_out"] - expected.dc()["dc_out"]).abs() / scale
         assert away.max() < 5e-3
@@ -197,19 +197,19 @@ def test_outputs_and_gradients_are_the_same_to_the_bit(deterministic, train, dty
 
 @contextlib.contextmanager
 def synchronising(mode):
-    """What torch does about synchronisations: ``"error"``, or ``"warn"``: the list is of them."""
-    with warnings.catch_warnings(record=True) as found:
+    """Let torch raise at a synchronisation (``"error"``), or list them (``"warn"``)."""
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("ignore")
         torch.cuda.set_sync_debug_mode(mode)  # warns that it is a prototype
         warnings.simplefilter("always")
         try:
-            yield found
+            yield caught
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
 
-def waits(found):
-    return [str(w.message) for w in found if "synchronizing" in str(w.message)]
+def waits(caught):
+    return [str(w.message) for w in caught if "synchronizing" in str(w.message)]
 
 
 RECORDINGS = {
@@ -226,14 +226,14 @@ def test_a_forward_waits_for_nothing(kept, autocast):
     model, x = stack().to(DEVICE), torch.randn(6, 3, 255, device=DEVICE)
     half = torch.autocast(DEVICE, torch.float16, enabled=autocast)
     with torch.inference_mode(), half, spectroscope.record(model, **RECORDINGS[kept]) as recorder:
-        model(x)  # the first checks what ReLUs return, and takes tables to the GPU
+        model(x)  # the first checks the ReLUs' outputs, and copies tables to the GPU
         with synchronising("error"):
             for _ in range(3):
                 model(x)
-            # What goes wrong with looking is only noted: see that errors are raised at all.
+            # Errors of recording are only noted, so check that torch raises any.
             with pytest.raises(RuntimeError, match="synchronizing"):
                 x.sum().item()
-    # What has waited is in the coverage, of which leaving the block has warned.
+    # A synchronisation would be in the coverage, and leaving the block would have warned.
     assert recorder.report().sites()["n_samples"].tolist() == [24] * 4
 
 
@@ -252,11 +252,11 @@ def test_a_forward_on_images_waits_for_nothing(spectra):
 def test_the_first_forward_waits_a_few_times(kept):
     model, x = stack().to(DEVICE), torch.randn(6, 3, 255, device=DEVICE)
     with torch.inference_mode(), spectroscope.record(model, **RECORDINGS[kept]) as recorder:
-        with synchronising("warn") as found:
+        with synchronising("warn") as caught:
             model(x)
-        first = len(waits(found))
+        first = len(waits(caught))
     sites = len(recorder.report().sites())
-    # Once a site, to check its output; tables of transforms and fundamentals go there as well.
+    # Once a site, to check its output; and to copy tables of transforms and fundamentals.
     assert 0 < first <= (1 if kept == "dc" else 5) * sites
 
 
@@ -265,24 +265,24 @@ def test_autocast_leaves_our_arithmetic_alone():
     options = {"fs": 32.0, "f0": 2.2, "window": "hann"}
     expected = report_of(rectifiers(), x, **options)
     with torch.autocast(DEVICE, torch.float16):
-        found = report_of(rectifiers(), x, **options)
-    assert_tables(found, expected, [*TABLES, "harmonics"])
+        actual = report_of(rectifiers(), x, **options)
+    assert_tables(actual, expected, [*TABLES, "harmonics"])
 
 
-def test_under_autocast_the_values_of_the_model_are_recorded(monkeypatch):
+def test_under_autocast_the_model_s_own_values_are_recorded(monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     model, x = stack().to(DEVICE), torch.randn(6, 3, 255, device=DEVICE)
-    seen = []
+    inputs = []
     # Before the module itself runs, so that an input is as it is before it is overwritten.
-    handle = model[3].register_forward_pre_hook(lambda _, args: seen.append(args[0].clone()))
+    handle = model[3].register_forward_pre_hook(lambda _, args: inputs.append(args[0].clone()))
     with torch.autocast(DEVICE, torch.float16), torch.inference_mode():
         before = model(x)
         with spectroscope.record(model) as recorder:
             during = model(x)
     handle.remove()
-    assert before.dtype == seen[0].dtype == torch.float16
+    assert before.dtype == inputs[0].dtype == torch.float16
     assert torch.equal(before, during)
-    given = seen[1].cpu().double().numpy()
+    given = inputs[1].cpu().double().numpy()
     dc = recorder.report().dc()
     rows = dc[dc["site"] == "3#0"]
     np.testing.assert_allclose(rows["dc_in"], given.mean((0, 2)), rtol=1e-9, atol=1e-12)
@@ -305,25 +305,25 @@ def test_memory_does_not_grow_with_the_batches(kept):
 
 def test_a_saved_report_has_no_device(tmp_path):
     x = torch.randn(5, 3, 255)
-    found, _ = both(rectifiers(), x, fs=32.0, f0=2.2)
-    found.save(tmp_path)
-    assert_tables(spectroscope.load(tmp_path), found, [*TABLES, "harmonics"], rtol=1e-14)
+    actual, _ = both(rectifiers(), x, fs=32.0, f0=2.2)
+    actual.save(tmp_path)
+    assert_tables(spectroscope.load(tmp_path), actual, [*TABLES, "harmonics"], rtol=1e-14)
 
 
 @pytest.mark.parametrize("loaded", [False, True])
 def test_reports_from_two_devices_merge(loaded, tmp_path):
     x, y = torch.randn(5, 3, 255), torch.randn(3, 3, 255)
     options = {"fs": 32.0, "f0": 2.2}
-    found, on_cpu = both(rectifiers(), x, **options)
+    actual, on_cpu = both(rectifiers(), x, **options)
     if loaded:
         on_cpu.save(tmp_path)
         on_cpu = spectroscope.load(tmp_path)
     more = report_of(rectifiers(), y, **options)
     expected = report_of(rectifiers(), x, y, **options)
     names = [*TABLES, "harmonics"]
-    assert_tables(found.merge(more), expected, names)
-    assert_tables(more.merge(found), expected, names)
-    assert_tables(found.merge(on_cpu), on_cpu.merge(on_cpu), names)
+    assert_tables(actual.merge(more), expected, names)
+    assert_tables(more.merge(actual), expected, names)
+    assert_tables(actual.merge(on_cpu), on_cpu.merge(on_cpu), names)
 
 
 def test_on_another_stream_that_waits_its_turn():
@@ -338,16 +338,16 @@ def test_on_another_stream_that_waits_its_turn():
     assert_tables(recorder.report(), report_of(model, *batches.cpu()))
 
 
-def test_the_kernels_are_what_runs_and_all_goes_without_them(monkeypatch):
+def test_kernels_run_and_reports_are_the_same_without_them(monkeypatch):
     pytest.importorskip("triton")
     assert dispatch.gpu_kernels(torch.device(DEVICE, 0)) is not None
     x = torch.randn(5, 3, 255)
     x[1, 2, 7] = torch.nan
-    found, _ = both(rectifiers(), x, fs=32.0, f0=2.2)
+    actual, _ = both(rectifiers(), x, fs=32.0, f0=2.2)
     monkeypatch.setattr(dispatch, "gpu_kernels", lambda device: None)
     monkeypatch.setattr(statistics_of_spectra, "gpu_kernels", lambda device: None)
     without, _ = both(rectifiers(), x, fs=32.0, f0=2.2)
-    assert_tables(found, without, [*TABLES, "harmonics"])
+    assert_tables(actual, without, [*TABLES, "harmonics"])
 
 
 def test_a_resumed_run_is_the_same_to_the_bit(tmp_path):
@@ -359,8 +359,8 @@ def test_a_resumed_run_is_the_same_to_the_bit(tmp_path):
     broken.model.register_forward_pre_hook(lambda *_: next(left))
     with pytest.raises(StopIteration):
         inspected(broken, checkpoint=run.Checkpoint(tmp_path, every=2))
-    found = inspected(long_runs.waves(), checkpoint=run.Checkpoint(tmp_path, resume=True))
+    actual = inspected(long_runs.waves(), checkpoint=run.Checkpoint(tmp_path, resume=True))
     for name in [*TABLES, "harmonics"]:
         pd.testing.assert_frame_equal(
-            getattr(found, name)(), getattr(whole, name)(), check_exact=True
+            getattr(actual, name)(), getattr(whole, name)(), check_exact=True
         )

@@ -23,7 +23,7 @@ EXAMPLE = Path(__file__).parents[1] / "examples" / "figure3.py"
 def weights():
     path = REFERENCE / "model_S5.h5"
     if not path.exists():
-        pytest.skip("needs the weights of the paper's network, which aren't here")
+        pytest.skip("needs the weights of the paper's network, which are missing")
     return path
 
 
@@ -34,21 +34,21 @@ def paper_ppg(kid_ppg, weights):
 
 def keras_arrays(path):
     """Arrays of the weights file by name."""
-    found = {}
+    arrays = {}
 
-    def keep(name, item):  # anything but None would end the visit
+    def keep(name, item):  # any other return value than None ends the visit
         if isinstance(item, h5py.Dataset):
-            found[name] = item[()]
+            arrays[name] = item[()]
 
     with h5py.File(path) as h5:
         h5["model_weights"].visititems(keep)
-    return found
+    return arrays
 
 
 def numpy_forward(arrays, x):
     """The network as its file describes it, [N, 256] → [N], in float64 and Keras's layout.
 
-    Layers are found by name here, by structure in the adapter.
+    Layers are identified by name; the adapter identifies them by order.
     """
     names = sorted({n.rsplit("/", 1)[0] for n in arrays if "conv1d" in n})
     x = x[..., None].astype(np.float64)
@@ -83,10 +83,10 @@ def numpy_forward(arrays, x):
 def test_the_port_agrees_with_numpy(paper_ppg, weights):
     windows = torch.cat(list(paper_ppg.inputs))
     with torch.inference_mode():
-        found = paper_ppg.model(windows).numpy()
+        rates = paper_ppg.model(windows).numpy()
     expected = numpy_forward(keras_arrays(weights), windows.numpy())
-    assert found.shape == (215,)
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    assert rates.shape == (215,)
+    np.testing.assert_allclose(rates, expected, rtol=1e-4)
 
 
 def test_the_network_of_the_paper_works(paper_ppg):
@@ -94,7 +94,7 @@ def test_the_network_of_the_paper_works(paper_ppg):
     ((name, error),) = inspection.scores.items()
     assert name == "heart-rate MAE, all 215 windows (BPM)"
     heart_rates = paper_ppg.f0 * 60
-    # The best that one number for all windows can do is 9.2 BPM.
+    # The best constant estimate has 9.2 BPM.
     assert error < 0.6 * np.abs(heart_rates - np.median(heart_rates)).mean()
     sites = inspection.report.sites()
     assert len(sites) == 10
@@ -166,11 +166,11 @@ def test_the_example_writes_figure_and_table(kid_ppg, figure3, tmp_path, capsys)
     assert sorted(table["convolution"].unique()) == list(range(1, 10))
     dc = table[table["harmonic"] == 0]
     assert dc["over_dc"].eq(1).all()
-    assert dc["over_std"].gt(0.3).all()  # DC stays all the way
+    assert dc["over_std"].gt(0.3).all()  # there is DC in every layer
     third = table[(table["convolution"] == 3) & ~table["folded"]].set_index("harmonic")
     assert third["over_dc"][[1, 2, 3]].gt(1.5 * third["chance"][[1, 2, 3]]).all()
     last = table[(table["convolution"] == 9) & table["harmonic"].gt(0)]
-    assert last["folded"].all()  # nothing of it is below 120 BPM
+    assert last["folded"].all()  # all harmonics are above 120 BPM
     assert last["over_dc"].lt(0.6).all()
 
 

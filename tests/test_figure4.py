@@ -1,4 +1,4 @@
-"""Fig. 4: networks side by side train as if alone, and what is said of them is what NumPy says."""
+"""Fig. 4: networks in parallel train as if alone; values of the tracker against NumPy."""
 
 import figure4
 import numpy as np
@@ -60,22 +60,24 @@ def test_side_by_side_is_as_if_alone(name):
                 loss.backward()
                 optimizer.step()
                 losses.append(loss.item())
-            found = tables[0].set_index("epoch")[f"loss/{r}"][epoch]
-            np.testing.assert_allclose(found, np.mean(losses), rtol=1e-6)
+            tracked = tables[0].set_index("epoch")[f"loss/{r}"][epoch]
+            np.testing.assert_allclose(tracked, np.mean(losses), rtol=1e-6)
             for number, layer in enumerate((1, 4)):
                 now = single[layer].weight.detach()
                 distance = np.linalg.norm(now - before[number])
-                found = tables[1][epoch, f"conv{number + 1}/{r}"]
-                np.testing.assert_allclose(found, distance, rtol=1e-7)
+                tracked = tables[1][epoch, f"conv{number + 1}/{r}"]
+                np.testing.assert_allclose(tracked, distance, rtol=1e-7)
         expected = dict(single.named_parameters())
         for name, parameter in (
             ("conv1", expected["1.weight"]), ("conv2", expected["4.weight"]),
             ("dense1", expected["8.weight"].T), ("bias1", expected["8.bias"]),
             ("dense2", expected["10.weight"].T), ("bias2", expected["10.bias"]),
         ):  # fmt: skip
-            mine = getattr(networks, name)[r].detach().view_as(parameter)
-            torch.testing.assert_close(mine, parameter.detach(), rtol=1e-8, atol=1e-10)
-    assert len({tuple(order[:9].tolist()) for order in orders[0]}) == 3  # to each its own
+            trained = getattr(networks, name)[r].detach().view_as(parameter)
+            torch.testing.assert_close(trained, parameter.detach(), rtol=1e-8, atol=1e-10)
+    assert (
+        len({tuple(order[:9].tolist()) for order in orders[0]}) == 3
+    )  # a different order for each
 
 
 def test_initial_weights_are_glorots():
@@ -106,7 +108,7 @@ def test_inputs_are_cosines_of_their_class():
     off = frequency - np.array([3, 5, 10])[labels]
     assert 0.09 < np.abs(off).max() < 0.1001
     assert np.abs(off.mean()) < 0.01
-    assert np.unique(off.round(4)).size > 500  # each its own
+    assert np.unique(off.round(4)).size > 500  # different frequencies
     seconds = np.arange(256) / 32
     np.testing.assert_allclose(x, np.cos(2 * np.pi * frequency[..., None] * seconds), atol=2e-3)
     dc = np.moveaxis((raised - plain).double().numpy(), -1, 0)
@@ -139,7 +141,7 @@ def test_dc_is_what_numpy_convolves(name):
         for signal in probe[r].double().numpy():
             x = [signal]
             for kernels in (networks.conv1[r], networks.conv2[r]):
-                # A kernel of torch's is turned round; what comes before the signal is 0.
+                # torch correlates, so the kernel is reversed; the signal is preceded by zeros.
                 kernels = kernels.detach().double().numpy()[..., ::-1]
                 x = [rectify(sum(np.convolve(a, k)[:256] for a, k in zip(x, row, strict=True)))
                      for row in kernels]  # fmt: skip

@@ -37,17 +37,17 @@ def test_figure1_has_the_errors_of_the_series(tmp_path):
     # The sum by hand: of binomial coefficients and powers of g.
     for n in (10, 100):
         powers = (x**2 / 8 - 1) ** np.arange(n)[:, np.newaxis]
-        found = x / 2 + np.sqrt(2) * binom(0.5, np.arange(n)) @ powers
-        error = found - np.maximum(x, 0)
+        series = x / 2 + np.sqrt(2) * binom(0.5, np.arange(n)) @ powers
+        error = series - np.maximum(x, 0)
         rms = np.sqrt((error**2).mean() / (np.maximum(x, 0) ** 2).mean())
         assert taylor["relative_rms"][n] == pytest.approx(rms, rel=1e-9)
         assert taylor["largest"][n] == pytest.approx(np.abs(error).max(), rel=1e-9)
-        paper = np.sqrt(((x - found) ** 2).mean() / (x**2).sum())
+        paper = np.sqrt(((x - series) ** 2).mean() / (x**2).sum())
         assert taylor["paper"][n] == pytest.approx(paper, rel=1e-9)
     assert taylor["relative_rms"][100] == pytest.approx(0.0100, abs=1e-4)
     assert taylor["paper"][100] == pytest.approx(0.00694, abs=1e-5)
     assert chebyshev["relative_rms"][100] < taylor["relative_rms"][100] / 10
-    # g is −ρ to ρ, and the remainder of a series with n^−1½·ρⁿ falls a little faster than ρⁿ.
+    # −ρ ≤ g ≤ ρ: the remainder of a series with terms n^−1½·ρⁿ falls slightly faster than ρⁿ.
     low, high = ((x + 6) ** 2).min(), ((x + 6) ** 2).max()
     falls = (away["relative_rms"][20] / away["relative_rms"][10]) ** 0.1
     assert 0.8 < falls / ((high - low) / (high + low)) < 1
@@ -69,7 +69,7 @@ def tones(time):
 
 
 def spectrum(y):
-    """Scipy's, of one second: bin k is k Hz."""
+    """SciPy's power spectrum of one second: bin k is k Hz."""
     freq, power = scipy.signal.periodogram(y, 1024, scaling="spectrum", detrend=False)
     assert freq[7] == 7
     return power
@@ -95,7 +95,7 @@ def test_figure2_is_what_numpy_makes_of_it(second):
         below = np.cumsum(power[1:]) / ac
         edge = int(row["band_edge_hz"])
         assert below[edge - 1] >= 0.99 > below[edge - 2]
-    # The whole band, and a narrow one; and text and table say the same.
+    # The whole band, and a narrow one. Text and table agree.
     assert table["band_edge_hz"][2] > 500
     assert table["band_edge_hz"][8] == 40
     assert f"{table['above_100_hz'][2]:.1%} of it is above 100 Hz" in text
@@ -109,19 +109,19 @@ def test_after_figure2s_first_relu_averages_are_all_that_happens(second):
     freq = np.arange(1, 513)
     average = np.sin(9 * np.pi * freq / 1024) / (9 * np.sin(np.pi * freq / 1024))
     power = spectrum(np.maximum(tones(np.arange(1024) / 1024), 0))[1:]
-    for times, found in enumerate(rows["above_100_hz"]):
+    for times, fraction in enumerate(rows["above_100_hz"]):
         left = power * average ** (2 * times)
-        assert found == pytest.approx(left[100:].sum() / left.sum())
-    # DC stays what it is in continuous time: 1,024 samples are at as many phases of 0.2 s.
+        assert fraction == pytest.approx(left[100:].sum() / left.sum())
+    # The DC equals that in continuous time: 1,024 samples have as many phases of 0.2 s.
     exact, _ = quad(lambda t: max(tones(t), 0), 0, 0.2, limit=500)
     np.testing.assert_allclose(rows["dc"], exact / 0.2, rtol=1e-5)
 
 
 def test_without_its_last_two_relus_figure2s_differences_are_a_filter(second):
     table, _ = second
-    found = table.loc[table["network"] == "h_dif", "filters_above_100_hz"]
+    fractions = table.loc[table["network"] == "h_dif", "filters_above_100_hz"]
     power = spectrum(np.maximum(tones(np.arange(1024) / 1024), 0))[1:]
-    for times, share in enumerate(found):
+    for times, share in enumerate(fractions):
         left = power * np.sin(np.pi * np.arange(1, 513) / 1024) ** (2 * times)
         assert share == pytest.approx(left[100:].sum() / left.sum())
 
@@ -137,12 +137,12 @@ def test_figure2_is_the_same_of_one_second_and_of_eight(second, tmp_path, monkey
 def brute():
     """Outputs of `--quick` by NumPy: class → [cosine, filter], with and without the ReLU."""
     weight = figure5.network(figure5.QUICK_FILTERS)[0].weight.detach().numpy()[:, 0]
-    found = {}
+    by_class = {}
     for hz in (3, 5, 10):
         freq, x = (t.numpy() for t in figure5.cosines(hz, figure5.QUICK_COSINES))
         z = x[:, :, :-1] * weight[:, :1] + x[:, :, 1:] * weight[:, 1:]
-        found[hz] = freq, np.maximum(z, 0).mean(-1), z.mean(-1)
-    return weight, found
+        by_class[hz] = freq, np.maximum(z, 0).mean(-1), z.mean(-1)
+    return weight, by_class
 
 
 def test_figure5s_cosines_are_of_their_class():
@@ -157,9 +157,9 @@ def test_figure5s_cosines_are_of_their_class():
 
 def test_figure5_is_what_numpy_makes_of_it(brute, fifth):
     table, text = fifth
-    weight, found = brute
+    weight, by_class = brute
     assert table["class_hz"].tolist() == [3, 5, 10] * len(weight)
-    for hz, (freq, output, linear) in found.items():
+    for hz, (freq, output, linear) in by_class.items():
         rows = table[table["class_hz"] == hz]
         np.testing.assert_allclose(rows[["tap_0", "tap_1"]], weight)
         for column, values in {
@@ -176,7 +176,7 @@ def test_figure5_is_what_numpy_makes_of_it(brute, fifth):
             _, response = scipy.signal.freqz(weight[number], worN=freq, fs=32)
             predicted = (np.abs(response) / np.pi).mean()
             assert rows["predicted"].iloc[number] == pytest.approx(predicted)
-        # Over a class what a window's ends add comes out as nothing, and without ReLU all does.
+        # Over a class the effects of the window's ends average out; without ReLU nothing is left.
         np.testing.assert_allclose(rows["dc_out"], rows["predicted"], rtol=5e-3)
         assert rows["dc_in"].abs().max() < 0.01 * rows["dc_out"].mean()
     assert f"filter 0 (taps {weight[0, 0]:.3f}, {weight[0, 1]:.3f})" in text
@@ -184,8 +184,8 @@ def test_figure5_is_what_numpy_makes_of_it(brute, fifth):
 
 def test_figure5_counts_the_filters_that_order_and_separate(brute, fifth):
     table, text = fifth
-    weight, found = brute
-    outputs = [found[hz][1] for hz in (3, 5, 10)]
+    weight, by_class = brute
+    outputs = [by_class[hz][1] for hz in (3, 5, 10)]
     ordered, separated = [], []
     for number, (first, second) in enumerate(weight):
         classes = [output[:, number] for output in outputs]

@@ -1,4 +1,4 @@
-"""Responses of filters, against tones that are sent through the layers, and scipy.signal.freqz."""
+"""Filter responses against tones through the layers and against scipy.signal.freqz."""
 
 import math
 
@@ -12,7 +12,7 @@ import spectroscope
 
 
 def trained(norm):
-    """Batch normalisation that has seen something, in eval mode."""
+    """Batch normalisation with non-trivial statistics, in eval mode."""
     with torch.no_grad():
         norm.weight.uniform_(0.5, 2)
         norm.running_var.uniform_(0.5, 2)
@@ -49,10 +49,10 @@ def test_a_tone_comes_out_as_the_response_says(name):
         n = y.shape[1] // 2
         step = {"strides": 6, "block": 4, "norm first": 2}.get(name, 1)
         tone = torch.polar(torch.ones(()).double(), angle[n * step])
-        found = (y[:, n] / tone).numpy()
+        measured = (y[:, n] / tone).numpy()
         expected = rows.set_index("channel").sort_index()
         expected = (expected["gain"] * np.exp(1j * expected["phase"])).to_numpy()
-        np.testing.assert_allclose(found, expected, atol=1e-12)
+        np.testing.assert_allclose(measured, expected, atol=1e-12)
 
 
 def test_one_convolution_is_scipys_freqz():
@@ -96,7 +96,7 @@ def test_what_is_no_linear_filter_is_refused(layers, options, message):
 
 
 class Residual(nn.Sequential):
-    """Not what its layers are one after the other."""
+    """A subclass whose forward is not the chain of its layers."""
 
     def forward(self, x):
         return x + super().forward(x)

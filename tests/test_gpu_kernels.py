@@ -25,13 +25,13 @@ def assert_same(x, ill_conditioned):
     rows = expected.rows
     if expected.one_pass:
         rows[5:7], rows[7:] = 0, length
-    found = gpu.row_moments(x, (*x.shape[:2], length), x.view(*x.shape[:2], -1).stride())
+    actual = gpu.row_moments(x, (*x.shape[:2], length), x.view(*x.shape[:2], -1).stride())
     rounding = rows[3].max().sqrt().item() * 1e-14 / length**0.5 + 1e-15
-    torch.testing.assert_close(found[[0, 1, 5, 6]] + found[[5, 6, 0, 1]],
+    torch.testing.assert_close(actual[[0, 1, 5, 6]] + actual[[5, 6, 0, 1]],
                                rows[[0, 1, 5, 6]] + rows[[5, 6, 0, 1]], rtol=1e-14, atol=rounding)
-    torch.testing.assert_close(found[2:4], rows[2:4], rtol=1e-11, atol=0)
-    assert torch.equal(found[[4, 7, 8]], rows[[4, 7, 8]])
-    finite = found[7:].eq(length).all(0)
+    torch.testing.assert_close(actual[2:4], rows[2:4], rtol=1e-11, atol=0)
+    assert torch.equal(actual[[4, 7, 8]], rows[[4, 7, 8]])
+    finite = actual[7:].eq(length).all(0)
     wide, rectified = torch.full((2, *x.shape), 7.0, dtype=torch.float64)
     strides = x.view(*x.shape[:2], -1).stride()
     gpu.to_float64(x, (*x.shape[:2], length), strides, finite, wide, rectified)
@@ -39,20 +39,20 @@ def assert_same(x, ill_conditioned):
     dispatch.zero_nonfinite_rows(given, finite)
     assert torch.equal(wide, given) and torch.equal(rectified, given.relu())
     channels = expected.reduce_batch()
-    reduced = ChannelMoments(gpu.reduce_batch(found, length))
+    reduced = ChannelMoments(gpu.reduce_batch(actual, length))
     assert_same_channels(reduced, channels)
     other = ChannelMoments(channels.table.roll(1, 1))
     merged = ChannelMoments(gpu.merge(reduced.table, other.table))
     assert_same_channels(merged, channels.merge(other))
     assert_same_channels(dispatch.merge_moments(channels, other), channels.merge(other))
 
-def assert_same_channels(found, expected):
+def assert_same_channels(actual, expected):
     for name in "weight", "mean", "m2":
-        for mine, other in (found.dc, expected.dc), (found.joint, expected.joint):
+        for mine, other in (actual.dc, expected.dc), (actual.joint, expected.joint):
             mine, other = getattr(mine, name), getattr(other, name)
             scale = other.abs().max().item()
             torch.testing.assert_close(mine, other, rtol=1e-10, atol=1e-12 * scale + 1e-30)
-    torch.testing.assert_close(found.sums, expected.sums, rtol=1e-11, atol=0)
+    torch.testing.assert_close(actual.sums, expected.sums, rtol=1e-11, atol=0)
 
 for dtype in torch.float32, torch.float64, torch.float16, torch.bfloat16:
     assert_same(torch.randn(2, 3, 37).to(dtype), False)

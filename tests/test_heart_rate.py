@@ -17,8 +17,8 @@ from spectroscope.adapters.support.ppg_networks import KidPPG
 from spectroscope.adapters.support.ppg_pickle import read_windows
 
 
-def relative(found, expected):
-    return ((found - expected).abs().max() / expected.abs().max()).item()
+def relative(actual, expected):
+    return ((actual - expected).abs().max() / expected.abs().max()).item()
 
 
 def test_the_port_agrees_with_tensorflow_at_every_site(kid_ppg, golden):
@@ -41,13 +41,13 @@ def test_the_port_agrees_with_tensorflow_at_every_site(kid_ppg, golden):
         windows = ("prev", "cur") if len(calls) == 2 else ("dense",)
         for window, sides in zip(windows, calls, strict=True):
             sites += 1
-            for side, found in zip(("pre", "post"), sides, strict=True):
+            for side, actual in zip(("pre", "post"), sides, strict=True):
                 if window == "dense":
                     expected = golden[f"dense.{side}"]
                 else:
                     expected = golden[f"{window}.{name.removesuffix('.relu')}.{side}"].mT
-                # Each array to its own largest value: 1e-4 is asked, float32 rounding gives 1e-6.
-                assert relative(found, expected) < 1e-5, (name, window, side)
+                # Relative to the largest value of each array; float32 rounding gives 1e-6.
+                assert relative(actual, expected) < 1e-5, (name, window, side)
     assert sites == 19
     mean, scale = golden["params"].unbind(1)
     assert relative(output[:, 0], mean) < 1e-5
@@ -95,10 +95,10 @@ def test_the_recording_is_of_the_reference_activations(kid_ppg, golden):
     dc = recorder.report().dc().set_index(["site", "channel"])
     for call, window in enumerate(("prev", "cur")):
         for conv in ("block1.0", "block2.1", "block3.2"):
-            found = dc.loc[f"{conv}.relu#{call}"]
+            actual = dc.loc[f"{conv}.relu#{call}"]
             for column, side in (("dc_in", "pre"), ("dc_out", "post")):
                 expected = golden[f"{window}.{conv}.{side}"].double().mean((0, 1))
-                error = np.abs(found[column] - expected.numpy()).max()
+                error = np.abs(actual[column] - expected.numpy()).max()
                 assert error < 1e-5 * expected.abs().max().item()
 
 
@@ -106,10 +106,10 @@ def test_any_batch_size_gives_the_same_table(kid_ppg, inspection):
     with torch.inference_mode(), spectroscope.record(kid_ppg.model, fs=32.0) as recorder:
         for batch in torch.cat(list(kid_ppg.inputs)).split(75):
             kid_ppg.model(batch)
-    found, expected = recorder.report().dc(), inspection.report.dc()
-    # The network itself rounds differently at another batch size: float32, through nine layers.
+    actual, expected = recorder.report().dc(), inspection.report.dc()
+    # In float32 the network rounds differently at another batch size, over nine layers.
     for column in ("dc_out", "ac_rms_out"):
-        np.testing.assert_allclose(found[column], expected[column], rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(actual[column], expected[column], rtol=1e-4, atol=1e-4)
 
 
 def test_weights_come_from_a_weights_file_too(kid_ppg, tmp_path):
@@ -168,7 +168,7 @@ def test_the_pickle_is_read_without_running_anything(capsys, content, message):
 
 
 def wheel_with(path, windows):
-    """A wheel like KID-PPG's but with another pickle, and its pin."""
+    """Write a wheel like KID-PPG's but with another pickle."""
     original = zipfile.ZipFile(heart_rate.WHEEL.locate())
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(heart_rate._WEIGHTS, original.read(heart_rate._WEIGHTS))
@@ -212,6 +212,6 @@ def test_spectra_of_real_ppg_are_welchs_of_the_windows_end_to_end(kid_ppg):
             rows = rows[rows["side"] == side]
             np.testing.assert_allclose(rows["freq"], freq)
             np.testing.assert_allclose(rows["power"][1:], power[1:], rtol=1e-9)
-        cross, found = scipy.signal.csd(x, y, **options)[1], report.cross_spectra()
-        found_cross = (found["cross_real"] + 1j * found["cross_imag"]).to_numpy()
+        cross, table = scipy.signal.csd(x, y, **options)[1], report.cross_spectra()
+        found_cross = (table["cross_real"] + 1j * table["cross_imag"]).to_numpy()
         np.testing.assert_allclose(found_cross[1:], cross[1:], rtol=1e-9, atol=1e-12)

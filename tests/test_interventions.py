@@ -354,7 +354,10 @@ def test_what_does_not_run_is_said_and_what_was_not_asked_for_is_not():
     intervention = intervene(model, None, double)
     with pytest.warns(UserWarning, match="nothing was changed: it did not run"), intervention:
         pass
-    with pytest.warns(UserWarning, match=r"1 place is not changed in full: 1 \(never ran\)"), intervention:
+    with (
+        pytest.warns(UserWarning, match=r"1 place is not changed in full: 1 \(never ran\)"),
+        intervention,
+    ):
         model[0](x)
     with pytest.warns(UserWarning, match=r"nothing was changed: 1 \(never ran\)"), intervention:
         pass

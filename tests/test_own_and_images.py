@@ -98,7 +98,7 @@ def test_a_grating_has_its_power_at_its_frequency():
     pink = np.abs(np.fft.fft2(builtin_images(128)["1/f noise"][0].double())) ** 2
     rows = pink[0, 1:40]
     slope = np.polyfit(np.log(np.arange(1, 40)), np.log(rows), 1)[0]
-    assert -2.5 < slope < -1.5  # of one axis, on which the power of the plane's 1/f² lies
+    assert -2.5 < slope < -1.5  # along one axis
 
 
 def test_a_checkpoint_is_loaded_and_says_what_does_not_fit(tmp_path):
@@ -212,7 +212,7 @@ def test_a_model_of_ones_own_runs_on_an_array(own):
     np.save("x.npy", np.random.default_rng(0).standard_normal((70, 2, 64)))
     torch.save(nn.Sequential(nn.Conv1d(2, 3, 5), nn.ReLU()).state_dict(), "w.pt")
     options = ["--input", "x.npy", "--fs", "50", "--checkpoint", "w.pt", "--out", "out"]
-    # A process: an installed command has not the current folder on its path.
+    # A process: the current folder is not on the path of an installed command.
     done = subprocess.run(
         [Path(sys.executable).with_name("spectroscope"), "inspect", "mine:network", *options],
         capture_output=True, text=True, timeout=300,

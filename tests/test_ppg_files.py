@@ -1,4 +1,4 @@
-"""The user's own PPG: what is read, how it becomes windows, and what every fault is called."""
+"""The user's own PPG: reading, windows, and the message for every fault."""
 
 import importlib.util
 import pickle
@@ -44,15 +44,15 @@ def write(folder, name, content):
         ("x.NPY", np.array([1.5, 2, -3], np.float32), None),
         ("x.npz", {"ppg": np.array([1.5, 2, -3])}, None),
         ("x.npz", {"a": np.zeros(3), "ppg": np.array([1.5, 2, -3])}, "ppg"),
-        # Another array that only a pickle could hold doesn't matter.
+        # An object array beside it is ignored.
         ("x.npz", {"meta": np.array([{}], object), "ppg": np.array([1.5, 2, -3])}, "ppg"),
     ],
 )
 def test_a_signal_is_read(tmp_path, name, content, column):
     path = write(tmp_path, name.lower(), content).rename(tmp_path / name)
-    found = read_signal(path, column)
-    assert found.dtype == np.float64
-    assert found.tolist() == [1.5, 2, -3]
+    signal = read_signal(path, column)
+    assert signal.dtype == np.float64
+    assert signal.tolist() == [1.5, 2, -3]
 
 
 def test_a_name_goes_before_a_number(tmp_path):
@@ -113,7 +113,7 @@ def test_nothing_is_unpickled(tmp_path, capsys, name):
         with pytest.raises(spectroscope.RequestError, match="cannot read"):
             read_signal(path)
     assert "ran" not in capsys.readouterr().out
-    pickle.loads(pickle.dumps(Evil()))  # and it would have: the test can fail
+    pickle.loads(pickle.dumps(Evil()))  # the pickle would have printed it: the test can fail
     assert "ran" in capsys.readouterr().out
 
 
@@ -129,7 +129,7 @@ def test_a_tone_stays_where_it_is_at_any_rate(fs):
     assert windows.shape == (7, 256)
     for number, window in enumerate(windows):
         expected = 700 + 3 * np.cos(2 * np.pi * 1.7 * (np.arange(256) / 32 + 2 * number))
-        # Where the resampling filter reaches beyond the ends something has to be guessed.
+        # Near the ends the resampling filter extrapolates.
         inside = slice(32, 224)
         np.testing.assert_allclose(window[inside], expected[inside], atol=0.02)
 
@@ -144,7 +144,7 @@ def test_windows_are_8_s_long_and_2_s_apart():
     windows = to_windows(RAMP, 32)
     assert windows[:, 0].tolist() == [0, 64, 128, 192]
     assert windows[:, -1].tolist() == [255, 319, 383, 447]
-    windows[0] = 0  # a copy, not a view of what was given
+    windows[0] = 0  # a copy, not a view of the input
     assert RAMP[1] == 1
     assert len(to_windows(RAMP[:256], 32)) == 1
     assert len(to_windows(RAMP[:320], 32, at_least=2)) == 2
@@ -186,27 +186,31 @@ def test_a_constant_is_no_pulse(value):
         to_scale(to_windows(np.full(2000, value), 100))
 
 
-@pytest.fixture
-def demo(kid_ppg, tmp_path):
+@pytest.fixture(scope="module")
+def demo(kid_ppg, tmp_path_factory):
     """The demo windows as the one recording that they were cut from, in another unit."""
     content = heart_rate.read_member(heart_rate.WHEEL.locate(), heart_rate._WINDOWS)
     windows, _ = read_windows(content)
     ppg = np.concatenate([windows[0], *windows[1:, -64:]])
-    path = tmp_path / "demo.csv"
+    path = tmp_path_factory.mktemp("demo") / "demo.csv"
     pd.DataFrame({"t": np.arange(len(ppg)) / 32, "ppg": 2000 + ppg / 7}).to_csv(path, index=False)
     return path
 
 
-def test_an_own_recording_gives_the_estimates_that_the_windows_give(kid_ppg, demo):
-    own = spectroscope.specimen("kid-ppg", input=demo, fs=32, column="ppg")
+@pytest.fixture(scope="module")
+def own(demo):
+    return spectroscope.specimen("kid-ppg", input=demo, fs=32, column="ppg")
+
+
+def test_an_own_recording_gives_the_estimates_that_the_windows_give(kid_ppg, own):
     assert own.n_inputs == 214
     assert own.f0_name == "estimated heart rate"
-    expected, found = torch.cat(list(kid_ppg.inputs)), torch.cat(list(own.inputs))
+    expected, windows = torch.cat(list(kid_ppg.inputs)), torch.cat(list(own.inputs))
     np.testing.assert_allclose(
-        found, expected - expected.mean(1, keepdim=True), rtol=1e-3, atol=1e-3
+        windows, expected - expected.mean(1, keepdim=True), rtol=1e-3, atol=1e-3
     )
     with torch.inference_mode():
-        rates = own.model(found)[:, 0].double().numpy()
+        rates = own.model(windows)[:, 0].double().numpy()
     np.testing.assert_allclose(own.f0 * 60, rates, rtol=1e-5)
     error = np.abs(own.f0 - kid_ppg.f0).mean() * 60
     assert error < 7.5  # 6.4 BPM on the windows as they are
@@ -215,19 +219,18 @@ def test_an_own_recording_gives_the_estimates_that_the_windows_give(kid_ppg, dem
     assert everything == "estimated heart rate, mean over all 214 windows (BPM)"
     assert "windows with σ < 8 BPM" in sure
     assert inspection.scores[everything] == pytest.approx(rates.mean(), rel=1e-5)
-    assert inspection.scores[sigma] > 1  # which the network can't go below
+    assert inspection.scores[sigma] > 1  # the minimum of the network
     assert len(inspection.report.harmonics()) > 0
 
 
-def test_the_same_at_another_rate(kid_ppg, demo, tmp_path):
+def test_the_same_at_another_rate(own, demo, tmp_path):
     ppg = ppg_files.read_signal(demo, "ppg")
     faster = ppg_files.signal.resample_poly(ppg, 25, 8, padtype="line")
     path = write(tmp_path, "demo.npz", {"ppg": faster})
-    own = spectroscope.specimen("kid-ppg", input=path, fs=100)
-    # The file has 13 952 samples of 32 per second; what is near 16 Hz both filters take.
-    assert own.n_inputs == 214
-    difference = np.abs(own.f0 - spectroscope.specimen(
-        "kid-ppg", input=demo, fs=32, column="ppg").f0) * 60  # fmt: skip
+    resampled = spectroscope.specimen("kid-ppg", input=path, fs=100)
+    # Both filters attenuate what is near 16 Hz.
+    assert resampled.n_inputs == 214
+    difference = np.abs(resampled.f0 - own.f0) * 60
     assert np.median(difference) < 0.5
 
 
@@ -238,17 +241,15 @@ def test_estimates_that_no_heart_has_are_unknown():
 
     said = [29.9, 30.0, 100.0, 220.0, 220.1, float("nan")]
     batches = [torch.tensor(said[:4]).unsqueeze(1), torch.tensor(said[4:]).unsqueeze(1)]
-    found = heart_rate._estimates(Says(), batches)
-    np.testing.assert_array_equal(found, [np.nan, 30, 100, 220, np.nan, np.nan])
+    estimates = heart_rate._estimates(Says(), batches)
+    np.testing.assert_array_equal(estimates, [np.nan, 30, 100, 220, np.nan, np.nan])
 
 
-def test_without_any_estimate_there_are_no_harmonics_and_all_else_is_there(
-    kid_ppg, demo, tmp_path, monkeypatch
-):
+def test_without_any_estimate_only_the_harmonics_are_missing(kid_ppg, demo, tmp_path, monkeypatch):
     monkeypatch.setattr(heart_rate, "PLAUSIBLE", (500.0, 600.0))
     own = spectroscope.specimen("kid-ppg", input=demo, fs=32, column="ppg")
     assert np.isnan(own.f0).all()
-    inspection = run.inspect(own)
+    inspection = run.inspect(own, limit=32)
     run.export(own, inspection.report, tmp_path / "out")
     written = {file.name for file in (tmp_path / "out").iterdir()}
     assert {"dc.csv", "spectra.png"} <= written
@@ -278,15 +279,15 @@ def test_options_that_do_not_fit_together(demo, options, message):
     [("data.csv", None, 100.0, 24), ("data2.csv", "hr", 117.3, 127)],
 )
 def test_real_recordings_of_another_sensor(kid_ppg, dataset, column, fs, seconds):
-    # Only to find its files: an import of heartpy 1.2.7 fails beside a new matplotlib.
-    found = importlib.util.find_spec("heartpy")
-    if found is None:
+    # Not imported: importing heartpy 1.2.7 fails with a recent matplotlib.
+    heartpy = importlib.util.find_spec("heartpy")
+    if heartpy is None:
         pytest.skip("needs heartpy's recordings")
-    path = f"{found.submodule_search_locations[0]}/data/{dataset}"
+    path = f"{heartpy.submodule_search_locations[0]}/data/{dataset}"
     own = spectroscope.specimen("kid-ppg", input=path, fs=fs, column=column)
     assert own.n_inputs == (seconds - 8) // 2
     scores = run.inspect(own, spectra=False).scores
-    # Another sensor, another place on the body: the estimates are wrong, and the network says so.
+    # Another sensor at another place on the body: the estimates are wrong, with a large σ.
     assert all("estimate" in name for name in scores)
     everything, _, sigma = scores.values()
     assert np.isfinite([everything, sigma]).all()

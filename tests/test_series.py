@@ -49,9 +49,9 @@ def test_series_is_the_paper_s_partial_sum(terms, a):
     x = np.array([-2, -1.3, 0, 1e-3, 0.8, 1.9])
     expected = [partial_sum(value, terms, a or 2.0) for value in x]
     close(theory.relu_series(x, terms, a), expected, atol=1e-14)
-    found = theory.relu_series_terms(x, terms, a)
-    close(found, series_terms(x, terms, a or 2.0), atol=1e-14)
-    close(found.sum(0) + x / 2, expected, atol=1e-14)
+    actual = theory.relu_series_terms(x, terms, a)
+    close(actual, series_terms(x, terms, a or 2.0), atol=1e-14)
+    close(actual.sum(0) + x / 2, expected, atol=1e-14)
 
 
 @pytest.mark.parametrize("shape", [(3, 1), (2, 3, 1), (), None])
@@ -85,9 +85,9 @@ def test_phasors_are_the_fft_of_the_sampled_terms(phasors, terms, a):
     sampled = series_terms((p @ base).real, terms, given) if given else np.zeros((terms, samples))
     lines = np.fft.rfft(sampled, norm="forward")
     lines[:, 1:] *= 2
-    found = theory.relu_series_phasors(phasors, terms, a)
-    assert found.shape == (terms, last + 1)
-    close(found, lines[:, : last + 1], atol=1e-13)
+    actual = theory.relu_series_phasors(phasors, terms, a)
+    assert actual.shape == (terms, last + 1)
+    close(actual, lines[:, : last + 1], atol=1e-13)
 
 
 @pytest.mark.parametrize(("terms", "rms"), [(10, 6.6), (50, 1.7), (100, 1.00), (400, 0.35)])
@@ -97,8 +97,8 @@ def test_the_paper_s_four_tones(terms, rms):
 
 
 def test_the_paper_s_069_percent_is_no_measure_of_the_approximation():
-    found = [theory.relu_series(FOUR_TONES, terms) for terms in (100, 10)] + [relu(FOUR_TONES)]
-    errors = theory.approximation_error(np.tile(FOUR_TONES, (3, 1)), found)
+    actual = [theory.relu_series(FOUR_TONES, terms) for terms in (100, 10)] + [relu(FOUR_TONES)]
+    errors = theory.approximation_error(np.tile(FOUR_TONES, (3, 1)), actual)
     assert (100 * errors.paper).round(3).tolist() == [0.694, 0.703, 0.694]
     assert 100 * errors.dc[0] == pytest.approx(0.5, abs=0.05)
     assert errors.relative_rms[2] == errors.dc[2] == 0
@@ -146,9 +146,9 @@ def test_strange_signals(approximate):
     assert approximate(-3.0, 5) == approximate([-3.0], 5)[0]
     for scale in (1e200, 1e-200):
         close(approximate(scale * LINE, 20) / scale, approximate(LINE, 20), atol=1e-14)
-    found = approximate([[1, np.nan], [1, 2]], 5)
-    assert np.isnan(found[0]).all()
-    np.testing.assert_array_equal(found[1], approximate([1, 2], 5))
+    actual = approximate([[1, np.nan], [1, 2]], 5)
+    assert np.isnan(actual[0]).all()
+    np.testing.assert_array_equal(actual[1], approximate([1, 2], 5))
 
 
 @pytest.mark.parametrize(
@@ -185,8 +185,8 @@ def test_a_term_of_chebyshev_s_is_a_harmonic_of_a_tone():
 
 @pytest.mark.parametrize("scale", [1e200, 1e-200])
 def test_huge_and_tiny_phasors(scale):
-    found = theory.relu_series_phasors([0, scale], 3) / scale
-    close(found, theory.relu_series_phasors([0, 1], 3), atol=1e-15)
+    actual = theory.relu_series_phasors([0, scale], 3) / scale
+    close(actual, theory.relu_series_phasors([0, 1], 3), atol=1e-15)
 
 
 def test_one_signal_with_several_a():

@@ -51,16 +51,16 @@ def test_gaussian_dc_is_good_where_almost_nothing_passes(z):
 def test_gradients_of_gaussian_dc():
     mean = torch.tensor([-100.0, -3, 0, 1, 100], dtype=torch.float64, requires_grad=True)
     std = torch.ones(5, dtype=torch.float64, requires_grad=True)
-    found = torch.autograd.grad(theory.gaussian_dc(mean, std).sum(), (mean, std))
+    actual = torch.autograd.grad(theory.gaussian_dc(mean, std).sum(), (mean, std))
     z = mean.detach().numpy()
-    close(found, [ndtr(z), density(z)], atol=1e-14)
+    close(actual, [ndtr(z), density(z)], atol=1e-14)
 
 
 def test_gaussian_of_a_constant_is_its_relu():
     np.testing.assert_array_equal(theory.gaussian_dc([-2.0, 0.0, 3.0], 0.0), [0, 0, 3])
     np.testing.assert_array_equal(theory.gaussian_gain([-2.0, 0.0, 3.0], 0.0), [0, 0.5, 1])
-    found = theory.gaussian_autocorrelation(np.zeros(2), [-2.0, 3.0])
-    np.testing.assert_array_equal(found, [[0, 0], [9, 9]])
+    actual = theory.gaussian_autocorrelation(np.zeros(2), [-2.0, 3.0])
+    np.testing.assert_array_equal(actual, [[0, 0], [9, 9]])
 
 
 @pytest.mark.parametrize(
@@ -89,28 +89,28 @@ def test_autocorrelation_is_the_mean_product_of_a_rectified_pair(mean):
             for ends in itertools.pairwise(bounds)
         ]
         expected.append(sum(pieces))
-    found = theory.gaussian_autocorrelation(4 * np.r_[1, rho], 2 * mean)
-    close(found[1:], 4 * np.array(expected), atol=4e-12)
-    close(found[0], 4 * second_moment(mean, 1), atol=4e-12)
+    actual = theory.gaussian_autocorrelation(4 * np.r_[1, rho], 2 * mean)
+    close(actual[1:], 4 * np.array(expected), atol=4e-12)
+    close(actual[0], 4 * second_moment(mean, 1), atol=4e-12)
 
 
 def test_autocorrelation_without_dc_is_the_arc_cosine_kernel():
     rho = np.linspace(-1, 1, 21)
     expected = (np.sqrt(1 - rho**2) + rho * (np.pi - np.arccos(rho))) / (2 * np.pi)
-    found = theory.gaussian_autocorrelation([np.r_[1, rho], 3 * np.r_[1, rho]])
-    close(found[:, 1:], np.outer([1, 3], expected), atol=1e-12)
+    actual = theory.gaussian_autocorrelation([np.r_[1, rho], 3 * np.r_[1, rho]])
+    close(actual[:, 1:], np.outer([1, 3], expected), atol=1e-12)
 
 
 @pytest.mark.parametrize("mean", [-1, -0.01, 0.003, 0.01, 0.03, 0.3, 2])
 def test_autocorrelation_of_opposites(mean):
     both_open = (mean**2 - 1) * (2 * ndtr(mean) - 1) + 2 * mean * density(mean)
-    found = theory.gaussian_autocorrelation([1, -1], mean)
-    close(found, [second_moment(mean, 1), both_open if mean > 0 else 0], atol=1e-11)
+    actual = theory.gaussian_autocorrelation([1, -1], mean)
+    close(actual, [second_moment(mean, 1), both_open if mean > 0 else 0], atol=1e-11)
 
 
 def test_rounding_leaves_correlations_and_powers_in_their_range():
-    found = theory.gaussian_autocorrelation([1, 1 + 1e-15, -1 - 1e-15])
-    close(found, [0.5, 0.5, 0], atol=1e-13)
+    actual = theory.gaussian_autocorrelation([1, 1 + 1e-15, -1 - 1e-15])
+    close(actual, [0.5, 0.5, 0], atol=1e-13)
     line = np.zeros(33)
     line[4] = 1
     assert theory.gaussian_spectrum(line, 64).min() >= 0
@@ -125,16 +125,16 @@ def test_gaussian_spectrum_is_that_of_many_rectified_windows(length, mean):
     scale = shape**2 / length * np.r_[1, np.full(length // 2 - 1, 2), 1 + length % 2]
     power = scale + np.r_[mean**2, np.zeros(length // 2)]
     _, spectra = scipy.signal.periodogram(np.maximum(windows, 0), scaling="spectrum", detrend=False)
-    found = theory.gaussian_spectrum(power, length, mean)
+    actual = theory.gaussian_spectrum(power, length, mean)
     standard_error = spectra.std(0) / np.sqrt(len(spectra))
-    assert np.all(np.abs(spectra.mean(0) - found) < 4 * standard_error)
-    assert found.sum() == pytest.approx(second_moment(mean, scale.sum()), abs=1e-12)
+    assert np.all(np.abs(spectra.mean(0) - actual) < 4 * standard_error)
+    assert actual.sum() == pytest.approx(second_moment(mean, scale.sum()), abs=1e-12)
 
 
 def test_one_spectrum_about_several_means():
     mean = np.array([0.0, 1.0])
-    found = theory.gaussian_spectrum([5.0, 1, 2], 4, mean)
-    close(found.sum(-1), second_moment(mean, 8 - mean**2), atol=1e-12)
+    actual = theory.gaussian_spectrum([5.0, 1, 2], 4, mean)
+    close(actual.sum(-1), second_moment(mean, 8 - mean**2), atol=1e-12)
 
 
 CALLS = {
@@ -165,10 +165,10 @@ def test_numpy_gives_numpy_and_tensors_give_tensors(call):
         np.testing.assert_array_equal(call(values.astype(kind)), expected)
     for device in ["cpu", *["cuda"] * torch.cuda.is_available()]:
         for kind in (torch.float16, torch.float32, torch.float64):
-            found = call(torch.tensor(values, dtype=kind, device=device))
-            assert found.device.type == device
-            assert found.dtype == result
-            close(found.cpu().numpy(), expected, atol=1e-12)
+            actual = call(torch.tensor(values, dtype=kind, device=device))
+            assert actual.device.type == device
+            assert actual.dtype == result
+            close(actual.cpu().numpy(), expected, atol=1e-12)
 
 
 @pytest.mark.parametrize(

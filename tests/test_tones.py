@@ -53,14 +53,14 @@ def average(amplitudes, orders, offset=0.0, noise=0.0):
 def test_harmonics_of_a_cosine_by_quadrature(offset):
     orders = [0, 1, 2, 3, 4, 17, 40]
     expected = [harmonic(n, 1.5, 1.5 * offset) for n in orders]
-    found = theory.cosine_harmonics(1.5, 1.5 * offset, orders)
-    close(found, expected, atol=5e-14)
-    np.testing.assert_array_equal(theory.cosine_harmonics(1.5, 1.5 * offset, 4), found[:5])
+    actual = theory.cosine_harmonics(1.5, 1.5 * offset, orders)
+    close(actual, expected, atol=5e-14)
+    np.testing.assert_array_equal(theory.cosine_harmonics(1.5, 1.5 * offset, 4), actual[:5])
 
 
 def test_harmonics_of_no_tone_are_its_offset_s_relu():
-    found = theory.cosine_harmonics([0.0, 0, 0], [-1.0, 0, 2], 3)
-    np.testing.assert_array_equal(found, [[0, 0, 0, 0], [0, 0, 0, 0], [2, 0, 0, 0]])
+    actual = theory.cosine_harmonics([0.0, 0, 0], [-1.0, 0, 2], 3)
+    np.testing.assert_array_equal(actual, [[0, 0, 0, 0], [0, 0, 0, 0], [2, 0, 0, 0]])
 
 
 def test_total_harmonic_distortion_of_a_rectified_tone():
@@ -75,11 +75,11 @@ def test_harmonics_fold_in_a_sampled_tone():
     lines = np.fft.rfft(sampled, norm="forward").real * np.r_[1, np.full(31, 2), 1]
     orders = np.arange(5000)
     at = (5 * orders + 32) % 64 - 32
-    found = np.bincount(np.abs(at), theory.cosine_harmonics(1.0, 0.3, orders), 33)
-    close(found, lines, atol=1e-5)
+    actual = np.bincount(np.abs(at), theory.cosine_harmonics(1.0, 0.3, orders), 33)
+    close(actual, lines, atol=1e-5)
 
 
-def found_of(amplitudes, orders, offset=0.0, noise=0.0):
+def phase_average(amplitudes, orders, offset=0.0, noise=0.0):
     if not any(orders):
         return theory.tones_dc(amplitudes, offset, noise)
     return theory.intermodulation(amplitudes, orders, offset, noise)
@@ -88,11 +88,11 @@ def found_of(amplitudes, orders, offset=0.0, noise=0.0):
 @pytest.mark.parametrize("orders", ORDERS)
 def test_averages_over_phases_are_exact_to_ten_digits(orders):
     a = (1, -0.4)
-    close(found_of(a, orders, 0.2), average(a, orders, 0.2), atol=1e-10)
+    close(phase_average(a, orders, 0.2), average(a, orders, 0.2), atol=1e-10)
     for a in [(1, 1), (-1, 0.6), (0, 2), (1e-4, -1)]:  # noise rounds the corner
         for offset, noise in [(0, 0.2), (0.5, 0.3), (-1.5, 1)]:
             expected = average(a, orders, offset, noise)
-            close(found_of(a, orders, offset, noise), expected, atol=1e-12)
+            close(phase_average(a, orders, offset, noise), expected, atol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_averages_over_phases_are_exact_to_ten_digits(orders):
 )
 def test_tones_that_one_dominates(a, error):
     for orders in [(0, 0, 0), (2, -1, 1), (0, 0, 1)]:
-        close(found_of(a, orders, -0.05), average(a, orders, -0.05), atol=error)
+        close(phase_average(a, orders, -0.05), average(a, orders, -0.05), atol=error)
 
 
 @pytest.mark.parametrize(("a", "offset"), [((1, 1), 0), ((0.8, -1), -0.7), ((1, -1), 1.5)])
@@ -109,7 +109,7 @@ def test_products_are_lines_of_the_fft_over_both_phases(a, offset):
     lines = np.fft.rfft2(relu(offset + a[0] * wave[:, np.newaxis] + a[1] * wave), norm="forward")
     for m, n in [(0, 0), (1, 0), (-1, 1), (-2, 1)]:
         expected = lines[m, n].real
-        close(found_of(a, (m, n), offset), expected * (2 if m or n else 1), atol=1e-5)
+        close(phase_average(a, (m, n), offset), expected * (2 if m or n else 1), atol=1e-5)
 
 
 def test_tones_of_incommensurate_frequencies():
@@ -118,7 +118,7 @@ def test_tones_of_incommensurate_frequencies():
     y = relu(0.2 + a @ np.cos(angles))
     for orders in [(0, 0, 0), (1, 0, 0), (1, -1, 0), (0, 1, 1), (0, 0, 2), (1, 1, -1)]:
         expected = np.mean(y * np.cos(orders @ angles)) * (2 if any(orders) else 1)
-        close(found_of(a, orders, 0.2), expected, atol=1e-4)
+        close(phase_average(a, orders, 0.2), expected, atol=1e-4)
 
 
 def test_dc_of_tones_in_closed_form():
@@ -143,9 +143,9 @@ def test_offset_and_noise_are_broadcast_against_the_tones():
     amplitudes = np.array([[[1, 0.5]], [[0.3, 2]]])
     offset, noise = np.array([-1, 0, 0.4]), np.array([[0.2], [0.5]])
     for orders in [(0, 0), (1, 0), (1, -1)]:
-        found = found_of(amplitudes, orders, offset, noise)
-        assert found.shape == (2, 3)
-        for (i, j), value in np.ndenumerate(found):
+        actual = phase_average(amplitudes, orders, offset, noise)
+        assert actual.shape == (2, 3)
+        for (i, j), value in np.ndenumerate(actual):
             expected = average(amplitudes[i, 0], orders, offset[j], noise[i, 0])
             assert value == pytest.approx(expected, abs=1e-12)
 
@@ -154,13 +154,13 @@ def test_offset_and_noise_are_broadcast_against_the_tones():
 def test_an_offset_beyond_the_tones_keeps_the_relu_open_or_shut(tone):
     a = (tone, -2 * tone)
     for orders, open_always in [((0, 0), 1), ((1, 0), a[0]), ((0, 1), a[1]), ((1, 1), 0)]:
-        close(found_of(a, orders, [1.0, -1.0]), [open_always, 0], atol=1e-10)
+        close(phase_average(a, orders, [1.0, -1.0]), [open_always, 0], atol=1e-10)
 
 
 @pytest.mark.parametrize("offset", [-0.99, -0.95, 0.95, 0.99])
 def test_an_offset_that_a_tone_just_overcomes(offset):
     for order in (0, 1, 2):
-        close(found_of([1], (order,), offset), harmonic(order, 1, offset), atol=2e-10)
+        close(phase_average([1], (order,), offset), harmonic(order, 1, offset), atol=2e-10)
 
 
 def test_harmonics_about_an_unknown_offset_are_unknown():

@@ -1,4 +1,4 @@
-"""Models that we didn't write: torchvision's, counted independently at the ATen dispatcher."""
+"""torchvision's models: rectifier calls counted independently at the ATen dispatcher."""
 
 import warnings
 
@@ -13,7 +13,7 @@ ATEN = torch.ops.aten
 
 
 class Rectifiers(TorchDispatchMode):
-    """Counts the rectifier calls that reach the dispatcher, under whatever name they were made."""
+    """Counts the rectifier calls that reach the dispatcher, whatever API made them."""
 
     def __init__(self):
         super().__init__()
@@ -21,16 +21,16 @@ class Rectifiers(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        packet, rest = function.overloadpacket, (*args[1:], None, None)
+        packet, positional = function.overloadpacket, (*args[1:], None, None)
         if packet in (ATEN.relu, ATEN.relu_):
             self.count += 1
         elif packet in (ATEN.hardtanh, ATEN.hardtanh_, ATEN.clamp_min, ATEN.clamp_min_):
-            self.count += rest[0] == 0
+            self.count += positional[0] == 0
         elif packet in (ATEN.clamp, ATEN.clamp_):
-            low, high = (kwargs.get(name, rest[i]) for i, name in enumerate(("min", "max")))
+            low, high = (kwargs.get(name, positional[i]) for i, name in enumerate(("min", "max")))
             self.count += low == 0 and high is None
         elif packet in (ATEN.threshold, ATEN.threshold_):
-            self.count += rest[:2] == (0, 0)
+            self.count += positional[:2] == (0, 0)
         return function(*args, **kwargs)
 
 
@@ -52,7 +52,7 @@ def model_and_inputs(name):
         frames, size = (16, 224) if name.startswith(("mvit", "s3d")) else (8, 64)
         return model, (torch.rand(1, 3, frames, size, size),)
     size = 224 if name.startswith(("swin", "maxvit")) else 128 if "inception" in name else 64
-    size = getattr(model, "image_size", size)  # a vision transformer takes one size alone
+    size = getattr(model, "image_size", size)  # a vision transformer has a fixed image size
     return model, (torch.rand(1, 3, size, size),)
 
 
@@ -64,7 +64,7 @@ def same(a, b):
     return len(a) == len(b) and all(map(same, a, b))
 
 
-# Every mechanism once in the everyday run: modules, in-place, functional, ReLU6, GELU alone, boxes.
+# Fast runs cover each mechanism once: modules, in-place, functional, ReLU6, only GELU, boxes.
 EVERYDAY = {"resnet50", "googlenet", "inception_v3", "densenet121", "mobilenet_v2", "vit_b_32",
             "raft_small", "ssdlite320_mobilenet_v3_large", "quantized_resnet18"}  # fmt: skip
 

@@ -118,10 +118,10 @@ class Provenance:
 
 
 class DownsamplingLog:
-    """Every step that lowered the sampling rate behind a site, in the order of first use."""
+    """All steps that lowered the sampling rate after each site, in the order of first use."""
 
     def __init__(self) -> None:
-        self._steps: dict[str, dict[str, DownsamplingStep]] = {}
+        self._steps: dict[str, dict[str, DownsamplingStep]] = {}  # by site and place
 
     def add(self, steps: Mapping[str, DownsamplingStep]) -> None:
         """Add the steps of one function call, by site."""
@@ -129,8 +129,23 @@ class DownsamplingLog:
             self._steps.setdefault(site, {}).setdefault(step.place, step)
 
     def next(self, site: str, channel_axis: int, shape: Shape) -> Downsampling | None:
-        """See :func:`next_downsampling`."""
-        return next_downsampling(self._steps.get(site, {}).values(), channel_axis, shape)
+        """The next downsampling after `site`, along the axes that are transformed, or None.
+
+        The step with the fewest activations in between; of several, the first to run. Pooling over
+        all of time or space, mostly a side branch, comes last.
+
+        Args:
+            site: name of the site.
+            channel_axis: of its output.
+            shape: of one input there, ``(C, ...)``.
+        """
+        candidates = []
+        for step in self._steps.get(site, {}).values():
+            factors = along_transformed_axes(step.factors, channel_axis, shape)
+            if factors and max(factors) > 1:
+                factor = factors[0] if len(set(factors)) == 1 else math.nan
+                candidates.append(Downsampling(step.place, factor, step.between, step.whole))
+        return min(candidates, key=lambda step: (step.whole, step.between), default=None)
 
     def state_dict(self) -> dict[str, Any]:
         """The steps as plain data."""
@@ -147,28 +162,6 @@ class DownsamplingLog:
             }
             for site, rows in state.items()
         }
-
-
-def next_downsampling(
-    steps: Iterable[DownsamplingStep], channel_axis: int, shape: Shape
-) -> Downsampling | None:
-    """The next downsampling after a site, along the axes that are transformed; None: there is none.
-
-    The step with the fewest activations in between, the first to run of several. Pooling over all
-    of time or space, mostly a side branch, comes last.
-
-    Args:
-        steps: all steps after the site, in the order in which they ran.
-        channel_axis: of the site's output.
-        shape: of one input there, ``(C, ...)``.
-    """
-    candidates = []
-    for step in steps:
-        factors = along_transformed_axes(step.factors, channel_axis, shape)
-        if factors and max(factors) > 1:
-            factor = factors[0] if len(set(factors)) == 1 else math.nan
-            candidates.append(Downsampling(step.place, factor, step.between, step.whole))
-    return min(candidates, key=lambda step: (step.whole, step.between), default=None)
 
 
 def _nearest(several: Iterable[_Sources]) -> _Sources:

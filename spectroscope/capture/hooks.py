@@ -47,7 +47,7 @@ class Interception(NamedTuple):
     Attributes:
         wrap: called instead of the function, with the function and its arguments. Its result
             replaces the function's; its exceptions reach the model.
-        on_output: called with the result that the model gets.
+        on_output: called with the result that the model gets; the return value is ignored.
     """
 
     wrap: Callable[..., Any] | None = None
@@ -170,7 +170,7 @@ class _FunctionMode(TorchFunctionMode):
         if torch.compiler.is_compiling() or _in_backward_or_trace():
             return function(*args, **kwargs)
         run = function
-        callbacks: list[tuple[Observer, Callable[[Any], None]]] = []
+        callbacks: list[tuple[Observer, Callable[[Any], Any]]] = []
         with _no_modes():
             for observer in _observers:
                 with _report_errors_to(observer):

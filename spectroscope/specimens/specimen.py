@@ -77,7 +77,7 @@ class Specimen:
             RequestError: `inputs` is less than 1.
         """
         if inputs < 1:
-            raise RequestError(f"limit={inputs} must be 1 or more inputs")
+            raise RequestError(f"limit={inputs} must be a number of inputs, 1 or more")
         return replace(self, n_inputs=min(inputs, self.n_inputs))
 
     def _repr_html_(self) -> str:

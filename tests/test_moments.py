@@ -1,4 +1,4 @@
-"""Against exact rational arithmetic."""
+"""Moments, against exact rational arithmetic."""
 
 from fractions import Fraction
 
@@ -17,14 +17,14 @@ def exact_moments(values):
 
 def test_row_moments_are_right_far_from_zero():
     rows = 1e4 + torch.randn(3, 1001, dtype=torch.float64)
-    found = row_moments(rows, torch.empty_like(rows))
+    actual = row_moments(rows, torch.empty_like(rows))
     for n, row in enumerate(rows):
         mean, m2 = exact_moments(row)
-        assert found.mean[n].item() == pytest.approx(mean, rel=1e-15)
-        assert found.m2[n].item() == pytest.approx(m2, rel=1e-13)
+        assert actual.mean[n].item() == pytest.approx(mean, rel=1e-15)
+        assert actual.m2[n].item() == pytest.approx(m2, rel=1e-13)
 
 
-def test_row_moments_leave_out_what_is_not_finite():
+def test_row_moments_leave_out_nonfinite_values():
     rows = torch.tensor([[1.0, torch.nan, 3.0, -torch.inf], [torch.inf] * 4, [0.0, -1, 2, 5]])
     rows = rows.double()
     mean, m2, positive, _, finite = row_moments(rows, torch.empty_like(rows))
@@ -35,16 +35,16 @@ def test_row_moments_leave_out_what_is_not_finite():
 
 
 @pytest.mark.parametrize("cuts", [[], [1], [500], [3, 3, 4, 999]])
-def test_moments_merge_to_the_moments_of_the_whole(cuts):
+def test_moments_of_parts_merge_to_those_of_the_stream(cuts):
     values = 1e4 + torch.randn(1000, 2, dtype=torch.float64)
     weights = torch.randint(0, 5, (1000, 2)).double()
-    pieces = [
+    parts = [
         Moments.of(values[a:b], torch.zeros_like(values[a:b]), weights[a:b])
         for a, b in zip([0, *cuts], [*cuts, 1000], strict=True)
     ]
-    merged = pieces[0]
-    for piece in pieces[1:]:
-        merged = merged.merge(piece)
+    merged = parts[0]
+    for part in parts[1:]:
+        merged = merged.merge(part)
     for c in range(2):
         repeated = values[:, c].repeat_interleave(weights[:, c].long())
         mean, m2 = exact_moments(repeated)
@@ -53,7 +53,7 @@ def test_moments_merge_to_the_moments_of_the_whole(cuts):
         assert merged.m2[c].item() == pytest.approx(m2, rel=1e-13)
 
 
-def test_moments_of_channels_that_were_not_seen_yet_merge():
+def test_moments_of_channels_without_values_merge():
     values = 1e4 + torch.randn(4, 2, dtype=torch.float64)
     weights = torch.tensor([[0, 0], [0, 1], [0, 1], [0, 1]]).double()
     compensation = torch.zeros_like(values)

@@ -1,0 +1,262 @@
+"""A user's own statistic: recorded, merged, saved, loaded and shown like the built-in ones."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+import spectroscope
+
+
+class Peak(spectroscope.Statistic):
+    columns = {"peak_out": ("activation", "largest output value")}
+    merge = {"peak": torch.maximum}
+
+    def reduce(self, call):
+        return {"peak": call.output.flatten(2).amax((0, 2)).double()}
+
+    def compute(self, peak):
+        return {"peak_out": peak}
+
+
+class Histogram(spectroscope.Statistic):
+    """Counts of inputs in 8 bins: an array of more than one value per channel, added up."""
+
+    columns = {"median_bin": ("1", "bin with the median of the input values")}
+    layout = {"counts": ("C", 8)}
+
+    def reduce(self, call):
+        bins = call.input.clamp(-1.99, 1.99).mul(2).floor().long() + 4
+        rows = bins.movedim(1, 0).flatten(1)
+        return {"counts": torch.stack([row.bincount(minlength=8) for row in rows])}
+
+    def compute(self, counts):
+        below = counts.cumsum(1) * 2 >= counts.sum(1, keepdim=True)
+        return {"median_bin": below.int().argmax(1)}
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv1d(2, 4, 3), nn.ReLU(inplace=True), nn.Conv1d(4, 3, 3), nn.GELU())
+
+
+def recorded(batches, *statistics, model=None, **options):
+    model = model or network()
+    options = {"kinds": ["GELU"], "statistics": statistics} | options
+    with spectroscope.record(model, **options) as recorder:
+        for batch in batches:
+            model(batch)
+    return recorder.report()
+
+
+@pytest.fixture(scope="module")
+def data():
+    return torch.randn(7, 2, 40, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("sizes", [[7], [1, 6], [3, 3, 1]])
+def test_it_is_what_brute_force_finds_for_any_split(data, sizes):
+    table = recorded(data.split(sizes), Peak(), Histogram()).dc()
+    model, x = network(), data
+    with torch.no_grad():
+        for layer in model:
+            before, x = x, layer(x.clone())
+            if isinstance(layer, nn.Conv1d):
+                continue
+            rows = table[table["kind"] == type(layer).__name__]
+            assert rows["peak_out"].tolist() == x.amax((0, 2)).double().tolist()
+            values = np.sort(before.movedim(1, 0).flatten(1).numpy())
+            median = values[:, (values.shape[1] - 1) // 2].clip(-1.99, 1.99)
+            assert rows["median_bin"].tolist() == (np.floor(median * 2) + 4).tolist()
+
+
+def test_the_other_columns_are_the_same_with_it_and_without(data):
+    with_it, without = recorded([data], Peak()).dc(), recorded([data]).dc()
+    pd.testing.assert_frame_equal(with_it.drop(columns="peak_out"), without, check_exact=True)
+
+
+def test_it_is_in_every_table_and_on_the_page(data, tmp_path):
+    report = recorded([data], Peak())
+    assert list(report.dc())[-1] == "peak_out"
+    means = report.dc().groupby("site", sort=False)["peak_out"].mean()
+    assert report.sites()["peak_out"].tolist() == means.tolist()
+    described = report.describe().set_index("column").loc["peak_out"]
+    assert described.tolist() == ["activation", "largest output value"]
+    report.save(tmp_path)
+    report.page(tmp_path / "report.html")
+    written = pd.read_csv(tmp_path / "dc.csv")["peak_out"]
+    pd.testing.assert_series_equal(written, report.dc()["peak_out"], check_exact=True)
+    assert "largest output value" in (tmp_path / "columns.csv").read_text()
+    page = (tmp_path / "report.html").read_text()
+    assert "peak_out" in page
+    assert "largest output value" in page
+
+
+def test_saved_and_loaded_with_its_class_it_merges(data, tmp_path):
+    whole = recorded([data], Peak(), Histogram())
+    recorded([data[:3]], Peak(), Histogram()).save(tmp_path / "a")
+    recorded([data[3:]], Peak(), Histogram()).save(tmp_path / "b")
+    own = [Peak(), Histogram()]
+    a, b = (spectroscope.load(tmp_path / name, statistics=own) for name in "ab")
+    for merged in (a.merge(b), a.merge(spectroscope.load(tmp_path / "b"))):
+        columns = ["site", "channel", "peak_out", "median_bin", "n_samples"]
+        pd.testing.assert_frame_equal(merged.dc()[columns], whole.dc()[columns], check_exact=True)
+
+
+def test_loaded_without_its_class_the_columns_are_there_and_merging_says_what_it_takes(
+    data, tmp_path
+):
+    report = recorded([data], Peak())
+    report.save(tmp_path / "a")
+    loaded = spectroscope.load(tmp_path / "a")
+    pd.testing.assert_frame_equal(loaded.dc(), report.dc(), check_exact=True)
+    pd.testing.assert_frame_equal(loaded.describe(), report.describe())
+    loaded.save(tmp_path / "b")
+    again = spectroscope.load(tmp_path / "b", statistics=[Peak()])
+    assert again.merge(report).dc()["peak_out"].equals(report.dc()["peak_out"])
+    with pytest.raises(spectroscope.RequestError, match=r"load\(folder, statistics=\[Peak\(\)\]\)"):
+        loaded.merge(loaded)
+
+
+def test_merged_with_a_report_that_lacks_it_it_is_given_up_and_that_is_said(data):
+    merged = recorded([data], Peak()).merge(recorded([data]))
+    assert merged.dc()["peak_out"].isna().all()
+    assert set(merged.coverage()["reason"]) == {"no Peak: one recording has none"}
+    assert merged.dc()["n_samples"].eq(14).all()
+
+
+def test_a_file_that_contradicts_its_layout_is_refused(data, tmp_path):
+    recorded([data], Histogram()).save(tmp_path)
+    path = tmp_path / "report.npz"
+    with np.load(path) as arrays:
+        arrays = dict(arrays)
+    arrays["0.Histogram.counts"] = np.zeros((4, 9))
+    np.savez(path, **arrays)
+    with pytest.raises(spectroscope.RequestError, match="not a saved report, or damaged"):
+        spectroscope.load(tmp_path, statistics=[Histogram()])
+
+
+def test_a_report_of_an_older_version_is_refused_in_one_line(data, tmp_path):
+    recorded([data]).save(tmp_path)
+    path = tmp_path / "report.npz"
+    with np.load(path) as arrays:
+        arrays = dict(arrays)
+    header = json.loads(str(arrays["header"])) | {"format": 2}
+    np.savez(path, **arrays | {"header": np.array(json.dumps(header))})
+    with pytest.raises(spectroscope.RequestError, match="format 2; this version reads 3"):
+        spectroscope.load(tmp_path)
+
+
+class Failing(Peak):
+    def reduce(self, call):
+        if len(call.input) == 3:
+            raise KeyError("three\nlines")
+        return super().reduce(call)
+
+
+def test_one_that_raises_costs_its_own_columns_alone(data):
+    model, expected = network(), network()(data)
+    statistics = Failing(), Histogram()
+    with pytest.warns(UserWarning, match="no Failing: KeyError: 'three"):
+        report = recorded(data.split([4, 3]), *statistics, model=model)
+    assert report.dc()["peak_out"].isna().all()
+    assert report.dc()["median_bin"].notna().all()
+    assert report.dc()["n_samples"].eq(7).all()
+    assert torch.equal(model(data), expected)
+
+
+class Positions(spectroscope.Statistic):
+    """One value for each position: of inputs of different lengths there are no common ones."""
+
+    columns = {"first": ("activation", "mean of the first value")}
+
+    def reduce(self, call):
+        return {"sums": call.output.double().sum(0), "inputs": torch.tensor(len(call.output))}
+
+    def compute(self, sums, inputs):
+        return {"first": sums[:, 0] / inputs}
+
+
+def test_arrays_of_different_shapes_are_given_up_and_that_is_said(data):
+    with pytest.warns(UserWarning, match=r"no Positions: sums of shapes \[4, 38\] and \[4, 18\]"):
+        report = recorded([data, data[..., :20]], Positions(), spectra=False)
+    assert report.dc()["first"].isna().all()
+    assert recorded([data, data], Positions()).dc()["first"].notna().all()
+
+
+def column(name):
+    class Other(Peak):
+        columns = {name: ("1", "")}
+
+    return Other()
+
+
+@pytest.mark.parametrize(
+    ("statistics", "error", "message"),
+    [
+        ([Peak(), Peak()], spectroscope.RequestError, "two statistics are called 'Peak'"),
+        ([column("dc_out")], spectroscope.RequestError, "'dc_out' of Other is one of spectroscope"),
+        ([Peak(), column("peak_out")], spectroscope.RequestError, "'peak_out' of Other .* of Peak"),
+        ([Peak], TypeError, "takes instances of Statistic"),
+        ([lambda call: {}], TypeError, "takes instances of Statistic"),
+    ],
+)
+def test_what_can_not_be_kept_is_refused_at_once(statistics, error, message):
+    with pytest.raises(error, match=message):
+        spectroscope.record(nn.ReLU(), statistics=statistics)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"peak_out": torch.ones(5)}, r"'peak_out' of shape \[5\]; 1#0 has 4 channels"),
+        ({"peak": torch.ones(4)}, r"returns \['peak'\], not \['peak_out'\]"),
+    ],
+)
+def test_columns_that_were_not_declared_so_are_said(data, columns, message):
+    class Wrong(Peak):
+        def compute(self, peak):
+            return columns
+
+    report = recorded([data], Wrong(), kinds=[])
+    with pytest.raises(spectroscope.RequestError, match=f"Wrong.compute {message}|{message}"):
+        report.dc()
+
+
+def test_what_several_need_of_a_call_is_computed_once(data):
+    calls = []
+
+    def double(call):
+        calls.append(call.name)
+        return call.output * 2
+
+    def twin(statistic_name):
+        class Twin(spectroscope.Statistic):
+            name = statistic_name
+            columns = {f"twice_{statistic_name}": ("activation", "twice the largest output value")}
+            merge = {"peak": torch.maximum}
+
+            def reduce(self, call):
+                return {"peak": call.shared(double).flatten(2).amax((0, 2))}
+
+            def compute(self, peak):
+                return {f"twice_{statistic_name}": peak}
+
+        return Twin()
+
+    table = recorded([data, data], twin("a"), twin("b"), Peak()).dc()
+    assert calls == ["1#0", "3#0"] * 2
+    assert table["twice_a"].equals(table["twice_b"])
+    np.testing.assert_array_equal(table["twice_a"], 2 * table["peak_out"])
+
+
+def test_a_site_without_channels_last_or_batch_axis_is_channels_first_to_it(data):
+    model = nn.ReLU()
+    rows = data.movedim(1, -1)
+    table = recorded([rows], Peak(), model=model, channel_axis=-1).dc()
+    assert table["peak_out"].tolist() == data.amax((0, 2)).double().tolist()
+    table = recorded([data[0]], Peak(), model=model, channel_axis=0).dc()
+    assert table["peak_out"].tolist() == data[0].amax(1).double().tolist()
