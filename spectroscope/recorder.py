@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from spectroscope.capture.axes import ChannelAxis
 from spectroscope.capture.call import ActivationCall
 from spectroscope.capture.capture import Capture
 from spectroscope.capture.session import CaptureSession
@@ -40,7 +41,8 @@ def record(
     harmonics: int = 8,
     window: Window = "boxcar",
     kinds: Iterable[str | type[nn.Module]] = (),
-    channel_axis: int | Mapping[str, int] = 1,
+    channel_axis: ChannelAxis = "auto",
+    time_axis: int = -1,
     decimation: float | Mapping[str, float] | None = None,
     statistics: Iterable[Statistic] = (),
     about: Mapping[str, str] | None = None,
@@ -71,7 +73,9 @@ def record(
         kinds: activations to record beyond the ReLU family: ``"LeakyReLU"``, ``"PReLU"``,
             ``"ELU"``, ``"GELU"``, ``"SiLU"``, ``"Hardswish"``, or a module class of your own.
         channel_axis: where the channels of an activation are; -1 for ``[N, T, C]``, 0 for an input
-            without a batch axis. A dictionary gives it by glob, as in `select`; 1 for the others.
+            without a batch axis. ``"auto"``: where the layers before have put them, else 1. A
+            dictionary gives it by glob, as in `select`.
+        time_axis: which axis of the inputs is time, for `fs`.
         decimation: samples of the model's input to one of the site's, where that can't be told from
             what ran; a dictionary gives it by glob.
         statistics: further statistics to keep of each site, your own
@@ -103,6 +107,7 @@ def record(
         window=window,
         kinds=kinds,
         channel_axis=channel_axis,
+        time_axis=time_axis,
         decimation=decimation,
         statistics=statistics,
         about=about,
@@ -128,7 +133,8 @@ class Recorder(CaptureSession):
         harmonics: int,
         window: Window,
         kinds: Iterable[str | type[nn.Module]],
-        channel_axis: int | Mapping[str, int],
+        channel_axis: ChannelAxis,
+        time_axis: int,
         decimation: float | Mapping[str, float] | None,
         statistics: Iterable[Statistic],
         about: Mapping[str, str] | None,
@@ -141,7 +147,9 @@ class Recorder(CaptureSession):
             raise RequestError(f"{harmonics=} must be 1 or more")
         self._window = checked_window(window) if spectra else "boxcar"
         self._fs = None if fs is None else float(fs)
-        self._harmonics = HarmonicAmplitudes(Fundamental(f0, self._fs or 1.0), harmonics)
+        self._harmonics = HarmonicAmplitudes(
+            Fundamental(f0, self._fs or 1.0), harmonics, timed=fs is not None
+        )
         built_in: list[Statistic] = [DCMoments(), self._harmonics]
         if spectra:
             built_in.append(Spectra(self._window, plane=spectra == "plane"))
@@ -155,7 +163,11 @@ class Recorder(CaptureSession):
             kinds=kinds,
             channel_axis=channel_axis,
             decimation=decimation,
-            started=lambda args: self._harmonics.fundamental.start(args),
+            timed=fs is not None,
+            time_axis=time_axis,
+            started=lambda inputs: self._harmonics.fundamental.start(
+                inputs, None if fs is None else time_axis
+            ),
         )
         super().__init__(capture, type(model).__name__, "recorded")
         self._about = provenance.of(model) | {str(k): str(v) for k, v in (about or {}).items()}
@@ -187,7 +199,7 @@ class Recorder(CaptureSession):
         with self._lock:
             records = {name: record.to(_CPU) for name, record in self._records.items()}
         downsamplings = {
-            name: self._capture.next_downsampling(record.site, record.shape)
+            name: self._capture.next_downsampling(record.site, record.layout)
             for name, record in records.items()
         }
         return Recording(
@@ -257,7 +269,7 @@ class Recorder(CaptureSession):
             state = reduce(self._statistics, call.to(_CPU) if call.device.type == "mps" else call)
         shape = tuple(call.input.shape)
         state = {name: arrays for name, arrays in state.items() if arrays is None or arrays}
-        return SiteRecord(call.site, shape[1:], call.decimation, shape[0], state)
+        return SiteRecord(call.site, shape[1:], call.layout, call.decimation, shape[0], state)
 
     def _add(self, call: ActivationCall, new: SiteRecord) -> None:
         with self._lock, torch.no_grad():
@@ -281,7 +293,26 @@ class Recorder(CaptureSession):
                 "only parts of it ran (as by model.forward(x) instead of model(x)): calls are "
                 "counted in each part by itself"
             )
-        return message
+        return message or self._unknown_rates()
+
+    def _unknown_rates(self) -> str | None:
+        """What of `fs` couldn't be used."""
+        if self._fs is None:
+            return None
+        lines = [record for record in self._records.values() if record.layout.transformed]
+        if lines and not any(
+            record.layout.is_time and not math.isnan(record.decimation) for record in lines
+        ):
+            return (
+                "fs reached no site: the sampling rate of none is known (decimation= gives it; "
+                "time_axis= says which axis of the input is time)"
+            )
+        if lengths := self._capture.differing:
+            return (
+                f"inputs have {' and '.join(map(str, lengths))} samples: fs is taken for that of "
+                f"{lengths[0]}, and the rate of the others isn't known (decimation= gives it)"
+            )
+        return None
 
 
 def _agrees(record: SiteRecord, output: Tensor) -> bool:

@@ -23,6 +23,7 @@ COLUMNS = {
     "kind": Column("", "kind of activation: ReLU, ReLU6, Hardtanh, …"),
     "channel": Column("", "channel of the activation, from 0"),
     "channels": Column("", "number of channels"),
+    "channel_axis": Column("", "axis of the channels in the activation as the model has it"),
     "shape": Column("", "of one input's activation, (C, ...); None where inputs differ"),
     "fs": Column(
         "Hz",

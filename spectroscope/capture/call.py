@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from spectroscope.capture.axes import Layout
 from spectroscope.capture.sites import Site
 
 T = TypeVar("T")
@@ -21,13 +22,14 @@ class ActivationCall:
         decimation: samples of the model's input to one of the site's, along the axes of time or
             space; NaN where that isn't known or isn't the same for all of them.
         is_relu: torch's own ReLU is called: the output is known before it runs.
+        layout: how the axes of the activation are read, as the model has them.
     """
 
     def __init__(
         self,
         site: Site,
         tensor: Tensor,
-        channel_axis: int,
+        layout: Layout,
         *,
         decimation: float = math.nan,
         is_relu: bool = False,
@@ -36,7 +38,7 @@ class ActivationCall:
         self.site = site
         self.decimation = decimation
         self.is_relu = is_relu
-        self._axis = channel_axis
+        self.layout = layout
         self._input = tensor
         self._output: Tensor | None = None
         self._note = note
@@ -50,7 +52,7 @@ class ActivationCall:
     @property
     def input(self) -> Tensor:
         """``[N, C, ...]``. An in-place activation overwrites it: see :meth:`keep_input`."""
-        return channels_first(self._input, self._axis)
+        return channels_first(self._input, self.layout)
 
     @property
     def output(self) -> Tensor:
@@ -60,7 +62,7 @@ class ActivationCall:
             RuntimeError: another activation hasn't run yet.
         """
         if self._output is not None:
-            return channels_first(self._output, self._axis)
+            return channels_first(self._output, self.layout)
         if not self.is_relu:
             raise RuntimeError(f"{self.name} has not run yet")
         return self.shared(_relu)
@@ -68,7 +70,17 @@ class ActivationCall:
     @property
     def channel_axis(self) -> int:
         """Of the activation as the model has it."""
-        return self._axis
+        return self.layout.channel
+
+    @property
+    def transformed(self) -> tuple[int, ...]:
+        """The axes of ``[N, C, ...]`` that are Fourier transformed."""
+        return self.layout.transformed_in_order(self._input.dim())
+
+    def transformed_last(self, tensor: Tensor) -> Tensor:
+        """A view of ``[N, C, ...]`` with the transformed axes last."""
+        count = len(self.transformed)
+        return tensor.movedim(self.transformed, tuple(range(-count, 0))) if count else tensor
 
     @property
     def device(self) -> torch.device:
@@ -105,14 +117,15 @@ class ActivationCall:
 
     def channels_restored(self, tensor: Tensor) -> Tensor:
         """A view of ``[N, C, ...]`` with its axes as the activation has them."""
-        if self._axis % self._input.dim() == 0:
-            return tensor.squeeze(0)
-        return tensor.movedim(1, self._axis)
+        order = self.layout.order(self._input.dim())
+        tensor = tensor.squeeze(0) if self.layout.batch is None else tensor
+        return tensor.permute([order.index(axis) for axis in range(len(order))])
 
 
-def channels_first(tensor: Tensor, axis: int) -> Tensor:
-    """A view of `tensor` as ``[N, C, ...]``, its channels being at `axis`; 0: no batch axis."""
-    return tensor.unsqueeze(0) if axis % tensor.dim() == 0 else tensor.movedim(axis, 1)
+def channels_first(tensor: Tensor, layout: Layout) -> Tensor:
+    """A view of `tensor` as ``[N, C, ...]``."""
+    tensor = tensor.permute(layout.order(tensor.dim()))
+    return tensor.unsqueeze(0) if layout.batch is None else tensor
 
 
 def _relu(call: ActivationCall) -> Tensor:

@@ -10,13 +10,15 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from spectroscope.capture import activations, hooks
-from spectroscope.capture.axes import AxisTracker
+from spectroscope.capture.axes import ChannelAxis, Layout
+from spectroscope.capture.axis_tracker import AxisTracker
 from spectroscope.capture.call import run_on_copy
 from spectroscope.capture.discovery import Discovery
 from spectroscope.capture.dispatch import CallObserver, Change, Dispatcher, Finish
 from spectroscope.capture.downsampling import DownsamplingLog, Provenance
-from spectroscope.capture.frames import calls_itself
-from spectroscope.capture.sites import CoverageRow, Downsampling, Select, Shape, Site
+from spectroscope.capture.frames import calls_itself, keyword_arguments
+from spectroscope.capture.sites import CoverageRow, Downsampling, Select, Site
+from spectroscope.capture.tensors import nested_tensors
 
 
 @dataclass(slots=True)
@@ -66,10 +68,13 @@ class Capture:
         kinds: likewise.
         channel_axis: as of :class:`spectroscope.capture.dispatch.Dispatcher`.
         decimation: likewise.
-        started: called with the positional arguments of each forward of the model as it begins.
+        timed: likewise.
+        time_axis: which axis of the inputs is time.
+        started: called with the inputs of each forward of the model as it begins.
 
     Attributes:
         inventory: every activation of the model, and what can't be looked into.
+        differing: lengths along time of inputs that differ, the reference first.
         ran: ``"model"`` once its own forward has run, ``"parts"`` while only others have, or None.
     """
 
@@ -81,14 +86,18 @@ class Capture:
         change: Change | None = None,
         select: Select = None,
         kinds: Iterable[str | type[nn.Module]] = (),
-        channel_axis: int | Mapping[str, int] = 1,
+        channel_axis: ChannelAxis = "auto",
         decimation: float | Mapping[str, float] | None = None,
-        started: Callable[[tuple[Any, ...]], None] = lambda args: None,
+        timed: bool = False,
+        time_axis: int = -1,
+        started: Callable[[list[Tensor]], None] = lambda inputs: None,
     ):
         self.discovery = Discovery(model, select, kinds)
         self.ran: Literal["model", "parts"] | None = None
         self._downsamplings = DownsamplingLog()
-        self._dispatcher = Dispatcher(observe, change, channel_axis, decimation)
+        self._dispatcher = Dispatcher(observe, change, channel_axis, decimation, timed=timed)
+        self._time_axis = time_axis
+        self.differing: tuple[int, ...] = ()
         self._model = model
         self._started = started
         self._entered: Counter[str] = Counter()
@@ -147,9 +156,9 @@ class Capture:
         self._entered = Counter(state["entered"])
         self._downsamplings.load_state_dict(state["downsamplings"])
 
-    def next_downsampling(self, site: Site, shape: Shape) -> Downsampling | None:
-        """What lowers the sampling rate next behind a site, of activations ``(C, ...)``."""
-        return self._downsamplings.next(site.name, self._dispatcher.channel_axis.of(site), shape)
+    def next_downsampling(self, site: Site, layout: Layout) -> Downsampling | None:
+        """What lowers the sampling rate next behind a site whose axes are read as `layout`."""
+        return self._downsamplings.next(site.name, layout)
 
     @property
     def attached(self) -> bool:
@@ -185,8 +194,10 @@ class Capture:
             here.calls.clear()
             here.restart()
             if module is self._model:
-                here.axes.start(args)
-                self._started(args)
+                inputs = list(nested_tensors((args, keyword_arguments(module))))
+                here.axes.start(inputs, self._time_axis)
+                self.differing = self.differing or here.axes.differing
+                self._started(inputs)
         name = names[0] if len(names) == 1 else self._reached(names)
         inside = False
         if here.running:
@@ -246,7 +257,7 @@ class Capture:
                 frame = here.running[-1]
                 self.discovery.add_unobservable(frame.name, frame.module, reason, function=name)
         axes, provenance = here.axes, here.provenance
-        if finish is around is None and not axes.any_tracked(args, kwargs):
+        if finish is around is None and not axes.concerns(name, args, kwargs):
             return None
         place = f"{here.running[-1].name}/{name.strip('_')}".lstrip("/")
 
@@ -304,8 +315,10 @@ class Capture:
         calls[row.place] += 1
         if not self.discovery.selects(site):
             return None
-        axes = self._thread.axes.of(tensor)
-        finish = self._dispatcher.start(site, tensor, axes, row, is_relu=is_relu)
+        tracker = self._thread.axes
+        finish = self._dispatcher.start(
+            site, tensor, tracker.of(tensor), row, is_relu=is_relu, started=tracker.started
+        )
 
         def finish_call(output: Any, given: Tensor | None = None) -> Tensor | None:
             new = finish(output) if given is None else finish(output, given)

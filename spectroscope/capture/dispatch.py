@@ -1,7 +1,6 @@
 """`Dispatcher`: makes an `ActivationCall` of each named call, and hands it on."""
 
 import math
-import operator
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, TypeAlias
@@ -10,8 +9,16 @@ import torch
 from torch import Tensor
 
 from spectroscope.capture import hooks
-from spectroscope.capture.axes import Axes, common_decimation
-from spectroscope.capture.call import ActivationCall, channels_first, unreadable
+from spectroscope.capture.axes import (
+    Axes,
+    ChannelAxis,
+    axis_number,
+    common_decimation,
+    known_channel,
+    layout_of,
+    unknown_channels,
+)
+from spectroscope.capture.call import ActivationCall, unreadable
 from spectroscope.capture.frames import will_be_recomputed
 from spectroscope.capture.sites import CoverageRow, PerSite, Site
 from spectroscope.errors import RequestError
@@ -35,7 +42,9 @@ class Dispatcher:
     Args:
         observe: called with each call; or else
         change: called with each call; what it raises the model raises.
-        channel_axis: of the activations; a dictionary gives it by glob, 1 for the others.
+        channel_axis: of the activations, ``"auto"``: as tracked; a dictionary gives it by glob,
+            ``"auto"`` for the others.
+        timed: frequencies are along time alone, where it is known which axis that is.
         decimation: samples of the model's input to one of a site's, where that can't be known from
             what ran; a dictionary gives it by glob.
 
@@ -48,10 +57,13 @@ class Dispatcher:
         self,
         observe: CallObserver | None,
         change: Change | None,
-        channel_axis: int | Mapping[str, int],
+        channel_axis: ChannelAxis,
         decimation: float | Mapping[str, float] | None,
+        *,
+        timed: bool,
     ):
-        self.channel_axis = PerSite(channel_axis, operator.index, 1)
+        self._channel_axis: PerSite[int | None] = PerSite(channel_axis, axis_number, None)
+        self._timed = timed
         self._decimation = PerSite(decimation, float, math.nan)
         if not all(0 < factor < math.inf for factor in self._decimation.globs.values()):
             raise RequestError(f"{decimation=} must be positive")
@@ -64,7 +76,14 @@ class Dispatcher:
         return self._change is not None
 
     def start(
-        self, site: Site, tensor: Tensor, axes: Axes | None, row: CoverageRow, *, is_relu: bool
+        self,
+        site: Site,
+        tensor: Tensor,
+        axes: Axes | None,
+        row: CoverageRow,
+        *,
+        is_relu: bool,
+        started: bool,
     ) -> Finish:
         """Hand on a call that is about to run.
 
@@ -74,6 +93,7 @@ class Dispatcher:
             axes: what is known of the input's axes.
             row: of the coverage, where what can't be recorded is noted.
             is_relu: it is torch's own ReLU.
+            started: the inputs of the model are tracked.
 
         Raises:
             RuntimeError: it is to be changed, and will be run again in the backward pass.
@@ -87,21 +107,25 @@ class Dispatcher:
         def note(reason: str) -> None:
             row.reason = f"call {site.call}: {reason}"
 
-        axis = self.channel_axis.of(site)
-        if reason := unreadable(tensor, axis):
+        axis = self._channel_axis.of(site)
+        if reason := unreadable(tensor, known_channel(axes) if axis is None else axis):
             if self._change is not None:
                 return partial(_refuse, site, reason)
             note(reason)
             return partial(_finish, None, None, row)
+        if axis is None and started and (reason := unknown_channels(tensor.shape, axes)):
+            note(reason)
+        layout = layout_of(tensor.shape, axes, axis, timed=self._timed)
         decimation = self._decimation.of(site)
         if math.isnan(decimation):
-            shape = tuple(channels_first(tensor, axis).shape[1:])
-            decimation = common_decimation(axes, axis, shape)
+            decimation = common_decimation(axes, layout)
+        elif self._timed and len(layout.transformed) == 1:
+            layout = layout._replace(is_time=True)
         if self._change is not None:
-            call = ActivationCall(site, tensor, axis, decimation=decimation)
+            call = ActivationCall(site, tensor, layout, decimation=decimation)
             return partial(self._changed, call, tensor, row)
         call = ActivationCall(
-            site, tensor.detach(), axis, decimation=decimation, is_relu=is_relu, note=note
+            site, tensor.detach(), layout, decimation=decimation, is_relu=is_relu, note=note
         )
         finish = self._observe(call) if self._observe is not None and tensor.numel() else None
         return partial(_finish, call, finish, row)
@@ -116,8 +140,7 @@ class Dispatcher:
     ) -> Tensor | None:
         if not isinstance(output, Tensor):
             return _finish(None, None, row, output)
-        axis = self.channel_axis.of(call.site)
-        reason = unreadable(output, axis)
+        reason = unreadable(output, call.channel_axis)
         if reason is None and tensor.shape != output.shape:
             reason = f"{tuple(tensor.shape)} goes in and {tuple(output.shape)} comes out"
         if reason is not None or self._change is None:

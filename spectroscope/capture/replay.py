@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from spectroscope.capture import hooks
-from spectroscope.capture.axes import tensors
+from spectroscope.capture.tensors import tensors
 
 # Expensive functions that return a new tensor, which depends on the arguments alone.
 _PURE = {

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from spectroscope.capture.axes import ChannelAxis
 from spectroscope.capture.call import ActivationCall
 from spectroscope.capture.capture import Capture
 from spectroscope.capture.session import CaptureSession
@@ -23,7 +24,8 @@ def intervene(
     channels: Sequence[int] | Mapping[str, Sequence[int]] | None = None,
     fs: float | None = None,
     kinds: Iterable[str | type[nn.Module]] = (),
-    channel_axis: int | Mapping[str, int] = 1,
+    channel_axis: ChannelAxis = "auto",
+    time_axis: int = -1,
     decimation: float | Mapping[str, float] | None = None,
 ) -> "Intervention":
     """Change what the selected activations of `model` return while the `with` block runs.
@@ -48,6 +50,7 @@ def intervene(
         fs: sampling rate of the model's input, as in `record`; operations take it for Hz.
         kinds: activations beyond the ReLU family, as in `record`.
         channel_axis: as in `record`.
+        time_axis: as in `record`.
         decimation: as in `record`.
 
     Returns:
@@ -75,6 +78,7 @@ def intervene(
         fs=fs,
         kinds=kinds,
         channel_axis=channel_axis,
+        time_axis=time_axis,
         decimation=decimation,
     )
 
@@ -91,7 +95,8 @@ class Intervention(CaptureSession):
         channels: Sequence[int] | Mapping[str, Sequence[int]] | None,
         fs: float | None,
         kinds: Iterable[str | type[nn.Module]],
-        channel_axis: int | Mapping[str, int],
+        channel_axis: ChannelAxis,
+        time_axis: int,
         decimation: float | Mapping[str, float] | None,
     ):
         if not callable(operation):
@@ -109,6 +114,8 @@ class Intervention(CaptureSession):
             kinds=kinds,
             channel_axis=channel_axis,
             decimation=decimation,
+            timed=fs is not None,
+            time_axis=time_axis,
         )
         self._changed: set[Site] = set()
         super().__init__(capture, type(model).__name__, "changed")
@@ -128,7 +135,9 @@ class Intervention(CaptureSession):
             before = before.index_select(1, index)
         taken = output if index is None else output.index_select(1, index)
         self._changed.add(call.site)
-        new = self._operation(taken, Firing(call.site, before, index, self._fs, call.decimation))
+        firing = Firing(call.site, before, index, self._fs, call.decimation, call.transformed,
+                        call.layout.is_time)  # fmt: skip
+        new = self._operation(taken, firing)
         if not isinstance(new, Tensor) or new.shape != taken.shape or new.is_complex():
             what = f"{new.dtype} {list(new.shape)}" if isinstance(new, Tensor) else repr(type(new))
             raise RequestError(f"the operation at {call.name} must return a real tensor "

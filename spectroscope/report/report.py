@@ -102,8 +102,8 @@ class Report:
         """
         rows = []
         for record in self._records:
-            fs = spectra.Rate.of(self._recording, record).fs
-            if math.isnan(record.decimation):
+            fs, unit = spectra.Rate.of(self._recording, record)
+            if math.isnan(record.decimation) or (self._recording.fs is not None and unit != "Hz"):
                 fs = math.nan
             split = channels.Split.of(record, self._recording.window)
             above = spectra.above_next_nyquist(self._recording, record)
@@ -111,14 +111,15 @@ class Report:
             to_head = after is not None and after.whole and after.between == 0
             rows.append(
                 _site_columns(record)
-                | {"channels": record.channels, "shape": record.shape, "fs": fs, "nyquist": fs / 2}
+                | {"channels": record.channels, "channel_axis": record.layout.channel}
+                | {"shape": record.shape, "fs": fs, "nyquist": fs / 2}
                 | {"decimation": record.decimation, "n_samples": record.inputs}
                 | {f"{name}_fraction": split.of_site(name) for name in ("preserved", "introduced")}
                 | {"above_next_nyquist": above, "feeds_global_pooling": to_head}
                 | channels.extremes(record)
             )
-        columns = [*_SITE, "channels", "shape", "fs", "nyquist", "decimation", "n_samples",
-                   "preserved_fraction", "introduced_fraction", "above_next_nyquist",
+        columns = [*_SITE, "channels", "channel_axis", "shape", "fs", "nyquist", "decimation",
+                   "n_samples", "preserved_fraction", "introduced_fraction", "above_next_nyquist",
                    "feeds_global_pooling", "dead_fraction", "always_on_fraction"]  # fmt: skip
         table = pd.DataFrame(rows, columns=columns)
         by_site = self.dc().groupby("site", sort=False)

@@ -25,10 +25,10 @@ class Rate(NamedTuple):
 
     @classmethod
     def of(cls, recording: Recording, record: SiteRecord) -> "Rate":
-        """The rate at a site: in Hz if `fs` was given, for what isn't an image."""
-        axes = sum(length is None or length > 1 for length in record.shape[1:])
+        """The rate at a site: in Hz if `fs` was given, along the time of the model's input."""
+        axes = len(record.layout.transformed)
         known = not math.isnan(record.decimation)
-        if known and axes < 2 and recording.fs is not None:
+        if known and record.layout.is_time and recording.fs is not None:
             return cls(recording.fs / record.decimation, "Hz")
         unit = "cycles/sample" if axes < 2 else "cycles/pixel"
         return cls(1 / record.decimation, unit) if known else cls(1.0, f"{unit} of the site")

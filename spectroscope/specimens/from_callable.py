@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spectroscope.capture.axes import ChannelAxis
 from spectroscope.errors import RequestError
 from spectroscope.io import load_array, load_checkpoint
 from spectroscope.specimens.specimen import Specimen
@@ -21,7 +22,7 @@ def from_callable(
     input: str | os.PathLike[str] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     fs: float | None = None,
-    channel_axis: int = 1,
+    channel_axis: ChannelAxis = "auto",
 ) -> Specimen:
     """Specimen from a callable that returns a model or a Specimen.
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from spectroscope.capture.axes import ChannelAxis
 from spectroscope.errors import RequestError
 
 if TYPE_CHECKING:  # `spectroscope list` and a misspelt name need no torch
@@ -63,7 +64,7 @@ class Specimen:
     error: Callable[[Tensor, Tensor], Tensor] | None = None
     error_name: str = "error"
     labels: Callable[[Tensor, int], Sequence[str]] | None = None
-    channel_axis: int | Mapping[str, int] = 1
+    channel_axis: ChannelAxis = "auto"
     f0: NDArray[np.float64] | None = None
     f0_name: str = "f0"
     per_minute: bool = False

@@ -2,7 +2,7 @@
 
 import math
 import threading
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -49,13 +49,22 @@ class Fundamental:
                                    f"{what}")  # fmt: skip
             self._cycles = torch.from_numpy(array / fs)
 
-    def start(self, args: tuple[Any, ...]) -> None:
-        """A forward begins with the positional arguments `args`."""
+    def start(self, inputs: list[Tensor], time_axis: int | None = None) -> None:
+        """A forward of the model begins.
+
+        Args:
+            inputs: of the model.
+            time_axis: which of their axes is time; None: the last of ``[N, C, T]``.
+        """
         if self._auto:
             thread = threading.get_ident()
             self._by_thread[thread] = None
-            x = next((arg for arg in args if isinstance(arg, Tensor) and arg.dim() == 3), None)
-            if x is not None and x.is_floating_point():
+            signals = [x for x in inputs if x.is_floating_point()]
+            x = next((x for x in signals if x.dim() == 3), None)
+            if time_axis is not None:
+                x = next((x for x in signals if x.dim() > 2), None)
+                x = None if x is None else x.movedim(time_axis, -1).flatten(1, -2)
+            if x is not None:
                 self._by_thread[thread] = dominant_frequency(x.detach())
 
     def cycles(self) -> Tensor | None:

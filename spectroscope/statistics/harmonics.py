@@ -1,11 +1,11 @@
 """Amplitudes of harmonics on both sides of an activation, summed over inputs."""
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from spectroscope.capture.axes import transformed_axes
 from spectroscope.dsp.harmonics import Harmonics, fit
 from spectroscope.dsp.theory.tones import rectified_tone_dc
 from spectroscope.errors import RequestError
@@ -45,11 +45,13 @@ class HarmonicSums(NamedTuple):
 class HarmonicAmplitudes(ChunkedStatistic):
     """Amplitudes of harmonics on both sides of a line; arrays of :class:`HarmonicSums`.
 
-    Nothing is kept of inputs whose fundamental isn't known, and of what isn't ``[N, C, T]``.
+    Nothing is kept of inputs whose fundamental isn't known, and of what isn't transformed along one
+    axis.
 
     Args:
         fundamental: that of the inputs, None: unknown; may be exchanged between batches.
         orders: number of harmonics.
+        timed: nothing is kept of an axis that isn't the time of the model's input.
     """
 
     name = "harmonics"
@@ -61,19 +63,24 @@ class HarmonicAmplitudes(ChunkedStatistic):
         "tones": (5, "C"),
     }
 
-    def __init__(self, fundamental: Fundamental | None = None, orders: int = 8):
+    def __init__(
+        self, fundamental: Fundamental | None = None, orders: int = 8, *, timed: bool = False
+    ):
         self.fundamental = fundamental or Fundamental(None, 1.0)
         self.orders = orders
+        self._timed = timed
 
     def start(self, call: "ActivationCall") -> "Arrays | HarmonicsAccumulator":
         """See :class:`ChunkedStatistic`."""
         x = call.input
-        if len(transformed_axes(tuple(x.shape[1:]))) != 1:
+        if len(call.transformed) != 1:
             return {}
-        f0 = self.fundamental.at(call.decimation, len(x))
+        time_lost = self._timed and not call.layout.is_time
+        f0 = self.fundamental.at(math.nan if time_lost else call.decimation, len(x))
         if isinstance(f0, str):
             call.note(f0)
-        return HarmonicsAccumulator(x, f0, self.orders) if isinstance(f0, Tensor) else {}
+        length = x.shape[call.transformed[0]]
+        return HarmonicsAccumulator(x, length, f0, self.orders) if isinstance(f0, Tensor) else {}
 
     def merged(self, one: Arrays, other: Arrays) -> Arrays:
         """See :meth:`Statistic.merged`.
@@ -91,15 +98,17 @@ class HarmonicsAccumulator:
     """The sums of one batch.
 
     Args:
-        x: ``[N, C, T]``, the batch, of which only shape and device matter.
+        x: ``[N, C, ...]``, the batch, of which only shape and device matter.
+        length: T, of the transformed axis; the others are averaged over.
         f0: ``[N]`` or ``[1]``, for all, in cycles per sample of the site; NaN: not known.
         orders: K.
     """
 
-    def __init__(self, x: Tensor, f0: Tensor, orders: int):
+    def __init__(self, x: Tensor, length: int, f0: Tensor, orders: int):
         # Not waited for: the kernels that use it come after it.
         f0 = f0.to(x.device, non_blocking=x.is_cuda)
-        self._harmonics = Harmonics.of(f0, orders, x[0, 0].numel())
+        self._harmonics = Harmonics.of(f0, orders, length)
+        self._length = length
         folded, usable = self._harmonics.folded, self._harmonics.usable
         self._kinds = torch.stack([usable & ~folded, usable & folded]).double()  # [2, n, K]
         times = len(x) // len(folded)
@@ -123,16 +132,30 @@ class HarmonicsAccumulator:
         good = torch.ones_like(means[0], dtype=torch.bool) if finite is None else finite  # [n, c]
         counted = kinds.unsqueeze(2) * good.unsqueeze(-1)  # [2, n, c, K]
         self._counts[:, c] += counted.sum(1)
-        ac_power = torch.cat([side.m2 for side in chunk.moments], 1) / chunk.length
-        both = fit(torch.cat(chunk.rows, 1), harmonics, torch.cat(means, 1), ac_power)
-        amplitude = both.amplitude.square()
+        rows, mean = torch.cat(chunk.rows, 1), torch.cat(means, 1)
+        lines = chunk.length // self._length
+        if lines == 1:
+            ac_power = torch.cat([side.m2 for side in chunk.moments], 1) / chunk.length
+        else:
+            rows = rows.view(len(rows), -1, self._length)
+            mean = rows.mean(-1)
+            ac_power = (rows - mean.unsqueeze(-1)).square().mean(-1)
+        both = fit(rows, harmonics, mean, ac_power)
         channels = good.shape[1]
+
+        def averaged(values: Tensor) -> Tensor:
+            if lines == 1:
+                return values
+            return values.view(len(values), -1, lines, *values.shape[2:]).mean(2)
+
+        amplitude = averaged(both.amplitude.square())
         for number in range(2):
             square = amplitude[:, number * channels :][:, :channels].where(good.unsqueeze(-1), 0)
             self._squares[number, :, c] += (counted * square).sum(1)
         tonal = counted[0, :, :, 0]
-        rest_in, rest_out = both.noise_and_distortion.chunk(2, 1)
-        dc = rectified_tone_dc(both.dc[:, :channels], both.amplitude[:, :channels, 0])
+        rest_in, rest_out = averaged(both.noise_and_distortion).chunk(2, 1)
+        inputs = channels * lines
+        dc = averaged(rectified_tone_dc(both.dc[:, :inputs], both.amplitude[:, :inputs, 0]))
         for number, value in enumerate((torch.ones_like(dc), rest_in, rest_out, dc, means[1])):
             self._tones[number, c] += (tonal * value.where(good, 0)).sum(0)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from spectroscope.capture.axes import Layout
 from spectroscope.capture.sites import CoverageRow, Downsampling, Shape, Site
 from spectroscope.dsp.moments import ChannelMoments
 from spectroscope.dsp.spectra import Window
@@ -28,6 +29,7 @@ class SiteRecord:
     Attributes:
         site: its name.
         shape: of one input, ``(C, ...)``; None where inputs differed.
+        layout: how the axes of the activation are read.
         decimation: samples of the model's input to one of the site's, along every axis of time or
             space; NaN where that isn't known, or not the same for every axis and input.
         inputs: number of inputs (batch items) seen.
@@ -36,6 +38,7 @@ class SiteRecord:
 
     site: Site
     shape: Shape
+    layout: Layout
     decimation: float
     inputs: int
     state: State
@@ -92,6 +95,9 @@ class SiteRecord:
             return f"{self.channels} channels, then {other.channels}"
         if len(self.shape) != len(other.shape):
             return f"{len(self.shape) - 1} axes of time or space, then {len(other.shape) - 1}"
+        if self.layout.leading != other.layout.leading:
+            axes = f"{self.layout.channel}, then {other.layout.channel}"
+            return f"channels at axis {axes}"
         return None
 
     def merge(
@@ -118,7 +124,8 @@ class SiteRecord:
         shape = tuple(a if a == b else None for a, b in zip(self.shape, other.shape, strict=True))
         decimation = self.decimation if self.decimation == other.decimation else math.nan
         inputs = self.inputs + other.inputs
-        return SiteRecord(self.site, shape, decimation, inputs, state), reasons
+        layout = self.layout._replace(is_time=self.layout.is_time and other.layout.is_time)
+        return SiteRecord(self.site, shape, layout, decimation, inputs, state), reasons
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import numpy as np
 import scipy.signal
 import torch
 
+from spectroscope.capture.axes import Layout
 from spectroscope.capture.sites import CoverageRow, Downsampling, Site
 from spectroscope.errors import RequestError
 from spectroscope.statistics.base import Arrays, Statistic
@@ -21,7 +22,7 @@ from spectroscope.statistics.parts import Part
 from spectroscope.statistics.recording import Recording, SiteRecord
 from spectroscope.statistics.spectra import Spectra
 
-FORMAT = 3
+FORMAT = 4
 
 _BUILT_IN = {
     statistic.name: statistic for statistic in (DCMoments(), Spectra(), HarmonicAmplitudes())
@@ -79,6 +80,7 @@ def write(
             {
                 "site": record.site._asdict(),
                 "shape": record.shape,
+                "layout": record.layout._asdict(),
                 "decimation": decimation,
                 "inputs": record.inputs,
                 "given_up": [name for name, state in record.state.items() if state is None],
@@ -150,6 +152,22 @@ def read_with_more(
         raise RequestError(f"{path} is not a saved report, or damaged ({reason})") from error
 
 
+def _layout(stored: Mapping[str, Any], size: int) -> Layout:
+    """The layout of a site whose activations have `size` axes beside that of the inputs."""
+    batch, channel = stored["batch"], int(stored["channel"])
+    layout = Layout(
+        None if batch is None else int(batch),
+        channel,
+        tuple(map(int, stored["transformed"])),
+        bool(stored["is_time"]),
+    )
+    dim = size + len(layout.leading) - 1
+    axes = [*layout.leading, *layout.transformed]
+    if len(set(axes)) < len(axes) or not all(0 <= axis < dim for axis in axes):
+        raise ValueError(f"{layout}")
+    return layout
+
+
 def _recording(
     header: Mapping[str, Any], arrays: np.lib.npyio.NpzFile, own: Iterable[Statistic]
 ) -> Recording:
@@ -184,6 +202,7 @@ def _recording(
         record = SiteRecord(
             Site(**entry["site"]),
             shape,
+            _layout(entry["layout"], len(shape)),
             math.nan if entry["decimation"] is None else float(entry["decimation"]),
             int(entry["inputs"]),
             state,

@@ -1,0 +1,112 @@
+"""Axis tracking: the role and the decimation of each axis of every tensor of one forward.
+
+The decimation of an axis is the number of input samples to one of its own. Lengths don't give it:
+an unpadded convolution shortens without decimating, and the lengths 299, 149, 147, 73 in Inception
+v3 are decimations 1, 2, 2, 4. So it is carried along with the tensors through every torch function:
+a stride multiplies it, an interpolation divides it, a transposition moves it. So is the role: a
+convolution or a linear layer makes an axis of channels. After any function that isn't known to
+preserve them, both are unknown.
+"""
+
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any
+
+from torch import Tensor
+
+from spectroscope.capture.axes import Axes, Axis
+from spectroscope.capture.axis_rules import MAKES_CHANNELS, FunctionCall, output_axes
+from spectroscope.capture.tensors import TensorMap, is_plain, nested_tensors, tensors
+
+
+class AxisTracker:
+    """The axes of the tensors of one forward.
+
+    Attributes:
+        started: whether the inputs of the model are known.
+        differing: lengths along time of the inputs, the reference first, if they differ.
+    """
+
+    def __init__(self) -> None:
+        self.started = False
+        self.differing: tuple[int, ...] = ()
+        self._axes: TensorMap[Axes] = TensorMap()
+
+    def start(self, inputs: Any, time_axis: int) -> None:
+        """Track the tensors in the model's `inputs`, with every axis at decimation 1.
+
+        The first input of real numbers is the reference: the sampling rate of another one, whose
+        length along time differs, is unknown.
+
+        Args:
+            inputs: tensors in any nesting.
+            time_axis: which axis of the inputs is time.
+        """
+        self.started = True
+        given = [tensor for tensor in nested_tensors(inputs) if is_plain(tensor)]
+        timed = [x for x in given if x.dim() > 1 and -x.dim() <= time_axis < x.dim()]
+        signals = [x for x in timed if x.is_floating_point()] or timed
+        lengths = [x.shape[time_axis] for x in signals if x.dim() == signals[0].dim()]
+        if len(set(lengths)) > 1:
+            self.differing = tuple(dict.fromkeys(lengths))
+        for tensor in given:
+            self._axes.set(tensor, _input_axes(tensor, time_axis, lengths))
+
+    def of(self, tensor: Tensor) -> Axes | None:
+        """The axes of `tensor`, or None if it isn't tracked."""
+        axes = self._axes.get(tensor)
+        return axes if axes is not None and len(axes) == tensor.dim() else None
+
+    def concerns(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Cheap pre-check: may :meth:`update` have something to do?"""
+        return name.lstrip("_") in MAKES_CHANNELS or any(
+            self._axes.may_contain(value) or isinstance(value, list | tuple)
+            for value in (*args, *kwargs.values())
+        )
+
+    def update(
+        self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> list[tuple[Tensor, Axes]]:
+        """Track the output of a torch function that has run.
+
+        Args:
+            name: the function's name, from `activations.function_name`.
+            args: its positional arguments.
+            kwargs: its keyword arguments.
+            output: its result.
+
+        Returns:
+            The tracked tensors among the arguments, with their axes.
+        """
+        name = name.lstrip("_")
+        inputs = [*tensors(args), *tensors(kwargs.values())]
+        tracked = [(tensor, axes) for tensor in inputs if (axes := self.of(tensor)) is not None]
+        if not inputs or not (tracked or name in MAKES_CHANNELS):
+            return []
+        call = FunctionCall(name, args, kwargs, inputs, tracked)
+        for tensor in tensors((output,)):
+            if len(tracked) == 1 and tensor is tracked[0][0]:
+                continue  # in-place function
+            axes = output_axes(call, tensor)
+            if axes is not None and len(axes) == tensor.dim():
+                self._axes.set(tensor, axes)
+            else:
+                self._axes.discard(tensor)
+        return tracked
+
+
+def _input_axes(tensor: Tensor, time_axis: int, lengths: Sequence[int]) -> Axes:
+    """Axes of an input; `lengths` are those of all inputs along time, the reference first."""
+    dim = tensor.dim()
+    axes = [Axis("", Fraction(1))] * dim
+    timed = -dim <= time_axis < dim
+    if timed:
+        differs = bool(lengths) and dim > 1 and tensor.shape[time_axis] != lengths[0]
+        if differs:
+            axes = [Axis()] * dim
+        axes[time_axis] = axes[time_axis]._replace(role="time")
+    # Sequences may come first, [T, N, F]; a single one is [T, F].
+    batch = int(timed and time_axis % dim == 0)
+    if dim > 1 + batch:
+        axes[batch] = Axis("batch", Fraction(1))
+    return tuple(axes)
