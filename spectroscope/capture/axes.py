@@ -131,8 +131,8 @@ def axis_number(channel_axis: Any) -> int | None:
 def unknown_channels(shape: Sequence[int], axes: Axes | None) -> str | None:
     """Why the channel axis isn't known, where that matters; None if it is, or doesn't.
 
-    It doesn't matter without axes of time or space. The axes of the model's inputs are taken as
-    they are.
+    It doesn't matter without axes of time or space. Axis 1 of the model's inputs is taken as
+    it is.
     """
     if len(shape) < 3:
         return None
@@ -140,10 +140,7 @@ def unknown_channels(shape: Sequence[int], axes: Axes | None) -> str | None:
     if len(channels) > 1:
         places = " and ".join(map(str, channels))
         return f"axes {places} are both of channels: the last was taken (channel_axis= chooses)"
-    if channels or (axes is not None and all(
-        axis.decimation is not None or axis.role in ("batch", "time") or size == 1
-        for axis, size in zip(axes, shape, strict=True)
-    )):  # fmt: skip
+    if channels or (axes is not None and axes[1].decimation is not None):
         return None
     return "its channel axis isn't known: axis 1 was taken (channel_axis= gives it)"
 

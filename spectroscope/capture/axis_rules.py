@@ -54,17 +54,23 @@ def output_axes(call: FunctionCall, output: Tensor) -> Axes | None:
     same_layout = output.shape == source.shape and output.stride() == source.stride()
     if call.name in _RESHAPES and source is first:
         return _reshaped(axes, source.shape, output.shape)
+    if source.is_complex() and output.shape == source.shape:
+        return axes  # real or imaginary part, which may be a view
     if not same_layout and _storage_id(output) == _storage_id(source):
         return _view_axes(axes, source, output)
     if call.name in _UNKNOWN:
         return None
     if call.name in _SCRAMBLED or call.name.startswith("fft_"):
-        return _roles(axes) if output.dim() == len(axes) and source is first else None
+        dim = call.argument(2 if call.name.startswith("fft_") else 1, "dim", -1)
+        return _scrambled(axes, dim) if output.dim() == len(axes) and source is first else None
     if call.name == "getitem":
         index = call.args[1] if isinstance(call.args[1], list | tuple) else (call.args[1],)
         if any(True for _ in tensors(index)):  # it selects in any order
-            kept = sum(not isinstance(i, slice) and i is not ... for i in index) == 1
-            return _roles(axes) if kept and output.dim() == len(axes) else None
+            others = [i for i, item in enumerate(index) if not isinstance(item, slice | type(...))]
+            if len(others) > 1 or output.dim() != len(axes):
+                return None
+            after = any(item is ... for item in index[: others[0]])
+            return _scrambled(axes, others[0] - len(index) if after else others[0])
     if call.name in _REDUCTIONS and source is first:
         reduced = _reduced(axes, call, output)
         if reduced is not None:
@@ -210,9 +216,12 @@ def _merge(several: Sequence[Axes]) -> Axes:
     return tuple(merged)
 
 
-def _roles(axes: Axes) -> Axes:
-    """Axes after a function that keeps them but not the order of samples."""
-    return tuple(a if a.role in ("batch", "channel", "feature") else UNKNOWN for a in axes)
+def _scrambled(axes: Axes, dim: Any) -> Axes:
+    """Axes after a function that keeps them, but not the samples of one or of all."""
+    over = {dim % len(axes)} if isinstance(dim, int) else set(range(len(axes)))
+    kept = ("batch", "channel", "feature")
+    return tuple(a if i not in over else Axis(a.role) if a.role in kept else UNKNOWN
+                 for i, a in enumerate(axes))  # fmt: skip
 
 
 def _times(axis: Axis, factor: int | Fraction) -> Axis:
@@ -274,7 +283,7 @@ def _resampling(axes: Axes, call: FunctionCall, output: Tensor) -> Axes | None:
     pairs = list(zip(call.argument(0, "input").shape, output.shape, strict=True))[2:]
     axes = _channels_second(axes)
     if any(length <= ends for pair in pairs for length in pair):
-        return _roles(axes)
+        return _scrambled(axes, None)
     return _scale(axes, [Fraction(a - ends, b - ends) for a, b in pairs])
 
 

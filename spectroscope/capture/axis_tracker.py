@@ -42,8 +42,8 @@ class AxisTracker:
             inputs: tensors in any nesting.
             time_axis: which axis of the inputs is time.
         """
-        self.started = True
         given = [tensor for tensor in nested_tensors(inputs) if is_plain(tensor)]
+        self.started = bool(given)
         timed = [x for x in given if x.dim() > 1 and -x.dim() <= time_axis < x.dim()]
         signals = [x for x in timed if x.is_floating_point()] or timed
         lengths = [x.shape[time_axis] for x in signals if x.dim() == signals[0].dim()]
@@ -102,9 +102,7 @@ def _input_axes(tensor: Tensor, time_axis: int, lengths: Sequence[int]) -> Axes:
     timed = -dim <= time_axis < dim
     if timed:
         differs = bool(lengths) and dim > 1 and tensor.shape[time_axis] != lengths[0]
-        if differs:
-            axes = [Axis()] * dim
-        axes[time_axis] = axes[time_axis]._replace(role="time")
+        axes[time_axis] = Axis("time", None if differs else Fraction(1))
     # Sequences may come first, [T, N, F]; a single one is [T, F].
     batch = int(timed and time_axis % dim == 0)
     if dim > 1 + batch:

@@ -113,7 +113,13 @@ class Dispatcher:
                 return partial(_refuse, site, reason)
             note(reason)
             return partial(_finish, None, None, row)
-        if axis is None and started and (reason := unknown_channels(tensor.shape, axes)):
+        changes = self._change is not None
+        if (
+            axis is None
+            and started
+            and not changes
+            and (reason := unknown_channels(tensor.shape, axes))
+        ):
             note(reason)
         layout = layout_of(tensor.shape, axes, axis, timed=self._timed)
         decimation = self._decimation.of(site)
