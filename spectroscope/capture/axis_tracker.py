@@ -100,8 +100,10 @@ def _input_axes(tensor: Tensor, time_axis: int, lengths: Sequence[int]) -> Axes:
     dim = tensor.dim()
     axes = [Axis("", Fraction(1))] * dim
     timed = -dim <= time_axis < dim
+    if timed and dim > 2 and tensor.shape[time_axis] == 1:  # a line [N, C, T, 1]
+        time_axis = max((i for i in range(2, dim) if tensor.shape[i] > 1), default=time_axis)
     if timed:
-        differs = bool(lengths) and dim > 1 and tensor.shape[time_axis] != lengths[0]
+        differs = bool(lengths) and dim > 1 and lengths[0] not in (tensor.shape[time_axis], 1)
         axes[time_axis] = Axis("time", None if differs else Fraction(1))
     # Sequences may come first, [T, N, F]; a single one is [T, F].
     batch = int(timed and time_axis % dim == 0)
