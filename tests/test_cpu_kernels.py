@@ -205,21 +205,23 @@ raise SystemExit(os.waitstatus_to_exitcode(status))
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
-def test_compiled_code_is_kept_on_disk(tmp_path):
+def test_compiled_code_is_kept_on_disk_and_gives_the_same_bits(tmp_path):
     code = (
-        "import torch; from spectroscope.dsp.kernels import dispatch; x = torch.randn(2, 3, 8)\n"
-        "dispatch.relu_moments(x)\n"
+        "import torch; from spectroscope.dsp.kernels import dispatch; torch.manual_seed(0)\n"
+        "rows = dispatch.relu_moments(torch.randn(64, 6, 256, dtype=torch.float64)).rows[:5]\n"
         "loop = dispatch.cpu_kernels().row_moments_contiguous.__wrapped__\n"
-        "print(sum(loop.stats.cache_hits.values()))"
+        "print(sum(loop.stats.cache_hits.values()), rows.view(torch.int64).sum().item())"
     )
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
-    hits = [
+    outputs = [
         subprocess.run(
             [sys.executable, "-c", code], env=environment, capture_output=True, check=True
-        ).stdout.strip()
+        ).stdout.split()
         for _ in range(2)
     ]
-    assert hits == [b"0", b"1"]
+    (first_hits, first_bits), (second_hits, second_bits) = outputs
+    assert (first_hits, second_hits) == (b"0", b"1")
+    assert first_bits == second_bits
 
 
 def test_a_damaged_cache_costs_time_and_no_numbers(tmp_path):
