@@ -1,20 +1,101 @@
-"""Files that the commands leave in a folder: tables, a page, pictures."""
+"""Commands on specimens and reports: `ablate`, `merge`, and the files that a command writes."""
 
 import glob
 import math
+import os
+import warnings
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+import torch
+from torch import Tensor
 
 from spectroscope.errors import RequestError
+from spectroscope.experiments.ablation import importance
+from spectroscope.experiments.operations import mean_dc, only_dc, remove_dc
 from spectroscope.io import output_folder
 from spectroscope.report import Report
+from spectroscope.run.checkpoint import FINISHED
+from spectroscope.run.loop import Inspection, inspect
+from spectroscope.run.shards import Batch, batches
 from spectroscope.specimens.specimen import Specimen
+from spectroscope.statistics import storage
 
 SPECTRA = "spectra.png"
 ABLATION = "importance.png"
 PAGE = "report.html"
+
+
+def ablate(
+    specimen: Specimen, *, metric: str | None = None, progress: bool = False
+) -> pd.DataFrame:
+    """Take the DC away, or what it tells, or all else, at one rectifier after the other.
+
+    Args:
+        specimen: what to look at.
+        metric: as in :func:`spectroscope.importance`. None: the specimen's own error, or else
+            ``"relative_l2"``: how far the outputs are from the untouched model's.
+        progress: show a bar on standard error.
+
+    Returns:
+        As :func:`spectroscope.importance`.
+
+    Raises:
+        RequestError: as there.
+    """
+    judged: Any = metric or specimen.error or "relative_l2"
+    means = inspect(specimen, spectra=False, progress=progress).report
+    with torch.random.fork_rng([]):  # batches() seeds them
+        table = importance(
+            specimen.model,
+            ((batch.arguments, _targets(specimen, batch)) for batch in batches(specimen)),
+            judged,
+            operations=(remove_dc, mean_dc(means), only_dc),
+            progress=progress,
+            fs=specimen.fs,
+            channel_axis=specimen.channel_axis,
+        )
+    return table.assign(metric=specimen.error_name) if judged is specimen.error else table
+
+
+def _targets(specimen: Specimen, batch: Batch) -> Tensor | None:
+    targets = batch.targets
+    if targets is None and specimen.targets is not None:
+        targets = batch.its(specimen.targets, "targets")
+    return targets
+
+
+def merge(folders: Sequence[str | os.PathLike[str]]) -> Inspection:
+    """What the shards of a run, or other saved reports, are together.
+
+    Shards that are missing are named in a warning.
+
+    Args:
+        folders: of the reports; the order of shards doesn't matter.
+
+    Raises:
+        RequestError: a report can't be read; a shard is there twice; they are shards of different
+            runs, or recordings that don't fit together.
+    """
+    if not folders:
+        raise RequestError("there is nothing to merge: give two folders or more")
+    recordings = [storage.read(_report_in(folder)) for folder in folders]
+    recordings.sort(key=lambda recording: recording.part.shards if recording.part else ())
+    together = recordings[0]
+    for recording in recordings[1:]:
+        together = together.merge(recording)
+    part = together.part
+    if part is not None and part.missing:
+        missing = ", ".join(f"{number}/{part.of}" for number in part.missing)
+        warnings.warn(f"shard {missing} is missing: the report is of the others", stacklevel=2)
+    return Inspection.of(together)
+
+
+def _report_in(folder: str | os.PathLike[str]) -> Path:
+    return Path(folder) / FINISHED if os.path.isdir(folder) else Path(folder)
 
 
 def export_ablation(specimen: Specimen, table: pd.DataFrame, folder: Path) -> None:
