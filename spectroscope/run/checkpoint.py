@@ -188,7 +188,7 @@ def _listed(part: Part) -> str:
     return ", ".join(f"{number}/{part.of}" for number in part.shards)
 
 
-def how_to_go_on(folder: str | os.PathLike[str], of: int) -> str:
+def resume_hint(folder: str | os.PathLike[str], of: int) -> str:
     """What of a run of so many shards is in `folder`, and what to do with it: for people."""
     shards = [Shard(number, of) for number in range(1, of + 1)]
     finished = [s for s in shards if (Path(folder) / f"shard-{s.filename}" / FINISHED).exists()]

@@ -14,7 +14,7 @@ from spectroscope.errors import RequestError
 from spectroscope.recorder import Recorder, record
 from spectroscope.report import Report
 from spectroscope.run.checkpoint import Checkpoint
-from spectroscope.run.distributed import Group
+from spectroscope.run.distributed import ProcessGroup
 from spectroscope.run.fingerprint import identity, of_model
 from spectroscope.run.placement import Placement
 from spectroscope.run.shards import WHOLE, Batch, Shard, batches
@@ -60,7 +60,7 @@ def inspect(
     workers: int | None = None,
     shard: Shard = WHOLE,
     checkpoint: Checkpoint | None = None,
-    group: Group | None = None,
+    group: ProcessGroup | None = None,
 ) -> Inspection:
     """Run the inputs of `specimen` through its model and record every rectifier.
 
@@ -81,7 +81,7 @@ def inspect(
         shard: run this share alone; the report merges with those of the others.
         checkpoint: where the state is kept on the way, and read from if it is to be resumed. To
             remove it, once the report is where it should be, is the caller's.
-        group: the processes that share the run, which have a shard each: :func:`ranks.joined`. The
+        group: the processes that share the run, which have a shard each: :func:`process_group`. The
             first gets the report on all of it, the others that on their own share.
 
     Raises:
@@ -119,7 +119,7 @@ def inspect(
     if group is not None:
         if checkpoint is not None:
             checkpoint.keep_finished(recording)
-        recording = group.gathered(recording)
+        recording = group.gather(recording)
     return Inspection.of(recording)
 
 
@@ -138,7 +138,7 @@ class _Run(NamedTuple):
         options: Mapping[str, object],
         workers: int | None,
         progress: bool,
-        group: Group | None,
+        group: ProcessGroup | None,
     ) -> Recording:
         """Of this shard: from its beginning, from a checkpoint, or as it was kept when finished."""
         checkpoint = self.checkpoint
