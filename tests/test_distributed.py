@@ -114,6 +114,7 @@ def finished(process, status):
     return out, err
 
 
+@pytest.mark.slow
 def test_more_ranks_than_batches_give_the_report_of_one_process(whole, start_ranks, tmp_path):
     processes = start_ranks(15, "long_runs:waves", "--out", tmp_path / "out")  # 13 batches
     printed = [finished(process, 0)[0] for process in processes]

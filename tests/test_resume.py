@@ -118,7 +118,7 @@ def test_killed_again_and_again(whole, tmp_path):
 @pytest.mark.parametrize("options", [{"workers": 2}, {"shard": run.Shard(2, 3)},
                                      {"dtype": "float64"}, {"limit": 39}])  # fmt: skip
 @pytest.mark.parametrize("made", [long_runs.waves, long_runs.shuffled, long_runs.listed])
-@pytest.mark.filterwarnings("ignore:workers=2 doesn't apply")
+@pytest.mark.filterwarnings("ignore:workers=2 is ignored")
 def test_so_it_is_with_any_options(made, options, tmp_path):
     found = []
     for name in ("killed", "whole"):
@@ -219,7 +219,7 @@ def test_a_checkpoint_is_not_run_over_nor_missed(tmp_path):
     with pytest.raises(spectroscope.RequestError, match=r"no .*checkpoint\.npz to resume from"):
         run.inspect(long_runs.waves(), checkpoint=run.Checkpoint(tmp_path, resume=True))
     broken_off(long_runs.waves(), tmp_path, 2)
-    with pytest.raises(spectroscope.RequestError, match="--resume goes on from it; to begin anew"):
+    with pytest.raises(spectroscope.RequestError, match="--resume continues that run; delete"):
         run.Checkpoint(tmp_path, every=1)
     (tmp_path / "checkpoint.npz").write_bytes(b"PK\x03\x04 and then nothing")
     with pytest.raises(spectroscope.RequestError, match="is not a saved report, or damaged"):
@@ -245,7 +245,7 @@ def test_a_checkpoint_of_another_shard_is_refused(tmp_path):
     broken_off(long_runs.waves(), tmp_path, 2)
     os.replace(tmp_path / "checkpoint.npz", tmp_path / "checkpoint-2-of-3.npz")
     shard = run.Shard(2, 3)
-    with pytest.raises(spectroscope.RequestError, match="is of shard 1/1, and not of 2/3"):
+    with pytest.raises(spectroscope.RequestError, match="is of shard 1/1, not of shard 2/3"):
         resumed(long_runs.waves(), tmp_path, shard=shard)
 
 
@@ -372,7 +372,7 @@ def test_what_was_finished_is_not_overwritten(tmp_path):
     checkpoint.keep_finished(found.report._recording)
     with pytest.raises(spectroscope.RequestError, match=r"shard-1-of-2.*--resume"):
         run.Checkpoint(tmp_path, **made)
-    assert run.Checkpoint(tmp_path, resume=True, **made).there
+    assert run.Checkpoint(tmp_path, resume=True, **made).exists
 
 
 def test_a_checkpoint_with_another_metric_is_refused(tmp_path):

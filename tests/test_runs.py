@@ -81,7 +81,7 @@ def test_scores_are_means_over_all_inputs_with_nan_left_out():
 @pytest.mark.parametrize("score", [lambda y, t: y.mean(), lambda y, t: y, lambda y, t: 3.0])
 def test_a_metric_that_is_not_one_score_an_input_is_refused(score):
     specimen = plain([torch.ones(3, 1, 4)], 3, metric=lambda y, t: {"it": score(y, t)})
-    with pytest.raises(spectroscope.RequestError, match="one score for each of 3 inputs, and 'it'"):
+    with pytest.raises(spectroscope.RequestError, match="one score for each of 3 inputs, but 'it'"):
         run.inspect(specimen)
 
 
@@ -173,7 +173,7 @@ def test_worker_processes_change_nothing(whole):
     assert specimen.inputs.dataset.loaded == []  # not by this process
     shuffled = [run.inspect(long_runs.shuffled(), workers=n, limit=30) for n in (0, 2)]
     assert_same(shuffled[0].report, shuffled[1].report)
-    with pytest.warns(UserWarning, match="workers=2 doesn't apply: the inputs of waves are neith"):
+    with pytest.warns(UserWarning, match="workers=2 is ignored: the inputs of waves are neith"):
         run.inspect(long_runs.listed(), workers=2, limit=3)
 
 
@@ -293,10 +293,10 @@ def test_channels_last_is_how_images_lie_in_a_copy():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"device": "cuda:99"}, "device 'cuda:99' isn't there: there is cpu"),
-        ({"device": "toaster"}, "device 'toaster' isn't there: there is cpu"),
-        ({"device": "meta"}, r"device 'meta' isn't there: there is cpu.* \(it holds no values\)"),
-        ({"dtype": "int8"}, "dtype='int8' is none of bfloat16, float16, float32, float64"),
+        ({"device": "cuda:99"}, "device 'cuda:99' is not available; available: cpu"),
+        ({"device": "toaster"}, "device 'toaster' is not available; available: cpu"),
+        ({"device": "meta"}, r"device 'meta' is not available; .* \(it holds no values\)"),
+        ({"dtype": "int8"}, "dtype='int8' must be one of bfloat16, float16, float32, float64"),
         ({"limit": 0}, "limit=0 must be a number of inputs, 1 or more"),
         ({"workers": -1}, "workers=-1 must be a number of processes, 0 or more"),
     ],
@@ -311,7 +311,7 @@ def test_inputs_that_are_none_or_shared_out_already_are_refused():
     with pytest.raises(spectroscope.RequestError, match="waves has no inputs"):
         run.inspect(of([]))
     sampler = DistributedSampler(Waves(), num_replicas=2, rank=0)
-    with pytest.raises(spectroscope.RequestError, match="would be shared out twice"):
+    with pytest.raises(spectroscope.RequestError, match="would be divided twice"):
         run.inspect(of(DataLoader(Waves(), BATCH, sampler=sampler)))
 
 
@@ -357,7 +357,7 @@ def test_a_shard_twice_of_another_run_or_missing_is_said(tmp_path):
     three, two, one = shares(tmp_path / "a", 3)
     with pytest.raises(spectroscope.RequestError, match="shard 2 of 3 is there twice"):
         run.merge([one, two, three, two])
-    with pytest.warns(UserWarning, match=r"shard 2/3 is missing: the report is of the others"):
+    with pytest.warns(UserWarning, match=r"shard 2/3 is missing: the report is on the others"):
         partial = run.merge([three, one])
     partial.report.save(tmp_path / "partial")
     with warnings.catch_warnings():
@@ -382,7 +382,7 @@ def test_whole_runs_merge_unless_they_are_the_same(tmp_path, whole):
 
 @pytest.mark.parametrize("text", ["0/4", "5/4", "1", "a/b", "1/0", "-1/4", "1/4/2", ""])
 def test_what_is_no_shard_is_refused(text):
-    with pytest.raises(spectroscope.RequestError, match="there is no shard"):
+    with pytest.raises(spectroscope.RequestError, match="is no shard"):
         run.Shard.parse(text)
     assert run.Shard.parse("4/4") == (4, 4)
 
@@ -410,7 +410,7 @@ def test_shards_by_command_are_merged_by_command(command, tmp_path, whole):
     before = (folders[0] / "report.npz").read_bytes()
     status, _, errors = command(*arguments[:-1], folders[0])
     assert (status, errors.count("\n")) == (2, 1)
-    assert "has the report on shard 1/2, which would be lost: 2/2 takes a folder of its" in errors
+    assert "has the report on shard 1/2, which would be overwritten: give shard 2/2 a" in errors
     assert (folders[0] / "report.npz").read_bytes() == before
     status, out, _ = command("merge", *folders, "--out", tmp_path / "all")
     assert status == 0
@@ -427,9 +427,9 @@ def test_shards_by_command_are_merged_by_command(command, tmp_path, whole):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--shard", "3/2"], "there is no shard '3/2': of four they are 1/4"),
-        (["--dtype", "int4"], "dtype='int4' is none of"),
-        (["--device", "cuda:9"], "device 'cuda:9' isn't there"),
+        (["--shard", "3/2"], "'3/2' is no shard: the shards of 4 are 1/4"),
+        (["--dtype", "int4"], "dtype='int4' must be one of"),
+        (["--device", "cuda:9"], "device 'cuda:9' is not available"),
         (["--resume"], "--resume takes --out DIR"),
         (["--checkpoint-every", "3"], "--checkpoint-every takes --out DIR"),
         (["--resume", "--out", "{tmp}"], "checkpoint.npz to resume from"),

@@ -11,7 +11,6 @@ from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor
 
 from spectroscope.errors import RequestError
 from spectroscope.experiments.ablation import importance
@@ -20,7 +19,7 @@ from spectroscope.io import output_folder
 from spectroscope.report import Report
 from spectroscope.run.checkpoint import FINISHED
 from spectroscope.run.loop import Inspection, inspect
-from spectroscope.run.shards import Batch, batches
+from spectroscope.run.shards import batches
 from spectroscope.specimens.specimen import Specimen
 from spectroscope.statistics import storage
 
@@ -32,66 +31,62 @@ PAGE = "report.html"
 def ablate(
     specimen: Specimen, *, metric: str | None = None, progress: bool = False
 ) -> pd.DataFrame:
-    """Take the DC away, or what it tells, or all else, at one rectifier after the other.
+    """Measure how much the model needs the DC of each rectifier, changing one rectifier at a time.
+
+    The operations are `remove_dc`, `mean_dc` (the DC of each input replaced by its mean over
+    inputs) and `only_dc`.
 
     Args:
-        specimen: what to look at.
+        specimen: model and inputs.
         metric: as in :func:`spectroscope.importance`. None: the specimen's own error, or else
-            ``"relative_l2"``: how far the outputs are from the untouched model's.
-        progress: show a bar on standard error.
+            ``"relative_l2"``, the distance of the outputs from the unmodified model's.
+        progress: show a progress bar on standard error.
 
     Returns:
-        As :func:`spectroscope.importance`.
+        The table of :func:`spectroscope.importance`.
 
     Raises:
-        RequestError: as there.
+        RequestError: as in :func:`spectroscope.importance`.
     """
-    judged: Any = metric or specimen.error or "relative_l2"
+    measure: Any = metric or specimen.error or "relative_l2"
     means = inspect(specimen, spectra=False, progress=progress).report
     with torch.random.fork_rng([]):  # batches() seeds them
         table = importance(
             specimen.model,
-            ((batch.arguments, _targets(specimen, batch)) for batch in batches(specimen)),
-            judged,
+            ((batch.arguments, batch.targets_of(specimen)) for batch in batches(specimen)),
+            measure,
             operations=(remove_dc, mean_dc(means), only_dc),
             progress=progress,
             fs=specimen.fs,
             channel_axis=specimen.channel_axis,
         )
-    return table.assign(metric=specimen.error_name) if judged is specimen.error else table
-
-
-def _targets(specimen: Specimen, batch: Batch) -> Tensor | None:
-    targets = batch.targets
-    if targets is None and specimen.targets is not None:
-        targets = batch.its(specimen.targets, "targets")
-    return targets
+    return table.assign(metric=specimen.error_name) if measure is specimen.error else table
 
 
 def merge(folders: Sequence[str | os.PathLike[str]]) -> Inspection:
-    """What the shards of a run, or other saved reports, are together.
+    """Merge the shards of a run, or other saved reports.
 
-    Shards that are missing are named in a warning.
+    Missing shards are named in a warning.
 
     Args:
-        folders: of the reports; the order of shards doesn't matter.
+        folders: folders of the reports, or report files; shards may come in any order.
 
     Raises:
-        RequestError: a report can't be read; a shard is there twice; they are shards of different
-            runs, or recordings that don't fit together.
+        RequestError: a report can't be read; a shard is given twice; the shards are of different
+            runs, or the recordings don't fit together.
     """
     if not folders:
-        raise RequestError("there is nothing to merge: give two folders or more")
+        raise RequestError("nothing to merge: give two folders or more")
     recordings = [storage.read(_report_in(folder)) for folder in folders]
     recordings.sort(key=lambda recording: recording.part.shards if recording.part else ())
-    together = recordings[0]
+    merged = recordings[0]
     for recording in recordings[1:]:
-        together = together.merge(recording)
-    part = together.part
+        merged = merged.merge(recording)
+    part = merged.part
     if part is not None and part.missing:
         missing = ", ".join(f"{number}/{part.of}" for number in part.missing)
-        warnings.warn(f"shard {missing} is missing: the report is of the others", stacklevel=2)
-    return Inspection.of(together)
+        warnings.warn(f"shard {missing} is missing: the report is on the others", stacklevel=2)
+    return Inspection.from_recording(merged)
 
 
 def _report_in(folder: str | os.PathLike[str]) -> Path:
@@ -99,7 +94,7 @@ def _report_in(folder: str | os.PathLike[str]) -> Path:
 
 
 def export_ablation(specimen: Specimen, table: pd.DataFrame, folder: Path) -> None:
-    """Write the table and its picture into `folder`.
+    """Write the table of :func:`ablate` and its plot into `folder`.
 
     Raises:
         RequestError: the folder can't be written to.
@@ -119,27 +114,27 @@ def export_ablation(specimen: Specimen, table: pd.DataFrame, folder: Path) -> No
 
 
 def export(specimen: Specimen, report: Report, folder: Path, *, parquet: bool = False) -> None:
-    """Write the report, its tables, its page and a picture of the specimen's showpiece.
+    """Write the report, its tables, its page and a plot of the specimen's featured site.
 
     Args:
-        specimen: what was looked at.
-        report: what was found.
-        folder: is made if it isn't there.
-        parquet: as of :meth:`Report.save`.
+        specimen: the specimen of the report.
+        report: result of :func:`inspect`.
+        folder: is made if it doesn't exist.
+        parquet: as in :meth:`Report.save`.
 
     Raises:
-        RequestError: the folder can't be written to, or as there.
+        RequestError: the folder can't be written to, or as in :meth:`Report.save`.
     """
     with output_folder(folder) as staging:
         report.save(staging, parquet=parquet)
         report.page(staging / PAGE)
         site = specimen.showpiece or _first_with_spectra(report)
         if site is not None:
-            _picture(specimen, report.spectra(glob.escape(site)), staging / SPECTRA)
+            _plot_spectra(specimen, report.spectra(glob.escape(site)), staging / SPECTRA)
 
 
-def _picture(specimen: Specimen, spectra: pd.DataFrame, path: Path) -> None:
-    # Deferred: a loop on a cluster needs no matplotlib.
+def _plot_spectra(specimen: Specimen, spectra: pd.DataFrame, path: Path) -> None:
+    # Imported late: other ranks of a distributed run need no matplotlib.
     import seaborn as sns
     from matplotlib.figure import Figure
 
@@ -150,7 +145,7 @@ def _picture(specimen: Specimen, spectra: pd.DataFrame, path: Path) -> None:
     columns = min(4, panels)
     rows = math.ceil(panels / columns)
     with sns.axes_style("whitegrid"), sns.plotting_context("paper"):
-        # Not pyplot's: it would be kept there.
+        # Not pyplot, which would keep the figure open.
         figure = Figure((1.2 + 2.6 * columns, 1 + 1.6 * rows), layout="constrained")
         grid = plots.filters(
             spectra,

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -44,7 +44,7 @@ def process_group(
     until rank 0 has written the report.
 
     Args:
-        device: as :func:`spectroscope.run.inspect` takes it; ``"cuda"`` becomes one GPU per process.
+        device: as in :func:`spectroscope.run.inspect`; ``"cuda"`` becomes one GPU per process.
         timeout: how long a rank waits for another one that neither answers nor dies. Ranks that
             finish earlier wait so long for slower ones.
 
@@ -79,7 +79,7 @@ class ProcessGroup:
     Attributes:
         rank: number of this process, from 0.
         world_size: number of processes.
-        device: the device of this process, as :func:`spectroscope.run.inspect` takes it.
+        device: device of this process, as in :func:`spectroscope.run.inspect`.
     """
 
     def __init__(self, rank: int, world_size: int, device: str | None) -> None:
@@ -133,9 +133,9 @@ class ProcessGroup:
 
     def _all_gather(self, value: int) -> list[int]:
         """The `value` of each rank."""
-        values = torch.empty(self.world_size, dtype=torch.int64)
+        values = [torch.tensor([0]) for _ in range(self.world_size)]
         with self._errors():
-            work = dist.all_gather(list(values.split(1)), torch.tensor([value]), async_op=True)
+            work: Any = dist.all_gather(values, torch.tensor([value]), async_op=True)
             while not work.is_completed():  # a signal handler can't run inside work.wait()
                 time.sleep(0.05)
             work.wait()
@@ -147,7 +147,7 @@ class ProcessGroup:
         try:
             yield
         except RuntimeError as error:
-            # Of "[.../pair.cc:561] Connection closed by peer [...]. This is ..." the first sentence.
+            # "[…/pair.cc:561] Connection closed by peer […]. This is …": the first sentence of it.
             reason = re.sub(r"^\[\S+\] ", "", str(error).partition("\n")[0]).partition(". ")[0]
             raise UnfinishedError(f"{self}: another rank is gone or hangs ({reason})") from error
 
@@ -170,8 +170,6 @@ def _sigterm_as_error(group: ProcessGroup) -> Iterator[None]:
     try:
         yield
     except _TerminatedError:
-        raise UnfinishedError(
-            f"{group} was terminated: another rank has probably failed"
-        ) from None
+        raise UnfinishedError(f"{group} was terminated: another rank has probably failed") from None
     finally:
         signal.signal(signal.SIGTERM, previous)

@@ -1,4 +1,4 @@
-"""The long loop: every batch of a specimen, or of a share of it, through its model, recorded."""
+"""The loop over the batches of a specimen or shard: model, recorder, scores and checkpoints."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
@@ -15,23 +15,23 @@ from spectroscope.recorder import Recorder, record
 from spectroscope.report import Report
 from spectroscope.run.checkpoint import Checkpoint
 from spectroscope.run.distributed import ProcessGroup
-from spectroscope.run.fingerprint import identity, of_model
+from spectroscope.run.fingerprint import fingerprint, parameter_hash
 from spectroscope.run.placement import Placement
 from spectroscope.run.shards import WHOLE, Batch, Shard, batches
 from spectroscope.specimens.specimen import Specimen
 from spectroscope.statistics.parts import Part
 from spectroscope.statistics.recording import Recording
 
-MOST_LABELS = 10
+MAX_LABELS = 10
 
 
 class Inspection(NamedTuple):
-    """What :func:`inspect` found; scores and labels are empty where the specimen has none.
+    """Result of :func:`inspect`; scores and labels are empty where the specimen has none.
 
     Attributes:
         report: on the rectifiers.
         scores: means over the inputs, by name.
-        labels: lines on the first few inputs.
+        labels: one line for each of the first few inputs.
     """
 
     report: Report
@@ -39,8 +39,8 @@ class Inspection(NamedTuple):
     labels: Sequence[str]
 
     @classmethod
-    def of(cls, recording: Recording) -> "Inspection":
-        """What a recording that :func:`inspect` made says."""
+    def from_recording(cls, recording: Recording) -> "Inspection":
+        """The result that a recording made by :func:`inspect` holds."""
         part = recording.part
         scores = {} if part is None else means(part.scores)
         labels = () if part is None else tuple(part.labels.values())
@@ -64,47 +64,47 @@ def inspect(
 ) -> Inspection:
     """Run the inputs of `specimen` through its model and record every rectifier.
 
-    The memory that it takes doesn't grow with the inputs. The specimen's model stays as it is:
-    where another device, dtype or memory format is asked for, a copy runs.
+    Memory doesn't grow with the number of inputs. The specimen's model isn't modified: with another
+    device, dtype or memory format, a copy runs.
 
     Args:
-        specimen: what to look at.
+        specimen: model and inputs.
         spectra: as in :func:`spectroscope.record`.
-        about: likewise, beside what the specimen says of itself.
-        progress: show a bar on standard error.
-        device: where to run, ``"cuda:0"``; None: where the model is.
-        dtype: ``"bfloat16"``, ``"float16"``, ``"float32"`` or ``"float64"``: of the model and of
-            inputs with a point; None: as they are. Statistics are float64 in any case.
-        channels_last: images lie in memory with the channels last.
-        limit: run the first so many inputs alone.
-        workers: processes that load data; None: as the specimen's `DataLoader` has it.
-        shard: run this share alone; the report merges with those of the others.
-        checkpoint: where the state is kept on the way, and read from if it is to be resumed. To
-            remove it, once the report is where it should be, is the caller's.
-        group: the processes that share the run, which have a shard each: :func:`process_group`. The
-            first gets the report on all of it, the others that on their own share.
+        about: as in :func:`spectroscope.record`, added to the specimen's description.
+        progress: show a progress bar on standard error.
+        device: where to run, ``"cuda:0"``; None: the device of the model.
+        dtype: ``"bfloat16"``, ``"float16"``, ``"float32"`` or ``"float64"``, of the model and of
+            floating-point inputs; None: unchanged. Statistics are always float64.
+        channels_last: use the channels-last memory format for images.
+        limit: run only the first `limit` inputs.
+        workers: processes that load data; None: as in the specimen's `DataLoader`.
+        shard: run only this shard; its report merges with those of the others.
+        checkpoint: where the state is written to, and read from to resume. The caller removes it
+            once the report is written.
+        group: processes that run one shard each, :func:`spectroscope.run.process_group`. Rank 0
+            returns the report on all shards, other ranks that on their own.
 
     Raises:
-        RequestError: the specimen has no inputs; an option can't be done; there is no checkpoint to
+        RequestError: the specimen has no inputs; an option is invalid; there is no checkpoint to
             resume from, or it is of another run.
-        UnfinishedError: another process of the group can't finish.
+        UnfinishedError: another process of the group died or hangs.
     """
     if limit is not None:
         specimen = specimen.first(limit)
     if group is not None:
         shard = group.shard
-    placement = Placement.of(device, dtype, channels_last)
-    model = placement.placed(specimen.model)
-    told = {"specimen": f"{specimen.name}: {specimen.description}", "license": specimen.license}
-    told |= {"shard": str(shard)} if shard.of > 1 else {}
-    told |= {"device": device} if device else {}
-    told |= {"dtype": dtype} if dtype else {}
+    placement = Placement.parse(device, dtype, channels_last)
+    model = placement.model(specimen.model)
+    notes = {"specimen": f"{specimen.name}: {specimen.description}", "license": specimen.license}
+    notes |= {"shard": str(shard)} if shard.of > 1 else {}
+    notes |= {"device": device} if device else {}
+    notes |= {"dtype": dtype} if dtype else {}
     recorder = record(
         model,
         fs=specimen.fs,
         spectra=spectra,
         channel_axis=specimen.channel_axis,
-        about=told | dict(about or {}),
+        about=notes | dict(about or {}),
     )
     options = {
         "spectra": spectra,
@@ -115,16 +115,16 @@ def inspect(
     run = _Run(specimen, model, placement, recorder, shard, checkpoint)
     gpus = {tensor.device.index for tensor in model.parameters() if tensor.is_cuda}
     with torch.random.fork_rng(sorted(gpus)):
-        recording = run.recording(options, workers, progress, group)
+        recording = run.record(options, workers, progress, group)
     if group is not None:
         if checkpoint is not None:
             checkpoint.keep_finished(recording)
         recording = group.gather(recording)
-    return Inspection.of(recording)
+    return Inspection.from_recording(recording)
 
 
 class _Run(NamedTuple):
-    """What runs, and where its state is kept."""
+    """One shard of a run: what runs, and where its state is written."""
 
     specimen: Specimen
     model: nn.Module
@@ -133,107 +133,108 @@ class _Run(NamedTuple):
     shard: Shard
     checkpoint: Checkpoint | None
 
-    def recording(
+    def record(
         self,
         options: Mapping[str, object],
         workers: int | None,
         progress: bool,
         group: ProcessGroup | None,
     ) -> Recording:
-        """Of this shard: from its beginning, from a checkpoint, or as it was kept when finished."""
+        """Record this shard from its start or a checkpoint, or read its kept recording."""
         checkpoint = self.checkpoint
         state = finished = None
         if checkpoint is not None and checkpoint.resume:
-            there = checkpoint.there
-            if not (group.any(there) if group is not None else there):
+            exists = checkpoint.exists
+            if not (group.any(exists) if group is not None else exists):
                 raise RequestError(f"there is no {checkpoint.path} to resume from")
             finished = checkpoint.read_finished()
             state = checkpoint.read()
-        after = 0 if state is None else state.batches
-        coming = batches(self.specimen, self.shard, after=after, workers=workers)
-        with closing(coming):  # type: ignore[type-var]
-            start = next(coming, None)
-            if start is None:
+        done = 0 if state is None else state.batches
+        loaded = batches(self.specimen, self.shard, after=done, workers=workers)
+        with closing(loaded):  # type: ignore[type-var]
+            first = next(loaded, None)
+            if first is None:
                 raise RequestError(f"{self.specimen.name} has no inputs")
-            parameters = of_model(self.specimen.model)
-            run = identity(self.specimen, parameters, start, options)
+            parameters = parameter_hash(self.specimen.model)
+            identity = fingerprint(self.specimen, parameters, first, options)
             if checkpoint is not None and finished is not None:
-                checkpoint.check(finished.part, run)
+                checkpoint.check(finished.part, identity)
                 return finished
             if checkpoint is not None and state is not None:
-                checkpoint.check(state.recording.part, run)
-                self.recorder.go_on(state.recording, state.seen)
-            tally = Tally(self.specimen, None if state is None else state.recording.part)
-            own = (b for b in chain([start], coming) if self.shard.has(b.number, after))
-            self._through(own, after, run, tally, progress)
-        return self._so_far(run, tally)
+                checkpoint.check(state.recording.part, identity)
+                self.recorder.go_on(state.recording, state.recorder)
+            scores = Scores(self.specimen, None if state is None else state.recording.part)
+            own = (b for b in chain([first], loaded) if self.shard.includes(b.number, done))
+            self._run_batches(own, done, identity, scores, progress)
+        return self._recording(identity, scores)
 
-    def _through(
+    def _run_batches(
         self,
         own: Iterator[Batch],
         done: int,
-        run: Mapping[str, str],
-        tally: "Tally",
+        identity: Mapping[str, str],
+        scores: "Scores",
         progress: bool,
     ) -> None:
-        """Run the batches `own`, after `done` that were run before."""
+        """Run the batches `own`, after `done` batches that a resumed run has run before."""
         first = next(own, None)
         if first is None and not done:
-            return  # a share without inputs: nothing ran, and nothing is amiss
+            return  # a shard without inputs must not warn that nothing was recorded
         specimen, checkpoint = self.specimen, self.checkpoint
         bar = tqdm(
             desc=specimen.name if self.shard.of == 1 else f"{specimen.name} {self.shard}",
             total=-(-specimen.n_inputs // self.shard.of),
-            initial=tally.inputs,
+            initial=scores.inputs,
             unit=" inputs",
             smoothing=0.05,
             disable=not progress,
         )
         with bar, self.recorder, torch.inference_mode():
             for batch in chain([] if first is None else [first], own):
-                torch.manual_seed(batch.number)  # whatever loaded the data has drawn in between
+                torch.manual_seed(batch.number)  # loading the batch may have drawn random numbers
                 if specimen.f0 is not None:
-                    self.recorder.f0 = batch.its(specimen.f0, "f0")
-                tally.add(batch, self.model(*self.placement.inputs(batch.arguments)))
+                    self.recorder.f0 = batch.select(specimen.f0, "f0")
+                scores.add(batch, self.model(*self.placement.inputs(batch.arguments)))
                 done += 1
                 if checkpoint is not None and checkpoint.due(done):
-                    checkpoint.write(self._so_far(run, tally), done, self.recorder.seen())
+                    recording = self._recording(identity, scores)
+                    checkpoint.write(recording, done, self.recorder.seen())
                 bar.update(batch.size)
             bar.total = bar.n
 
-    def _so_far(self, run: Mapping[str, str], tally: "Tally") -> Recording:
-        shard = self.shard
-        part = Part(run, (shard.number,), shard.of, tally.inputs, tally.scores(), tally.labels)
+    def _recording(self, identity: Mapping[str, str], scores: "Scores") -> Recording:
+        shards = (self.shard.number,)
+        part = Part(identity, shards, self.shard.of, scores.inputs, scores.sums(), scores.labels)
         return replace(self.recorder.recording(), part=part)
 
 
-class Tally:
-    """What is kept of the outputs: a fixed size, however many come.
+class Scores:
+    """Running sums of a specimen's scores, and labels of the first few inputs: a fixed size.
 
     Args:
-        specimen: whose outputs.
-        before: what was kept of those that came before, if any did.
+        specimen: its `metric` and `labels` are evaluated.
+        previous: the part of the run that a resumed run continues.
 
     Attributes:
         inputs: number of inputs so far.
-        labels: lines on those of the first few inputs that came, by number.
+        labels: lines for those of the first few inputs that are in the shard, by input number.
     """
 
-    def __init__(self, specimen: Specimen, before: Part | None = None):
+    def __init__(self, specimen: Specimen, previous: Part | None = None):
         self._specimen = specimen
         self._sums: dict[str, Tensor] = {}
         self.inputs = 0
         self.labels: dict[int, str] = {}
-        if before is not None:
-            self.inputs = before.inputs
-            self.labels.update(before.labels)
+        if previous is not None:
+            self.inputs = previous.inputs
+            self.labels.update(previous.labels)
             self._sums = {
                 name: torch.tensor(pair, dtype=torch.float64)
-                for name, pair in before.scores.items()
+                for name, pair in previous.scores.items()
             }
 
     def add(self, batch: Batch, output: object) -> None:
-        """Take in what the model made of `batch`.
+        """Add the scores and labels of the model's `output` for `batch`.
 
         Raises:
             RequestError: the specimen's metric doesn't give one score for each input.
@@ -244,43 +245,41 @@ class Tally:
             return
         if not isinstance(output, Tensor):
             raise RequestError(
-                f"{specimen.name} has a metric or labels, which take a tensor, and its model "
-                f"returns a {type(output).__name__}"
+                f"the metric and labels of {specimen.name} take a tensor, but its model returns a "
+                f"{type(output).__name__}"
             )
         if specimen.metric is not None:
-            targets = batch.targets
-            if targets is None and specimen.targets is not None:
-                targets = batch.its(specimen.targets, "targets")
+            targets = batch.targets_of(specimen)
             if targets is not None:
                 targets = targets.to(output.device)
             for name, scores in specimen.metric(output, targets).items():
-                self._score(name, scores, batch.size)
-        if specimen.labels is not None and batch.first < MOST_LABELS:
-            lines = specimen.labels(output[: MOST_LABELS - batch.first], batch.first)
+                self._add(name, scores, batch.size)
+        if specimen.labels is not None and batch.first < MAX_LABELS:
+            lines = specimen.labels(output[: MAX_LABELS - batch.first], batch.first)
             self.labels.update(enumerate(lines, start=batch.first))
 
-    def scores(self) -> dict[str, tuple[float, int]]:
-        """By name, the sum and the number of inputs in it."""
-        found = {name: pair.tolist() for name, pair in self._sums.items()}
-        return {name: (total, int(count)) for name, (total, count) in found.items()}
+    def sums(self) -> dict[str, tuple[float, int]]:
+        """By name, the sum over inputs and the number of inputs in it."""
+        pairs = {name: pair.tolist() for name, pair in self._sums.items()}
+        return {name: (total, int(count)) for name, (total, count) in pairs.items()}
 
-    def _score(self, name: str, scores: Tensor, inputs: int) -> None:
+    def _add(self, name: str, scores: Tensor, inputs: int) -> None:
         if not isinstance(scores, Tensor) or scores.shape != (inputs,):
-            what = list(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+            got = list(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
             raise RequestError(
                 f"the metric of {self._specimen.name} must give one score for each of {inputs} "
-                f"inputs, and {name!r} is {what}"
+                f"inputs, but {name!r} is {got}"
             )
         counted = ~scores.isnan()
-        # On a GPU it isn't waited for.
+        # Sum and count stay on the GPU, so that nothing waits for it.
         new = torch.stack([scores.double().where(counted, 0).sum(), counted.sum().double()])
         old = self._sums.get(name)
         self._sums[name] = new if old is None else old.to(new.device) + new
 
 
-def means(scores: Mapping[str, tuple[float, int]]) -> dict[str, float]:
-    """The mean of each score, with the number of inputs for ``{n}`` in its name."""
+def means(sums: Mapping[str, tuple[float, int]]) -> dict[str, float]:
+    """The mean of each score; ``{n}`` in a name becomes its number of inputs."""
     return {
         name.replace("{n}", str(count)): total / count if count else float("nan")
-        for name, (total, count) in scores.items()
+        for name, (total, count) in sums.items()
     }
