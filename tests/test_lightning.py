@@ -192,7 +192,7 @@ def test_options_are_those_of_record_and_of_the_tracker(tmp_path):
         RectifierMonitor(during="fit")
     with pytest.raises(spectroscope.RequestError, match="fits no rectifier"):
         trainer(tmp_path, RectifierMonitor(select="nowhere")).fit(network, data(), data())
-    with pytest.raises(spectroscope.RequestError, match="module='net' is none of the model's"):
+    with pytest.raises(spectroscope.RequestError, match="the model has no module='net'"):
         trainer(tmp_path, RectifierMonitor("net")).fit(network, data(), data())
 
 
