@@ -181,6 +181,8 @@ def test_a_rank_that_waits_for_a_hanging_one_can_be_terminated(start_ranks, tmp_
         assert time.monotonic() < until
         time.sleep(0.05)
     waiting.terminate()
+    time.sleep(0.1)
+    waiting.terminate()  # once more, while it prints its message or ends
     _, errors = finished(waiting, 1)
     last = errors.splitlines()[-1]
     assert last.startswith("spectroscope: rank 0 of 2 was terminated: another rank has probably")
@@ -193,6 +195,16 @@ def test_what_is_refused_is_refused_on_each_rank(start_ranks, tmp_path):
     for process in start_ranks(2, "long_runs:waves", "--shard", "1/2"):
         assert "leave --shard out" in finished(process, 2)[1]
     assert not list(tmp_path.iterdir())
+
+
+def test_each_process_needs_a_gpu_of_its_own(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for name, value in {"RANK": "5", "WORLD_SIZE": "6", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(spectroscope.RequestError, match=r"1 GPU and at least 2 processes"):
+        with run.process_group("cuda"):
+            pass
 
 
 # Started by torchrun

@@ -160,7 +160,7 @@ class _TerminatedError(BaseException):
 def _sigterm_as_error(group: ProcessGroup) -> Iterator[None]:
     """Raise an UnfinishedError at SIGTERM, which torchrun sends to all ranks when one has failed.
 
-    By default the process would end without a message.
+    By default the process would end without a message. After an error SIGTERM is ignored.
     """
 
     def terminated(number: int, frame: FrameType | None) -> NoReturn:
@@ -169,7 +169,11 @@ def _sigterm_as_error(group: ProcessGroup) -> Iterator[None]:
     previous = signal.signal(signal.SIGTERM, terminated)
     try:
         yield
-    except _TerminatedError:
-        raise UnfinishedError(f"{group} was terminated: another rank has probably failed") from None
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+    except BaseException as error:
+        # A further SIGTERM must not end the process before the caller has printed the message.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if isinstance(error, _TerminatedError):
+            text = f"{group} was terminated: another rank has probably failed"
+            raise UnfinishedError(text) from None
+        raise
+    signal.signal(signal.SIGTERM, previous)
