@@ -32,7 +32,7 @@ PAGE = "report.html"
 def ablate(
     specimen: Specimen, *, metric: str | None = None, progress: bool = False
 ) -> pd.DataFrame:
-    """Measure how much the model needs the DC of each activation, changing one activation at a time.
+    """Measure how much the model needs the DC of each activation, changing one at a time.
 
     The operations are `remove_dc`, `mean_dc` (the DC of each input replaced by its mean over
     inputs) and `only_dc`.
