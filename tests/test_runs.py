@@ -369,7 +369,7 @@ def test_a_shard_twice_of_another_run_or_missing_is_said(tmp_path):
         match="different runs can't be merged: number of inputs is 50 in one and 49 in the other",
     ):
         run.merge([one, other])
-    with pytest.raises(spectroscope.RequestError, match="different divisions"):
+    with pytest.raises(spectroscope.RequestError, match="divided differently"):
         run.merge([one, shares(tmp_path / "c", 2)[0]])
 
 

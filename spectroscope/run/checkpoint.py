@@ -11,8 +11,8 @@ from spectroscope.errors import RequestError
 from spectroscope.io import STAGING, output_folder
 from spectroscope.run.shards import WHOLE, Shard
 from spectroscope.statistics import storage
-from spectroscope.statistics.parts import Part, differences
 from spectroscope.statistics.recording import Recording
+from spectroscope.statistics.run_shard import RunShard, differences
 
 FINISHED = "report.npz"
 
@@ -82,10 +82,10 @@ class Checkpoint:
                 f"{shard} takes a folder of its own"
             )
 
-    def _finished_beside(self) -> Part | None:
+    def _finished_beside(self) -> RunShard | None:
         """Of which run the report in the folder is; None: there is none that can be read."""
         try:
-            return storage.read(self.folder / FINISHED).part
+            return storage.read(self.folder / FINISHED).run_shard
         except RequestError:
             return None
 
@@ -113,7 +113,7 @@ class Checkpoint:
         if not self.path.exists():
             return None
         recording, more = storage.read_with_more(self.path)
-        if recording.part is None or not {"batches", "every", "seen"} <= more.keys():
+        if recording.run_shard is None or not {"batches", "every", "seen"} <= more.keys():
             raise RequestError(f"{self.path} is a report, not a checkpoint")
         state = State(recording, int(more["batches"]), int(more["every"]), more["seen"])
         self.every = self.every or state.every
@@ -128,13 +128,13 @@ class Checkpoint:
         file = self.finished_file
         return None if file is None else storage.read(file)
 
-    def check(self, part: Part | None, identity: Mapping[str, str]) -> None:
+    def check(self, part: RunShard | None, identity: Mapping[str, str]) -> None:
         """See that what was read is of this run.
 
         Raises:
             RequestError: it is of another; the message says what differs.
         """
-        found = {} if part is None else part.identity
+        found = {} if part is None else part.fingerprint
         where = self.finished_file or self.path
         if apart := differences(found, identity):
             apart = apart.replace(" in one and ", " there and ").replace(" in the other", " here")
@@ -184,7 +184,7 @@ class Checkpoint:
             file.unlink(missing_ok=True)
 
 
-def _listed(part: Part) -> str:
+def _listed(part: RunShard) -> str:
     return ", ".join(f"{number}/{part.of}" for number in part.shards)
 
 

@@ -19,7 +19,7 @@ from spectroscope.specimens.specimen import Specimen
 def identity(
     specimen: Specimen, parameters: str, batch: Batch, options: Mapping[str, object]
 ) -> dict[str, str]:
-    """The identity of a run, for :class:`spectroscope.statistics.parts.Part`.
+    """The identity of a run, for :class:`spectroscope.statistics.run_shard.RunShard`.
 
     Two runs that agree in it and in the rest of their data give the same report to the bit.
 

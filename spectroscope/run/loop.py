@@ -20,8 +20,8 @@ from spectroscope.run.placement import Placement
 from spectroscope.run.shards import WHOLE, Batch, Shard, batches
 from spectroscope.run.tally import Tally, means
 from spectroscope.specimens.specimen import Specimen
-from spectroscope.statistics.parts import Part
 from spectroscope.statistics.recording import Recording
+from spectroscope.statistics.run_shard import RunShard
 
 
 class Inspection(NamedTuple):
@@ -40,7 +40,7 @@ class Inspection(NamedTuple):
     @classmethod
     def of(cls, recording: Recording) -> "Inspection":
         """What a recording that :func:`inspect` made says."""
-        part = recording.part
+        part = recording.run_shard
         scores = {} if part is None else means(part.scores)
         labels = () if part is None else tuple(part.labels.values())
         return cls(Report(recording), scores, labels)
@@ -157,12 +157,12 @@ class _Run(NamedTuple):
             parameters = of_model(self.specimen.model)
             run = identity(self.specimen, parameters, start, options)
             if checkpoint is not None and finished is not None:
-                checkpoint.check(finished.part, run)
+                checkpoint.check(finished.run_shard, run)
                 return finished
             if checkpoint is not None and state is not None:
-                checkpoint.check(state.recording.part, run)
+                checkpoint.check(state.recording.run_shard, run)
                 self.recorder.load_state_dict(state.recording, state.seen)
-            tally = Tally(self.specimen, None if state is None else state.recording.part)
+            tally = Tally(self.specimen, None if state is None else state.recording.run_shard)
             own = (b for b in chain([start], coming) if self.shard.has(b.number, after))
             self._through(own, after, run, tally, progress)
         return self._so_far(run, tally)
@@ -202,5 +202,5 @@ class _Run(NamedTuple):
 
     def _so_far(self, run: Mapping[str, str], tally: Tally) -> Recording:
         shard = self.shard
-        part = Part(run, (shard.number,), shard.of, tally.inputs, tally.scores(), tally.labels)
-        return replace(self.recorder.recording(), part=part)
+        part = RunShard(run, (shard.number,), shard.of, tally.inputs, tally.scores(), tally.labels)
+        return replace(self.recorder.recording(), run_shard=part)

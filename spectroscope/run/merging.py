@@ -26,11 +26,11 @@ def merge(folders: Sequence[str | os.PathLike[str]]) -> Inspection:
     if not folders:
         raise RequestError("there is nothing to merge: give two folders or more")
     recordings = [storage.read(_report_in(folder)) for folder in folders]
-    recordings.sort(key=lambda recording: recording.part.shards if recording.part else ())
+    recordings.sort(key=lambda recording: recording.run_shard.shards if recording.run_shard else ())
     together = recordings[0]
     for recording in recordings[1:]:
         together = together.merge(recording)
-    part = together.part
+    part = together.run_shard
     if part is not None and part.missing:
         missing = ", ".join(f"{number}/{part.of}" for number in part.missing)
         warnings.warn(f"shard {missing} is missing: the report is of the others", stacklevel=2)

@@ -8,7 +8,7 @@ from torch import Tensor
 from spectroscope.errors import RequestError
 from spectroscope.run.shards import Batch
 from spectroscope.specimens.specimen import Specimen
-from spectroscope.statistics.parts import Part
+from spectroscope.statistics.run_shard import RunShard
 
 MOST_LABELS = 10
 
@@ -25,7 +25,7 @@ class Tally:
         labels: lines on those of the first few inputs that came, by number.
     """
 
-    def __init__(self, specimen: Specimen, before: Part | None = None):
+    def __init__(self, specimen: Specimen, before: RunShard | None = None):
         self._specimen = specimen
         self._sums: dict[str, Tensor] = {}
         self.inputs = 0
