@@ -110,7 +110,7 @@ def test_killed_repeatedly(whole, tmp_path):
         with pytest.raises(StopIteration):
             run.inspect(specimen, checkpoint=run.Checkpoint(tmp_path, resume=True))
     recording, more = storage.read_with_more(tmp_path / "checkpoint.npz")
-    assert (more["batches"], recording.part.inputs) == (8, 8 * BATCH)
+    assert (more["batches"], recording.run_shard.inputs) == (8, 8 * BATCH)
     resume(long_runs.waves(), tmp_path)
     assert content(tmp_path) == whole
 

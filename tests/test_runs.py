@@ -369,7 +369,7 @@ def test_duplicate_foreign_and_missing_shards_are_reported(tmp_path):
         match="different runs can't be merged: number of inputs is 50 in one and 49 in the other",
     ):
         run.merge([one, other])
-    with pytest.raises(spectroscope.RequestError, match="different divisions"):
+    with pytest.raises(spectroscope.RequestError, match="divided differently"):
         run.merge([one, save_shards(tmp_path / "c", 2)[0]])
 
 

@@ -189,7 +189,7 @@ def test_a_report_of_an_older_version_is_refused_in_one_line(data, tmp_path):
         arrays = dict(arrays)
     header = json.loads(str(arrays["header"])) | {"format": 2}
     np.savez(path, **arrays | {"header": np.array(json.dumps(header))})
-    with pytest.raises(spectroscope.RequestError, match="format 2; this version reads 3"):
+    with pytest.raises(spectroscope.RequestError, match="format 2; this version reads 4"):
         spectroscope.load(tmp_path)
 
 
@@ -241,7 +241,7 @@ def column(name):
     ("statistics", "error", "message"),
     [
         ([Peak(), Peak()], spectroscope.RequestError, "two statistics are called 'Peak'"),
-        ([column("dc_out")], spectroscope.RequestError, "'dc_out' of Other is one of spectroscope"),
+        ([column("dc_out")], spectroscope.RequestError, "'dc_out' of Other is also"),
         ([Peak(), column("peak_out")], spectroscope.RequestError, "'peak_out' of Other .* of Peak"),
         ([Peak], TypeError, "takes instances of Statistic"),
         ([lambda call: {}], TypeError, "takes instances of Statistic"),

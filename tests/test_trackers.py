@@ -197,7 +197,7 @@ def test_unrecordable_activations_are_warned_about():
         pass
     model = network()
     tracker = Tracker(model, select="5/relu")
-    with pytest.warns(UserWarning, match="no activation that was asked for"), tracker.epoch():
+    with pytest.warns(UserWarning, match="no selected activation was called"), tracker.epoch():
         model(torch.randn(2, 1, 16))
 
 

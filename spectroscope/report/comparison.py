@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from spectroscope.io import output_folder
-from spectroscope.schema import COLUMNS, OF_COMPARISONS, Column
+from spectroscope.schema import COLUMNS, COMPARISON_COLUMNS, Column
 
 if TYPE_CHECKING:
     from spectroscope.report.report import Report
@@ -174,8 +174,8 @@ def _ratio(change: pd.Series, spread: pd.Series) -> pd.Series:
 
 
 def _definition(name: str) -> Column:
-    if name in OF_COMPARISONS:
-        return OF_COMPARISONS[name]
+    if name in COMPARISON_COLUMNS:
+        return COMPARISON_COLUMNS[name]
     base, _, side = name.rpartition("_")
     if side in ("a", "b", "change") and base in COLUMNS:
         unit, definition = COLUMNS[base]

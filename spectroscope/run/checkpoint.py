@@ -11,8 +11,8 @@ from spectroscope.errors import RequestError
 from spectroscope.io import STAGING, output_folder
 from spectroscope.run.shards import WHOLE, Shard
 from spectroscope.statistics import storage
-from spectroscope.statistics.parts import Part, differences
 from spectroscope.statistics.recording import Recording
+from spectroscope.statistics.run_shard import RunShard, differences
 
 FINISHED = "report.npz"
 
@@ -82,10 +82,10 @@ class Checkpoint:
                 f"overwritten: give shard {shard} a folder of its own"
             )
 
-    def _reported_part(self) -> Part | None:
+    def _reported_part(self) -> RunShard | None:
         """The part of a run whose report is in the folder; None: there is no readable report."""
         try:
-            return storage.read(self.folder / FINISHED).part
+            return storage.read(self.folder / FINISHED).run_shard
         except RequestError:
             return None
 
@@ -113,7 +113,7 @@ class Checkpoint:
         if not self.path.exists():
             return None
         recording, more = storage.read_with_more(self.path)
-        if recording.part is None or not {"batches", "every", "recorder"} <= more.keys():
+        if recording.run_shard is None or not {"batches", "every", "recorder"} <= more.keys():
             raise RequestError(f"{self.path} is a report, not a checkpoint")
         state = State(recording, int(more["batches"]), int(more["every"]), more["recorder"])
         self.every = self.every or state.every
@@ -128,13 +128,13 @@ class Checkpoint:
         file = self.finished_file
         return None if file is None else storage.read(file)
 
-    def check(self, part: Part | None, fingerprint: Mapping[str, str]) -> None:
+    def check(self, part: RunShard | None, fingerprint: Mapping[str, str]) -> None:
         """Check that the file that was read belongs to this run.
 
         Raises:
             RequestError: it belongs to another run; the message says what differs.
         """
-        saved = {} if part is None else part.identity
+        saved = {} if part is None else part.fingerprint
         file = self.finished_file or self.path
         if difference := differences(saved, fingerprint):
             difference = difference.replace(" in one and ", " there and ")
@@ -185,7 +185,7 @@ class Checkpoint:
             file.unlink(missing_ok=True)
 
 
-def _listed(part: Part) -> str:
+def _listed(part: RunShard) -> str:
     return ", ".join(f"{number}/{part.of}" for number in part.shards)
 
 

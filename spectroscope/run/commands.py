@@ -83,11 +83,11 @@ def merge(
         raise RequestError("nothing to merge: give two folders or more")
     own = tuple(statistics)
     recordings = [storage.read(_report_in(folder), own) for folder in folders]
-    recordings.sort(key=lambda recording: recording.part.shards if recording.part else ())
+    recordings.sort(key=lambda recording: recording.run_shard.shards if recording.run_shard else ())
     merged = recordings[0]
     for recording in recordings[1:]:
         merged = merged.merge(recording)
-    part = merged.part
+    part = merged.run_shard
     if part is not None and part.missing:
         missing = ", ".join(f"{number}/{part.of}" for number in part.missing)
         warnings.warn(f"shard {missing} is missing: the report is on the others", stacklevel=2)

@@ -19,7 +19,7 @@ from spectroscope.specimens.specimen import Specimen
 def fingerprint(
     specimen: Specimen, parameters: str, batch: Batch, options: Mapping[str, object]
 ) -> dict[str, str]:
-    """The fingerprint of a run, for :class:`spectroscope.statistics.parts.Part`.
+    """The fingerprint of a run, for :class:`spectroscope.statistics.run_shard.RunShard`.
 
     Of the data only the first batch, targets, f0 and the number of inputs are in it. Two runs with
     equal fingerprints and equal further data give bit-equal reports.

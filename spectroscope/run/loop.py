@@ -20,8 +20,8 @@ from spectroscope.run.placement import Placement
 from spectroscope.run.shards import WHOLE, Batch, Shard, batches
 from spectroscope.specimens.specimen import Specimen
 from spectroscope.statistics.base import Statistic
-from spectroscope.statistics.parts import Part
 from spectroscope.statistics.recording import Recording
+from spectroscope.statistics.run_shard import RunShard
 
 MAX_LABELS = 10
 
@@ -42,7 +42,7 @@ class Inspection(NamedTuple):
     @classmethod
     def from_recording(cls, recording: Recording) -> "Inspection":
         """The result that a recording made by :func:`inspect` holds."""
-        part = recording.part
+        part = recording.run_shard
         scores = {} if part is None else means(part.scores)
         labels = () if part is None else tuple(part.labels.values())
         return cls(Report(recording), scores, labels)
@@ -164,12 +164,12 @@ class _Run(NamedTuple):
             parameters = parameter_hash(self.specimen.model)
             identity = fingerprint(self.specimen, parameters, first, options)
             if checkpoint is not None and finished is not None:
-                checkpoint.check(finished.part, identity)
+                checkpoint.check(finished.run_shard, identity)
                 return finished
             if checkpoint is not None and state is not None:
-                checkpoint.check(state.recording.part, identity)
+                checkpoint.check(state.recording.run_shard, identity)
                 self.recorder.load_state_dict(state.recording, state.recorder)
-            scores = Scores(self.specimen, None if state is None else state.recording.part)
+            scores = Scores(self.specimen, None if state is None else state.recording.run_shard)
             own = (b for b in chain([first], loaded) if self.shard.includes(b.number, done))
             self._run_batches(own, done, identity, scores, progress)
         return self._recording(identity, scores)
@@ -210,8 +210,10 @@ class _Run(NamedTuple):
 
     def _recording(self, identity: Mapping[str, str], scores: "Scores") -> Recording:
         shards = (self.shard.number,)
-        part = Part(identity, shards, self.shard.of, scores.inputs, scores.sums(), scores.labels)
-        return replace(self.recorder.recording(), part=part)
+        part = RunShard(
+            identity, shards, self.shard.of, scores.inputs, scores.sums(), scores.labels
+        )
+        return replace(self.recorder.recording(), run_shard=part)
 
 
 class Scores:
@@ -226,7 +228,7 @@ class Scores:
         labels: lines for those of the first few inputs that are in the shard, by input number.
     """
 
-    def __init__(self, specimen: Specimen, previous: Part | None = None):
+    def __init__(self, specimen: Specimen, previous: RunShard | None = None):
         self._specimen = specimen
         self._sums: dict[str, Tensor] = {}
         self.inputs = 0
