@@ -219,7 +219,9 @@ class Recorder(CaptureSession):
         """
         if self._records or self._capture.attached:
             raise RuntimeError("only a new recorder can take the state of another")
-        self._records = dict(recording.records)
+        self._records = {
+            name: record.without_columns() for name, record in recording.records.items()
+        }
         self._about = {key: "; ".join(texts) for key, texts in recording.about.items()}
         self._capture.load_state_dict(recording.coverage, state)
 

@@ -140,7 +140,7 @@ def test_nothing_is_left_after_an_exception(error, where, monkeypatch):
     elif where == "function":
         monkeypatch.setattr(torch, "relu", fail)
     else:
-        monkeypatch.setattr("spectroscope.recorder.SiteStatistics.of", fail)
+        monkeypatch.setattr("spectroscope.recorder.reduce", fail)
     if where == "observer" and error is RuntimeError:
         # What goes wrong with looking is not the model's business.
         with pytest.warns(UserWarning, match="RuntimeError while looking"):

@@ -19,7 +19,7 @@ from torch import nn
 
 import spectroscope
 from spectroscope import plots, run
-from spectroscope.run import writing
+from spectroscope.run import commands
 from spectroscope.specimens.specimen import Specimen
 
 # Unescaped, this is an invalid formula, and drawing it raises.
@@ -530,7 +530,7 @@ def test_files_of_a_run_leave_no_pyplot_figure(tmp_path, f0):
     subject = Specimen("name", "text", "MIT", nn.ReLU(), [torch.randn(2, 5, 16, 16)], 2, f0=f0,
                        per_minute=True)  # fmt: skip
     run.export(subject, report_of(subject.model, *subject.inputs), tmp_path / "out")
-    height, width, _ = plt.imread(tmp_path / "out" / writing.SPECTRA).shape
+    height, width, _ = plt.imread(tmp_path / "out" / commands.SPECTRA).shape
     assert width > height > 200
     assert not plt.get_fignums()
 

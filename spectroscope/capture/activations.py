@@ -106,7 +106,7 @@ def _any(module: nn.Module) -> bool:
 
 
 def _relu_gaussian_dc(mean: Any, std: Any) -> Any:
-    from spectroscope.dsp import theory  # deferred: to record takes no SciPy
+    from spectroscope.dsp import theory  # deferred: capture itself does no mathematics
 
     return theory.gaussian_dc(mean, std)
 

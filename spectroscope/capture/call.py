@@ -139,7 +139,7 @@ def unreadable(tensor: Tensor, channel_axis: int) -> str | None:
 
 
 def run_on_copy(
-    tensor: Tensor,
+    read: Callable[[tuple[Any, ...], dict[str, Any]], Tensor | None],
     change: Callable[[Any, Tensor], Tensor | None],
     function: Callable[..., Any],
     *args: Any,
@@ -151,13 +151,15 @@ def run_on_copy(
     written to. What it would have overwritten is overwritten in the end with what the model gets.
 
     Args:
-        tensor: the input, one of the arguments.
+        read: from the arguments to the input, which is one of them.
         change: from output and input to what replaces the output; None: nothing does.
         function: the activation's torch function.
         args: its arguments.
         kwargs: likewise.
     """
-    out, copy = kwargs.get("out"), tensor.clone()
+    tensor, out = read(args, kwargs), kwargs.get("out")
+    assert tensor is not None  # it was an activation's before
+    copy = tensor.clone()
     swapped = [copy if arg is tensor else arg for arg in args]
     named = {key: copy if arg is tensor and key != "out" else arg for key, arg in kwargs.items()}
     # What is to be overwritten may be needed for a gradient of the change.

@@ -282,11 +282,11 @@ class Capture:
         activation, tensor = found
         frame = self._thread.running[-1]
         is_relu = activation is activations.RELU and not wrapped
-        function = "" if frame.kind else function
-        finish = self._begin(frame.module, frame.name, function, activation.kind, tensor, is_relu)
+        place = "" if frame.kind else function
+        finish = self._begin(frame.module, frame.name, place, activation.kind, tensor, is_relu)
         if finish is None or not self.changes_outputs:
             return hooks.Interception(on_output=finish)
-        return hooks.Interception(wrap=partial(run_on_copy, tensor, finish))
+        return hooks.Interception(wrap=partial(run_on_copy, activation.functions[function], finish))
 
     def _begin(
         self,

@@ -15,6 +15,15 @@ if TYPE_CHECKING:
 Arrays = Mapping[str, Tensor]
 
 
+# Begins the name of a column that a file has beside the arrays that it was computed from.
+COLUMN = "column "
+
+
+def without_columns(arrays: Arrays) -> Arrays:
+    """The arrays of a state alone, as :meth:`Statistic.reduce` returns them."""
+    return {name: array for name, array in arrays.items() if not name.startswith(COLUMN)}
+
+
 class IncompatibleError(Exception):
     """Two states of a statistic can't be added up; the message says why.
 

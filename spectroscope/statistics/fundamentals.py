@@ -31,7 +31,7 @@ class Fundamental:
     def __init__(self, f0: F0, fs: float):
         self.given = f0
         self._auto = isinstance(f0, str)
-        self._found = threading.local()  # a batch is in one thread
+        self._by_thread: dict[int, Tensor | None] = {}  # a batch is in one thread
         self._cycles: Tensor | None = None
         if self._auto:
             if f0 != "auto":
@@ -52,14 +52,15 @@ class Fundamental:
     def start(self, args: tuple[Any, ...]) -> None:
         """A forward begins with the positional arguments `args`."""
         if self._auto:
-            self._found.cycles = None
+            thread = threading.get_ident()
+            self._by_thread[thread] = None
             x = next((arg for arg in args if isinstance(arg, Tensor) and arg.dim() == 3), None)
             if x is not None and x.is_floating_point():
-                self._found.cycles = dominant_frequency(x.detach())
+                self._by_thread[thread] = dominant_frequency(x.detach())
 
     def cycles(self) -> Tensor | None:
         """``[N]`` or ``[1]``, float64, of the batch that now runs in this thread, if known."""
-        return getattr(self._found, "cycles", None) if self._auto else self._cycles
+        return self._by_thread.get(threading.get_ident()) if self._auto else self._cycles
 
     def at(self, decimation: float, samples: int) -> Tensor | str | None:
         """In cycles per sample of a site; or why that can't be said; or None: there is none.

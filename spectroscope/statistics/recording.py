@@ -11,7 +11,7 @@ from spectroscope.capture.sites import CoverageRow, Downsampling, Shape, Site
 from spectroscope.dsp.moments import ChannelMoments
 from spectroscope.dsp.spectra import Window
 from spectroscope.errors import RequestError
-from spectroscope.statistics.base import Arrays, IncompatibleError, Statistic
+from spectroscope.statistics.base import Arrays, IncompatibleError, Statistic, without_columns
 from spectroscope.statistics.harmonics import HarmonicAmplitudes, HarmonicSums
 from spectroscope.statistics.moments import DCMoments, SideMoments
 from spectroscope.statistics.parts import Part, merged
@@ -76,6 +76,11 @@ class SiteRecord:
     def _arrays(self, statistic: str) -> dict[str, Any]:
         return dict(self.state.get(statistic) or {})
 
+    def without_columns(self) -> "SiteRecord":
+        """The state alone, without the columns that a file has beside it."""
+        state = {k: arrays and without_columns(arrays) for k, arrays in self.state.items()}
+        return replace(self, state=state)
+
     def to(self, device: torch.device) -> "SiteRecord":
         """This on `device`."""
         state = {
@@ -110,6 +115,7 @@ class SiteRecord:
             one, two = self.state[name], other.state[name]
             state[name] = None
             if one is not None and two is not None:
+                one, two = without_columns(one), without_columns(two)
                 one = {k: array.to(two[k].device) for k, array in one.items()}
                 try:
                     state[name] = statistic.merged(one, two)

@@ -14,7 +14,7 @@ import torch
 
 from spectroscope.capture.sites import CoverageRow, Downsampling, Site
 from spectroscope.errors import RequestError
-from spectroscope.statistics.base import Arrays, Statistic
+from spectroscope.statistics.base import COLUMN, Arrays, Statistic, without_columns
 from spectroscope.statistics.harmonics import HarmonicAmplitudes
 from spectroscope.statistics.moments import DCMoments
 from spectroscope.statistics.parts import Part
@@ -26,8 +26,6 @@ FORMAT = 3
 _BUILT_IN = {
     statistic.name: statistic for statistic in (DCMoments(), Spectra(), HarmonicAmplitudes())
 }
-# Before the name of a column that was computed when the file was written.
-_COLUMN = "column "
 
 
 class StoredStatistic(Statistic):
@@ -58,7 +56,7 @@ class StoredStatistic(Statistic):
 
     def compute(self, **arrays: Any) -> Arrays:
         """See :meth:`Statistic.compute`."""
-        return {name: arrays[_COLUMN + name] for name in self.columns if _COLUMN + name in arrays}
+        return {name: arrays[COLUMN + name] for name in self.columns if COLUMN + name in arrays}
 
 
 def write(
@@ -88,7 +86,9 @@ def write(
             if state is None:
                 continue
             columns = {} if name in _BUILT_IN else recording.statistics[name].compute(**state)
-            stored = dict(state) | {_COLUMN + column: values for column, values in columns.items()}
+            stored = dict(without_columns(state)) | {
+                COLUMN + column: values for column, values in columns.items()
+            }
             for key, array in stored.items():
                 arrays[f"{number}.{name}.{key}"] = array.numpy()
     header = {
@@ -178,7 +178,7 @@ def _recording(
                 stored = {
                     key: torch.from_numpy(arrays[f"{number}.{name}.{key}"])
                     for key in names[number, name]
-                    if isinstance(statistic, StoredStatistic) or not key.startswith(_COLUMN)
+                    if isinstance(statistic, StoredStatistic) or not key.startswith(COLUMN)
                 }
                 state[name] = statistic.checked(stored, int(shape[0]))
         record = SiteRecord(
