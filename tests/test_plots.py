@@ -544,10 +544,10 @@ def large(sites, channels):
 
 
 def test_a_thousand_channels_of_fifty_sites_are_quick(tmp_path):
-    plots.dc(large(2, 2), ax=given())  # fonts are result
-    start = time.perf_counter()
+    plots.dc(large(2, 2), ax=given())  # finds the fonts
+    start = time.process_time()  # not the time of other processes
     plots.dc(large(50, 1000)).figure.savefig(tmp_path / "dc.png")
-    assert time.perf_counter() - start < 3
+    assert time.process_time() - start < 3
 
 
 @pytest.mark.parametrize("sites", [2, 60])
