@@ -18,7 +18,6 @@ import spectroscope
 from spectroscope.dsp.kernels import dispatch
 from spectroscope.dsp.kernels.parallel import parallel_for
 from spectroscope.dsp.moments import X_FINITE, X_M2, X_MEAN, Y_POSITIVE
-from spectroscope.statistics import spectra as statistics_of_spectra
 
 pytestmark = pytest.mark.usefixtures("two_threads")
 
@@ -126,7 +125,6 @@ def test_reports_are_the_same_without_numba(monkeypatch, dtype, offset):
     with_it = record(nn.ReLU(), x)
     assert dispatch.cpu_kernels() is not None
     monkeypatch.setattr(dispatch, "cpu_kernels", lambda: None)
-    monkeypatch.setattr(statistics_of_spectra, "cpu_kernels", lambda: None)
     without = record(nn.ReLU(), x)
     for name in ("dc", "spectra", "introduced"):
         pd.testing.assert_frame_equal(

@@ -7,17 +7,13 @@ import torch
 from torch import Tensor
 
 from spectroscope.capture.axes import transformed_axes
-from spectroscope.dsp.kernels.dispatch import cpu_kernels, gpu_kernels
-from spectroscope.dsp.kernels.parallel import GRAIN_SIZE, parallel_for
+from spectroscope.dsp.kernels.dispatch import add_products
 from spectroscope.dsp.spectra import Transform, Window, max_norm_bin_count, radial_bin_count
 from spectroscope.statistics.base import Arrays, IncompatibleError
 from spectroscope.statistics.chunks import Chunk, ChunkedStatistic, workspace
 
 if TYPE_CHECKING:
     from spectroscope.capture.call import ActivationCall
-
-# Components whose sums stay in the level-1 cache while products are added to them.
-_CHUNK = 1024
 
 
 class SpectralSums(NamedTuple):
@@ -153,7 +149,7 @@ class SpectraAccumulator:
         x, x_mean = self._transformed(x_rows, chunk.means[0], "input")
         y, y_mean = self._transformed(y_rows, chunk.means[1], "output")
         self._inputs[c] += chunk.shape[0] if chunk.finite is None else chunk.finite.sum(0)
-        _add_products(x, y, *self._pending)
+        add_products(x, y, *self._pending)
         pairs = torch.stack([x_mean, y_mean, x_mean]) * torch.stack([x_mean, y_mean, y_mean])
         self._dc[:, c].add_(pairs.sum((1, 3)), alpha=1 / x.shape[2])
 
@@ -200,44 +196,3 @@ class SpectraAccumulator:
             self._max_norm_power[c] = self._transform.sum_max_norm_bins(powers[1])
             self._max_norm_power[c, 0] = self._dc[1, c]
         self._pending = None
-
-
-def _add_products(x: Tensor, y: Tensor, sums: Tensor, imaginary: Tensor) -> None:
-    """Add |X|², |Y|² and conj(X)·Y, summed over inputs and frames.
-
-    Args:
-        x: float64, ``[n, c, frames, F, 2]``, real and imaginary parts of X.
-        y: those of Y.
-        sums: ``[3, c, F]``, updated in place: |X|², |Y|² and the real part of conj(X)·Y.
-        imaginary: ``[c, F]``, updated in place: the imaginary part of conj(X)·Y; ``[0, F]``: not
-            needed.
-    """
-    if x.is_cuda and (kernels := gpu_kernels(x.device)) is not None:
-        kernels.add_products(x, y, sums, imaginary)
-        return
-    compiled = cpu_kernels() if x.is_cpu else None
-    if compiled is None:
-        for total, a, b in zip(sums, (x, y, x), (x, y, y), strict=True):
-            _add_product(total, a[..., 0], b[..., 0], 1)
-            _add_product(total, a[..., 1], b[..., 1], 1)
-        if len(imaginary):
-            _add_product(imaginary, x[..., 0], y[..., 1], 1)
-            _add_product(imaginary, x[..., 1], y[..., 0], -1)
-        return
-    components = x.shape[3]
-    count = x.shape[1] * -(-components // _CHUNK)
-    sides = [side.flatten(3).numpy() for side in (x, y)]
-    results = sums.numpy(), imaginary.numpy()
-    parallel_for(
-        lambda a, b: compiled.add_products(*sides, components, _CHUNK, a, b, *results),
-        count,
-        max(1, GRAIN_SIZE * count // x.numel()),
-    )
-
-
-def _add_product(total: Tensor, a: Tensor, b: Tensor, sign: int) -> None:
-    if a.shape[0] * a.shape[2] == 1:
-        total.addcmul_(a[0, :, 0], b[0, :, 0], value=sign)
-    else:
-        work = workspace("products", tuple(a.shape), a, torch.float64)
-        total.add_(torch.mul(a, b, out=work).sum((0, 2)), alpha=sign)
