@@ -139,7 +139,7 @@ def test_shards_of_a_run_merge(data, tmp_path):
     folders = [tmp_path / "1", tmp_path / "2"]
     merged = run.merge(folders, statistics=[Peak()]).report
     assert merged.dc()["peak_out"].equals(whole.dc()["peak_out"])
-    with pytest.raises(spectroscope.RequestError, match="to merge Peak takes its class"):
+    with pytest.raises(spectroscope.RequestError, match="merging Peak needs its class"):
         run.merge(folders)
 
 
