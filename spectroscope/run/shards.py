@@ -23,6 +23,7 @@ from torch.utils.data import (
 
 from spectroscope.errors import RequestError
 from spectroscope.specimens.batches import count as inputs_in
+from spectroscope.specimens.batches import as_targets
 from spectroscope.specimens.specimen import Specimen
 
 BATCH = 64  # of a data set that isn't in batches
@@ -231,6 +232,7 @@ def _batch(
                 f"a batch of {specimen.name} must be (inputs, targets), and is {what}"
             )
         content, targets = content
+        targets = None if targets is None else as_targets(targets)
         if isinstance(content, list) and made_a_list:
             content = tuple(content)
     arguments = content if isinstance(content, tuple) else (content,)
