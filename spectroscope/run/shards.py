@@ -22,8 +22,8 @@ from torch.utils.data import (
 )
 
 from spectroscope.errors import RequestError
-from spectroscope.specimens.batches import count as inputs_in
 from spectroscope.specimens.batches import as_targets
+from spectroscope.specimens.batches import count as inputs_in
 from spectroscope.specimens.specimen import Specimen
 
 BATCH = 64  # of a data set that isn't in batches

@@ -35,8 +35,8 @@ class Specimen:
             each ``[N]``, one per input. They are averaged over all inputs, without NaN. A name
             states what the score is, over which inputs, and its unit; ``{n}`` in a name becomes the
             number of inputs averaged.
-        targets: ``[n_inputs]``, converted to a tensor: the correct outputs, if known, in the order of the inputs; with a
-            `DataLoader`, by index in its data set.
+        targets: ``[n_inputs]``, the correct outputs, if known, in the order of the inputs; with a
+            `DataLoader`, by index in its data set. Arrays and Series are converted.
         with_targets: batches are ``(inputs, targets)``.
         error: function of (outputs, targets) that returns the error of each input, ``[N]``.
         error_name: name of the averaged error, with its unit.
