@@ -244,8 +244,8 @@ def _is_torch(function: Callable[..., Any]) -> bool:
     if module is None:
         return isinstance(function, _METHODS)
     if module.startswith("torch._ops"):
-        return module.startswith(("torch._ops.aten", "torch._ops.prims"))
-    return module == "torch" or module.startswith("torch.")
+        return str(module).startswith(("torch._ops.aten", "torch._ops.prims"))
+    return str(module).partition(".")[0] == "torch"
 
 
 def _environment() -> Hashable:
@@ -266,6 +266,6 @@ def _references(tensor: Tensor) -> int:
 def _random_states() -> list[bytes]:
     """The states of torch's random number generators."""
     states = [torch.get_rng_state()]
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         states += torch.cuda.get_rng_state_all()
     return [state.numpy().tobytes() for state in states]
