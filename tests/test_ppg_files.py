@@ -291,3 +291,28 @@ def test_real_recordings_of_another_sensor(kid_ppg, dataset, column, fs, seconds
     assert all("estimate" in name for name in scores)
     everything, _, sigma = scores.values()
     assert np.isfinite([everything, sigma]).all()
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("PPG \u00b5V\n1.5\n2.5\n".encode("latin-1"), [1.5, 2.5]),
+        (b"ppg;time\n1,5;0\n2,5;1\n", [1.5, 2.5]),
+        (b"ppg;time\r\n1.5;0\r\n2.5;1\r\n", [1.5, 2.5]),
+        ("ppg\n1.5\n2.5\n".encode("utf-16"), [1.5, 2.5]),
+    ],
+)
+def test_a_csv_as_excel_saves_it(tmp_path, content, expected):
+    (tmp_path / "x.csv").write_bytes(content)
+    assert read_signal(tmp_path / "x.csv", 0).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"ppg\n", "has no samples"), (b"", "is empty"), (b"\n\n", "is empty"), (b"a;b\n", "no samp")],
+)
+def test_a_csv_without_samples_is_refused_in_one_line(tmp_path, content, message):
+    (tmp_path / "x.csv").write_bytes(content)
+    with pytest.raises(RequestError, match=message) as caught:
+        read_signal(tmp_path / "x.csv", 0)
+    assert len(str(caught.value)) < len(str(tmp_path)) + 60

@@ -385,3 +385,36 @@ def test_nan_is_not_written():
 def test_a_writer_without_add_scalar_is_refused():
     with pytest.raises(TypeError, match="no add_scalar"):
         Tracker(nn.ReLU(), writer="runs/")
+
+
+def test_sharded_weights_are_followed(tmp_path):
+    """FSDP2, whose parameters are DTensors, gives the distances of the same model unsharded."""
+    from torch import distributed
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    def train(model):
+        tracker = spectroscope.Tracker(model)
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        for _ in range(2):
+            with tracker.epoch():
+                model(x).square().sum().backward()
+                optimizer.step()
+                optimizer.zero_grad()
+        with tracker.epoch(), torch.no_grad():
+            model(x)  # the weights stay gathered
+        return tracker.weights()
+
+    torch.manual_seed(0)
+    x = torch.randn(2, 1, 16)
+    model = nn.Sequential(nn.Sequential(nn.Conv1d(1, 2, 3), nn.ReLU()), nn.Conv1d(2, 2, 3))
+    expected = train(copy.deepcopy(model))
+    distributed.init_process_group("gloo", f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        mesh = init_device_mesh("cpu", (1,))
+        fully_shard(model[0], mesh=mesh)
+        fully_shard(model, mesh=mesh)
+        weights = train(model)
+    finally:
+        distributed.destroy_process_group()
+    pd.testing.assert_frame_equal(weights, expected)

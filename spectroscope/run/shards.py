@@ -22,7 +22,7 @@ from torch.utils.data import (
 )
 
 from spectroscope.errors import RequestError
-from spectroscope.specimens.batches import count
+from spectroscope.specimens.batches import as_targets, count
 from spectroscope.specimens.specimen import Specimen
 
 BATCH_SIZE = 64  # for a data set without a DataLoader
@@ -238,6 +238,7 @@ def _batch(
                 f"a batch of {specimen.name} must be (inputs, targets), but is {got}"
             )
         content, targets = content
+        targets = None if targets is None else as_targets(targets)
         if isinstance(content, list) and collated:
             content = tuple(content)
     arguments = content if isinstance(content, tuple) else (content,)

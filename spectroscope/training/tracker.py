@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,17 @@ from spectroscope.report import Report
 
 # Columns of `Report.sites()` that are logged as curves.
 _LOGGED = ["dc_out", "dc_out_std", "dc_fraction", "active_fraction", "dead_fraction"]
+
+
+@runtime_checkable
+class _Sharded(Protocol):
+    """A `DTensor`; importing its module takes long."""
+
+    def to_local(self) -> Tensor:
+        """The part in this process."""
+
+    def full_tensor(self) -> Tensor:
+        """The whole, which every process must ask for."""
 
 
 class Writer(Protocol):
@@ -112,6 +123,8 @@ class Tracker:
         self._weights = None if weights is None else list(weights)
         pairs = list(model.named_parameters()) if self._weights is None else self._weights
         self._start = {name: tensor.detach().clone() for name, tensor in pairs}
+        # Of sharded weights every process must compute it: at once, not when a table is asked for.
+        self._start_norms = {name: _norm(start) for name, start in self._start.items()}
         if len(self._start) < len(pairs):
             names = [name for name, _ in pairs]
             twice = next(name for name in names if names.count(name) > 1)
@@ -159,7 +172,7 @@ class Tracker:
                 model (as after ``model.to(device)``).
             relative_distance: `distance` over the norm of w₀; NaN if that is 0, as for most biases.
         """
-        norms = {name: float(_norm(start)) for name, start in self._start.items()}
+        norms = {name: float(norm) for name, norm in self._start_norms.items()}
         start: dict[str, float | Tensor] = dict.fromkeys(norms, 0.0)
         rows = [
             (number, name, float(distance), float(distance) / (norms[name] or np.nan))
@@ -218,7 +231,8 @@ def _is_empty(recorder: Recorder) -> bool:
 
 
 def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
+    local = tensor.to_local() if isinstance(tensor, _Sharded) else tensor
+    return local.untyped_storage().data_ptr()
 
 
 def _storages(model: nn.Module) -> set[int]:
@@ -228,6 +242,8 @@ def _storages(model: nn.Module) -> set[int]:
 def _distance(weight: Tensor | None, start: Tensor) -> float | Tensor:
     if weight is None or weight.shape != start.shape:
         return np.nan
+    if isinstance(weight, _Sharded) != isinstance(start, _Sharded):  # FSDP2 gathers weights to run
+        weight, start = (x.full_tensor() if isinstance(x, _Sharded) else x for x in (weight, start))
     # Half precision would round the difference; wider dtypes keep their precision.
     return _norm(weight - start.to(weight.device, torch.promote_types(start.dtype, torch.float32)))
 
@@ -235,7 +251,7 @@ def _distance(weight: Tensor | None, start: Tensor) -> float | Tensor:
 def _norm(x: Tensor) -> Tensor:
     wide = torch.promote_types(x.dtype, torch.float32 if x.is_mps else torch.float64)
     norm: Tensor = torch.linalg.vector_norm(x, dtype=wide)
-    return norm
+    return norm.full_tensor() if isinstance(norm, _Sharded) else norm
 
 
 def _number(name: str, value: float | Tensor) -> float | Tensor:
