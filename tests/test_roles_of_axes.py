@@ -198,7 +198,7 @@ def test_inputs_as_they_come(how):
 
 def test_fs_that_reaches_no_site_is_said():
     model = nn.Sequential(Calls(lambda x: torch.fft.fft(x).real), nn.ReLU())
-    with pytest.warns(UserWarning, match=r"fs reached no site.*decimation="):
+    with pytest.warns(UserWarning, match=r"rate of every site is unknown.*decimation="):
         recorded(model, torch.randn(2, 3, 32), fs=8.0)
     assert recorded(model, torch.randn(2, 3, 32), fs=8.0, decimation=1).sites()["fs"].item() == 8
 

@@ -36,7 +36,8 @@ def read_signal(path: str | os.PathLike[str], column: str | int | None = None) -
     """Read one signal, ``[T]``, from a file.
 
     Args:
-        path: ``.csv`` (comma-separated, with or without a header line), ``.npz``, or ``.npy`` of
+        path: ``.csv`` (separated by commas, or by semicolons as Excel does where the decimal mark
+            is a comma; with or without a header line), ``.npz``, or ``.npy`` of
             shape ``[T]``.
         column: name of a column or of an array in the ``.npz``; or its number from 0, if no column
             has that name. None: the only column.
@@ -60,7 +61,8 @@ def read_signal(path: str | os.PathLike[str], column: str | int | None = None) -
     except OSError as error:
         raise RequestError(f"cannot read {path}: {error.strerror or error!r}") from error
     except Exception as error:  # a damaged file can raise anything
-        raise RequestError(f"cannot read {path}: {error!r}") from error
+        reason = str(error).strip().partition("\n")[0][:100]
+        raise RequestError(f"cannot read {path}: {type(error).__name__}: {reason}") from error
     return _checked(values, f"{name!r} of {path}" if has_several else str(path))
 
 
@@ -125,8 +127,12 @@ def to_scale(windows: Array) -> Array:
 @contextmanager
 def _csv(path: Path) -> Iterator[Signals]:
     # Of a single column a blank line is a missing sample, except at the end of the file.
-    text = path.read_text(encoding="utf-8-sig").rstrip()
+    text = _text(path.read_bytes()).rstrip()
+    if not text:
+        raise RequestError(f"{path} is empty")
     options: dict[str, Any] = {"skip_blank_lines": False, "skipinitialspace": True}
+    if ";" in text.partition("\n")[0]:
+        options |= {"sep": ";", "decimal": "," if "," in text else "."}
     first = pd.read_csv(io.StringIO(text), header=None, nrows=1, **options)
     has_header = any(not pd.api.types.is_numeric_dtype(dtype) for dtype in first.dtypes)
     options |= {"header": 0 if has_header else None, "index_col": False, "low_memory": False}
@@ -134,6 +140,15 @@ def _csv(path: Path) -> Iterator[Signals]:
         warnings.simplefilter("error", pd.errors.ParserWarning)
         frame = pd.read_csv(io.StringIO(text), **options)
     yield {str(name).strip(): frame[name].to_numpy() for name in frame}
+
+
+def _text(content: bytes) -> str:
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return content.decode("utf-16")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:  # Excel's "CSV", other than its "CSV UTF-8"
+        return content.decode("latin-1")
 
 
 @contextmanager
@@ -167,6 +182,8 @@ def _checked(values: NDArray[Any], what: str) -> Array:
     """`values` as float64. An error names the position unless they are a row of finite numbers."""
     if values.ndim != 1:
         raise RequestError(f"{what} must be one signal, [T], but its shape is {list(values.shape)}")
+    if not len(values):
+        raise RequestError(f"{what} has no samples")
     if values.dtype.kind not in "iuf":
         text = pd.to_numeric(pd.Series(values), errors="coerce").isna() & ~pd.isna(values)
         first = int(text.argmax())

@@ -24,12 +24,12 @@ class AxisTracker:
 
     Attributes:
         started: whether the inputs of the model are known.
-        differing: lengths along time of the inputs, the reference first, if they differ.
+        lengths: along time, of inputs of different lengths, the reference first; else empty.
     """
 
     def __init__(self) -> None:
         self.started = False
-        self.differing: tuple[int, ...] = ()
+        self.lengths: tuple[int, ...] = ()
         self._axes: TensorMap[Axes] = TensorMap()
 
     def start(self, inputs: Any, time_axis: int) -> None:
@@ -48,7 +48,7 @@ class AxisTracker:
         signals = [x for x in timed if x.is_floating_point()] or timed
         lengths = [x.shape[time_axis] for x in signals if x.dim() == signals[0].dim()]
         if len(set(lengths)) > 1:
-            self.differing = tuple(dict.fromkeys(lengths))
+            self.lengths = tuple(dict.fromkeys(lengths))
         for tensor in given:
             self._axes.set(tensor, _input_axes(tensor, time_axis, lengths))
 

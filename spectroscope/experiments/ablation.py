@@ -3,6 +3,7 @@
 import glob
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from numpy.typing import ArrayLike
 from scipy import stats
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 from tqdm import tqdm
 
 from spectroscope.capture.call import ActivationCall
@@ -21,7 +23,7 @@ from spectroscope.capture.sites import Select, Site
 from spectroscope.errors import RequestError
 from spectroscope.experiments.interventions import Intervention, intervene
 from spectroscope.experiments.metrics import METRICS, Metric
-from spectroscope.experiments.operations import Operation, only_dc, remove_dc
+from spectroscope.experiments.operations import Firing, Operation, only_dc, remove_dc
 from spectroscope.specimens.batches import tensor, with_targets
 
 Custom: TypeAlias = Callable[[Tensor, Tensor], Tensor]
@@ -46,7 +48,10 @@ def importance(
     """Change one activation at a time, and measure what the outputs lose.
 
     The work before a site is done once for each batch: its results are kept (which takes the memory
-    of a training step) and the forward with the site changed begins, in effect, there. A batch's
+    of a training step) and the forward with the site changed begins, in effect, there. Results are
+    reused only where the same function gets the same values. The first batch runs twice more, with
+    an operation that changes nothing: unless that reproduces the outputs bit by bit, a warning says
+    so, and nothing is reused. A batch's
     inputs mustn't influence each other; then the result is the same for any size of batches, but of
     operations that mix inputs (`shuffle_dc`).
 
@@ -81,24 +86,30 @@ def importance(
     named = _named(operations)
     chosen = _metric(metric)
     reference_run = _Reference(model, select, options.get("kinds", ()))
+    replay: Replay | None = reference_run.replay
     interventions: dict[tuple[Site, str], Intervention] = {}
     scores: dict[tuple[Site, str], list[Tensor]] = {}
     bases: list[Tensor] = []
     bar = tqdm(unit=" forwards", disable=not progress)
     try:
-        with bar, torch.inference_mode():
-            for inputs, target in with_targets(batches, targets):
-                with reference_run.replay.recording(), reference_run:
+        # Without inference mode, which doesn't count writes to tensors: `Replay` needs that.
+        with bar, torch.inference_mode(False), torch.no_grad():
+            for batch, target in with_targets(batches, targets):
+                inputs = tree_map_only(Tensor, _writable, batch)
+                with reference_run.replay.recording(model, inputs), reference_run:
                     reference = tensor(model(*inputs))
+                if not bases and reference_run.sites:
+                    replay = _checked(reference_run, model, inputs, reference, options)
                 bases.append(_scored(chosen, reference, reference, target))
                 bar.update()
-                for site, position in reference_run.positions.items():
+                reused = None if reference_run.replay.is_random else replay
+                for site in reference_run.sites:
                     for name, operation in named.items():
                         key = site, name
                         if key not in interventions:
                             one = glob.escape(site.name)
                             interventions[key] = intervene(model, one, operation, **options)
-                        with reference_run.replay.up_to(position), interventions[key]:
+                        with reused.replaying() if reused else nullcontext(), interventions[key]:
                             output = tensor(model(*inputs))
                         found = _scored(chosen, output, reference, target)
                         scores.setdefault(key, []).append(found)
@@ -128,11 +139,11 @@ def importance(
 
 
 class _Reference(CaptureSession):
-    """The untouched forward: where in it each site fires, and what can be used again."""
+    """The untouched forward: which sites fire in it, and what can be used again."""
 
     def __init__(self, model: nn.Module, select: Select, kinds: Any):
         self.replay = Replay()
-        self.positions: dict[Site, int] = {}
+        self.sites: dict[Site, None] = {}  # in order
         capture = Capture(model, self._fired, select=select, kinds=kinds)
         super().__init__(capture, type(model).__name__, "judged")
 
@@ -140,14 +151,64 @@ class _Reference(CaptureSession):
         """What can't be seen, and why."""
         return self._capture.discovery.describe_gaps()
 
-    def _opened(self) -> None:
-        self.positions.clear()
+    def _on_enter(self) -> None:
+        self.sites.clear()
 
-    def _message(self) -> None:
+    def _warning(self) -> None:
         """No warning for each batch: `importance` warns at its end."""
 
     def _fired(self, call: ActivationCall) -> None:
-        self.positions.setdefault(call.site, self.replay.position)
+        self.sites[call.site] = None
+
+
+def _checked(
+    reference_run: _Reference,
+    model: nn.Module,
+    inputs: tuple[Any, ...],
+    reference: Tensor,
+    options: dict[str, Any],
+) -> Replay | None:
+    """The replay, if operations that change nothing reproduce the reference bit by bit with it.
+
+    Otherwise None, with a warning.
+    """
+    sites = [glob.escape(site.name) for site in reference_run.sites]
+    replay = reference_run.replay
+    with intervene(model, sites, _unchanged, **options):
+        whole = tensor(model(*inputs))
+    if not _same_bits(whole, reference):
+        cause = "it draws random numbers" if replay.is_random else "it isn't deterministic"
+        warnings.warn(
+            f"{type(model).__name__}: a forward that changes nothing does not reproduce the "
+            f"outputs ({cause}, or keeps a state): differences smaller than that mean nothing",
+            stacklevel=3,
+        )
+        return None
+    with replay.replaying(), intervene(model, sites[-1], _unchanged, **options):
+        replayed = tensor(model(*inputs))
+    if not _same_bits(replayed, reference):
+        warnings.warn(
+            f"{type(model).__name__}: results of the first forward can't be reused, "
+            "so every forward is computed whole",
+            stacklevel=3,
+        )
+        return None
+    return replay
+
+
+def _unchanged(output: Tensor, firing: Firing) -> Tensor:
+    return output.clone()
+
+
+def _same_bits(x: Tensor, y: Tensor) -> bool:
+    if x.shape != y.shape or x.dtype != y.dtype:
+        return False
+    return torch.equal(*(side.contiguous().flatten().view(torch.uint8) for side in (x, y)))
+
+
+def _writable(tensor: Tensor) -> Tensor:
+    """Of an inference tensor a copy that can be written to outside of inference mode."""
+    return tensor.clone() if tensor.is_inference() else tensor
 
 
 def _named(operations: Mapping[str, Operation] | Sequence[Operation]) -> dict[str, Operation]:

@@ -38,7 +38,9 @@ def _difference(outputs: Tensor, targets: Tensor | None) -> Tensor:
         raise RequestError("this metric needs targets: batches of (inputs, targets), or targets=")
     if targets.numel() != outputs.numel():
         raise RequestError(f"outputs are {list(outputs.shape)}, targets {list(targets.shape)}")
-    return (outputs.double() - targets.to(outputs.device).view(outputs.shape)).flatten(1)
+    return (
+        outputs.double() - targets.to(outputs.device, torch.float64).view(outputs.shape)
+    ).flatten(1)
 
 
 def _mae(outputs: Tensor, reference: Tensor, targets: Tensor | None) -> Tensor:

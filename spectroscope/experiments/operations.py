@@ -184,7 +184,7 @@ class RemoveHarmonics:
         (axis,) = firing.transformed
         lines = output.movedim(axis, -1)
         samples, length = len(lines), lines.shape[-1]
-        f0 = Fundamental(self.f0, firing.fs or 1.0).at(firing.decimation, samples)
+        f0 = Fundamental(self.f0, firing.fs or 1.0).at_site(firing.decimation, samples)
         if not isinstance(f0, Tensor):
             raise RequestError(f"remove_harmonics at {firing.name}: {f0}")
         harmonics = Harmonics.of(f0.to(output.device), self._harmonics, length)

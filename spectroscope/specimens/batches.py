@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
@@ -24,7 +25,7 @@ def with_targets(
     Raises:
         RequestError: a batch has another structure, or there are too few targets.
     """
-    all_targets = None if targets is None else torch.as_tensor(targets)
+    all_targets = None if targets is None else as_targets(targets)
     first = 0
     for batch in batches:
         target = None
@@ -41,7 +42,25 @@ def with_targets(
                 raise RequestError(f"{len(all_targets)} targets for {last} inputs or more")
             target = all_targets[first:last]
         first = last
-        yield inputs, target
+        yield inputs, None if target is None else as_targets(target)
+
+
+def as_targets(targets: Any) -> Tensor:
+    """Targets as a tensor, by position: from a tensor, a list, a NumPy array or a pandas Series.
+
+    Raises:
+        RequestError: they aren't numbers.
+    """
+    if isinstance(targets, Tensor):
+        return targets
+    try:
+        if isinstance(targets, list | tuple | int | float):
+            return torch.as_tensor(targets)
+        array = np.array(targets, order="C")  # a copy: the original may be read-only
+        return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
+    except (TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise RequestError(f"targets must be numbers: {reason}") from error
 
 
 def count(argument: Any) -> int:

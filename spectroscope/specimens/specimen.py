@@ -37,7 +37,7 @@ class Specimen:
             states what the score is, over which inputs, and its unit; ``{n}`` in a name becomes the
             number of inputs averaged.
         targets: ``[n_inputs]``, the correct outputs, if known, in the order of the inputs; with a
-            `DataLoader`, by index in its data set.
+            `DataLoader`, by index in its data set. Arrays and Series are converted.
         with_targets: batches are ``(inputs, targets)``.
         error: function of (outputs, targets) that returns the error of each input, ``[N]``.
         error_name: name of the averaged error, with its unit.
@@ -70,6 +70,17 @@ class Specimen:
     per_minute: bool = False
     featured_site: str | None = None
     options: Mapping[str, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # A pandas Series, say, would be indexed by its labels.
+        if self.targets is not None:
+            from spectroscope.specimens.batches import as_targets
+
+            object.__setattr__(self, "targets", as_targets(self.targets))
+        if self.f0 is not None:
+            import numpy as np
+
+            object.__setattr__(self, "f0", np.asarray(self.f0))
 
     def first(self, inputs: int) -> Specimen:
         """The same specimen, limited to the first `inputs` inputs.
