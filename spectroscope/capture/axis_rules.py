@@ -1,12 +1,20 @@
 """Rules of axis tracking: the axes of a torch function's output from those of its arguments."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from spectroscope.capture.axes import CHANNEL, UNKNOWN, Axes, Axis
+from spectroscope.capture.axis_geometry import (
+    broadcast,
+    merged,
+    reshaped,
+    scaled,
+    scrambled,
+    view_axes,
+)
 from spectroscope.capture.tensors import is_plain, tensors
 
 
@@ -53,16 +61,16 @@ def output_axes(call: FunctionCall, output: Tensor) -> Axes | None:
     source, axes = call.tracked[0]
     same_layout = output.shape == source.shape and output.stride() == source.stride()
     if call.name in _RESHAPES and source is first:
-        return _reshaped(axes, source.shape, output.shape)
+        return reshaped(axes, source.shape, output.shape)
     if source.is_complex() and output.shape == source.shape:
         return axes  # real or imaginary part, which may be a view
     if not same_layout and _storage_id(output) == _storage_id(source):
-        return _view_axes(axes, source, output)
+        return view_axes(axes, source, output)
     if call.name in _UNKNOWN:
         return None
     if call.name in _SCRAMBLED or call.name.startswith("fft_"):
         dim = call.argument(2 if call.name.startswith("fft_") else 1, "dim", -1)
-        return _scrambled(axes, dim) if output.dim() == len(axes) and source is first else None
+        return scrambled(axes, dim) if output.dim() == len(axes) and source is first else None
     if call.name == "getitem":
         index = call.args[1] if isinstance(call.args[1], list | tuple) else (call.args[1],)
         if any(True for _ in tensors(index)):  # it selects in any order
@@ -70,7 +78,7 @@ def output_axes(call: FunctionCall, output: Tensor) -> Axes | None:
             if len(others) > 1 or output.dim() != len(axes):
                 return None
             after = any(item is ... for item in index[: others[0]])
-            return _scrambled(axes, others[0] - len(index) if after else others[0])
+            return scrambled(axes, others[0] - len(index) if after else others[0])
     if call.name in _REDUCTIONS and source is first:
         reduced = _reduced(axes, call, output)
         if reduced is not None:
@@ -78,163 +86,15 @@ def output_axes(call: FunctionCall, output: Tensor) -> Axes | None:
     if same_layout and len(call.tracked) == 1:
         return axes
     if call.name in _JOINING:
-        return _merge([axes for _, axes in call.tracked])
+        return merged([axes for _, axes in call.tracked])
     lower = any(tensor.dim() > output.dim() for tensor, _ in call.tracked)
     if not lower and any(output.shape == tensor.shape for tensor in call.inputs):
-        return _merge([_broadcast(axes, tensor, output) for tensor, axes in call.tracked])
+        return merged([broadcast(axes, tensor, output) for tensor, axes in call.tracked])
     return None
 
 
 def _storage_id(tensor: Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
-
-
-def _view_axes(axes: Axes, source: Tensor, view: Tensor) -> Axes:
-    """Axes of a view of `source`, found by stride.
-
-    Covers transposition, permutation, (un)squeezing, slicing and splitting. An axis of the view
-    runs along the axis of `source` with the largest stride that divides the view's, if it stays
-    within that axis; the quotient of the strides is the step of the slice. An axis of length 1 is
-    one of the same stride.
-    """
-    given = list(zip(source.shape, source.stride(), axes, strict=True))
-    view_axes = [UNKNOWN] * view.dim()
-    used = set()
-    for i, (size, stride) in enumerate(zip(view.shape, view.stride(), strict=True)):
-        candidates = [
-            (source_stride, k)
-            for k, (source_size, source_stride, _) in enumerate(given)
-            if source_stride > 0
-            and stride % source_stride == 0
-            and 0 < (size - 1) * stride <= (source_size - 1) * source_stride
-        ]
-        if candidates:
-            source_stride, k = max(candidates)
-            used.add(k)
-            view_axes[i] = _times(given[k][2], stride // source_stride)
-    for i, (size, stride) in enumerate(zip(view.shape, view.stride(), strict=True)):
-        same = [k for k, other in enumerate(given) if other[1] == stride and k not in used]
-        if size == 1 and same:
-            # Of several, one that has the length 1 too.
-            k = min(same, key=lambda k: given[k][0])
-            used.add(k)
-            view_axes[i] = given[k][2] if given[k][0] == 1 else Axis(given[k][2].role)
-    return tuple(view_axes)
-
-
-def _reshaped(axes: Axes, before: Sequence[int], after: Sequence[int]) -> Axes | None:
-    """Axes after a reshape, in which axes are merged and split.
-
-    >>> time = Axis("time", Fraction(1))
-    >>> _reshaped((Axis("batch"), CHANNEL, time), (2, 4, 6), (2, 2, 2, 3, 2))[-2:]
-    (Axis(role='time', decimation=Fraction(2, 1)), Axis(role='time', decimation=Fraction(1, 1)))
-    >>> [axis.role for axis in _reshaped((Axis("batch"), CHANNEL, time), (2, 4, 6), (2, 24))]
-    ['batch', 'channel']
-    """
-    if tuple(before) == tuple(after):
-        return axes
-    if 0 in before or 0 in after:
-        return None
-    result = [UNKNOWN] * len(after)
-    old, new = ([i for i, size in enumerate(shape) if size > 1] for shape in (before, after))
-    ones = [i for i, size in enumerate(before) if size == 1]
-    places = [i for i, size in enumerate(after) if size == 1]
-    if len(ones) == len(places):
-        for i, k in zip(places, ones, strict=True):
-            result[i] = axes[k]
-    if places and 0 in (*ones[:1],) and axes[0].role == "batch" and 0 in places:
-        result[0] = axes[0]
-    while old and new:
-        sources, targets = [old.pop(0)], [new.pop(0)]
-        size, length = before[sources[0]], after[targets[0]]
-        while size != length:
-            if size < length:
-                sources.append(old.pop(0))
-                size *= before[sources[-1]]
-            else:
-                targets.append(new.pop(0))
-                length *= after[targets[-1]]
-        lengths = [after[i] for i in targets]
-        for i, axis in zip(targets, _split(_joined([axes[k] for k in sources]), lengths),
-                           strict=True):  # fmt: skip
-            result[i] = axis
-    return tuple(result)
-
-
-def _joined(axes: Sequence[Axis]) -> Axis:
-    """Several axes as one."""
-    if len(axes) == 1:
-        return axes[0]
-    roles = [axis.role for axis in axes]
-    if "batch" in roles:
-        return Axis("batch")
-    if "channel" in roles:
-        return CHANNEL
-    return Axis("feature") if set(roles) == {"feature"} else UNKNOWN
-
-
-def _split(axis: Axis, lengths: Sequence[int]) -> list[Axis]:
-    """One axis as several of `lengths`."""
-    if axis.role == "batch":
-        return [axis if len(lengths) == 1 else Axis("batch"), *[UNKNOWN] * (len(lengths) - 1)]
-    parts = [axis]
-    for length in reversed(lengths[1:]):
-        parts.insert(0, _times(parts[0], length))
-    return parts
-
-
-def _broadcast(axes: Axes, tensor: Tensor, output: Tensor) -> Axes:
-    """Axes of `tensor` broadcast to `output`: an axis of length 1 that is expanded has no rate."""
-    lengths = output.shape[output.dim() - tensor.dim() :]
-    return tuple(
-        UNKNOWN if size == 1 != length else axis
-        for axis, size, length in zip(axes, tensor.shape, lengths, strict=True)
-    )
-
-
-def _merge(several: Sequence[Axes]) -> Axes:
-    """Axes of several tensors combined value by value or concatenated.
-
-    They are aligned at the last axis, as in broadcasting. An axis on which two decimations differ
-    has none. Of roles that contradict each other, the first holds.
-    """
-    dim = max(map(len, several))
-    channels = next((k for axes in several
-                     if (k := {i - len(axes) for i, a in enumerate(axes) if a.role == "channel"})),
-                    set())  # fmt: skip
-    merged: list[Axis] = []
-    for i in range(-dim, 0):
-        aligned = [axes[i] for axes in several if len(axes) >= -i]
-        roles = [axis.role for axis in aligned if axis.role]
-        if i in channels:
-            merged.append(CHANNEL)
-            continue
-        roles = [role for role in roles if role != "channel"]
-        known = [axis.decimation for axis in aligned if axis.decimation is not None]
-        same = bool(known) and known.count(known[0]) == len(known)
-        merged.append(Axis(roles[0] if roles else "", known[0] if same else None))
-    return tuple(merged)
-
-
-def _scrambled(axes: Axes, dim: Any) -> Axes:
-    """Axes after a function that keeps them, but not the samples of one or of all."""
-    over = {dim % len(axes)} if isinstance(dim, int) else set(range(len(axes)))
-    kept = ("batch", "channel", "feature")
-    return tuple(a if i not in over else Axis(a.role) if a.role in kept else UNKNOWN
-                 for i, a in enumerate(axes))  # fmt: skip
-
-
-def _times(axis: Axis, factor: int | Fraction) -> Axis:
-    # Most factors are 1, and fractions are slow.
-    if axis.decimation is None or factor == 1:
-        return axis
-    return Axis(axis.role, axis.decimation * factor)
-
-
-def _scale(axes: Axes, factors: Sequence[int | Fraction]) -> Axes:
-    """Multiply the last axes by `factors`."""
-    first = len(axes) - len(factors)
-    return (*axes[:first], *map(_times, axes[first:], factors))
 
 
 def _per_axis(value: Any, count: int) -> list[int]:
@@ -258,9 +118,9 @@ def _channels_second(axes: Axes) -> Axes:
 def _convolution(count: int, *, transposed: bool = False) -> _Rule:
     def rule(axes: Axes, call: FunctionCall, output: Tensor) -> Axes:
         strides = _per_axis(call.argument(3, "stride", 1), count)
-        scaled = _scale(axes, [Fraction(1, s) for s in strides] if transposed else strides)
+        axes = scaled(axes, [Fraction(1, s) for s in strides] if transposed else strides)
         spatial = (axis if axis.role == "time" else Axis("", axis.decimation)
-                   for axis in scaled[-count:])  # fmt: skip
+                   for axis in axes[-count:])  # fmt: skip
         batch = (Axis("batch", axes[0].decimation),) if len(axes) > count + 1 else ()
         return (*batch, CHANNEL, *spatial)
 
@@ -271,7 +131,7 @@ def _pooling(count: int, *, first: int = 1) -> _Rule:
     def rule(axes: Axes, call: FunctionCall, output: Tensor) -> Axes:
         kernel = call.argument(first, "kernel_size")
         steps = _per_axis(call.argument(first + 1, "stride") or kernel, count)
-        return _scale(_channels_second(axes) if len(axes) == count + 2 else axes, steps)
+        return scaled(_channels_second(axes) if len(axes) == count + 2 else axes, steps)
 
     return rule
 
@@ -283,15 +143,15 @@ def _resampling(axes: Axes, call: FunctionCall, output: Tensor) -> Axes | None:
     pairs = list(zip(call.argument(0, "input").shape, output.shape, strict=True))[2:]
     axes = _channels_second(axes)
     if any(length <= ends for pair in pairs for length in pair):
-        return _scrambled(axes, None)
-    return _scale(axes, [Fraction(a - ends, b - ends) for a, b in pairs])
+        return scrambled(axes, None)
+    return scaled(axes, [Fraction(a - ends, b - ends) for a, b in pairs])
 
 
 def _pixel_shuffle(*, up: bool) -> _Rule:
     def rule(axes: Axes, call: FunctionCall, output: Tensor) -> Axes:
         factor = Fraction(call.argument(1, "upscale_factor" if up else "downscale_factor"))
-        scaled = _scale(axes, [1 / factor if up else factor] * 2)
-        return (*scaled[:-3], CHANNEL, *scaled[-2:])
+        axes = scaled(axes, [1 / factor if up else factor] * 2)
+        return (*axes[:-3], CHANNEL, *axes[-2:])
 
     return rule
 
@@ -314,9 +174,9 @@ def _attention(axes: Axes, call: FunctionCall, output: Tensor) -> Axes | None:
 
 
 def _stack(axes: Axes, call: FunctionCall, output: Tensor) -> Axes:
-    merged = list(_merge([axes for _, axes in call.tracked]))
-    merged.insert(call.argument(1, "dim", 0) % output.dim(), UNKNOWN)
-    return tuple(merged)
+    result = list(merged([axes for _, axes in call.tracked]))
+    result.insert(call.argument(1, "dim", 0) % output.dim(), UNKNOWN)
+    return tuple(result)
 
 
 def _repetition(axes: Axes, call: FunctionCall, output: Tensor) -> Axes | None:
@@ -339,7 +199,7 @@ def _product(position: int, *, swapped: bool = False) -> _Rule:
             return None
         row = _mixed(left, left_axes, -2, right_axes)
         column = _mixed(right, right_axes, -1, left_axes)
-        batch = _merge([axes[:-2] for axes in (left_axes, right_axes) if axes] or [()]) if (
+        batch = merged([axes[:-2] for axes in (left_axes, right_axes) if axes] or [()]) if (
             max(x.dim() for x in pair) > 2) else ()  # fmt: skip
         result = (*(UNKNOWN,) * (output.dim() - 2 - len(batch)), *batch, row)
         if column.role == "channel":

@@ -220,9 +220,8 @@ class Capture:
                         # It may work in place.
                         finish = partial(finish, original_input=tensor.clone())
                 else:
-                    self.discovery.set_reason(
-                        name, module, "it was called without a positional tensor"
-                    )
+                    reason = "it was called without a positional tensor"
+                    self.discovery.set_reason(name, module, reason)
         thread.running.append(Frame(module, name, kind, in_custom, finish))
 
     def on_module_exit(self, module: nn.Module, output: Any) -> Any:
@@ -318,10 +317,7 @@ class Capture:
         calls[row.place] += 1
         if not self.discovery.selects(site):
             return None
-        tracker = self._thread.axes
-        finish = self._dispatcher.start(
-            site, tensor, tracker.of(tensor), row, is_relu=is_relu, started=tracker.started
-        )
+        finish = self._dispatcher.start(site, tensor, self._thread.axes, row, is_relu=is_relu)
 
         def finish_call(output: Any, original_input: Tensor | None = None) -> Tensor | None:
             new = finish(output) if original_input is None else finish(output, original_input)

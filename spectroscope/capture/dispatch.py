@@ -10,7 +10,6 @@ from torch import Tensor
 
 from spectroscope.capture import hooks
 from spectroscope.capture.axes import (
-    Axes,
     ChannelAxis,
     axis_number,
     common_decimation,
@@ -18,6 +17,7 @@ from spectroscope.capture.axes import (
     layout_of,
     unknown_channels,
 )
+from spectroscope.capture.axis_tracker import AxisTracker
 from spectroscope.capture.call import ActivationCall, unreadable
 from spectroscope.capture.frames import will_be_recomputed
 from spectroscope.capture.sites import CoverageRow, PerSite, Site
@@ -79,21 +79,19 @@ class Dispatcher:
         self,
         site: Site,
         tensor: Tensor,
-        axes: Axes | None,
+        tracker: AxisTracker,
         row: CoverageRow,
         *,
         is_relu: bool,
-        started: bool,
     ) -> Finish:
         """Pass on a call that is about to run.
 
         Args:
             site: the call.
             tensor: input of the call.
-            axes: of the input; None: unknown.
+            tracker: of the axes of the input.
             row: of the coverage, for the reason if the call can't be recorded.
             is_relu: torch's own ReLU is called.
-            started: the inputs of the model are tracked.
 
         Raises:
             RuntimeError: the output is to be changed, but the call will run again in the backward
@@ -108,19 +106,14 @@ class Dispatcher:
         def note(reason: str) -> None:
             row.reason = f"call {site.call}: {reason}"
 
-        axis = self._channel_axis.of(site)
+        axis, axes = self._channel_axis.of(site), tracker.of(tensor)
         if reason := unreadable(tensor, known_channel(axes) if axis is None else axis):
             if self._change is not None:
                 return partial(_refuse, site, reason)
             note(reason)
             return partial(_finish, None, None, row)
-        changes = self._change is not None
-        if (
-            axis is None
-            and started
-            and not changes
-            and (reason := unknown_channels(tensor.shape, axes))
-        ):
+        tracked = axis is None and tracker.started
+        if tracked and self._change is None and (reason := unknown_channels(tensor.shape, axes)):
             note(reason)
         layout = layout_of(tensor.shape, axes, axis, timed=self._timed)
         decimation = self._decimation.of(site)
