@@ -176,14 +176,14 @@ def _inspect(arguments: argparse.Namespace) -> None:
     from spectroscope.run import text
 
     shard = run.Shard() if arguments.shard is None else run.Shard.parse(arguments.shard)
-    launched = run.launched()
-    if launched and arguments.shard is not None:
+    distributed = run.is_distributed()
+    if distributed and arguments.shard is not None:
         raise RequestError("torchrun assigns the shards: leave --shard out")
     checkpoint = None
     files = ""
     try:
-        with run.joined(arguments.device) if launched else nullcontext() as group:
-            quiet = group is not None and not group.reports
+        with run.process_group(arguments.device) if distributed else nullcontext() as group:
+            quiet = group is not None and not group.is_main
             if quiet:
                 warnings.simplefilter("ignore")
             if out is not None:
@@ -214,7 +214,7 @@ def _inspect(arguments: argparse.Namespace) -> None:
                 files = _written(out, lambda f: run.export(specimen, report, f, parquet=parquet))
     except UnfinishedError as error:
         world = int(os.environ["WORLD_SIZE"])
-        kept = "nothing was kept" if out is None else run.how_to_go_on(out, world)
+        kept = "nothing was kept" if out is None else run.resume_hint(out, world)
         raise UnfinishedError(f"{error}; {kept}") from None
     except KeyboardInterrupt:
         if checkpoint is None or not checkpoint.path.exists():

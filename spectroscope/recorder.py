@@ -1,4 +1,4 @@
-"""`record`: a context manager that keeps statistics of every activation of a running model."""
+"""`record`: a context manager that records statistics of every activation of a model."""
 
 import math
 import operator
@@ -15,13 +15,12 @@ from spectroscope.capture.session import CaptureSession
 from spectroscope.capture.sites import Select
 from spectroscope.dsp.spectra import Window, checked_window
 from spectroscope.errors import RequestError
-from spectroscope.statistics import provenance
-from spectroscope.statistics.base import Statistic, checked
+from spectroscope.statistics.base import Statistic, by_name
 from spectroscope.statistics.chunks import reduce
 from spectroscope.statistics.fundamentals import F0, Fundamental
 from spectroscope.statistics.harmonics import HarmonicAmplitudes
 from spectroscope.statistics.moments import DCMoments
-from spectroscope.statistics.recording import Recording, SiteRecord
+from spectroscope.statistics.recording import Recording, SiteRecord, run_details
 from spectroscope.statistics.spectra import Spectra
 
 if TYPE_CHECKING:
@@ -45,47 +44,47 @@ def record(
     statistics: Iterable[Statistic] = (),
     about: Mapping[str, str] | None = None,
 ) -> "Recorder":
-    """Keep statistics of both sides of every ReLU of `model` while the `with` block runs.
+    """Record statistics of input and output of every ReLU of `model` while the `with` block runs.
 
     Every call of a ReLU (`nn.ReLU`, `F.relu`, `torch.relu`, `x.relu_()`, `x.clamp(min=0)`,
-    `torch.maximum(x, 0)`, `F.threshold(x, 0, 0)`), ReLU6 or hardtanh from 0 is seen, in place or
-    not, as module or function. The model is changed in nothing: its outputs and gradients are the
-    same to the bit, and what we hooked is unhooked when the block ends, however it ends.
-    Activations are reduced where they are seen; none is kept.
+    `torch.maximum(x, 0)`, `F.threshold(x, 0, 0)`), ReLU6 or hardtanh from 0 is recorded, in place
+    or not, as module or function. The model is not modified: its outputs and gradients are
+    bit-identical, and all hooks are removed when the block ends, even by an exception. Activations
+    are reduced as they occur; none is kept.
 
     Args:
         model: any `nn.Module`.
         fs: samples per second of a 1-D input; None: frequencies in cycles per sample.
-        select: which activations: a glob or globs over names of modules (``"block1.*"``) or of
+        select: activations to record: a glob or globs over names of modules (``"block1.*"``) or of
             calls (``"*#0"``, ``"*/clamp#*"``), or ``(name, module) -> bool``. None: all.
-        spectra: keep power spectra and the cross-spectrum of both sides: of ``[N, C, T]``, of
-            images ``[N, C, H, W]`` by rings of equal frequency (``"plane"``: whole, which takes the
-            memory of an activation), of the frames of video. False: the DC table alone.
-        f0: fundamental of the inputs, in the unit of `fs`: the amplitudes of its harmonics are
-            projected out, at their exact frequencies, of activations ``[N, C, T]``. A number, one
-            for each input (set `recorder.f0` before each batch), or ``"auto"``: the strongest
-            component of each input.
-        harmonics: how many of them, the fundamental included.
-        window: of the spectra, as ``scipy.signal.get_window`` takes it. With any but the boxcar the
-            DC is taken out first and put back exactly.
+        spectra: record power spectra and the cross-spectrum of both sides: of ``[N, C, T]``; of
+            images ``[N, C, H, W]`` summed over radial bins (``"plane"``: every component, which
+            needs the memory of an activation); of each frame of video. False: only the DC table.
+        f0: fundamental of the inputs, in the unit of `fs`. The amplitudes of its harmonics in
+            activations ``[N, C, T]`` are fitted at their exact frequencies. A number; one number
+            per input (set `recorder.f0` before each batch); or ``"auto"``: the strongest component
+            of each input.
+        harmonics: number of harmonics, the fundamental included.
+        window: of the spectra, as for ``scipy.signal.get_window``. With any but the boxcar the DC
+            is subtracted first and added back exactly.
         kinds: activations to record beyond the ReLU family: ``"LeakyReLU"``, ``"PReLU"``,
             ``"ELU"``, ``"GELU"``, ``"SiLU"``, ``"Hardswish"``, or a module class of your own.
-        channel_axis: where the channels of an activation are; -1 for ``[N, T, C]``, 0 for an input
-            without a batch axis. A dictionary gives it by glob, as in `select`; 1 for the others.
-        decimation: samples of the model's input to one of the site's, where that can't be told from
-            what ran; a dictionary gives it by glob.
-        statistics: further statistics to keep of each site, your own
-            (:class:`spectroscope.Statistic`): their columns are in `report.dc()`.
-        about: what else is to be known of the recording, such as ``{"data": "PPG-DaLiA"}``: kept in
-            the report and shown on its page beside the model's class, the date and the versions.
+        channel_axis: the axis of an activation's channels; -1 for ``[N, T, C]``, 0 for an input
+            without a batch axis. A dictionary gives it by glob, as in `select`; 1 for other sites.
+        decimation: samples of the model's input per sample of the site, where it can't be derived
+            from the operations that ran. A dictionary gives it by glob.
+        statistics: your own statistics (:class:`spectroscope.Statistic`), recorded at each site;
+            their columns are in `report.dc()`.
+        about: further details of the run, such as ``{"data": "PPG-DaLiA"}``, for the report and its
+            page, beside the model's class, the date and the versions.
 
     Returns:
-        A context manager that gives itself; its `report()` has the tables.
+        A context manager that returns itself; its `report()` has the tables.
 
     Raises:
-        TypeError: `model` isn't an `nn.Module`, or `select` or a `channel_axis` isn't of its kind.
+        TypeError: `model`, `select` or a `channel_axis` is of the wrong type.
         RequestError: `fs` or a `decimation` isn't positive, `f0` isn't between 0 and fs/2, the
-            window or a kind isn't known, or `select` fits no activation.
+            window or a kind is unknown, or `select` matches no activation.
 
     >>> model = nn.Sequential(nn.Conv1d(1, 2, 3), nn.ReLU())
     >>> with record(model) as recorder:
@@ -110,9 +109,9 @@ def record(
 
 
 class Recorder(CaptureSession):
-    """What :func:`record` returns. Its `report()` may be asked for at any time.
+    """Returned by :func:`record`. :meth:`report` may be called at any time.
 
-    It may be entered again, to add to what it has, but not while it records.
+    It can be entered again to record more, but not while it records.
     """
 
     _hint = ", see report.coverage()"
@@ -145,7 +144,7 @@ class Recorder(CaptureSession):
         built_in: list[Statistic] = [DCMoments(), self._harmonics]
         if spectra:
             built_in.append(Spectra(self._window, plane=spectra == "plane"))
-        self._statistics = {s.name: s for s in built_in} | checked(statistics)
+        self._statistics = {s.name: s for s in built_in} | by_name(statistics)
         self._records: dict[str, SiteRecord] = {}
         self._lock = threading.Lock()
         capture = Capture(
@@ -155,21 +154,21 @@ class Recorder(CaptureSession):
             kinds=kinds,
             channel_axis=channel_axis,
             decimation=decimation,
-            started=lambda args: self._harmonics.fundamental.start(args),
+            on_forward=lambda args: self._harmonics.fundamental.on_forward(args),
         )
         super().__init__(capture, type(model).__name__, "recorded")
-        self._about = provenance.of(model) | {str(k): str(v) for k, v in (about or {}).items()}
+        self._about = run_details(model) | {str(k): str(v) for k, v in (about or {}).items()}
 
     @property
     def f0(self) -> F0:
-        """Fundamental of the inputs to come, as in :func:`record`; may be set between batches.
+        """Fundamental of the next inputs, as in :func:`record`; may be set between batches.
 
-        It is one for all threads in which the model runs.
+        All threads in which the model runs share it.
 
         Raises:
-            RequestError: set to what isn't between 0 and fs/2.
+            RequestError: a new value isn't between 0 and fs/2.
         """
-        return self._harmonics.fundamental.given
+        return self._harmonics.fundamental.f0
 
     @f0.setter
     def f0(self, value: F0) -> None:
@@ -177,13 +176,13 @@ class Recorder(CaptureSession):
 
     def report(self) -> "Report":
         """The report on everything recorded so far."""
-        # Deferred: to record takes no pandas.
+        # Deferred: recording needs no pandas.
         from spectroscope.report import Report
 
         return Report(self.recording())
 
     def recording(self) -> Recording:
-        """The plain data behind :meth:`report`, wherever the model runs, on the CPU."""
+        """The plain data behind :meth:`report`, on the CPU."""
         with self._lock:
             records = {name: record.to(_CPU) for name, record in self._records.items()}
         downsamplings = {
@@ -196,61 +195,63 @@ class Recorder(CaptureSession):
             self._statistics,
             records,
             self._capture.discovery.snapshot(),
-            {name: found for name, found in downsamplings.items() if found is not None},
+            {name: row for name, row in downsamplings.items() if row is not None},
             {key: (text,) for key, text in self._about.items()},
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """What :meth:`load_state_dict` takes beside the recording, as plain data."""
+        """State beside :meth:`recording`, as plain data for :meth:`load_state_dict`."""
         return self._capture.state_dict()
 
     def load_state_dict(self, recording: Recording, state: Mapping[str, Any]) -> None:
         """Restore the state of another recorder of the same model and options.
 
-        What is recorded then is added to that state, batch by batch, as the other would have done:
-        the result is the same to the bit. (To merge two recordings adds in another order.)
+        The result of recording more is then bit-identical to that of one recorder, because
+        batches are added in the same order. (Merging two recordings adds in another order.)
 
         Args:
-            recording: :meth:`recording` of the other.
-            state: its :meth:`state_dict`, at the same time.
+            recording: :meth:`recording` of the other recorder.
+            state: :meth:`state_dict` of the other recorder, taken at the same time.
 
         Raises:
-            RuntimeError: this one has recorded something, or is recording.
+            RuntimeError: this recorder has recorded something, or is recording.
         """
         if self._records or self._capture.attached:
-            raise RuntimeError("only a new recorder can take the state of another")
-        self._records = dict(recording.records)
+            raise RuntimeError("only a new recorder can load the state of another")
+        self._records = {
+            name: record.without_columns() for name, record in recording.records.items()
+        }
         self._about = {key: "; ".join(texts) for key, texts in recording.about.items()}
         self._capture.load_state_dict(recording.coverage, state)
 
     def _observe(self, call: ActivationCall) -> Callable[[], None]:
-        """Reduce a call.
+        """Reduce a call: a ReLU before it runs, any other activation afterwards.
 
-        Of a ReLU before it runs: its output is known, and the input, which an in-place call
-        overwrites, needn't be copied.
+        The output of a ReLU is known in advance, so that the input, which an in-place call
+        overwrites, need not be copied.
         """
         record = None
         if call.is_relu:
-            record = self._reduced(call)
+            record = self._reduce(call)
         else:
             call.keep_input()
 
         def finish() -> None:
             if record is None and call.input.shape != call.output.shape:
                 shapes = [tuple(side.shape[1:]) for side in (call.input, call.output)]
-                call.note(f"{shapes[0]} goes in and {shapes[1]} comes out")
+                call.note(f"input {shapes[0]} and output {shapes[1]} differ in shape")
             elif (
                 record is not None
                 and call.name not in self._records
-                and not _agrees(record, call.output)
+                and not _matches_output(record, call.output)
             ):
-                call.note("what it returns is not the ReLU of its input")
+                call.note("its output is not the ReLU of its input")
             else:
-                self._add(call, record or self._reduced(call))
+                self._add(call, record or self._reduce(call))
 
         return finish
 
-    def _reduced(self, call: ActivationCall) -> SiteRecord:
+    def _reduce(self, call: ActivationCall) -> SiteRecord:
         """The record of one call."""
         with torch.no_grad():
             # Apple's GPUs have no float64.
@@ -263,7 +264,7 @@ class Recorder(CaptureSession):
         with self._lock, torch.no_grad():
             old = self._records.get(call.name)
             if old is not None:
-                if reason := old.unmergeable(new):
+                if reason := old.mismatch(new):
                     call.note(reason)
                     return
                 new, reasons = old.merge(new, self._statistics)
@@ -274,25 +275,25 @@ class Recorder(CaptureSession):
     def _is_empty(self) -> bool:
         return not self._records
 
-    def _message(self) -> str | None:
-        message = super()._message()
-        if message is None and self._capture.ran == "parts":
+    def _warning(self) -> str | None:
+        warning = super()._warning()
+        if warning is None and self._capture.ran == "parts":
             return (
                 "only parts of it ran (as by model.forward(x) instead of model(x)): calls are "
-                "counted in each part by itself"
+                "numbered within each part"
             )
-        return message
+        return warning
 
 
-def _agrees(record: SiteRecord, output: Tensor) -> bool:
-    """Whether the output of a ReLU is the computed one: its mean is, or isn't finite.
+def _matches_output(record: SiteRecord, output: Tensor) -> bool:
+    """Whether a ReLU's output has the computed mean, or one that isn't finite.
 
     Guards against a user's `TorchFunctionMode` that overrides relu.
     """
     with torch.no_grad():
         dc = record.output.dc
         expected = (dc.mean[1] * dc.weight[1]).sum()
-        # One input at a time: in float64 all of it would be twice or four times as long.
-        total = torch.stack([one.sum(dtype=torch.float64) for one in output]).sum()
+        # One input at a time: a float64 copy of the batch would take two or four times its memory.
+        total = torch.stack([sample.sum(dtype=torch.float64) for sample in output]).sum()
         close = (total - expected).abs() <= 1e-9 * (total.abs() + expected.abs())
         return bool(close | ~total.isfinite())

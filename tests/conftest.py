@@ -1,6 +1,11 @@
-"""Models and data that several tests look at."""
+"""Models and data that several tests look at, and the number of threads."""
 
+import os
 from pathlib import Path
+
+# Two test processes on two cores: more threads would wait for each other. Before torch is imported.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
@@ -31,3 +36,12 @@ def golden():
 @pytest.fixture(autouse=True)
 def _same_random_numbers():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def two_threads():
+    """For tests of what only several threads can break."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)

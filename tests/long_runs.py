@@ -1,4 +1,4 @@
-"""Specimens for tests of long runs, and a run of one as a process of its own."""
+"""Specimens for tests of long runs; as a script, a run with checkpoints."""
 
 import os
 import sys
@@ -18,7 +18,7 @@ INPUTS, BATCH = 50, 4  # the last batch has 2
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
-    """Whoever imports it has one: two small ones wait for each other on a busy machine."""
+    """Use one thread: two small ones wait for each other on a busy machine."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -26,7 +26,7 @@ def one_thread():
 
 
 class Net(nn.Module):
-    """Module, functional and repeated ReLUs, strides, and a little noise of torch's own."""
+    """Module, functional and repeated ReLUs, strides, and a little noise from torch's generator."""
 
     def __init__(self):
         super().__init__()
@@ -46,7 +46,7 @@ class Net(nn.Module):
 
 
 class Waves(Dataset):
-    """Cosines ``[1, 64]`` with noise, each made when it is asked for; `loaded` says which were."""
+    """Cosines ``[1, 64]`` with noise, computed when read; `loaded` lists the indices read."""
 
     def __init__(self, inputs=INPUTS, labelled=False):
         self.inputs, self.labelled, self.loaded = inputs, labelled, []
@@ -64,17 +64,17 @@ class Waves(Dataset):
 
 def scores(outputs: Tensor, targets: Tensor | None):
     out = outputs[:, 0].double()
-    found = {
+    by_name = {
         "first output, {n} inputs": out,
         "of {n} above -0.05": out.where(out > -0.05, torch.nan),
     }
     if targets is not None:
-        found["product, {n} inputs"] = out * targets.double()
-    return found
+        by_name["product, {n} inputs"] = out * targets.double()
+    return by_name
 
 
 def of(inputs, n_inputs=INPUTS, **more):
-    """The specimen of the network on `inputs`, with a fundamental and a target for each."""
+    """A specimen of the network with `inputs`, and with f0 and a target for each input."""
     given = {
         "targets": torch.arange(n_inputs, dtype=torch.float64) ** 2,
         "metric": scores,
@@ -87,7 +87,7 @@ def of(inputs, n_inputs=INPUTS, **more):
 
 
 def waves():
-    """Batches by a DataLoader."""
+    """Batches of a DataLoader."""
     return of(DataLoader(Waves(), BATCH))
 
 
@@ -96,12 +96,12 @@ def shuffled():
 
 
 def listed():
-    """The same in a list."""
+    """The same batches in a list."""
     return of([batch for batch in DataLoader(Waves(), BATCH)])
 
 
 def dies():
-    """It is killed in the rank of that name, in its second batch."""
+    """Gets the signal SIGNAL in its second batch, on rank DIES (environment variables)."""
     made = waves()
     if os.environ.get("RANK", "none") == os.environ.get("DIES"):
         made.model.first.register_forward_hook(lambda *_: next(_death))
@@ -119,11 +119,11 @@ _death = _dying()
 
 
 def main(folder: str, *options: str) -> None:
-    """Run it with checkpoints after every batch, and save the report."""
+    """Run `waves` with a checkpoint after every batch, and save the report."""
     resume = "resume" in options
     checkpoint = run.Checkpoint(folder, every=1, resume=resume)
-    found = run.inspect(waves(), checkpoint=checkpoint)
-    found.report.save(Path(folder))
+    result = run.inspect(waves(), checkpoint=checkpoint)
+    result.report.save(Path(folder))
     checkpoint.remove()
 
 

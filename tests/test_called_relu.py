@@ -63,7 +63,7 @@ class Turned(TorchFunctionMode):
 def test_a_relu_that_a_mode_of_the_users_changes_is_reported():
     model = nn.ReLU()
     with (
-        pytest.warns(UserWarning, match="what it returns is not the ReLU of its input"),
+        pytest.warns(UserWarning, match="its output is not the ReLU of its input"),
         Turned(),
         spectroscope.record(model) as recorder,
     ):

@@ -1,5 +1,6 @@
 """Compiled moments of both sides of a ReLU, against exact arithmetic, and without numba."""
 
+import inspect
 import math
 import os
 import subprocess
@@ -17,7 +18,8 @@ import spectroscope
 from spectroscope.dsp.kernels import dispatch
 from spectroscope.dsp.kernels.parallel import parallel_for
 from spectroscope.dsp.moments import X_FINITE, X_M2, X_MEAN, Y_POSITIVE
-from spectroscope.statistics import spectra as statistics_of_spectra
+
+pytestmark = pytest.mark.usefixtures("two_threads")
 
 SHAPES = [
     (2, 3, 1),
@@ -123,7 +125,6 @@ def test_reports_are_the_same_without_numba(monkeypatch, dtype, offset):
     with_it = record(nn.ReLU(), x)
     assert dispatch.cpu_kernels() is not None
     monkeypatch.setattr(dispatch, "cpu_kernels", lambda: None)
-    monkeypatch.setattr(statistics_of_spectra, "cpu_kernels", lambda: None)
     without = record(nn.ReLU(), x)
     for name in ("dc", "spectra", "introduced"):
         pd.testing.assert_frame_equal(
@@ -205,41 +206,50 @@ raise SystemExit(os.waitstatus_to_exitcode(status))
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
-def test_compiled_code_is_kept_on_disk(tmp_path):
-    code = (
-        "import torch; from spectroscope.dsp.kernels import dispatch; x = torch.randn(2, 3, 8)\n"
-        "dispatch.relu_moments(x)\n"
-        "loop = dispatch.cpu_kernels().row_moments_contiguous.__wrapped__\n"
-        "print(sum(loop.stats.cache_hits.values()))"
-    )
-    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
-    hits = [
-        subprocess.run(
-            [sys.executable, "-c", code], env=environment, capture_output=True, check=True
-        ).stdout.strip()
-        for _ in range(2)
-    ]
-    assert hits == [b"0", b"1"]
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """A process that compiles one loop or reads it from disk, run once, and the folder it uses."""
+    folder = tmp_path_factory.mktemp("numba")
+    code = """
+import torch
+from spectroscope.dsp.kernels import dispatch
+torch.manual_seed(0)
+rows = dispatch.relu_moments(torch.randn(64, 6, 256, dtype=torch.float64)).rows[:5]
+loop = dispatch.cpu_kernels().row_moments_contiguous.__wrapped__
+print(sum(loop.stats.cache_hits.values()), rows.view(torch.int64).sum().item())
+"""
+
+    def run():
+        """Whether the loop was on disk, and the sum of the bits of the moments."""
+        hits, bits = subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"NUMBA_CACHE_DIR": str(folder)},
+            capture_output=True, check=True,
+        ).stdout.split()  # fmt: skip
+        return int(hits), int(bits)
+
+    return run, folder, run()
 
 
-def test_a_damaged_cache_costs_time_and_no_numbers(tmp_path):
-    code = (
-        "import torch, spectroscope; x = torch.arange(96.).reshape(2, 3, 16) - 40\n"
-        "relu = torch.nn.ReLU()\n"
-        "with spectroscope.record(relu) as r: relu(x)\n"
-        "print(r.report().dc().dc_out.tolist(), r.report().spectra().power.sum())"
-    )
-    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+def test_compiled_code_is_kept_on_disk_and_gives_the_same_bits(compiled):
+    run, _, first = compiled
+    assert first[0] == 0
+    assert run() == (1, first[1])
 
-    def recorded():
-        return subprocess.run(
-            [sys.executable, "-c", code], env=environment, capture_output=True, check=True
-        ).stdout
 
-    first = recorded()
-    for index in tmp_path.rglob("*.nbi"):
+def test_a_damaged_cache_costs_time_and_no_numbers(compiled):
+    run, folder, first = compiled
+    indexes = list(folder.rglob("*.nbi"))
+    assert indexes
+    for index in indexes:
         index.write_bytes(index.read_bytes()[:20])
-    assert recorded() == first != b""
+    assert run() == first
+    # The other loops have the same wrapper.
+    public = {n: loop for n, loop in vars(dispatch.cpu_kernels()).items() if n[0] != "_"}
+    loops = [loop for loop in public.values() if not inspect.ismodule(loop)]
+    retried = dispatch.cpu_kernels().row_moments_contiguous.__code__
+    assert len(loops) > 6
+    assert all(inspect.isfunction(loop) and loop.__code__ is retried for loop in loops)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there it works")

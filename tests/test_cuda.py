@@ -17,7 +17,6 @@ from torch import nn
 import spectroscope
 from spectroscope import run
 from spectroscope.dsp.kernels import dispatch
-from spectroscope.statistics import spectra as statistics_of_spectra
 
 DEVICE = "cuda"
 
@@ -345,7 +344,6 @@ def test_kernels_run_and_reports_are_the_same_without_them(monkeypatch):
     x[1, 2, 7] = torch.nan
     actual, _ = both(activations(), x, fs=32.0, f0=2.2)
     monkeypatch.setattr(dispatch, "gpu_kernels", lambda device: None)
-    monkeypatch.setattr(statistics_of_spectra, "gpu_kernels", lambda device: None)
     without, _ = both(activations(), x, fs=32.0, f0=2.2)
     assert_tables(actual, without, [*TABLES, "harmonics"])
 

@@ -329,7 +329,7 @@ def test_scripted_and_traced_parts_are_reported():
         scripted = torch.jit.script(nn.Sequential(nn.ReLU()))
         traced = torch.jit.trace(nn.Sequential(nn.ReLU()), torch.randn(2, 3, 4))
     model = nn.Sequential(nn.ReLU(), scripted, traced)
-    with pytest.warns(UserWarning, match=r"nothing was recorded: 0.0 .*, 1.0 "), spectroscope.record(model) as recorder:
+    with pytest.warns(UserWarning, match="2 places"), spectroscope.record(model) as recorder:
         model(torch.randn(2, 3, 4))
     coverage = recorder.report().coverage().set_index("place")["status"].to_dict()
     assert coverage == {"0": "fired", "1": "cannot be seen", "2": "cannot be seen"}
@@ -378,7 +378,10 @@ def test_an_activation_with_a_forward_of_its_own_is_reported_or_recorded_whole()
 def test_a_shared_activation_that_is_never_seen_is_reported_under_each_name():
     model = nn.Sequential(nn.Sequential(OwnReLU()), nn.Sequential())
     model[1].append(model[0][0])
-    with pytest.warns(UserWarning, match=r"nothing was recorded: 0.0 .*, 1.0 "), spectroscope.record(model) as recorder:
+    with (
+        pytest.warns(UserWarning, match=r"nothing was recorded: 0.0 .*, 1.0 "),
+        spectroscope.record(model) as recorder,
+    ):
         model(torch.randn(2, 3, 4))
     assert recorder.report().coverage()["place"].tolist() == ["0.0", "1.0"]
 

@@ -92,7 +92,7 @@ def test_parquet_that_can_not_be_written_writes_nothing(of_lines, tmp_path, monk
         of_lines.save(tmp_path, parquet=True)
     assert [file.name for file in tmp_path.iterdir()] == ["spectra.parquet"]
     missing(monkeypatch, "pyarrow")
-    message = r"Parquet takes pyarrow: pip install pyarrow \(the extra \[parquet\]\)"
+    message = r"Parquet needs pyarrow: pip install pyarrow \(the extra \[parquet\]\)"
     with pytest.raises(spectroscope.RequestError, match=message):
         of_lines.save(tmp_path / "new", parquet=True)
     assert not (tmp_path / "new").exists()
@@ -138,7 +138,7 @@ def test_sites_are_told_apart_and_said(of_lines):
     np.testing.assert_allclose(found["first.1#0"]["freq"], np.arange(21) * 0.8)
     np.testing.assert_allclose(found["relu#0"]["freq"], np.arange(11) * 0.8)
     assert list(of_lines.to_xarray("first.*")) == ["first.1#0"]
-    with pytest.raises(spectroscope.RequestError, match="no site fits 'nowhere'"):
+    with pytest.raises(spectroscope.RequestError, match="no site matches 'nowhere'"):
         of_lines.to_xarray("nowhere")
 
 
@@ -164,7 +164,7 @@ def test_the_datasets_of_a_model_are_a_tree():
 
 def test_what_xarray_takes_is_said(of_lines, monkeypatch):
     missing(monkeypatch, "xarray")
-    message = r"to_xarray takes xarray: pip install xarray \(the extra \[xarray\]\)"
+    message = r"to_xarray needs xarray: pip install xarray \(the extra \[xarray\]\)"
     with pytest.raises(spectroscope.RequestError, match=message):
         of_lines.to_xarray()
 
@@ -182,5 +182,5 @@ def test_the_command_refuses_parquet_before_the_work(monkeypatch, capsys, tmp_pa
     )
     missing(monkeypatch, "pyarrow")
     assert main(["inspect", "kid-ppg", "--parquet", "--out", str(tmp_path / "new")]) == 2
-    assert capsys.readouterr().err.startswith("spectroscope: --parquet takes pyarrow: pip install")
+    assert capsys.readouterr().err.startswith("spectroscope: --parquet needs pyarrow: pip install")
     assert not (tmp_path / "new").exists()

@@ -1,4 +1,4 @@
-"""The callback follows what a Lightning trainer does, and the trainer doesn't notice."""
+"""`RectifierMonitor` records a Lightning training without changing it."""
 
 import signal
 
@@ -98,16 +98,16 @@ def expected(outputs):
 def curves(folder):
     """Of each tag (steps, values) in the event files below `folder`."""
     (file,) = folder.rglob("events.*")
-    found = events.EventAccumulator(str(file))
-    found.Reload()
+    metrics = events.EventAccumulator(str(file))
+    metrics.Reload()
     return {
-        tag: ([e.step for e in found.Scalars(tag)], [e.value for e in found.Scalars(tag)])
-        for tag in found.Tags()["scalars"]
+        tag: ([e.step for e in metrics.Scalars(tag)], [e.value for e in metrics.Scalars(tag)])
+        for tag in metrics.Tags()["scalars"]
     }
 
 
 @pytest.mark.parametrize("during", ["validation", "training"])
-def test_training_is_the_same_to_the_bit(tmp_path, during):
+def test_training_is_bit_identical(tmp_path, during):
     states = []
     torch.manual_seed(1)
     train, validation = data(), data()
@@ -125,7 +125,7 @@ def test_training_is_the_same_to_the_bit(tmp_path, during):
 
 
 @pytest.mark.parametrize("during", ["validation", "training"])
-def test_what_is_in_the_event_files_is_what_the_relu_gave(tmp_path, during):
+def test_event_files_match_the_outputs_of_the_relu(tmp_path, during):
     monitor, network = RectifierMonitor(during=during), Network()
     with torch.no_grad():
         network.network[1].bias[:2] -= torch.tensor(
@@ -135,17 +135,17 @@ def test_what_is_in_the_event_files_is_what_the_relu_gave(tmp_path, during):
     fit.fit(network, data(), data(12))
     assert ("sanity", 0) in network.seen
     stage = {"validation": "val", "training": "train"}[during]
-    found = curves(tmp_path)
+    metrics = curves(tmp_path)
     wanted = [expected(network.seen[stage, epoch]) for epoch in range(3)]
     assert 0 < wanted[0]["dead_fraction"] < 1
     for name in wanted[0]:
-        steps, values = found.pop(f"{name}/network.2#0")
+        steps, values = metrics.pop(f"{name}/network.2#0")
         assert steps == [3, 6, 9] == monitor.tracker.numbers()["global_step"].tolist()
         np.testing.assert_allclose(values, [float(w[name]) for w in wanted], rtol=1e-5)
-    assert sorted(found) == ["epoch", "val_loss"]
+    assert sorted(metrics) == ["epoch", "val_loss"]
 
 
-def test_all_dataloaders_count_and_all_loggers_log(tmp_path):
+def test_all_dataloaders_are_recorded_and_all_loggers_log(tmp_path):
     monitor = RectifierMonitor()
     loggers = [CSVLogger(tmp_path, "a"), CSVLogger(tmp_path, "b")]
     trainer(tmp_path, monitor, logger=loggers, max_epochs=1).fit(
@@ -156,7 +156,7 @@ def test_all_dataloaders_count_and_all_loggers_log(tmp_path):
         assert "dc_out/network.2#0" in next(tmp_path.glob(f"{logger.name}/*/*.csv")).read_text()
 
 
-def test_training_is_taken_in_stretches_between_validations(tmp_path):
+def test_training_batches_are_logged_at_each_validation(tmp_path):
     monitor = RectifierMonitor(during="training")
     trainer(tmp_path, monitor, max_epochs=2, val_check_interval=2).fit(Network(), data(), data())
     # Batches of 8, 8, 4, and a validation after two.
@@ -164,7 +164,7 @@ def test_training_is_taken_in_stretches_between_validations(tmp_path):
     assert monitor.tracker.numbers()["global_step"].tolist() == [2, 3, 5, 6]
 
 
-def test_without_validation_there_is_nothing_and_by_itself_it_counts(tmp_path):
+def test_no_validation_logs_nothing_and_validate_alone_is_recorded(tmp_path):
     monitor, network = RectifierMonitor(), Network()
     fit = trainer(tmp_path, monitor, limit_val_batches=0)
     fit.fit(network, data(), data())
@@ -181,7 +181,7 @@ def test_without_validation_there_is_nothing_and_by_itself_it_counts(tmp_path):
     assert nothing_is_left()
 
 
-def test_options_are_those_of_record_and_of_the_tracker(tmp_path):
+def test_options_go_to_the_tracker(tmp_path):
     network = Network()
     network.network.extend([nn.GELU(), nn.ReLU()])
     monitor = RectifierMonitor(select=["network.2", "network.6"], kinds=["GELU"], weights=())
@@ -192,11 +192,11 @@ def test_options_are_those_of_record_and_of_the_tracker(tmp_path):
         RectifierMonitor(during="fit")
     with pytest.raises(spectroscope.RequestError, match="matches no activation"):
         trainer(tmp_path, RectifierMonitor(select="nowhere")).fit(network, data(), data())
-    with pytest.raises(spectroscope.RequestError, match="module='net' is none of the model's"):
+    with pytest.raises(spectroscope.RequestError, match="the model has no module='net'"):
         trainer(tmp_path, RectifierMonitor("net")).fit(network, data(), data())
 
 
-def test_of_a_part_that_the_steps_call_the_sampling_rate_is_known(tmp_path):
+def test_fs_is_that_of_the_named_submodule(tmp_path):
     monitor = RectifierMonitor("network", fs=32.0, spectra=True)
     trainer(tmp_path, monitor, max_epochs=1).fit(Network(), data(), data())
     spectra = monitor.tracker.report(1).spectra("2#0")
@@ -215,9 +215,9 @@ def test_of_a_part_that_the_steps_call_the_sampling_rate_is_known(tmp_path):
         ("training", "training", KeyboardInterrupt),
     ],
 )
-def test_nothing_is_left_whatever_happens(tmp_path, during, where, error):
-    def fails(here, module):
-        if here == where and module._trainer.current_epoch == 1:
+def test_no_hooks_are_left_after_errors(tmp_path, during, where, error):
+    def fails(stage, module):
+        if stage == where and module._trainer.current_epoch == 1:
             raise error
 
     monitor = RectifierMonitor(during=during)
@@ -235,7 +235,7 @@ def test_nothing_is_left_whatever_happens(tmp_path, during, where, error):
     assert monitor.tracker.sites()["n_samples"].tolist() == [20]
 
 
-def test_checkpoints_know_nothing_of_it_and_training_goes_on_from_them(tmp_path):
+def test_checkpoints_do_not_contain_the_callback(tmp_path):
     monitor, path = RectifierMonitor(), tmp_path / "one.ckpt"
     fit = trainer(tmp_path, monitor, max_epochs=1)
     fit.fit(Network(), data(), data())

@@ -143,7 +143,7 @@ def test_nothing_is_left_after_an_exception(error, where, monkeypatch):
         monkeypatch.setattr("spectroscope.recorder.reduce", fail)
     if where == "observer" and error is RuntimeError:
         # What goes wrong with looking is not the model's business.
-        with pytest.warns(UserWarning, match="RuntimeError while looking"):
+        with pytest.warns(UserWarning, match="RuntimeError while observing"):
             sites_of(model, torch.randn(2, 3, 4))
     else:
         with pytest.raises(error), spectroscope.record(model):

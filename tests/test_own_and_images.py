@@ -1,11 +1,9 @@
 """Models by name: torchvision's on a folder of images or built-in ones, and the user's own."""
 
 import re
-import subprocess
 import sys
 import textwrap
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -212,12 +210,7 @@ def test_a_model_of_ones_own_runs_on_an_array(own):
     np.save("x.npy", np.random.default_rng(0).standard_normal((70, 2, 64)))
     torch.save(nn.Sequential(nn.Conv1d(2, 3, 5), nn.ReLU()).state_dict(), "w.pt")
     options = ["--input", "x.npy", "--fs", "50", "--checkpoint", "w.pt", "--out", "out"]
-    # A process: the current folder is not on the path of an installed command.
-    done = subprocess.run(
-        [Path(sys.executable).with_name("spectroscope"), "inspect", "mine:network", *options],
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert main(["inspect", "mine:network", *options]) == 0
     sites = spectroscope.load(own / "out").sites()
     assert sites["fs"].item() == 25
     assert sites["n_samples"].item() == 70

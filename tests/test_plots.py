@@ -19,7 +19,7 @@ from torch import nn
 
 import spectroscope
 from spectroscope import plots, run
-from spectroscope.run import writing
+from spectroscope.run import commands
 from spectroscope.specimens.specimen import Specimen
 
 # Unescaped, this is an invalid formula, and drawing it raises.
@@ -530,7 +530,7 @@ def test_files_of_a_run_leave_no_pyplot_figure(tmp_path, f0):
     subject = Specimen("name", "text", "MIT", nn.ReLU(), [torch.randn(2, 5, 16, 16)], 2, f0=f0,
                        per_minute=True)  # fmt: skip
     run.export(subject, report_of(subject.model, *subject.inputs), tmp_path / "out")
-    height, width, _ = plt.imread(tmp_path / "out" / writing.SPECTRA).shape
+    height, width, _ = plt.imread(tmp_path / "out" / commands.SPECTRA).shape
     assert width > height > 200
     assert not plt.get_fignums()
 
@@ -544,10 +544,10 @@ def large(sites, channels):
 
 
 def test_a_thousand_channels_of_fifty_sites_are_quick(tmp_path):
-    plots.dc(large(2, 2), ax=given())  # fonts are result
-    start = time.perf_counter()
+    plots.dc(large(2, 2), ax=given())  # finds the fonts
+    start = time.process_time()  # not the time of other processes
     plots.dc(large(50, 1000)).figure.savefig(tmp_path / "dc.png")
-    assert time.perf_counter() - start < 3
+    assert time.process_time() - start < 3
 
 
 @pytest.mark.parametrize("sites", [2, 60])

@@ -30,6 +30,13 @@ def test_the_readmes_python_runs(tmp_path, monkeypatch, capsys):
     assert len(spectroscope.load("out/").sites()) == 17
 
 
+def test_the_recipe_of_a_statistic_runs(capsys):
+    text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    recipe = re.search(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    exec(compile(recipe[1], "CONTRIBUTING.md", "exec"), {})
+    assert "peak_out" in capsys.readouterr().out
+
+
 def test_the_docs_definitions_are_the_codes():
     # python -c "from spectroscope.schema import markdown; print(markdown(), end='')"
     assert (ROOT / "docs/definitions.md").read_text("utf-8") == markdown()

@@ -419,7 +419,7 @@ def test_spectra_select_and_refuse():
     assert set(report.spectra("0")["freq_unit"]) == {"cycles/sample"}
     with pytest.raises(spectroscope.RequestError, match=r"no spectra were recorded at 2#0"):
         report.spectra("2")
-    with pytest.raises(spectroscope.RequestError, match=r"no site fits 'block'.* 0#0"):
+    with pytest.raises(spectroscope.RequestError, match=r"no site matches 'block'.* 0#0"):
         report.spectra("block")
 
 

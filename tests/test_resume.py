@@ -1,4 +1,4 @@
-"""A run that is killed, whenever, and resumed is the same to the bit as one that isn't."""
+"""A run that is killed at any time and resumed is bit-equal to an uninterrupted one."""
 
 import html
 import json
@@ -28,21 +28,21 @@ HERE = Path(__file__).parent
 
 
 def content(folder):
-    """Everything in a saved report, but when it was made and by which command."""
+    """Everything in a saved report except the date and the command."""
     files = {file.name: file.read_bytes() for file in Path(folder).iterdir()}
     with np.load(Path(folder) / "report.npz", allow_pickle=False) as arrays:
-        found = {name: arrays[name].tobytes() for name in arrays if name != "header"}
+        tensors = {name: arrays[name].tobytes() for name in arrays if name != "header"}
         header = json.loads(str(arrays["header"]))
     made = {header["about"].pop("recorded")[0], *header["about"].pop("command", ())}
     for name in ("report.npz", "spectra.png"):
         files.pop(name, None)
-    for when_or_how in made:  # the page tells them too, and the tables don't
+    for when_or_how in made:  # the page has them too, the tables don't
         shown = html.escape(when_or_how).encode()
         for name in files:
             if name.endswith(".html"):
                 assert files[name].count(shown) == 1
                 files[name] = files[name].replace(shown, b"")
-    return files, found, header
+    return files, tensors, header
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +56,8 @@ class Killed(BaseException):
     pass
 
 
-def broken_off(specimen, folder, after, **options):
-    """Run it till that many batches have been through, and no further."""
+def interrupt_after(specimen, folder, after, **options):
+    """Run `specimen` and interrupt it after that many batches."""
     left = iter(range(after))
 
     def hook(*_):
@@ -71,38 +71,38 @@ def broken_off(specimen, folder, after, **options):
     handle.remove()
 
 
-def resumed(specimen, folder, **options):
+def resume(specimen, folder, **options):
     checkpoint = run.Checkpoint(folder, options.get("shard", run.Shard()), resume=True)
-    found = run.inspect(specimen, checkpoint=checkpoint, **options)
-    found.report.save(folder)
+    result = run.inspect(specimen, checkpoint=checkpoint, **options)
+    result.report.save(folder)
     checkpoint.remove()
-    return found
+    return result
 
 
 @pytest.mark.parametrize(
     ("after", "every"), [(1, 1), (2, 2), (5, 3), (6, 4), (BATCHES - 1, 1), (BATCHES - 1, 12)]
 )
-def test_a_resumed_run_is_the_same_to_the_bit(after, every, whole, tmp_path):
-    broken_off(long_runs.waves(), tmp_path, after, every=every)
+def test_a_resumed_run_is_bit_equal(after, every, whole, tmp_path):
+    interrupt_after(long_runs.waves(), tmp_path, after, every=every)
     assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.npz"]
     specimen = long_runs.waves()
-    resumed(specimen, tmp_path)
+    resume(specimen, tmp_path)
     assert content(tmp_path) == whole
     done = after // every * every
-    first = list(range(BATCH))  # to see that they are the same data
+    first = list(range(BATCH))  # batch 0, to compare the data
     assert specimen.inputs.dataset.loaded == first + list(range(done * BATCH, INPUTS))
 
 
 def test_killed_before_the_report_was_written(whole, tmp_path):
     run.inspect(long_runs.waves(), checkpoint=run.Checkpoint(tmp_path, every=BATCHES))
     specimen = long_runs.waves()
-    resumed(specimen, tmp_path)
+    resume(specimen, tmp_path)
     assert content(tmp_path) == whole
     assert specimen.inputs.dataset.loaded == list(range(BATCH))
 
 
-def test_killed_again_and_again(whole, tmp_path):
-    broken_off(long_runs.waves(), tmp_path, 2)
+def test_killed_repeatedly(whole, tmp_path):
+    interrupt_after(long_runs.waves(), tmp_path, 2)
     for _ in range(3):
         left = iter([None] * 2)
         specimen = long_runs.waves()
@@ -110,17 +110,17 @@ def test_killed_again_and_again(whole, tmp_path):
         with pytest.raises(StopIteration):
             run.inspect(specimen, checkpoint=run.Checkpoint(tmp_path, resume=True))
     recording, more = storage.read_with_more(tmp_path / "checkpoint.npz")
-    assert (more["batches"], recording.part.inputs) == (8, 8 * BATCH)
-    resumed(long_runs.waves(), tmp_path)
+    assert (more["batches"], recording.run_shard.inputs) == (8, 8 * BATCH)
+    resume(long_runs.waves(), tmp_path)
     assert content(tmp_path) == whole
 
 
 @pytest.mark.parametrize("options", [{"workers": 2}, {"shard": run.Shard(2, 3)},
                                      {"dtype": "float64"}, {"limit": 39}])  # fmt: skip
 @pytest.mark.parametrize("made", [long_runs.waves, long_runs.shuffled, long_runs.listed])
-@pytest.mark.filterwarnings("ignore:workers=2 doesn't apply")
-def test_so_it_is_with_any_options(made, options, tmp_path):
-    found = []
+@pytest.mark.filterwarnings("ignore:workers=2 is ignored")
+def test_a_resumed_run_is_bit_equal_with_any_options(made, options, tmp_path):
+    contents = []
     for name in ("killed", "whole"):
         folder = tmp_path / name
         if name == "killed":
@@ -138,22 +138,22 @@ def test_so_it_is_with_any_options(made, options, tmp_path):
         else:
             report = run.inspect(made(), **options).report
         report.save(folder)
-        found.append(content(folder))
-    assert found[0] == found[1]
+        contents.append(content(folder))
+    assert contents[0] == contents[1]
 
 
-def test_the_date_and_the_command_are_those_of_the_beginning(tmp_path):
+def test_date_and_command_are_those_of_the_start(tmp_path):
     specimen = long_runs.waves()
-    broken_off(specimen, tmp_path, 3, about={"command": "first"})
+    interrupt_after(specimen, tmp_path, 3, about={"command": "first"})
     path = tmp_path / "checkpoint.npz"
     recording, more = storage.read_with_more(path)
     recording.about["recorded"] = ("1999-12-31",)
     storage.write(recording, path, more=more)
-    about = resumed(specimen, tmp_path, about={"command": "second"}).report.about
+    about = resume(specimen, tmp_path, about={"command": "second"}).report.about
     assert (about["recorded"], about["command"]) == ("1999-12-31", "first")
 
 
-def test_places_that_never_showed_a_call_are_the_same(tmp_path):
+def test_modules_without_a_call_are_restored(tmp_path):
     class Silent(torch.nn.ReLU):
         def forward(self, x):
             return x * 1
@@ -166,10 +166,10 @@ def test_places_that_never_showed_a_call_are_the_same(tmp_path):
     options = {"checkpoint": None}
     with pytest.warns(UserWarning, match="ran 13 times without an activation call"):
         whole = run.inspect(made(), **options).report
-    broken_off(made(), tmp_path, BATCHES - 1)
+    interrupt_after(made(), tmp_path, BATCHES - 1)
     with pytest.warns(UserWarning, match="ran 13 times without an activation call"):
-        found = run.inspect(made(), checkpoint=run.Checkpoint(tmp_path, resume=True)).report
-    assert found.coverage().equals(whole.coverage())
+        report = run.inspect(made(), checkpoint=run.Checkpoint(tmp_path, resume=True)).report
+    assert report.coverage().equals(whole.coverage())
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_places_that_never_showed_a_call_are_the_same(tmp_path):
 def test_a_checkpoint_of_another_run_is_refused_with_what_differs(
     changed, options, message, tmp_path, monkeypatch
 ):
-    broken_off(long_runs.waves(), tmp_path, 2)
+    interrupt_after(long_runs.waves(), tmp_path, 2)
     specimen = replace(long_runs.waves(), **(changed if isinstance(changed, dict) else {}))
     with torch.no_grad():
         if changed == "weights":
@@ -215,11 +215,11 @@ def test_a_checkpoint_of_another_run_is_refused_with_what_differs(
     assert (tmp_path / "checkpoint.npz").read_bytes() == before
 
 
-def test_a_checkpoint_is_not_run_over_nor_missed(tmp_path):
+def test_existing_missing_and_damaged_checkpoints_are_refused(tmp_path):
     with pytest.raises(spectroscope.RequestError, match=r"no .*checkpoint\.npz to resume from"):
         run.inspect(long_runs.waves(), checkpoint=run.Checkpoint(tmp_path, resume=True))
-    broken_off(long_runs.waves(), tmp_path, 2)
-    with pytest.raises(spectroscope.RequestError, match="--resume goes on from it; to begin anew"):
+    interrupt_after(long_runs.waves(), tmp_path, 2)
+    with pytest.raises(spectroscope.RequestError, match="--resume continues that run; delete"):
         run.Checkpoint(tmp_path, every=1)
     (tmp_path / "checkpoint.npz").write_bytes(b"PK\x03\x04 and then nothing")
     with pytest.raises(spectroscope.RequestError, match="is not a saved report, or damaged"):
@@ -230,28 +230,28 @@ def test_a_checkpoint_is_not_run_over_nor_missed(tmp_path):
         run.inspect(long_runs.waves(), checkpoint=run.Checkpoint(tmp_path, resume=True))
 
 
-def test_what_a_layer_says_of_itself_may_have_an_address_in_it(tmp_path):
+def test_a_repr_may_contain_an_address(tmp_path):
     def made():
         specimen = long_runs.waves()
         specimen.model.never.extra_repr = lambda: f"{object()}"
         return specimen
 
-    broken_off(made(), tmp_path, 2)
+    interrupt_after(made(), tmp_path, 2)
     assert repr(made().model) != repr(made().model)
-    resumed(made(), tmp_path)
+    resume(made(), tmp_path)
 
 
 def test_a_checkpoint_of_another_shard_is_refused(tmp_path):
-    broken_off(long_runs.waves(), tmp_path, 2)
+    interrupt_after(long_runs.waves(), tmp_path, 2)
     os.replace(tmp_path / "checkpoint.npz", tmp_path / "checkpoint-2-of-3.npz")
     shard = run.Shard(2, 3)
-    with pytest.raises(spectroscope.RequestError, match="is of shard 1/1, and not of 2/3"):
-        resumed(long_runs.waves(), tmp_path, shard=shard)
+    with pytest.raises(spectroscope.RequestError, match="is of shard 1/1, not of shard 2/3"):
+        resume(long_runs.waves(), tmp_path, shard=shard)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
-def test_what_is_broken_off_in_a_checkpoint_leaves_the_one_before(error, tmp_path, monkeypatch):
-    broken_off(long_runs.waves(), tmp_path, 2)
+def test_an_interrupted_write_leaves_the_previous_checkpoint(error, tmp_path, monkeypatch):
+    interrupt_after(long_runs.waves(), tmp_path, 2)
     before = (tmp_path / "checkpoint.npz").read_bytes()
 
     def stop(number):
@@ -264,9 +264,9 @@ def test_what_is_broken_off_in_a_checkpoint_leaves_the_one_before(error, tmp_pat
     assert (tmp_path / "checkpoint.npz").read_bytes() == before
 
 
-# Killed for good
+# Killed by SIGKILL
 
-# Of the write number N, kill when this many bytes of it are written (-1: all, but not in place).
+# Kill in write number N after this many bytes (-1: all bytes, but before the file is moved).
 WRITING = """
 import os, sys
 from spectroscope.run import checkpoint
@@ -291,7 +291,7 @@ long_runs.main(*sys.argv[3:])
 """
 
 
-def started(*arguments, **environment):
+def start(*arguments, **environment):
     return subprocess.Popen(
         [sys.executable, *map(str, arguments)],
         cwd=HERE,
@@ -307,7 +307,7 @@ def started(*arguments, **environment):
                   for n, size in [(2, 1), (2, 100_000), (4, -1), (13, 0), (13, -1)])],
 )  # fmt: skip
 def test_killed_while_a_checkpoint_is_written(number, size, whole, tmp_path):
-    process = started("-c", WRITING, number, size, tmp_path)
+    process = start("-c", WRITING, number, size, tmp_path)
     if process.wait(100) == 0:
         assert size == 100_000  # it isn't so long
         assert content(tmp_path) == whole
@@ -316,7 +316,7 @@ def test_killed_while_a_checkpoint_is_written(number, size, whole, tmp_path):
     torn = f".checkpoint-{process.pid}.writing"
     assert {file.name for file in tmp_path.iterdir()} == {"checkpoint.npz", torn}
     assert storage.read_with_more(tmp_path / "checkpoint.npz")[1]["batches"] == number - 1
-    resumed(long_runs.waves(), tmp_path)
+    resume(long_runs.waves(), tmp_path)
     assert content(tmp_path) == whole
 
 
@@ -327,10 +327,10 @@ def test_killed_at_random_times(seed, whole, tmp_path):
     kills = 0
     for _ in range(20):
         there = (tmp_path / "checkpoint.npz").exists()
-        process = started("long_runs.py", tmp_path, *["resume"] * there, SLOW="0.02")
+        process = start("long_runs.py", tmp_path, *["resume"] * there, SLOW="0.02")
         until = time.monotonic() + 30
         before = (tmp_path / "checkpoint.npz").stat().st_mtime_ns if there else 0
-        # Not before it has come any further, or nothing would ever be.
+        # Only after progress, or the run would never finish.
         while process.poll() is None and time.monotonic() < until:
             now = tmp_path / "checkpoint.npz"
             if now.exists() and now.stat().st_mtime_ns > before:
@@ -349,11 +349,11 @@ def test_killed_at_random_times(seed, whole, tmp_path):
 
 
 @pytest.mark.slow
-def test_so_it_is_by_command(tmp_path):
+def test_a_resumed_command_is_bit_equal(tmp_path):
     call = ["-m", "spectroscope", "inspect", "long_runs:waves", "--out"]
-    assert started(*call, tmp_path / "whole").wait(100) == 0
+    assert start(*call, tmp_path / "whole").wait(100) == 0
     out = tmp_path / "killed"
-    process = started(*call, out, "--checkpoint-every", 2, SLOW="0.1")
+    process = start(*call, out, "--checkpoint-every", 2, SLOW="0.1")
     while not (out / "checkpoint.npz").exists():
         assert process.poll() is None
         time.sleep(0.01)
@@ -361,18 +361,18 @@ def test_so_it_is_by_command(tmp_path):
     assert process.wait() == -signal.SIGKILL
     torn = f".checkpoint-{process.pid}.writing"
     assert {file.name for file in out.iterdir()} <= {"checkpoint.npz", torn}
-    assert started(*call, out, "--resume").wait(100) == 0
+    assert start(*call, out, "--resume").wait(100) == 0
     assert content(out) == content(tmp_path / "whole")
 
 
-def test_what_was_finished_is_not_overwritten(tmp_path):
+def test_a_finished_shard_is_not_overwritten(tmp_path):
     made = {"shard": run.Shard(1, 2), "keep": True}
     checkpoint = run.Checkpoint(tmp_path, **made)
-    found = run.inspect(long_runs.waves(), shard=run.Shard(1, 2))
-    checkpoint.keep_finished(found.report._recording)
+    result = run.inspect(long_runs.waves(), shard=run.Shard(1, 2))
+    checkpoint.keep_finished(result.report._recording)
     with pytest.raises(spectroscope.RequestError, match=r"shard-1-of-2.*--resume"):
         run.Checkpoint(tmp_path, **made)
-    assert run.Checkpoint(tmp_path, resume=True, **made).there
+    assert run.Checkpoint(tmp_path, resume=True, **made).exists
 
 
 def test_a_checkpoint_with_another_metric_is_refused(tmp_path):
@@ -387,8 +387,8 @@ def test_a_checkpoint_with_another_metric_is_refused(tmp_path):
         run.inspect(other, checkpoint=run.Checkpoint(tmp_path, resume=True))
 
 
-class Drawn(Dataset):
-    """Random augmentation: a wave with noise that is another each time it is read."""
+class Augmented(Dataset):
+    """Random augmentation: waves with new noise at each reading."""
 
     def __init__(self):
         self.noise = []
@@ -402,37 +402,35 @@ class Drawn(Dataset):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_what_data_draw_from_torch_is_the_same_again(stream, tmp_path):
+def test_augmentation_is_reproduced_by_resume_and_shards(stream, tmp_path):
     def made(data=None):
-        loader = DataLoader(data or Drawn(), BATCH)
+        loader = DataLoader(data or Augmented(), BATCH)
         return long_runs.of((batch for batch in loader) if stream else loader)
 
-    data = Drawn()
+    data = Augmented()
     whole = run.inspect(made(data)).report
     assert len(torch.stack(data.noise).unique(dim=0)) == INPUTS
     torch.randn(3)
-    broken_off(made(), tmp_path, 5, every=2)
+    interrupt_after(made(), tmp_path, 5, every=2)
     torch.randn(3)
-    assert resumed(made(), tmp_path).report.dc().equals(whole.dc())
+    assert resume(made(), tmp_path).report.dc().equals(whole.dc())
     shards = [run.inspect(made(), shard=run.Shard(i, 2)).report for i in (1, 2)]
-    together = shards[0].merge(shards[1]).dc()
-    pd.testing.assert_frame_equal(together, whole.dc(), rtol=1e-11, atol=1e-13)
+    merged = shards[0].merge(shards[1]).dc()
+    pd.testing.assert_frame_equal(merged, whole.dc(), rtol=1e-11, atol=1e-13)
 
 
-def test_a_resumed_run_clears_away_what_the_killed_one_was_writing(tmp_path):
-    broken_off(long_runs.waves(), tmp_path, 2)
+def test_resume_removes_unfinished_files_of_the_killed_run(tmp_path):
+    interrupt_after(long_runs.waves(), tmp_path, 2)
     (tmp_path / ".writing-abc").mkdir()
     (tmp_path / ".writing-abc" / "dc.csv").write_text("half")
     (tmp_path / ".checkpoint-1.writing").write_text("half")
-    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "notes.txt").write_text("of the user")
     run.Checkpoint(tmp_path, resume=True).remove()
     assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
 
 
 @pytest.mark.parametrize("every", [1, 9])
-def test_an_interrupt_says_whether_there_is_anything_to_go_on_from(
-    every, tmp_path, monkeypatch, capsys
-):
+def test_an_interrupt_reports_whether_there_is_a_checkpoint(every, tmp_path, monkeypatch, capsys):
     left = iter(range(3))
 
     def stop(*_):
@@ -459,7 +457,7 @@ def test_an_interrupt_says_whether_there_is_anything_to_go_on_from(
 
 
 class Lazy:
-    """A sampler that draws as it goes, with replacement."""
+    """A sampler that draws lazily, with replacement."""
 
     def __iter__(self):
         for _ in range(long_runs.INPUTS):
@@ -469,11 +467,11 @@ class Lazy:
         return long_runs.INPUTS
 
 
-def test_a_sampler_that_draws_as_it_goes_draws_the_same_for_every_share():
+def test_a_lazy_sampler_draws_the_same_for_every_shard():
     def subject():
         return long_runs.of(DataLoader(long_runs.Waves(), 4, sampler=Lazy()))
 
     whole = run.inspect(subject()).report.dc()
     shards = [run.inspect(subject(), shard=run.Shard(i, 3)).report for i in (1, 2, 3)]
-    together = shards[0].merge(shards[1]).merge(shards[2]).dc()
-    pd.testing.assert_frame_equal(together, whole, rtol=1e-11, atol=1e-13)
+    merged = shards[0].merge(shards[1]).merge(shards[2]).dc()
+    pd.testing.assert_frame_equal(merged, whole, rtol=1e-11, atol=1e-13)

@@ -1,4 +1,4 @@
-"""Long runs in one process: what comes through, what is kept, what shares make together."""
+"""Long runs in one process: scores, labels, inputs, placement, shards and commands."""
 
 import subprocess
 import sys
@@ -20,12 +20,12 @@ from spectroscope.specimens.specimen import Specimen
 TABLES = ["dc", "sites", "spectra", "cross_spectra", "introduced", "harmonics", "coverage"]
 
 
-def assert_same(found, expected, **tolerance):
-    """Reports with the same tables; to the bit, unless a tolerance is given."""
+def assert_same(report, expected, **tolerance):
+    """Assert equal tables, bit-equal unless a tolerance is given."""
     options = tolerance or {"check_exact": True}
     for name in TABLES:
         pd.testing.assert_frame_equal(
-            getattr(found, name)(), getattr(expected, name)(), obj=name, **options
+            getattr(report, name)(), getattr(expected, name)(), obj=name, **options
         )
 
 
@@ -69,44 +69,44 @@ def test_scores_are_means_over_all_inputs_with_nan_left_out():
         difference = (outputs[:, 0].double() - targets).abs()
         return {"all {n}": difference, "{n} below": difference.where(targets < 0, torch.nan)}
 
-    found = run.inspect(plain(x.split(4), 23, targets=targets, metric=metric)).scores
+    result = run.inspect(plain(x.split(4), 23, targets=targets, metric=metric)).scores
     expected = (x.relu().mean((1, 2)).double() - targets).abs()
     few = targets < 0
-    assert list(found) == ["all 23", f"{int(few.sum())} below"]
-    assert list(found.values()) == pytest.approx(
+    assert list(result) == ["all 23", f"{int(few.sum())} below"]
+    assert list(result.values()) == pytest.approx(
         [float(expected.mean()), float(expected[few].mean())], rel=1e-6
     )
 
 
 @pytest.mark.parametrize("score", [lambda y, t: y.mean(), lambda y, t: y, lambda y, t: 3.0])
-def test_a_metric_that_is_not_one_score_an_input_is_refused(score):
+def test_a_metric_without_one_score_per_input_is_refused(score):
     specimen = plain([torch.ones(3, 1, 4)], 3, metric=lambda y, t: {"it": score(y, t)})
-    with pytest.raises(spectroscope.RequestError, match="one score for each of 3 inputs, and 'it'"):
+    with pytest.raises(spectroscope.RequestError, match="one score for each of 3 inputs, but 'it'"):
         run.inspect(specimen)
 
 
-def test_targets_may_come_with_the_batches_and_then_win():
+def test_targets_in_batches_take_precedence():
     loader = DataLoader(Waves(labelled=True), BATCH)
-    own = of(loader, with_targets=True, targets=None)
-    told = of(DataLoader(Waves(), BATCH), targets=torch.arange(INPUTS, dtype=torch.float64))
-    assert run.inspect(own).scores == run.inspect(told).scores
+    in_batches = of(loader, with_targets=True, targets=None)
+    separate = of(DataLoader(Waves(), BATCH), targets=torch.arange(INPUTS, dtype=torch.float64))
+    assert run.inspect(in_batches).scores == run.inspect(separate).scores
     with pytest.raises(spectroscope.RequestError, match=r"must be \(inputs, targets\)"):
         run.inspect(of(DataLoader(Waves(), BATCH), with_targets=True))
 
 
-def test_labels_are_of_the_first_inputs_and_each_has_its_own():
+def test_labels_are_those_of_the_first_inputs():
     lines = run.inspect(long_runs.waves()).labels
     assert lines == tuple(f"input {number}" for number in range(10))
 
 
-# What is run
+# Inputs
 
 
 @pytest.mark.parametrize("made", [long_runs.listed, streamed])
-def test_a_list_and_a_stream_are_the_same_as_a_loader(made, whole):
-    found = run.inspect(made())
-    assert_same(found.report, whole.report)
-    assert found[1:] == whole[1:]
+def test_a_list_and_a_stream_give_the_report_of_a_loader(made, whole):
+    result = run.inspect(made())
+    assert_same(result.report, whole.report)
+    assert result[1:] == whole[1:]
 
 
 def test_a_map_style_data_set_is_batched(whole):
@@ -149,20 +149,20 @@ def test_inputs_of_several_tensors_come_with_targets_and_are_counted(named, limi
 
     inputs = DataLoader(Labelled(named), 4)
     subject = Specimen("two", "a test", "MIT", Two(), inputs, 10, with_targets=True, metric=metric)
-    found = run.inspect(subject, limit=limit)
+    result = run.inspect(subject, limit=limit)
     count = limit or 10
-    assert found.scores == {f"off by, {count} inputs": 1.0}
-    assert found.report.sites()["n_samples"].tolist() == [count]
-    assert found.report.dc()["dc_out"].tolist() == [1 + (count - 1) / 2] * 2
+    assert result.scores == {f"off by, {count} inputs": 1.0}
+    assert result.report.sites()["n_samples"].tolist() == [count]
+    assert result.report.dc()["dc_out"].tolist() == [1 + (count - 1) / 2] * 2
 
 
 @pytest.mark.parametrize("limit", [1, 4, 7, 49, 50, 99])
 @pytest.mark.parametrize("made", [long_runs.waves, long_runs.listed, streamed])
-def test_a_limit_is_of_inputs_and_no_more_are_loaded(made, limit):
+def test_limit_counts_inputs_and_loads_no_more(made, limit):
     specimen = made()
-    found = run.inspect(specimen, limit=limit, spectra=False)
-    assert found.report.dc()["n_samples"].eq(min(limit, INPUTS)).all()
-    assert f"first output, {min(limit, INPUTS)} inputs" in found.scores
+    result = run.inspect(specimen, limit=limit, spectra=False)
+    assert result.report.dc()["n_samples"].eq(min(limit, INPUTS)).all()
+    assert f"first output, {min(limit, INPUTS)} inputs" in result.scores
     if made is long_runs.waves:
         assert specimen.inputs.dataset.loaded == list(range(min(limit, INPUTS)))
 
@@ -173,18 +173,18 @@ def test_worker_processes_change_nothing(whole):
     assert specimen.inputs.dataset.loaded == []  # not by this process
     shuffled = [run.inspect(long_runs.shuffled(), workers=n, limit=30) for n in (0, 2)]
     assert_same(shuffled[0].report, shuffled[1].report)
-    with pytest.warns(UserWarning, match="workers=2 doesn't apply: the inputs of waves are neith"):
+    with pytest.warns(UserWarning, match="workers=2 is ignored: the inputs of waves are neith"):
         run.inspect(long_runs.listed(), workers=2, limit=3)
 
 
-def test_a_loader_puts_inputs_together_in_its_own_way():
+def test_collate_fn_of_the_loader_is_used():
     loader = DataLoader(Waves(), BATCH, collate_fn=lambda inputs: 2 * torch.stack(inputs))
-    found = run.inspect(plain(loader, INPUTS)).report.dc()["dc_out"]
+    result = run.inspect(plain(loader, INPUTS)).report.dc()["dc_out"]
     x = torch.stack([Waves()[index] for index in range(INPUTS)]).double()
-    assert found.tolist() == pytest.approx([2 * float(x.relu().mean())], rel=1e-6)
+    assert result.tolist() == pytest.approx([2 * float(x.relu().mean())], rel=1e-6)
 
 
-def test_worker_processes_begin_as_the_loader_says():
+def test_worker_init_fn_of_the_loader_is_called():
     began = torch.zeros(()).share_memory_()
     loader = DataLoader(Waves(), BATCH, num_workers=1, worker_init_fn=lambda n: began.fill_(n + 1))
     run.inspect(of(loader), limit=BATCH)
@@ -192,7 +192,7 @@ def test_worker_processes_begin_as_the_loader_says():
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
-def test_each_input_keeps_its_own_target(shuffle):
+def test_targets_stay_with_their_inputs(shuffle):
     x = torch.arange(23.0).view(-1, 1, 1).expand(-1, 2, 5)
     loader = DataLoader(TensorDataset(x), 4, shuffle=shuffle)
     off = lambda outputs, targets: {"off": (outputs[:, 0] - targets).abs()}  # noqa: E731
@@ -207,7 +207,7 @@ def test_each_input_keeps_its_own_target(shuffle):
 
 @pytest.mark.parametrize("name", ["targets", "f0"])
 @pytest.mark.parametrize("made", [long_runs.waves, long_runs.listed])
-def test_too_few_targets_or_f0_are_said(made, name):
+def test_too_few_targets_or_f0_are_refused(made, name):
     # What is left for the second batch is one, which could be that of all four.
     specimen = of(made().inputs, **{name: getattr(made(), name)[: BATCH + 1]})
     with pytest.raises(spectroscope.RequestError, match=f"5 {name} for 8 inputs or more"):
@@ -216,7 +216,7 @@ def test_too_few_targets_or_f0_are_said(made, name):
 
 @pytest.mark.parametrize("shard", [run.Shard(), run.Shard(2, 3)])
 @pytest.mark.parametrize("made", [long_runs.waves, long_runs.shuffled, long_runs.listed])
-def test_each_input_keeps_its_own_f0(made, shard):
+def test_f0_stays_with_its_input(made, shard):
     harmonics = run.inspect(made(), shard=shard).report.harmonics("relu#0")
     true = harmonics.query("harmonic == 1")["amplitude_in"].to_numpy()
     made = made()
@@ -227,16 +227,16 @@ def test_each_input_keeps_its_own_f0(made, shard):
     assert true.min() > 0.1
 
 
-def test_the_generators_are_left_as_they_were(whole):
+def test_random_generators_are_restored(whole):
     before = torch.get_rng_state()
     run.inspect(long_runs.shuffled(), limit=9)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-# Where it runs
+# Placement
 
 
-def test_a_dtype_is_that_of_a_copy(whole):
+def test_dtype_applies_to_a_copy(whole):
     specimen = long_runs.waves()
     before = {name: tensor.clone() for name, tensor in specimen.model.state_dict().items()}
     double = run.inspect(specimen, dtype="float64").report
@@ -246,8 +246,8 @@ def test_a_dtype_is_that_of_a_copy(whole):
     x = torch.stack([Waves()[index] for index in range(INPUTS)]).double()
     net = specimen.model.first.double()
     expected = net(x).relu().mean((0, 2))
-    found = double.dc().query("site == 'relu#0'")["dc_out"].to_numpy()
-    assert found == pytest.approx(expected.detach().numpy(), rel=1e-13)
+    result = double.dc().query("site == 'relu#0'")["dc_out"].to_numpy()
+    assert result == pytest.approx(expected.detach().numpy(), rel=1e-13)
     single = whole.report.dc().query("site == 'relu#0'")["dc_out"].to_numpy()
     assert single != pytest.approx(expected.detach().numpy(), rel=1e-13)
     half = run.inspect(long_runs.waves(), dtype="bfloat16").report
@@ -257,7 +257,7 @@ def test_a_dtype_is_that_of_a_copy(whole):
 
 
 @pytest.mark.parametrize("named", [True, False])
-def test_a_dtype_is_that_of_inputs_of_several_tensors(named):
+def test_dtype_applies_to_inputs_of_several_tensors(named):
     class Seen(Two):
         def forward(self, a, b=None):
             seen.update(entry.dtype for entry in ((a, b) if b is not None else a.values()))
@@ -270,7 +270,7 @@ def test_a_dtype_is_that_of_inputs_of_several_tensors(named):
     assert seen == {torch.float64, torch.int64}  # what has no point stays as it is
 
 
-def test_channels_last_is_how_images_lie_in_a_copy():
+def test_channels_last_applies_to_a_copy():
     lies = []
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()).eval()
     model.register_forward_hook(
@@ -293,45 +293,45 @@ def test_channels_last_is_how_images_lie_in_a_copy():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"device": "cuda:99"}, "device 'cuda:99' isn't there: there is cpu"),
-        ({"device": "toaster"}, "device 'toaster' isn't there: there is cpu"),
-        ({"device": "meta"}, r"device 'meta' isn't there: there is cpu.* \(it holds no values\)"),
-        ({"dtype": "int8"}, "dtype='int8' is none of bfloat16, float16, float32, float64"),
+        ({"device": "cuda:99"}, "device 'cuda:99' is not available; available: cpu"),
+        ({"device": "toaster"}, "device 'toaster' is not available; available: cpu"),
+        ({"device": "meta"}, r"device 'meta' is not available; .* \(it holds no values\)"),
+        ({"dtype": "int8"}, "dtype='int8' must be one of bfloat16, float16, float32, float64"),
         ({"limit": 0}, "limit=0 must be a number of inputs, 1 or more"),
         ({"workers": -1}, "workers=-1 must be a number of processes, 0 or more"),
     ],
 )
-def test_what_can_not_be_done_is_refused(options, message):
+def test_invalid_options_are_refused(options, message):
     with pytest.raises(spectroscope.RequestError, match=message) as error:
         run.inspect(long_runs.waves(), **options)
     assert "\n" not in str(error.value)
 
 
-def test_inputs_that_are_none_or_shared_out_already_are_refused():
+def test_empty_or_already_divided_inputs_are_refused():
     with pytest.raises(spectroscope.RequestError, match="waves has no inputs"):
         run.inspect(of([]))
     sampler = DistributedSampler(Waves(), num_replicas=2, rank=0)
-    with pytest.raises(spectroscope.RequestError, match="would be shared out twice"):
+    with pytest.raises(spectroscope.RequestError, match="would be divided twice"):
         run.inspect(of(DataLoader(Waves(), BATCH, sampler=sampler)))
 
 
-# Shares
+# Shards
 
 
-def shares(tmp_path, of, made=long_runs.waves, **options):
-    """Folders of the reports of all shards, the last first."""
+def save_shards(tmp_path, of, made=long_runs.waves, **options):
+    """Save the reports of all shards; their folders, the last shard first."""
     folders = []
     for number in range(of, 0, -1):
         folders.append(tmp_path / f"{number}-{of}")
-        found = run.inspect(made(), shard=run.Shard(number, of), **options)
-        found.report.save(folders[-1])
+        result = run.inspect(made(), shard=run.Shard(number, of), **options)
+        result.report.save(folders[-1])
     return folders
 
 
 @pytest.mark.parametrize("count", [2, 3, 15])  # 13 batches: 15 shards aren't all to be filled
 @pytest.mark.parametrize("made", [long_runs.waves, streamed])
-def test_all_shards_together_are_the_whole(count, made, whole, tmp_path):
-    merged = run.merge(shares(tmp_path, count, made))
+def test_merged_shards_equal_one_run(count, made, whole, tmp_path):
+    merged = run.merge(save_shards(tmp_path, count, made))
     assert merged.labels == whole.labels
     assert merged.scores == pytest.approx(whole.scores, rel=1e-13)
     assert merged.report.dc()["n_samples"].eq(INPUTS).all()
@@ -347,30 +347,30 @@ def test_a_shard_loads_its_own_inputs_and_the_first_batch():
         run.inspect(specimen, shard=run.Shard(number, 3))
         loaded.append(specimen.inputs.dataset.loaded)
     first = loaded[0][:BATCH]
-    assert all(own[:BATCH] == first for own in loaded)
-    together = [*first, *(index for own in loaded for index in own[BATCH:])]
-    assert sorted(together) == list(range(INPUTS))
-    assert together != sorted(together)
+    assert all(indices[:BATCH] == first for indices in loaded)
+    merged = [*first, *(index for indices in loaded for index in indices[BATCH:])]
+    assert sorted(merged) == list(range(INPUTS))
+    assert merged != sorted(merged)
 
 
-def test_a_shard_twice_of_another_run_or_missing_is_said(tmp_path):
-    three, two, one = shares(tmp_path / "a", 3)
+def test_duplicate_foreign_and_missing_shards_are_reported(tmp_path):
+    three, two, one = save_shards(tmp_path / "a", 3)
     with pytest.raises(spectroscope.RequestError, match="shard 2 of 3 is there twice"):
         run.merge([one, two, three, two])
-    with pytest.warns(UserWarning, match=r"shard 2/3 is missing: the report is of the others"):
+    with pytest.warns(UserWarning, match=r"shard 2/3 is missing: the report is on the others"):
         partial = run.merge([three, one])
     partial.report.save(tmp_path / "partial")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert run.merge([tmp_path / "partial", two]).report.dc()["n_samples"].eq(INPUTS).all()
-    other = shares(tmp_path / "b", 3, limit=49)[1]
+    other = save_shards(tmp_path / "b", 3, limit=49)[1]
     with pytest.raises(
         spectroscope.RequestError,
         match="different runs can't be merged: number of inputs is 50 in one and 49 in the other",
     ):
         run.merge([one, other])
-    with pytest.raises(spectroscope.RequestError, match="different divisions"):
-        run.merge([one, shares(tmp_path / "c", 2)[0]])
+    with pytest.raises(spectroscope.RequestError, match="divided differently"):
+        run.merge([one, save_shards(tmp_path / "c", 2)[0]])
 
 
 def test_whole_runs_merge_unless_they_are_the_same(tmp_path, whole):
@@ -381,8 +381,8 @@ def test_whole_runs_merge_unless_they_are_the_same(tmp_path, whole):
 
 
 @pytest.mark.parametrize("text", ["0/4", "5/4", "1", "a/b", "1/0", "-1/4", "1/4/2", ""])
-def test_what_is_no_shard_is_refused(text):
-    with pytest.raises(spectroscope.RequestError, match="there is no shard"):
+def test_invalid_shards_are_refused(text):
+    with pytest.raises(spectroscope.RequestError, match="is no shard"):
         run.Shard.parse(text)
     assert run.Shard.parse("4/4") == (4, 4)
 
@@ -410,7 +410,7 @@ def test_shards_by_command_are_merged_by_command(command, tmp_path, whole):
     before = (folders[0] / "report.npz").read_bytes()
     status, _, errors = command(*arguments[:-1], folders[0])
     assert (status, errors.count("\n")) == (2, 1)
-    assert "has the report on shard 1/2, which would be lost: 2/2 takes a folder of its" in errors
+    assert "has the report on shard 1/2, which would be overwritten: give shard 2/2 a" in errors
     assert (folders[0] / "report.npz").read_bytes() == before
     status, out, _ = command("merge", *folders, "--out", tmp_path / "all")
     assert status == 0
@@ -427,9 +427,9 @@ def test_shards_by_command_are_merged_by_command(command, tmp_path, whole):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--shard", "3/2"], "there is no shard '3/2': of four they are 1/4"),
-        (["--dtype", "int4"], "dtype='int4' is none of"),
-        (["--device", "cuda:9"], "device 'cuda:9' isn't there"),
+        (["--shard", "3/2"], "'3/2' is no shard: the shards of 4 are 1/4"),
+        (["--dtype", "int4"], "dtype='int4' must be one of"),
+        (["--device", "cuda:9"], "device 'cuda:9' is not available"),
         (["--resume"], "--resume takes --out DIR"),
         (["--checkpoint-every", "3"], "--checkpoint-every takes --out DIR"),
         (["--resume", "--out", "{tmp}"], "checkpoint.npz to resume from"),
@@ -464,10 +464,10 @@ class Noise(torch.utils.data.Dataset):
     def __getitem__(self, index): return torch.randn(1, 256)
 inputs = DataLoader(Noise(), 16) if {loader} else (torch.randn(16, 1, 256) for _ in range(n))
 model = nn.Sequential(nn.Conv1d(1, 8, 3, padding=1), nn.ReLU()).eval()
-found = run.inspect(Specimen("noise", "a test", "BSD-3-Clause", model, inputs, 16 * n, fs=32.0,
+result = run.inspect(Specimen("noise", "a test", "BSD-3-Clause", model, inputs, 16 * n, fs=32.0,
                              metric=lambda y, t: {{"mean": y.mean((1, 2))}},
                              labels=lambda y, first: ["line"] * len(y)))
-assert found.report.dc()["n_samples"].eq(16 * n).all()
+assert result.report.dc()["n_samples"].eq(16 * n).all()
 # Not getrusage's, which begins with that of the process that started this one.
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """

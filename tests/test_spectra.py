@@ -18,6 +18,8 @@ from torch import nn
 
 import spectroscope
 
+pytestmark = pytest.mark.usefixtures("two_threads")
+
 TAPERS = ["boxcar", "hann", ("tukey", 0.3)]
 
 

@@ -1,6 +1,7 @@
 """A user's own statistic: recorded, merged, saved, loaded and shown like the built-in ones."""
 
 import json
+from contextlib import suppress
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 
 import spectroscope
+from spectroscope import run
 
 
 class Peak(spectroscope.Statistic):
@@ -101,7 +103,9 @@ def test_saved_and_loaded_with_its_class_it_merges(data, tmp_path):
     recorded([data[3:]], Peak(), Histogram()).save(tmp_path / "b")
     own = [Peak(), Histogram()]
     a, b = (spectroscope.load(tmp_path / name, statistics=own) for name in "ab")
-    for merged in (a.merge(b), a.merge(spectroscope.load(tmp_path / "b"))):
+    stored = spectroscope.load(tmp_path / "b")
+    assert stored.merge(a).dc()["n_samples"].eq(7).all()
+    for merged in (a.merge(b), a.merge(stored)):
         columns = ["site", "channel", "peak_out", "median_bin", "n_samples"]
         pd.testing.assert_frame_equal(merged.dc()[columns], whole.dc()[columns], check_exact=True)
 
@@ -119,6 +123,45 @@ def test_loaded_without_its_class_the_columns_are_there_and_merging_says_what_it
     assert again.merge(report).dc()["peak_out"].equals(report.dc()["peak_out"])
     with pytest.raises(spectroscope.RequestError, match=r"load\(folder, statistics=\[Peak\(\)\]\)"):
         loaded.merge(loaded)
+
+
+def specimen(data):
+    return spectroscope.Specimen(
+        "waves", "a small network", "CC0-1.0", network().eval(), data.split(1), len(data)
+    )
+
+
+def test_shards_of_a_run_merge(data, tmp_path):
+    whole = run.inspect(specimen(data), statistics=[Peak()]).report
+    for number in (1, 2):
+        part = run.inspect(specimen(data), statistics=[Peak()], shard=run.Shard(number, 2))
+        part.report.save(tmp_path / str(number))
+    folders = [tmp_path / "1", tmp_path / "2"]
+    merged = run.merge(folders, statistics=[Peak()]).report
+    assert merged.dc()["peak_out"].equals(whole.dc()["peak_out"])
+    with pytest.raises(spectroscope.RequestError, match="to merge Peak takes its class"):
+        run.merge(folders)
+
+
+@pytest.mark.parametrize("batches", [3, 7])
+def test_a_resumed_run_is_the_same_to_the_bit(data, tmp_path, batches):
+    statistics = [Peak(), Histogram()]
+    whole = run.inspect(specimen(data), statistics=statistics).report
+    calls = iter(range(len(data)))
+
+    def stop(module, args):
+        if next(calls) == batches:
+            raise KeyboardInterrupt
+
+    halted = specimen(data)
+    halted.model.register_forward_pre_hook(stop)
+    with suppress(KeyboardInterrupt):
+        run.inspect(halted, statistics=statistics, checkpoint=run.Checkpoint(tmp_path, every=1))
+    checkpoint = run.Checkpoint(tmp_path, resume=True)
+    resumed = run.inspect(specimen(data), statistics=statistics, checkpoint=checkpoint).report
+    pd.testing.assert_frame_equal(resumed.dc(), whole.dc(), check_exact=True)
+    with pytest.raises(spectroscope.RequestError, match="statistics is"):
+        run.inspect(specimen(data), checkpoint=run.Checkpoint(tmp_path, resume=True))
 
 
 def test_merged_with_a_report_that_lacks_it_it_is_given_up_and_that_is_said(data):
@@ -198,7 +241,7 @@ def column(name):
     ("statistics", "error", "message"),
     [
         ([Peak(), Peak()], spectroscope.RequestError, "two statistics are called 'Peak'"),
-        ([column("dc_out")], spectroscope.RequestError, "'dc_out' of Other is one of spectroscope"),
+        ([column("dc_out")], spectroscope.RequestError, "'dc_out' of Other is also"),
         ([Peak(), column("peak_out")], spectroscope.RequestError, "'peak_out' of Other .* of Peak"),
         ([Peak], TypeError, "takes instances of Statistic"),
         ([lambda call: {}], TypeError, "takes instances of Statistic"),

@@ -60,7 +60,7 @@ def test_a_failure_of_ours_is_reported_and_the_model_runs_on(monkeypatch):
     model, x = nn.Sequential(nn.ReLU(), nn.ReLU()), torch.randn(2, 3, 4)
     output, coverage = quietly(model, x)
     assert torch.equal(output, x.relu())
-    assert coverage.loc["0", "reason"] == "ZeroDivisionError while looking: division by zero"
+    assert coverage.loc["0", "reason"] == "ZeroDivisionError while observing: division by zero"
     assert coverage["fired"].tolist() == [1, 1]
 
 
@@ -276,7 +276,7 @@ def test_hardtanh_from_elsewhere_is_recorded_when_asked_for_by_class():
 @pytest.mark.parametrize(
     ("forward", "call", "reason"),
     [
-        (lambda self, x: x, lambda own, x: own(x=x), "without a tensor by position"),
+        (lambda self, x: x, lambda own, x: own(x=x), "without a positional tensor"),
         (lambda self, x: (x, x), lambda own, x: own(x)[0], "it returns a tuple"),
     ],
 )

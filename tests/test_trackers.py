@@ -1,4 +1,4 @@
-"""A tracker tells how training went, and training doesn't notice."""
+"""`Tracker` records training without changing it."""
 
 import copy
 
@@ -57,7 +57,7 @@ def distances(tracker, column="distance"):
     return tracker.weights().pivot(index="epoch", columns="parameter", values=column)
 
 
-def test_training_is_the_same_to_the_bit():
+def test_training_is_bit_identical():
     plain = network()
     tracked = copy.deepcopy(plain)
     tracker = Tracker(tracked)
@@ -70,7 +70,7 @@ def test_training_is_the_same_to_the_bit():
     assert nothing_is_left()
 
 
-def test_distances_are_those_of_numpy():
+def test_distances_match_numpy():
     model = network()
     tracker = Tracker(model)
     states = [copy.deepcopy(model.state_dict())]
@@ -110,7 +110,7 @@ def test_distances_are_no_coarser_than_float32(dtype):
     np.testing.assert_allclose(distances(tracker)["weight"][1], expected, rtol=1e-7)
 
 
-def test_tables_are_of_what_ran_in_the_block():
+def test_tables_are_of_the_block_alone():
     model = network().eval()
     tracker = Tracker(model, select="2")
     inputs = torch.randn(3, 7, 1, 16)
@@ -131,7 +131,7 @@ def test_tables_are_of_what_ran_in_the_block():
     assert sites.columns[0] == dc.columns[0] == "epoch"
 
 
-def test_spectra_are_there_if_asked_for():
+def test_spectra_are_optional():
     model = nn.ReLU()
     tracker, plain = Tracker(model, spectra=True, fs=32.0), Tracker(model)
     tone = torch.cos(2 * torch.pi * 4 / 32 * torch.arange(64.0)).view(1, 1, 64)
@@ -149,7 +149,7 @@ def test_spectra_are_there_if_asked_for():
             tracker.report(epoch)
 
 
-def test_an_epoch_that_raises_is_none():
+def test_a_block_that_raises_is_not_an_epoch():
     model = network()
     tracker = Tracker(model)
     for error in (RuntimeError, KeyboardInterrupt):
@@ -189,36 +189,36 @@ def test_blocks_without_a_forward_and_models_without_a_relu():
     assert tracker.sites()["epoch"].tolist() == [2]
 
 
-def test_what_can_not_be_seen_is_said():
+def test_unrecordable_activations_are_warned_about():
     with pytest.warns(FutureWarning, match=r"torch\.jit\.script"):
         scripted = torch.jit.script(nn.Sequential(nn.ReLU()))
     tracker = Tracker(nn.Sequential(nn.Identity(), scripted))
-    with pytest.warns(UserWarning, match="not recorded in full.*TorchScript"), tracker.epoch():
+    with pytest.warns(UserWarning, match="nothing was recorded.*TorchScript"), tracker.epoch():
         pass
     model = network()
     tracker = Tracker(model, select="5/relu")
-    with pytest.warns(UserWarning, match="no activation that was asked for"), tracker.epoch():
+    with pytest.warns(UserWarning, match="no selected activation was called"), tracker.epoch():
         model(torch.randn(2, 1, 16))
 
 
-def test_views_are_followed_and_where_they_can_not_be_is_nan():
+def test_views_are_measured_until_their_memory_is_replaced():
     model = nn.Linear(3, 2)
     views = [(f"row {r}", row) for r, row in enumerate(model.weight.detach())]
     tracker = Tracker(model, weights=iter([*views, ("bias", model.bias)]))
     with tracker.epoch(), torch.no_grad():
         model.weight[1] -= 2
-    found = distances(tracker)
-    assert found["row 0"].tolist() == found["bias"].tolist() == [0, 0]
-    np.testing.assert_allclose(found["row 1"], [0, 2 * 3**0.5], rtol=1e-6)
+    table = distances(tracker)
+    assert table["row 0"].tolist() == table["bias"].tolist() == [0, 0]
+    np.testing.assert_allclose(table["row 1"], [0, 2 * 3**0.5], rtol=1e-6)
     with tracker.epoch():
-        model.double()  # a new memory, of which `views` knows nothing
+        model.double()  # new memory, which the views don't point to
         moved(model, 1.0)
-    found = distances(tracker)
-    assert found.loc[2, ["row 0", "row 1"]].isna().all()
-    np.testing.assert_allclose(found["bias"], [0, 0, 2**0.5], rtol=1e-6)
+    table = distances(tracker)
+    assert table.loc[2, ["row 0", "row 1"]].isna().all()
+    np.testing.assert_allclose(table["bias"], [0, 0, 2**0.5], rtol=1e-6)
 
 
-def test_parameters_that_are_exchanged_are_followed_by_name():
+def test_replaced_parameters_are_compared_by_name():
     model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2), nn.Linear(2, 1))
     start = model[0].weight.detach().clone()
     tracker = Tracker(model)
@@ -226,12 +226,12 @@ def test_parameters_that_are_exchanged_are_followed_by_name():
         model[0].weight = nn.Parameter(start + 1)
         model[1] = nn.Linear(2, 5)
         del model[2]
-    found = distances(tracker).loc[1]
-    np.testing.assert_allclose(found["0.weight"], 6**0.5, rtol=1e-6)
-    assert found[["1.weight", "2.weight", "2.bias"]].isna().all()
+    table = distances(tracker).loc[1]
+    np.testing.assert_allclose(table["0.weight"], 6**0.5, rtol=1e-6)
+    assert table[["1.weight", "2.weight", "2.bias"]].isna().all()
 
 
-def test_numbers_are_those_at_the_end_of_the_block():
+def test_numbers_are_read_at_the_end_of_the_block():
     tracker = Tracker(nn.Identity())
     running = torch.zeros(1, requires_grad=True) + 1
     for epoch in range(3):
@@ -246,7 +246,7 @@ def test_numbers_are_those_at_the_end_of_the_block():
     pd.testing.assert_frame_equal(tracker.numbers(), expected)
 
 
-def test_what_is_no_number_is_refused():
+def test_values_that_are_not_numbers_are_refused():
     tracker = Tracker(nn.Identity())
     for name, value, message in (
         ("loss", torch.zeros(4), r"loss must be one number, not a tensor \[4\]"),
@@ -260,7 +260,7 @@ def test_what_is_no_number_is_refused():
 
 
 class NoWaiting(TorchDispatchMode):
-    """Raises where a GPU would have to be waited for."""
+    """Fails at operations that wait for a GPU."""
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         assert function is not torch.ops.aten._local_scalar_dense.default
@@ -268,7 +268,7 @@ class NoWaiting(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def test_nothing_waits_for_the_device():
+def test_recording_does_not_synchronise_the_device():
     model = network()
     with NoWaiting():
         tracker = Tracker(model)
@@ -282,7 +282,7 @@ def test_nothing_waits_for_the_device():
     np.testing.assert_allclose(distances(tracker)["0.weight"][1], 12**0.5, rtol=1e-6)
 
 
-def test_what_is_wrong_is_said_before_training():
+def test_wrong_options_are_refused_before_training():
     model = network()
     with pytest.raises(spectroscope.RequestError, match="matches no activation"):
         Tracker(model, select="nowhere")
@@ -293,7 +293,7 @@ def test_what_is_wrong_is_said_before_training():
         Tracker(model, weights=pairs)
 
 
-def test_options_that_can_be_read_once_hold_in_every_epoch():
+def test_iterator_options_hold_in_every_epoch():
     model = nn.Sequential(nn.ReLU(), nn.GELU(), nn.ReLU())
     tracker = Tracker(model, kinds=iter(["GELU"]), select=iter(["0", "1"]))
     for _ in range(2):
@@ -308,15 +308,15 @@ def curves(folder):
         "tensorboard.backend.event_processing.event_accumulator",
         reason="needs tensorboard, of the extra [tensorboard]",
     )
-    found = events.EventAccumulator(str(folder))
-    found.Reload()
+    table = events.EventAccumulator(str(folder))
+    table.Reload()
     return {
-        tag: ([e.step for e in found.Scalars(tag)], [e.value for e in found.Scalars(tag)])
-        for tag in found.Tags()["scalars"]
+        tag: ([e.step for e in table.Scalars(tag)], [e.value for e in table.Scalars(tag)])
+        for tag in table.Tags()["scalars"]
     }
 
 
-def test_tensorboard_has_the_curves_of_what_the_relu_gave(tmp_path):
+def test_tensorboard_curves_match_the_outputs_of_the_relu(tmp_path):
     tensorboard = pytest.importorskip(
         "torch.utils.tensorboard", reason="needs tensorboard, of the extra [tensorboard]"
     )
@@ -329,7 +329,7 @@ def test_tensorboard_has_the_curves_of_what_the_relu_gave(tmp_path):
         for _ in range(3):
             outputs.append([])
             train(model, 1, tracker)
-    found = curves(tmp_path)
+    table = curves(tmp_path)
     expected = []
     for y in map(torch.cat, outputs):
         dc, active = y.mean(2), (y > 0).double()
@@ -342,21 +342,21 @@ def test_tensorboard_has_the_curves_of_what_the_relu_gave(tmp_path):
                 "dead_fraction/2#0": (active.amax((0, 2)) == 0).double().mean(),
             }
         )
-    assert found.keys() == expected[0].keys()
-    for tag, (steps, values) in found.items():
+    assert table.keys() == expected[0].keys()
+    for tag, (steps, values) in table.items():
         assert steps == [1, 2, 3]
         np.testing.assert_allclose(values, [float(e[tag]) for e in expected], rtol=1e-5)
     assert 0 < expected[0]["dead_fraction/2#0"] < 1
 
 
 class Written(list):
-    """A writer that can do no more than it must."""
+    """A minimal writer."""
 
     def add_scalar(self, tag, value, step):
         self.append((tag, value, step))
 
 
-def test_what_is_not_known_is_not_written():
+def test_nan_is_not_written():
     class Functional(nn.Module):
         def forward(self, x):
             return torch.relu(x)
@@ -382,7 +382,7 @@ def test_what_is_not_known_is_not_written():
     ]
 
 
-def test_a_writer_that_writes_nothing_is_refused():
+def test_a_writer_without_add_scalar_is_refused():
     with pytest.raises(TypeError, match="no add_scalar"):
         Tracker(nn.ReLU(), writer="runs/")
 

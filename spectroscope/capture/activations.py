@@ -1,4 +1,4 @@
-"""`Activation`: one record per kind, with its modules, its functions and what theory says of it.
+"""`Activation`: one record per kind, with modules, functions and theoretical properties.
 
 To add a kind, add a record to :data:`ACTIVATIONS`.
 """
@@ -14,8 +14,8 @@ from spectroscope.errors import RequestError
 
 Args = tuple[Any, ...]
 Kwargs = dict[str, Any]
-# From the arguments of a call of a torch function to the activation's input; None: it is no call
-# of this activation.
+# From the arguments of a torch function to the activation's input; None: with these arguments the
+# function isn't this activation.
 Reader = Callable[[Args, Kwargs], Tensor | None]
 
 
@@ -24,14 +24,14 @@ class Activation:
     """One kind of activation.
 
     Attributes:
-        kind: its name in the tables.
-        modules: by class, whether an instance of it is of this kind.
-        functions: by :func:`function_name`, how the arguments of a call are read.
-        default: recorded unless other `kinds` are asked for.
-        gain: g of the split y = g·x + rest, exact at every input; None: by regression.
-        gaussian_dc: from mean and standard deviation of a Gaussian input to the output's DC.
-        tones: the closed forms for tones (`theory.tones_dc`, the paper's series) hold for it.
-        encoder_code: what `nn.TransformerEncoderLayer.activation_relu_or_gelu` calls it.
+        kind: name in the tables.
+        modules: predicate by module class: whether an instance is of this kind.
+        functions: reader of the arguments, by :func:`function_name`.
+        default: whether it is recorded without being named in `kinds`.
+        gain: g of the preserved part g·x of the output; None: by regression.
+        gaussian_dc: from mean and standard deviation of a Gaussian input to the DC of the output.
+        tones: whether the closed forms for tones (`theory.tones_dc`, the paper's series) hold.
+        encoder_code: value of `nn.TransformerEncoderLayer.activation_relu_or_gelu` for this kind.
     """
 
     kind: str
@@ -65,12 +65,13 @@ def _hardtanh(is_high: Callable[[Any], bool]) -> Reader:
 
 
 def _threshold(args: Args, kwargs: Kwargs) -> Tensor | None:
-    at, value = _argument(args, kwargs, 1, "threshold"), _argument(args, kwargs, 2, "value")
-    return _input(args, kwargs) if at == 0 and value == 0 else None
+    threshold = _argument(args, kwargs, 1, "threshold")
+    value = _argument(args, kwargs, 2, "value")
+    return _input(args, kwargs) if threshold == 0 and value == 0 else None
 
 
 def _clamp(*highs: float | None) -> Reader:
-    """Clamping to 0 and one of `highs`; other limits are mostly those of boxes and colours."""
+    """Clamping to [0, high] for `high` in `highs`; other limits are mostly of boxes or colours."""
 
     def read(args: Args, kwargs: Kwargs) -> Tensor | None:
         low, high = _argument(args, kwargs, 1, "min"), _argument(args, kwargs, 2, "max")
@@ -152,7 +153,7 @@ HARDTANH = Activation(
     functions={"hardtanh": _hardtanh(lambda high: high != 6)},
     default=True,
 )
-# The first whose module or function a call is.
+# A call is of the first kind that matches.
 ACTIVATIONS = (
     RELU,
     RELU6,
@@ -165,7 +166,7 @@ ACTIVATIONS = (
     Activation("Hardswish", {nn.Hardswish: _any}, {"hardswish": _input}),
 )
 _BY_KIND = {activation.kind: activation for activation in ACTIVATIONS}
-# Names of functions that may be an activation, each with the kinds that it may be.
+# The kinds that a call of a function may be, by the function's name.
 FUNCTIONS: dict[str, list[Activation]] = {}
 for _activation in ACTIVATIONS:
     for _name in _activation.functions:
@@ -173,27 +174,27 @@ for _activation in ACTIVATIONS:
 
 
 def by_kind(kind: str) -> Activation:
-    """The record of a kind; of a user's own class one without any theory."""
+    """The record of a kind; for a user's own class one without theoretical properties."""
     return _BY_KIND.get(kind) or Activation(kind)
 
 
 def function_name(function: Any) -> str:
-    """Name of a torch function as the tables have it: no overload, no in-place underscore.
+    """Name of a torch function in the tables: without overload and in-place underscore.
 
     >>> import torch
     >>> {function_name(f) for f in (torch.relu, torch.Tensor.relu_, torch.ops.aten.relu.default)}
     {'relu'}
     """
-    # An operator's name is of its library; those of others may be called as torch's are.
-    operator = getattr(function, "_schema", getattr(function, "_qualified_op_name", "aten::"))
-    if not str(operator).startswith("aten::"):
-        return str(operator).partition("(")[0]
+    # Operators of other libraries keep their namespace: they may have the name of a torch function.
+    operator = str(getattr(function, "_schema", getattr(function, "_qualified_op_name", "aten::")))
+    if not operator.startswith("aten::"):
+        return operator.partition("(")[0]
     name = getattr(function, "__name__", "").partition(".")[0]
     return "threshold" if name == "_threshold" else name.rstrip("_")
 
 
 def read(name: str, args: Args, kwargs: Kwargs) -> tuple[Activation, Tensor] | None:
-    """The activation that a call of the torch function `name` is, and its input, or None."""
+    """The activation and its input, if a call of the torch function `name` is one, or None."""
     for activation in FUNCTIONS.get(name, ()):
         x = activation.functions[name](args, kwargs)
         if x is not None:
@@ -211,23 +212,23 @@ def of_module(module: nn.Module) -> Activation | None:
 
 
 class Kinds(NamedTuple):
-    """Which activations are recorded: kinds by name, and classes of the user's own."""
+    """The kinds that are recorded: by name, and the user's own module classes."""
 
     names: frozenset[str]
     classes: tuple[type[nn.Module], ...]
 
     @classmethod
-    def of(cls, more: Iterable[str | type[nn.Module]]) -> "Kinds":
-        """The default kinds and `more`: names of kinds, or module classes.
+    def of(cls, kinds: Iterable[str | type[nn.Module]]) -> "Kinds":
+        """The default kinds and `kinds`: names of kinds, or module classes.
 
         Raises:
-            RequestError: a name isn't of a known kind, or something is neither name nor class.
+            RequestError: an element is neither the name of a kind nor a module class.
         """
         names = {activation.kind for activation in ACTIVATIONS if activation.default}
         classes = []
-        for kind in [more] if isinstance(more, str | type) else more:
+        for kind in [kinds] if isinstance(kinds, str | type) else kinds:
             if isinstance(kind, type) and issubclass(kind, nn.Module):
-                # The default kinds are recorded anyway; a class of theirs is recorded whole.
+                # With a class of a default kind, such as nn.Hardtanh, every instance is recorded.
                 activation = next((a for a in ACTIVATIONS if kind in a.modules), None)
                 if activation is None or activation.default:
                     classes.append(kind)
@@ -237,11 +238,11 @@ class Kinds(NamedTuple):
                 names.add(str(kind))
             else:
                 known = ", ".join(sorted(_BY_KIND))
-                raise RequestError(f"kind {kind!r} is no nn.Module class and none of {known}")
+                raise RequestError(f"kind {kind!r} is neither a module class nor one of {known}")
         return cls(frozenset(names), tuple(classes))
 
     def of_module(self, module: nn.Module) -> str | None:
-        """Kind that `module` is recorded as, or None if it isn't recorded."""
+        """The kind that `module` is recorded as, or None if it isn't recorded."""
         activation = of_module(module)
         if activation is not None and activation.kind in self.names:
             return activation.kind

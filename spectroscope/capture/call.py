@@ -1,4 +1,4 @@
-"""`ActivationCall`: one call of an activation, as it is handed to what records or changes it."""
+"""`ActivationCall`: one call of an activation, to be recorded or changed."""
 
 import copy
 import math
@@ -14,13 +14,13 @@ T = TypeVar("T")
 
 
 class ActivationCall:
-    """One call of an activation, channels first.
+    """One call of an activation, with channels first.
 
     Attributes:
-        site: its name in its parts: `module`, `function`, `call`, `kind`.
-        decimation: samples of the model's input to one of the site's, along the axes of time or
-            space; NaN where that isn't known or isn't the same for all of them.
-        is_relu: torch's own ReLU is called: the output is known before it runs.
+        site: `module`, `function`, `call` and `kind`.
+        decimation: samples of the model's input per sample of the site, along the axes of time or
+            space; NaN where unknown or different between them.
+        is_relu: torch's own ReLU is called, so that the output is known before it runs.
     """
 
     def __init__(
@@ -44,20 +44,20 @@ class ActivationCall:
 
     @property
     def name(self) -> str:
-        """Of the site, as in the reports."""
+        """Name of the site, as in the reports."""
         return self.site.name
 
     @property
     def input(self) -> Tensor:
-        """``[N, C, ...]``. An in-place activation overwrites it: see :meth:`keep_input`."""
+        """``[N, C, ...]``; an in-place activation overwrites it: see :meth:`keep_input`."""
         return channels_first(self._input, self._axis)
 
     @property
     def output(self) -> Tensor:
-        """``[N, C, ...]``; of a ReLU that hasn't run yet what it is going to return.
+        """``[N, C, ...]``; for a ReLU also before it runs.
 
         Raises:
-            RuntimeError: another activation hasn't run yet.
+            RuntimeError: an activation other than ReLU has not run yet.
         """
         if self._output is not None:
             return channels_first(self._output, self._axis)
@@ -67,22 +67,22 @@ class ActivationCall:
 
     @property
     def channel_axis(self) -> int:
-        """Of the activation as the model has it."""
+        """Channel axis of the tensors in the model."""
         return self._axis
 
     @property
     def device(self) -> torch.device:
-        """Where input and output are."""
+        """Device of input and output."""
         return self._input.device
 
     def shared(self, function: "Callable[[ActivationCall], T]") -> T:
-        """``function(self)``, computed once however many statistics ask for it."""
+        """``function(self)``, computed once and shared by all statistics."""
         if function not in self._shared:
             self._shared[function] = function(self)
         return self._shared[function]  # type: ignore[return-value]
 
     def note(self, reason: str) -> None:
-        """Say in `Report.coverage()` why something of this call isn't recorded."""
+        """Give the reason, in `Report.coverage()`, why part of this call isn't recorded."""
         self._note(reason)
 
     def to(self, device: torch.device) -> "ActivationCall":
@@ -94,24 +94,29 @@ class ActivationCall:
         return call
 
     def keep_input(self) -> None:
-        """Copy the input, before an in-place activation overwrites it."""
+        """Copy the input before an in-place activation overwrites it."""
         self._input = self._input.clone()
 
-    def finish(self, output: Tensor, given: Tensor | None = None) -> None:
-        """Set the output, once the activation has run; and the input, if it was overwritten."""
+    def finish(self, output: Tensor, original_input: Tensor | None = None) -> None:
+        """Set the output after the activation has run.
+
+        Args:
+            output: of the activation.
+            original_input: copy of the input, if the activation has overwritten it.
+        """
         self._output = output
-        if given is not None:
-            self._input = given
+        if original_input is not None:
+            self._input = original_input
 
     def channels_restored(self, tensor: Tensor) -> Tensor:
-        """A view of ``[N, C, ...]`` with its axes as the activation has them."""
+        """A view of `tensor` ``[N, C, ...]`` with the axes as in the model."""
         if self._axis % self._input.dim() == 0:
             return tensor.squeeze(0)
         return tensor.movedim(1, self._axis)
 
 
 def channels_first(tensor: Tensor, axis: int) -> Tensor:
-    """A view of `tensor` as ``[N, C, ...]``, its channels being at `axis`; 0: no batch axis."""
+    """A view of `tensor` as ``[N, C, ...]`` from channels at `axis`; 0: no batch axis."""
     return tensor.unsqueeze(0) if axis % tensor.dim() == 0 else tensor.movedim(axis, 1)
 
 
@@ -128,7 +133,7 @@ def unreadable(tensor: Tensor, channel_axis: int) -> str | None:
     if tensor.is_meta:
         return "a tensor without values"
     if type(tensor).__torch_dispatch__ != Tensor.__torch_dispatch__:
-        return f"{type(tensor).__name__} is a tensor of its own kind"
+        return f"{type(tensor).__name__} is a tensor subclass with its own operations"
     if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
         return "inside a torch.func transform"
     if tensor.is_cuda and torch.cuda.is_current_stream_capturing():
@@ -145,29 +150,30 @@ def run_on_copy(
     *args: Any,
     **kwargs: Any,
 ) -> Any:
-    """Run an activation on a copy of its input, and return what `change` makes of its output.
+    """Run an activation on a copy of its input, change the output, and return the result.
 
-    A copy, because what an in-place function returns is needed for its gradient, and must not be
-    written to. What it would have overwritten is overwritten in the end with what the model gets.
+    The gradient of an in-place function needs its output, which therefore must not be overwritten.
+    Instead the function runs on a copy, and its result is copied to the tensor that it would have
+    overwritten.
 
     Args:
         read: from the arguments to the input, which is one of them.
-        change: from output and input to what replaces the output; None: nothing does.
+        change: from output and input to the replacement of the output; None: keep the output.
         function: the activation's torch function.
-        args: its arguments.
-        kwargs: likewise.
+        args: positional arguments of the function.
+        kwargs: keyword arguments of the function.
     """
     tensor, out = read(args, kwargs), kwargs.get("out")
-    assert tensor is not None  # it was an activation's before
+    assert tensor is not None  # the call was recognized as an activation before
     copy = tensor.clone()
-    swapped = [copy if arg is tensor else arg for arg in args]
-    named = {key: copy if arg is tensor and key != "out" else arg for key, arg in kwargs.items()}
-    # What is to be overwritten may be needed for a gradient of the change.
-    given = tensor if out is None else tensor.clone()
-    output = function(*swapped, **named)
-    if output is copy:
-        given, out = tensor.clone(), tensor
-    new = change(output, given)
+    args = tuple(copy if arg is tensor else arg for arg in args)
+    kwargs = {key: copy if arg is tensor and key != "out" else arg for key, arg in kwargs.items()}
+    # The gradient of the change may need the input, which `out` may overwrite.
+    original_input = tensor if out is None else tensor.clone()
+    output = function(*args, **kwargs)
+    if output is copy:  # in place
+        original_input, out = tensor.clone(), tensor
+    new = change(output, original_input)
     if new is None:
         new = output
     return new if out is None else out.copy_(new)

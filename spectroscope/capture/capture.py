@@ -1,4 +1,4 @@
-"""Naming every activation call of a running model, and handing it on as an `ActivationCall`."""
+"""`Capture`: finds and names every activation call of a running model."""
 
 import threading
 from collections import Counter
@@ -17,32 +17,33 @@ from spectroscope.capture.dispatch import CallObserver, Change, Dispatcher, Fini
 from spectroscope.capture.downsampling import DownsamplingLog, Provenance
 from spectroscope.capture.frames import calls_itself
 from spectroscope.capture.sites import CoverageRow, Downsampling, Select, Shape, Site
+from spectroscope.errors import first_line
 
 
 @dataclass(slots=True)
 class Frame:
-    """A module that runs.
+    """A module that is running.
 
     Attributes:
         module: the module.
-        name: its qualified name; of several, the one under which it was reached.
-        kind: of activation, if it is one that is looked for.
-        inside: it is, or runs inside, an activation of the user's own class: what that calls is
-            part of it.
-        finish: to be called with its output; may answer what is to replace it.
-        opened: it has run a module of its own.
+        name: qualified name; of a module with several names, the one it was called under.
+        kind: of activation, or None if it isn't an activation to be recorded.
+        in_custom: it is, or runs inside, an activation of the user's own class, whose calls of
+            other activations are part of it.
+        finish: called with the output; may return the replacement of the output.
+        ran_submodules: it has called a module.
     """
 
     module: nn.Module
     name: str
     kind: str | None
-    inside: bool
+    in_custom: bool
     finish: Callable[[Any], Any] | None
-    opened: bool = False
+    ran_submodules: bool = False
 
 
-class _Thread(threading.local):
-    """Where one thread is in the model."""
+class _ThreadState(threading.local):
+    """The forward pass that runs in this thread."""
 
     def __init__(self) -> None:
         self.running: list[Frame] = []
@@ -50,27 +51,29 @@ class _Thread(threading.local):
         self.restart()
 
     def restart(self) -> None:
-        """Forget the tensors of the last forward."""
+        """Forget the tensors of the previous forward."""
         self.axes = AxisTracker()
         self.provenance = Provenance(self.axes)
 
 
 class Capture:
-    """Every activation call of `model`, from :meth:`attach` to :meth:`detach`.
+    """Observes every activation call of a model from :meth:`attach` to :meth:`detach`.
 
     Args:
-        model: nothing in it is changed.
-        observe: called with each selected call; or else
-        change: called with each selected call; what it raises the model raises.
-        select: as of :class:`spectroscope.capture.discovery.Discovery`, which says what is raised.
-        kinds: likewise.
-        channel_axis: as of :class:`spectroscope.capture.dispatch.Dispatcher`.
-        decimation: likewise.
-        started: called with the positional arguments of each forward of the model as it begins.
+        model: is not modified.
+        observe: called with each selected call; None if `change` is given.
+        change: called with each selected call to change its output; an exception in it reaches the
+            model.
+        select: as in :class:`spectroscope.capture.discovery.Discovery`, which raises its errors.
+        kinds: as in :class:`spectroscope.capture.discovery.Discovery`.
+        channel_axis: as in :class:`spectroscope.capture.dispatch.Dispatcher`.
+        decimation: as in :class:`spectroscope.capture.dispatch.Dispatcher`.
+        on_forward: called with the positional arguments before each forward of the model.
 
     Attributes:
-        inventory: every activation of the model, and what can't be looked into.
-        ran: ``"model"`` once its own forward has run, ``"parts"`` while only others have, or None.
+        discovery: the activations of the model, and the parts that can't be observed.
+        ran: ``"model"`` after the model's own forward ran, ``"parts"`` if only that of submodules
+            did, or None.
     """
 
     def __init__(
@@ -83,29 +86,29 @@ class Capture:
         kinds: Iterable[str | type[nn.Module]] = (),
         channel_axis: int | Mapping[str, int] = 1,
         decimation: float | Mapping[str, float] | None = None,
-        started: Callable[[tuple[Any, ...]], None] = lambda args: None,
+        on_forward: Callable[[tuple[Any, ...]], None] = lambda args: None,
     ):
         self.discovery = Discovery(model, select, kinds)
         self.ran: Literal["model", "parts"] | None = None
         self._downsamplings = DownsamplingLog()
         self._dispatcher = Dispatcher(observe, change, channel_axis, decimation)
         self._model = model
-        self._started = started
-        self._entered: Counter[str] = Counter()
-        self._thread = _Thread()
-        self._opened_by: int | None = None
+        self._on_forward = on_forward
+        self._entered: Counter[str] = Counter()  # calls of activation modules, by place
+        self._thread = _ThreadState()
+        self._attached_in: int | None = None  # id of the thread
 
     def attach(self) -> None:
-        """Begin to observe the model.
+        """Start to observe the model.
 
         Raises:
-            RuntimeError: it is observed already.
+            RuntimeError: it is already attached.
         """
-        if self._opened_by is not None:
+        if self._attached_in is not None:
             raise RuntimeError("this recorder is already recording")
-        self.discovery.scan()  # again: modules may have been exchanged since
-        self._thread = _Thread()
-        self._opened_by = threading.get_ident()
+        self.discovery.scan()  # modules may have been replaced since the last scan
+        self._thread = _ThreadState()
+        self._attached_in = threading.get_ident()
         try:
             hooks.register(self)
         except BaseException:
@@ -113,25 +116,25 @@ class Capture:
             raise
 
     def detach(self) -> None:
-        """End observing the model.
+        """Stop observing the model.
 
         Raises:
-            RuntimeError: another thread has begun it, whose function mode can't be removed here.
+            RuntimeError: another thread attached it; this thread can't remove its function mode.
         """
-        opened_by, self._opened_by = self._opened_by, None
+        attached_in, self._attached_in = self._attached_in, None
         hooks.remove(self)
-        if opened_by not in (None, threading.get_ident()):
+        if attached_in not in (None, threading.get_ident()):
             raise RuntimeError("a recording must end in the thread in which it began")
         for place, times in self._entered.items():
             row = self.discovery.rows[place]
             if not row.fired and not row.reason:
                 row.reason = (
-                    f"ran {times} times without an activation call that can be seen; if its "
-                    "forward is its own, kinds=[its class] records it whole"
+                    f"ran {times} times without an activation call that can be seen; if it has a "
+                    "forward of its own, kinds=[its class] records it as one activation"
                 )
 
     def state_dict(self) -> dict[str, Any]:
-        """What is known of the model beside the coverage, as plain data."""
+        """State beside the coverage, as plain data for :meth:`load_state_dict`."""
         return {
             "ran": self.ran,
             "entered": dict(self._entered),
@@ -141,24 +144,24 @@ class Capture:
     def load_state_dict(
         self, coverage: Mapping[str, CoverageRow], state: Mapping[str, Any]
     ) -> None:
-        """Restore the state saved by :meth:`state_dict`, and the coverage beside it."""
+        """Restore the state saved by :meth:`state_dict`, and the coverage."""
         self.discovery.rows = {place: replace(row) for place, row in coverage.items()}
         self.ran = state["ran"]
         self._entered = Counter(state["entered"])
         self._downsamplings.load_state_dict(state["downsamplings"])
 
     def next_downsampling(self, site: Site, shape: Shape) -> Downsampling | None:
-        """What lowers the sampling rate next behind a site, of activations ``(C, ...)``."""
+        """The next downsampling after a site whose activations have shape ``(C, ...)``."""
         return self._downsamplings.next(site.name, self._dispatcher.channel_axis.of(site), shape)
 
     @property
     def attached(self) -> bool:
-        """Whether it listens."""
-        return self._opened_by is not None
+        """Whether the model is being observed."""
+        return self._attached_in is not None
 
     @property
     def changes_outputs(self) -> bool:
-        """Whether it changes what activations return."""
+        """Whether the outputs of activations are changed."""
         return self._dispatcher.changes_outputs
 
     @property
@@ -167,49 +170,49 @@ class Capture:
         return self.discovery.compiled
 
     def owns(self, module: nn.Module) -> bool:
-        """Whether `module` is one of the model's."""
+        """Whether `module` is part of the model."""
         return module in self.discovery.names
 
     def on_module_enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         """See :class:`spectroscope.capture.hooks.Observer`."""
         names = self.discovery.names.get(module)
         if names is None:
-            self._replica(module)
+            self._report_replica(module)
             return
-        here = self._thread
-        if here.running and module is self._model and not calls_itself(module):
-            # A KeyboardInterrupt, unlike an Exception, ends a forward without a word to the hooks.
-            here.running.clear()
-        if not here.running:
+        thread = self._thread
+        if thread.running and module is self._model and not calls_itself(module):
+            # A KeyboardInterrupt, unlike an Exception, ends a forward without calling the hooks.
+            thread.running.clear()
+        if not thread.running:
             self.ran = "model" if module is self._model else self.ran or "parts"
-            here.calls.clear()
-            here.restart()
+            thread.calls.clear()
+            thread.restart()
             if module is self._model:
-                here.axes.start(args)
-                self._started(args)
-        name = names[0] if len(names) == 1 else self._reached(names)
-        inside = False
-        if here.running:
-            inside = here.running[-1].inside
-            here.running[-1].opened = True
-        kind = None if inside else self.discovery.kind_of[module]
+                thread.axes.start(args)
+                self._on_forward(args)
+        name = names[0] if len(names) == 1 else self._called_name(names)
+        in_custom = False
+        if thread.running:
+            in_custom = thread.running[-1].in_custom
+            thread.running[-1].ran_submodules = True
+        kind = None if in_custom else self.discovery.kind_of[module]
         finish = None
         if kind is not None:
             self._entered[name] += 1
             self.discovery.row(module, name, "", kind)
             if isinstance(module, self.discovery.kinds.classes):
-                inside = True
+                in_custom = True
                 tensor = next((arg for arg in args if isinstance(arg, Tensor)), None)
                 if tensor is not None:
-                    finish = self._begin(module, name, "", kind, tensor)
+                    finish = self._start_call(module, name, "", kind, tensor)
                     if finish is not None and self.changes_outputs:
                         # It may work in place.
-                        finish = partial(finish, given=tensor.clone())
+                        finish = partial(finish, original_input=tensor.clone())
                 else:
                     self.discovery.set_reason(
-                        name, module, "it was called without a tensor by position"
+                        name, module, "it was called without a positional tensor"
                     )
-        here.running.append(Frame(module, name, kind, inside, finish))
+        thread.running.append(Frame(module, name, kind, in_custom, finish))
 
     def on_module_exit(self, module: nn.Module, output: Any) -> Any:
         """See :class:`spectroscope.capture.hooks.Observer`."""
@@ -221,8 +224,8 @@ class Capture:
                 self._thread.restart()
             if frame.finish is not None:
                 new = frame.finish(output)
-            if isinstance(module, nn.TransformerEncoderLayer) and not frame.opened:
-                self._fused_layer(module, frame.name, ran=output is not None)
+            if isinstance(module, nn.TransformerEncoderLayer) and not frame.ran_submodules:
+                self._report_fused(module, frame.name, ran=output is not None)
         return new
 
     def on_function_call(
@@ -233,62 +236,62 @@ class Capture:
         wrapped: bool,
     ) -> hooks.Interception | None:
         """See :class:`spectroscope.capture.hooks.Observer`."""
-        here = self._thread
-        if not here.running:
+        thread = self._thread
+        if not thread.running:
             return None
         name = activations.function_name(function)
-        finish = around = None
-        if not here.running[-1].inside:
+        frame = thread.running[-1]
+        wrap = finish = None
+        if not frame.in_custom:
             if name in activations.FUNCTIONS:
-                around, finish = self._activate(name, args, kwargs, wrapped)
+                wrap, finish = self._activate(name, args, kwargs, wrapped)
             elif "relu" in name and "relu" in name.split("_"):
-                reason = "its ReLU is part of one kernel with other work"
-                frame = here.running[-1]
+                reason = "its ReLU is part of a fused kernel"
                 self.discovery.add_unobservable(frame.name, frame.module, reason, function=name)
-        axes, provenance = here.axes, here.provenance
-        if finish is around is None and not axes.any_tracked(args, kwargs):
+        axes, provenance = thread.axes, thread.provenance
+        if wrap is finish is None and not axes.any_tracked(args, kwargs):
             return None
-        place = f"{here.running[-1].name}/{name.strip('_')}".lstrip("/")
+        place = f"{frame.name}/{name.strip('_')}".lstrip("/")
 
-        def after(output: Any) -> None:
+        def on_output(output: Any) -> None:
             tracked = axes.update(name, args, kwargs, output)
             steps = provenance.update(place, tracked, args, kwargs, output) if tracked else {}
             self._downsamplings.add(steps)
             if finish is not None:
                 finish(output)
 
-        return hooks.Interception(around, after)
+        return hooks.Interception(wrap, on_output)
 
     def on_error(self, error: Exception) -> None:
         """See :class:`spectroscope.capture.hooks.Observer`.
 
         Raises:
-            Exception: `error`, where outputs are changed: a model that isn't must not pass for one
-                that is.
+            Exception: `error`, if outputs are changed: an unchanged output must not go unnoticed.
         """
         if self.changes_outputs:
             raise error
         running = self._thread.running
         name, module = (running[-1].name, running[-1].module) if running else ("", self._model)
-        reason = f"{type(error).__name__} while looking: {str(error).partition(chr(10))[0]}"
+        reason = f"{type(error).__name__} while observing: {first_line(error)}"
         self.discovery.set_reason(name, module, reason)
 
     def _activate(
         self, function: str, args: tuple[Any, ...], kwargs: dict[str, Any], wrapped: bool
     ) -> hooks.Interception:
-        found = activations.read(function, args, kwargs)
-        if found is None or found[0].kind not in self.discovery.kinds.names:
+        """Start a call of `function`, if it is an activation to be recorded."""
+        match = activations.read(function, args, kwargs)
+        if match is None or match[0].kind not in self.discovery.kinds.names:
             return hooks.Interception()
-        activation, tensor = found
+        activation, tensor = match
         frame = self._thread.running[-1]
         is_relu = activation is activations.RELU and not wrapped
         place = "" if frame.kind else function
-        finish = self._begin(frame.module, frame.name, place, activation.kind, tensor, is_relu)
+        finish = self._start_call(frame.module, frame.name, place, activation.kind, tensor, is_relu)
         if finish is None or not self.changes_outputs:
             return hooks.Interception(on_output=finish)
         return hooks.Interception(wrap=partial(run_on_copy, activation.functions[function], finish))
 
-    def _begin(
+    def _start_call(
         self,
         module: nn.Module,
         name: str,
@@ -297,7 +300,7 @@ class Capture:
         tensor: Tensor,
         is_relu: bool = False,
     ) -> Finish | None:
-        """Name a call and hand it on."""
+        """Name a call and pass it on; None if it isn't selected."""
         calls = self._thread.calls
         row = self.discovery.row(module, name, function, kind, calls=1)
         site = Site(name, function, calls[row.place], kind)
@@ -307,32 +310,32 @@ class Capture:
         axes = self._thread.axes.of(tensor)
         finish = self._dispatcher.start(site, tensor, axes, row, is_relu=is_relu)
 
-        def finish_call(output: Any, given: Tensor | None = None) -> Tensor | None:
-            new = finish(output) if given is None else finish(output, given)
+        def finish_call(output: Any, original_input: Tensor | None = None) -> Tensor | None:
+            new = finish(output) if original_input is None else finish(output, original_input)
             if isinstance(output, Tensor) and not self.changes_outputs:
                 self._thread.provenance.add_site(site.name, output)
             return new
 
         return finish_call
 
-    def _reached(self, names: list[str]) -> str:
-        """Of the names of a shared module, the one under the modules that now run."""
+    def _called_name(self, names: list[str]) -> str:
+        """The name of a shared module below the innermost running module that contains it."""
         for frame in reversed(self._thread.running):
-            inside = [name for name in names if not frame.name or name.startswith(f"{frame.name}.")]
-            if inside:
-                return inside[0]
+            below = [name for name in names if not frame.name or name.startswith(f"{frame.name}.")]
+            if below:
+                return below[0]
         return names[0]
 
-    def _fused_layer(self, layer: nn.TransformerEncoderLayer, name: str, *, ran: bool) -> None:
-        """Report the activation of a layer on its fused path, which runs no module of its own."""
+    def _report_fused(self, layer: nn.TransformerEncoderLayer, name: str, *, ran: bool) -> None:
+        """Report the activation of a layer on its fused path, which calls no modules."""
         for activation in activations.ACTIVATIONS if ran else ():
             kind, code = activation.kind, activation.encoder_code
             if code == layer.activation_relu_or_gelu and kind in self.discovery.kinds.names:
                 reason = "one fused kernel; torch.backends.mha.set_fastpath_enabled(False) shows it"
                 self.discovery.add_unobservable(name, layer, reason, function=kind.lower())
 
-    def _replica(self, module: nn.Module) -> None:
-        """Report a copy of a part of the model that `nn.DataParallel` runs in another thread."""
+    def _report_replica(self, module: nn.Module) -> None:
+        """Report a copy of a module, which `nn.DataParallel` runs in another thread."""
         if getattr(module, "_is_replica", False) and self.discovery.kinds.of_module(module):
             reason = "nn.DataParallel runs copies of the model"
             self.discovery.add_unobservable("(replicas)", module, reason)

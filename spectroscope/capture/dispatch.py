@@ -1,4 +1,4 @@
-"""`Dispatcher`: makes an `ActivationCall` of each named call, and hands it on."""
+"""`Dispatcher`: makes an `ActivationCall` of each call, and passes it to a callback."""
 
 import math
 import operator
@@ -16,28 +16,28 @@ from spectroscope.capture.frames import will_be_recomputed
 from spectroscope.capture.sites import CoverageRow, PerSite, Site
 from spectroscope.errors import RequestError
 
-# Called before the activation runs; what it returns is called once the call has its output. The
-# tensors are the network's own: they must not be changed or kept, and an in-place activation
-# overwrites its input.
+# Called before the activation runs; the function it returns is called afterwards. The tensors are
+# the model's: they must not be changed or kept, and an in-place activation overwrites its input.
 CallObserver: TypeAlias = Callable[[ActivationCall], Callable[[], None] | None]
 
-# Called once the activation has run; returns ``[N, C, ...]`` that replaces the output, or None.
+# Called after the activation has run; returns the replacement of the output, ``[N, C, ...]``, or
+# None to keep it.
 Change: TypeAlias = Callable[[ActivationCall], Tensor | None]
 
-# Called with the output, and with a copy of the input where that is overwritten; returns what
-# replaces the output, or None.
+# Called with the output, and with a copy of the input if that was overwritten; returns the
+# replacement of the output, or None to keep it.
 Finish: TypeAlias = Callable[..., Tensor | None]
 
 
 class Dispatcher:
-    """Hands calls to an observer, or to what changes them.
+    """Passes calls to `observe` or to `change`.
 
     Args:
-        observe: called with each call; or else
-        change: called with each call; what it raises the model raises.
-        channel_axis: of the activations; a dictionary gives it by glob, 1 for the others.
-        decimation: samples of the model's input to one of a site's, where that can't be known from
-            what ran; a dictionary gives it by glob.
+        observe: called with each call; None if `change` is given.
+        change: called with each call to change its output; an exception in it reaches the model.
+        channel_axis: of the activations; a dictionary gives it by glob, 1 for other sites.
+        decimation: samples of the model's input per sample of the site, where it can't be derived
+            from the operations that ran; a dictionary gives it by glob.
 
     Raises:
         TypeError: a channel axis isn't a whole number.
@@ -60,28 +60,29 @@ class Dispatcher:
 
     @property
     def changes_outputs(self) -> bool:
-        """Whether calls are changed."""
+        """Whether outputs are changed."""
         return self._change is not None
 
     def start(
         self, site: Site, tensor: Tensor, axes: Axes | None, row: CoverageRow, *, is_relu: bool
     ) -> Finish:
-        """Hand on a call that is about to run.
+        """Pass on a call that is about to run.
 
         Args:
-            site: its name.
-            tensor: its input.
-            axes: what is known of the input's axes.
-            row: of the coverage, where what can't be recorded is noted.
-            is_relu: it is torch's own ReLU.
+            site: the call.
+            tensor: input of the call.
+            axes: of the input; None: unknown.
+            row: of the coverage, for the reason if the call can't be recorded.
+            is_relu: torch's own ReLU is called.
 
         Raises:
-            RuntimeError: it is to be changed, and will be run again in the backward pass.
+            RuntimeError: the output is to be changed, but the call will run again in the backward
+                pass.
         """
         if self._change is not None and will_be_recomputed():
             raise RuntimeError(
                 f"an intervention at {site.name} can't follow into activation checkpointing, which "
-                "runs parts of the model again in the backward pass: switch that off"
+                "runs parts of the model again in the backward pass: switch checkpointing off"
             )
 
         def note(reason: str) -> None:
@@ -99,40 +100,42 @@ class Dispatcher:
             decimation = common_decimation(axes, axis, shape)
         if self._change is not None:
             call = ActivationCall(site, tensor, axis, decimation=decimation)
-            return partial(self._changed, call, tensor, row)
+            return partial(self._finish_change, call, tensor, row)
         call = ActivationCall(
             site, tensor.detach(), axis, decimation=decimation, is_relu=is_relu, note=note
         )
         finish = self._observe(call) if self._observe is not None and tensor.numel() else None
         return partial(_finish, call, finish, row)
 
-    def _changed(
+    def _finish_change(
         self,
         call: ActivationCall,
         tensor: Tensor,
         row: CoverageRow,
         output: Any,
-        given: Tensor | None = None,
+        original_input: Tensor | None = None,
     ) -> Tensor | None:
         if not isinstance(output, Tensor):
             return _finish(None, None, row, output)
         axis = self.channel_axis.of(call.site)
         reason = unreadable(output, axis)
         if reason is None and tensor.shape != output.shape:
-            reason = f"{tuple(tensor.shape)} goes in and {tuple(output.shape)} comes out"
+            reason = f"input {tuple(tensor.shape)} and output {tuple(output.shape)} differ in shape"
         if reason is not None or self._change is None:
             return _refuse(call.site, reason or "", output)
-        call.finish(output, given)
+        call.finish(output, original_input)
         with hooks.paused():
             new = self._change(call)
         if new is None:
             return None
-        # A copy of its own, ordered in memory as the output: what the operation returned may be
-        # the user's, or the input, and the model may overwrite what it gets.
+        # A copy, with the memory format of the output: the model may overwrite what it gets, and
+        # the operation may have returned its input or a tensor of the user.
         return torch.empty_like(output).copy_(call.channels_restored(new))
 
 
-def _refuse(site: Site, reason: str, output: Any, given: Tensor | None = None) -> Tensor | None:
+def _refuse(
+    site: Site, reason: str, output: Any, original_input: Tensor | None = None
+) -> Tensor | None:
     if isinstance(output, Tensor):
         raise RequestError(f"can't intervene at {site.name}: {reason}")
     return None
@@ -145,7 +148,7 @@ def _finish(
     output: Any,
 ) -> Tensor | None:
     if not isinstance(output, Tensor):
-        if output is not None:  # None: it raised
+        if output is not None:  # None: the activation raised
             row.reason = f"it returns a {type(output).__name__}, not a tensor"
     elif call is not None and finish is not None:
         if reason := unreadable(output, call.channel_axis):

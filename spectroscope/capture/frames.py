@@ -1,4 +1,4 @@
-"""What the Python stack says of a call: whether it is nested in itself, or will be run again."""
+"""Facts from the Python stack: will a call run again, and is it nested in itself?"""
 
 import sys
 import types
@@ -11,22 +11,22 @@ from spectroscope.capture.axes import tensors
 
 
 def will_be_recomputed() -> bool:
-    """Whether what runs will run again in the backward pass (`torch.utils.checkpoint`)."""
+    """Whether the current call runs again in the backward pass (`torch.utils.checkpoint`)."""
     frame: types.FrameType | None = sys._getframe()
     while frame is not None:
         if frame.f_globals is vars(checkpoint):
-            # With reentrant checkpointing, the arguments alone know of gradients.
-            given = frame.f_locals.get("args", ())
-            if torch.is_grad_enabled() or any(tensor.requires_grad for tensor in tensors(given)):
+            # Reentrant checkpointing disables gradients: only arguments show the need.
+            args = frame.f_locals.get("args", ())
+            if torch.is_grad_enabled() or any(tensor.requires_grad for tensor in tensors(args)):
                 return True
         frame = frame.f_back
     return False
 
 
 def calls_itself(module: nn.Module) -> bool:
-    """Whether `module`, which is about to run, is running already."""
-    frame, running = sys._getframe(), 0
+    """Whether `module`, which is about to run, is already running."""
+    frame, calls = sys._getframe(), 0
     while frame := frame.f_back:  # type: ignore[assignment]
         if frame.f_code is nn.Module._call_impl.__code__:
-            running += frame.f_locals["self"] is module
-    return running > 1
+            calls += frame.f_locals["self"] is module
+    return calls > 1

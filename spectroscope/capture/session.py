@@ -8,34 +8,34 @@ from typing import Self
 from spectroscope.capture.capture import Capture
 from spectroscope.capture.sites import CoverageRow
 
-_LISTED = 3  # problems named in a warning
+_MAX_LISTED = 3  # problems named in a warning
 
 
 class CaptureSession:
-    """Observes a model while its `with` block runs, and warns at the end of what was missed.
+    """Observes a model while the `with` block runs, and warns at the end of calls it missed.
 
-    Nothing of it stays behind, whatever is raised, an interrupt at any line included. It may be
-    entered again, but not while it is open.
+    All hooks are removed at the end, whatever was raised, even by an interrupt at any line. A
+    session can be entered again, but not while it is open.
 
     Args:
         capture: of the calls.
         model_name: for warnings.
-        done: what is done with the calls, for warnings: ``"recorded"``.
+        participle: for warnings, what the session does with calls: ``"recorded"``.
     """
 
-    _hint = ""
+    _hint = ""  # of where to read more, in the warning
 
-    def __init__(self, capture: Capture, model_name: str, done: str):
+    def __init__(self, capture: Capture, model_name: str, participle: str):
         self._capture = capture
         self._model_name = model_name
-        self._done = done
+        self._participle = participle
 
     def __enter__(self) -> Self:
         try:
             self._capture.attach()
-            self._opened()
+            self._on_enter()
             return self
-        except KeyboardInterrupt:  # attached, and no __exit__ would follow
+        except KeyboardInterrupt:  # no __exit__ follows
             self._capture.detach()
             raise
 
@@ -47,13 +47,13 @@ class CaptureSession:
     ) -> None:
         try:
             self._capture.detach()
-        except KeyboardInterrupt:  # in the middle of it; once more finishes it
+        except KeyboardInterrupt:  # incomplete: a second call completes it
             self._capture.detach()
             raise
-        if error is None and (message := self._message()):
-            warnings.warn(f"{self._model_name}: {message}", stacklevel=2)
+        if error is None and (warning := self._warning()):
+            warnings.warn(f"{self._model_name}: {warning}", stacklevel=2)
 
-    def _opened(self) -> None:
+    def _on_enter(self) -> None:
         """Called when the block begins."""
 
     def _is_empty(self) -> bool:
@@ -61,23 +61,23 @@ class CaptureSession:
         return False
 
     def _problems(self) -> list[str]:
-        """What wasn't captured in full, and why, one text each."""
+        """Places that weren't captured in full, each with the reason."""
         return self.problems_of(row for row in self._capture.discovery.rows.values() if row.reason)
 
     @staticmethod
     def problems_of(rows: Iterable[CoverageRow]) -> list[str]:
-        """Place and reason of each row of the coverage."""
+        """Place and reason of each coverage row."""
         return [f"{row.place or 'itself'} ({row.reason or 'never ran'})" for row in rows]
 
-    def _message(self) -> str | None:
-        """The warning at the end of the block: what was not captured that one might think was."""
-        problems, done = self._problems(), self._done
-        listed = ", ".join(problems[:_LISTED]) + ", …" * (len(problems) > _LISTED)
+    def _warning(self) -> str | None:
+        """The warning at the end of the block, about calls that weren't captured, or None."""
+        problems, participle = self._problems(), self._participle
+        listed = ", ".join(problems[:_MAX_LISTED]) + ", …" * (len(problems) > _MAX_LISTED)
         if self._is_empty():
             if self._capture.ran is None and not self._capture.discovery.describe_gaps():
                 listed = "it did not run"
-            return f"nothing was {done}: {listed or 'no activation that was asked for was called'}"
+            return f"nothing was {participle}: {listed or 'no selected activation was called'}"
         if problems:
             places = "1 place is" if len(problems) == 1 else f"{len(problems)} places are"
-            return f"{places} not {done} in full{self._hint}: {listed}"
+            return f"{places} not {participle} in full{self._hint}: {listed}"
         return None

@@ -151,10 +151,10 @@ class _Reference(CaptureSession):
         """What can't be seen, and why."""
         return self._capture.discovery.describe_gaps()
 
-    def _opened(self) -> None:
+    def _on_enter(self) -> None:
         self.sites.clear()
 
-    def _message(self) -> None:
+    def _warning(self) -> None:
         """No warning for each batch: `importance` warns at its end."""
 
     def _fired(self, call: ActivationCall) -> None:

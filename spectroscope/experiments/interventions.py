@@ -113,7 +113,7 @@ class Intervention(CaptureSession):
         self._changed: set[Site] = set()
         super().__init__(capture, type(model).__name__, "changed")
 
-    def _opened(self) -> None:
+    def _on_enter(self) -> None:
         self._changed.clear()
 
     def _change(self, call: ActivationCall) -> Tensor | None:

@@ -177,7 +177,7 @@ class RemoveHarmonics:
             raise RequestError(f"remove_harmonics needs [N, C, T]; {firing.name} has "
                                f"{list(output.shape)}")  # fmt: skip
         samples, _, length = output.shape
-        f0 = Fundamental(self.f0, firing.fs or 1.0).at(firing.decimation, samples)
+        f0 = Fundamental(self.f0, firing.fs or 1.0).at_site(firing.decimation, samples)
         if not isinstance(f0, Tensor):
             raise RequestError(f"remove_harmonics at {firing.name}: {f0}")
         harmonics = Harmonics.of(f0.to(output.device), self._harmonics, length)

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from spectroscope.capture.activations import RELU
+
 # Thresholds; the text of each finding names its own.
 DOMINATED = 0.5  # dc_fraction: DC has as much power as everything else
 UNEXPLAINED = 0.5  # |dc_gaussian_residual| over the output's RMS
@@ -149,7 +151,7 @@ def _dead(dc: pd.DataFrame) -> Finding | str:
 
 
 def _always_on(dc: pd.DataFrame) -> Finding | str:
-    active = dc["active_fraction"].where(dc["kind"] == "ReLU")
+    active = dc["active_fraction"].where(dc["kind"] == RELU.kind)
     return channel_finding(
         dc,
         active == 1,

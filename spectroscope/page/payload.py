@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from spectroscope.capture.activations import RELU
 from spectroscope.page.findings import quantity
 from spectroscope.schema import COLUMNS
 
@@ -63,7 +64,7 @@ def _informative(table: pd.DataFrame) -> pd.DataFrame:
         return table
     empty = [name for name in table if table[name].isna().all()]
     zero = [c for c in ("nonfinite", "nonfinite_out") if c in table and not table[c].any()]
-    same = ["preserved_fraction"] if (table["kind"] == "ReLU").all() else []
+    same = ["preserved_fraction"] if (table["kind"] == RELU.kind).all() else []
     table = table.drop(columns={*empty, *zero, *same})
     return table[sorted(table, key=lambda name: name not in COLUMNS)]
 

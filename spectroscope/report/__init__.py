@@ -1,4 +1,4 @@
-"""What was measured, as tidy pandas frames with units."""
+"""The tables of a recording, as tidy pandas frames with units."""
 
 from spectroscope.report.comparison import Comparison as Comparison
 from spectroscope.report.report import FILE as FILE

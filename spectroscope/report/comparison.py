@@ -1,13 +1,16 @@
 """Two reports side by side: what changed, at which site and in which channel."""
 
 import os
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from spectroscope.io import output_folder
-from spectroscope.report.report import Report
-from spectroscope.schema import COLUMNS, OF_COMPARISONS, Column
+from spectroscope.schema import COLUMNS, COMPARISON_COLUMNS, Column
+
+if TYPE_CHECKING:
+    from spectroscope.report.report import Report
 
 _SITE = ["site", "module", "function", "call", "kind"]
 # Columns compared for each channel, and for each site.
@@ -28,7 +31,7 @@ class Comparison:
         b: the report after it.
     """
 
-    def __init__(self, a: Report, b: Report):
+    def __init__(self, a: "Report", b: "Report"):
         self.a, self.b = a, b
         self._sites = a.sites(), b.sites()
         self._unmatched = unmatched(*self._sites, "in A", "in B")
@@ -171,8 +174,8 @@ def _ratio(change: pd.Series, spread: pd.Series) -> pd.Series:
 
 
 def _definition(name: str) -> Column:
-    if name in OF_COMPARISONS:
-        return OF_COMPARISONS[name]
+    if name in COMPARISON_COLUMNS:
+        return COMPARISON_COLUMNS[name]
     base, _, side = name.rpartition("_")
     if side in ("a", "b", "change") and base in COLUMNS:
         unit, definition = COLUMNS[base]

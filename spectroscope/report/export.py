@@ -1,4 +1,4 @@
-"""Tables in other libraries' forms: Parquet files, and xarray's datasets of spectra."""
+"""Export of tables: Parquet files, and spectra as xarray datasets."""
 
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -18,19 +18,19 @@ _CROSS = ["cross_real", "cross_imag", "coherence", "preserved", "introduced"]
 
 
 def needs(package: str, what: str, extra: str) -> None:
-    """Refuse `what` if there is no `package`.
+    """Check that `package`, which `what` needs, is installed.
 
     Raises:
-        RequestError: there is none.
+        RequestError: it isn't.
     """
     if find_spec(package) is None:
-        raise RequestError(f"{what} takes {package}: pip install {package} (the extra [{extra}])")
+        raise RequestError(f"{what} needs {package}: pip install {package} (the extra [{extra}])")
 
 
 def write_parquet(table: pd.DataFrame, path: Path, columns: Mapping[str, Column]) -> None:
-    """Write `table` to the file `path`, unit and definition of each column with its field.
+    """Write a table as a Parquet file, with unit and definition as metadata of each field.
 
-    Shapes become lists.
+    Tuples (the column `shape`) become lists.
     """
     import pyarrow as pa
     import pyarrow.parquet
@@ -43,11 +43,11 @@ def write_parquet(table: pd.DataFrame, path: Path, columns: Mapping[str, Column]
 def dataset(
     spectra: pd.DataFrame, cross: pd.DataFrame, attributes: dict[str, str | int | float]
 ) -> "xarray.Dataset":
-    """Of one site its rows of `Report.spectra` and of `Report.cross_spectra`, as arrays.
+    """The spectra and cross-spectra of one site as arrays.
 
     Args:
-        spectra: by side, then channel, then frequency.
-        cross: by channel, then frequency.
+        spectra: rows of `Report.spectra`, ordered by side, channel and frequency.
+        cross: rows of `Report.cross_spectra`, ordered by channel and frequency.
         attributes: of the dataset.
     """
     import xarray
@@ -60,9 +60,9 @@ def dataset(
     for name in _CROSS:
         arrays[name] = (("channel", "freq"), cross[name].to_numpy().reshape(size))
     coordinates = {"side": np.array(["in", "out"]), "channel": channels, "freq": freq}
-    found = xarray.Dataset(arrays, coordinates, attributes)
-    for name, variable in found.variables.items():
+    result = xarray.Dataset(arrays, coordinates, attributes)
+    for name, variable in result.variables.items():
         column = COLUMNS[str(name)]
         unit = cross["freq_unit"].iloc[0] if column.unit == "see freq_unit" else column.unit
         variable.attrs = {"units": unit, "long_name": column.definition}
-    return found
+    return result

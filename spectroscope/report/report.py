@@ -1,23 +1,19 @@
-"""`Report`: what was measured, as tidy pandas frames with units."""
+"""`Report`: the tables of a recording, as tidy pandas frames with units."""
 
 import difflib
 import glob
-import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 import pandas as pd
 
-from spectroscope.capture.activations import by_kind
 from spectroscope.errors import RequestError
 from spectroscope.io import output_folder
-from spectroscope.report import channels, export, predictions, spectra
-from spectroscope.schema import COLUMNS, Column
+from spectroscope.report import export, predictions, spectra, tables
+from spectroscope.schema import COLUMNS
 from spectroscope.statistics import storage
 from spectroscope.statistics.base import Statistic
 from spectroscope.statistics.recording import Recording, SiteRecord
@@ -29,43 +25,33 @@ if TYPE_CHECKING:
 
 FILE = "report.npz"
 
-_SITE = ["site", "module", "function", "call", "kind"]
-_MEANS = ["dc_in", "dc_out", "dc_out_std", "ac_rms_in", "ac_rms_out", "active_fraction",
-          "dc_fraction", "dc_gaussian", "dc_gaussian_residual", "dc_tone",
-          "dc_tone_residual"]  # fmt: skip
-# What is saved: what has a row a channel or fewer; and what has many.
-_SAVED = ["dc", "sites", "introduced", "coverage", "aliasing", "harmonics"]
-_LONG = ["spectra", "cross_spectra"]
-# What is missing where there are no spectra, and what they take.
+# Tables that `Report.save` writes as CSV, and those too long for CSV.
+_CSV_TABLES = ["dc", "sites", "introduced", "coverage", "aliasing", "harmonics"]
+_LONG_TABLES = ["spectra", "cross_spectra"]
+# What is missing at sites without spectra, and what recording them needs.
 _SPECTRA = ("spectra were recorded", "spectra=True and inputs of one length, longer than 1")
-_COUNTS = ["nonfinite", "nonfinite_out"]
 
 
 class Report:
-    """Tables of a recording. The unit and definition of every column is in :meth:`describe`."""
+    """Tables of a recording. :meth:`describe` has the unit and definition of every column."""
 
     def __init__(self, recording: Recording):
         self._recording = recording
-        self._records = list(recording.records.values())
-        # Columns of a user's own statistics, with unit and definition.
-        self._own = {
-            name: Column(*pair)
-            for statistic in recording.statistics.values()
-            for name, pair in statistic.columns.items()
-        }
+        self._columns = {**COLUMNS, **tables.user_columns(recording)}
 
     def __repr__(self) -> str:
-        channels = sum(record.channels for record in self._records)
-        return f"Report({len(self._records)} sites, {channels} channels)"
+        records = self._recording.records.values()
+        channels = sum(record.channels for record in records)
+        return f"Report({len(records)} sites, {channels} channels)"
 
     def compare(self, other: "Report | str | os.PathLike[str]") -> "Comparison":
-        """What changed from this report (A) to another (B), by site and channel.
+        """The changes from this report (A) to another (B), by site and channel.
 
         Args:
-            other: it, or the folder where it was saved.
+            other: report B, or the folder where it was saved.
 
         Raises:
-            RequestError: it can't be read.
+            RequestError: report B can't be read.
         """
         from spectroscope.report.comparison import Comparison
 
@@ -73,82 +59,33 @@ class Report:
 
     @property
     def about(self) -> dict[str, str]:
-        """What was looked at: `model`, `recorded` (UTC), `versions`, and what `record` was told.
+        """Run details: `model`, `recorded` (UTC), `versions`, and `about` of `record`.
 
-        Of reports that were merged each text that differs, with semicolons between.
+        In a merged report, texts that differ are joined with semicolons.
         """
         return {key: "; ".join(texts) for key, texts in self._recording.about.items()}
 
     def dc(self) -> pd.DataFrame:
         """DC and AC on both sides of the activations, one row per site × channel."""
-        frames = [
-            pd.DataFrame(
-                _site_columns(record)
-                | {"channel": range(record.channels), "n_samples": record.inputs}
-                | channels.dc_columns(record, self._recording.window)
-                | self._own_columns(record)
-            )
-            for record in self._records
-        ]
-        columns = [*_SITE, "channel", "n_samples", *_MEANS, "preserved_fraction",
-                   "introduced_fraction", *_COUNTS, *self._own]  # fmt: skip
-        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
+        return tables.dc(self._recording)
 
     def sites(self) -> pd.DataFrame:
-        """One row per site: channel means of :meth:`dc` (NaN left out), counts added up.
+        """One row per site: channel means of :meth:`dc` without NaN, and sums of its counts.
 
-        Fractions preserved, introduced and above the next Nyquist frequency are of the power of all
-        channels together: in a mean a channel that is all but dead would outweigh the others.
+        Preserved and introduced fraction and the fraction above the next Nyquist frequency are
+        ratios of the power of all channels together: in a mean, channels with almost no power
+        would weigh as much as the others.
         """
-        rows = []
-        for record in self._records:
-            fs = spectra.Rate.of(self._recording, record).fs
-            if math.isnan(record.decimation):
-                fs = math.nan
-            split = channels.Split.of(record, self._recording.window)
-            above = spectra.above_next_nyquist(self._recording, record)
-            after = self._recording.downsamplings.get(record.site.name)
-            to_head = after is not None and after.whole and after.between == 0
-            rows.append(
-                _site_columns(record)
-                | {"channels": record.channels, "shape": record.shape, "fs": fs, "nyquist": fs / 2}
-                | {"decimation": record.decimation, "n_samples": record.inputs}
-                | {f"{name}_fraction": split.of_site(name) for name in ("preserved", "introduced")}
-                | {"above_next_nyquist": above, "feeds_global_pooling": to_head}
-                | channels.extremes(record)
-            )
-        columns = [*_SITE, "channels", "shape", "fs", "nyquist", "decimation", "n_samples",
-                   "preserved_fraction", "introduced_fraction", "above_next_nyquist",
-                   "feeds_global_pooling", "dead_fraction", "always_on_fraction"]  # fmt: skip
-        table = pd.DataFrame(rows, columns=columns)
-        by_site = self.dc().groupby("site", sort=False)
-        totals = by_site[[*_MEANS, *self._own]].mean().join(by_site[_COUNTS].sum())
-        return table.join(totals, on="site")
+        return tables.sites(self._recording)
 
     def introduced(self) -> pd.DataFrame:
-        """What each activation kept of its input, and what it added, and where in frequency.
+        """What each activation preserved of its input, what it added, and at which frequencies.
 
-        One row per site × channel. Powers of ½x and ½|x| for ReLU; for other kinds of gain·x and
-        y − gain·x, the gain by regression. Shares in frequency take spectra; NaN without.
+        One row per site × channel. For ReLU the powers are of ½x and ½|x|; for other kinds of
+        gain·x and y − gain·x, with the gain by regression. Fractions by frequency need spectra;
+        otherwise they are NaN.
         """
-        frames = []
-        for record in self._records:
-            split = channels.Split.of(record, self._recording.window)
-            rate = spectra.Rate.of(self._recording, record)
-            sums = record.spectra
-            bins = np.nan if sums is None else max(sums.axes)
-            columns = {
-                "channel": range(record.channels),
-                "split": "regression" if by_kind(record.site.kind).gain is None else "half",
-                "gain": split.gain,
-                "regression_gain": split.regression,
-                **split.fractions("preserved", "introduced", "introduced_dc",
-                                  "introduced_in_band", "introduced_above_band"),
-                "band_edge": split.edge * rate.fs / bins,
-                "freq_unit": rate.unit,
-            }  # fmt: skip
-            frames.append(pd.DataFrame(_site_columns(record) | columns))
-        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=_SITE)
+        return tables.introduced(self._recording)
 
     def spectra(
         self,
@@ -160,37 +97,37 @@ class Report:
 
         Args:
             select: a glob or globs over module names or sites; None: all sites with a spectrum.
-            scaling: ``"spectrum"``: column `power`; ``"density"``: its density, column `density`;
-                ``"amplitude"``: the amplitude of a cosine of that power, column `amplitude`.
+            scaling: ``"spectrum"``: column `power`; ``"density"``: power per frequency, column
+                `density`; ``"amplitude"``: amplitude of a cosine of that power, column `amplitude`.
 
         Raises:
-            RequestError: no site fits, or none of those that fit has a spectrum.
+            RequestError: no site matches, or no matching site has a spectrum.
         """
         if scaling not in ("spectrum", "density", "amplitude"):
             raise RequestError(f"{scaling=} must be 'spectrum', 'density' or 'amplitude'")
-        return self._over_frequency(
+        return self._select(
             lambda record: spectra.spectra(self._recording, record, scaling),
             select,
             *_SPECTRA,
         )
 
     def cross_spectra(self, select: str | Iterable[str] | None = None) -> pd.DataFrame:
-        """Input against output: cross-spectrum, coherence, power preserved and introduced.
+        """Cross-spectrum of input and output, coherence, preserved and introduced power.
 
-        One row per site, channel and frequency. Arguments and errors as of :meth:`spectra`.
+        One row per site, channel and frequency. Arguments and errors as in :meth:`spectra`.
         """
-        return self._over_frequency(
+        return self._select(
             lambda record: spectra.cross_spectra(self._recording, record),
             select,
             *_SPECTRA,
         )
 
     def planes(self, select: str | Iterable[str] | None = None) -> pd.DataFrame:
-        """Power spectra of images, not summed over rings: one row per site, channel, side, fy, fx.
+        """2-D power spectra of images, one row per site, channel, side, fy and fx.
 
-        Arguments and errors as of :meth:`spectra`; takes ``record(..., spectra="plane")``.
+        Needs ``record(..., spectra="plane")``. Arguments and errors as in :meth:`spectra`.
         """
-        return self._over_frequency(
+        return self._select(
             lambda record: spectra.planes(self._recording, record),
             select,
             "planes were recorded",
@@ -200,10 +137,10 @@ class Report:
     def harmonics(self, select: str | Iterable[str] | None = None) -> pd.DataFrame:
         """Amplitudes at the multiples of f0 on both sides, with THD and SINAD of the channel.
 
-        One row per site, channel and harmonic; two where it is folded in some inputs only.
-        Arguments and errors as of :meth:`spectra`; takes ``record(..., f0=...)``.
+        One row per site, channel and harmonic; two if it is folded in some inputs only. Needs
+        ``record(..., f0=...)``. Arguments and errors as in :meth:`spectra`.
         """
-        return self._over_frequency(
+        return self._select(
             lambda record: spectra.harmonics(self._recording, record),
             select,
             "harmonics were recorded",
@@ -211,12 +148,12 @@ class Report:
         )
 
     def predictions(self, select: str | Iterable[str] | None = None) -> pd.DataFrame:
-        """Measured DC beside what theory predicts, under each assumption about the input.
+        """Measured DC beside the DC that theory predicts under each assumption about the input.
 
-        One row per site, channel and assumption; see `assumption` in :meth:`describe`. Arguments
-        and errors as of :meth:`spectra`.
+        One row per site, channel and assumption; :meth:`describe` defines `assumption`. Arguments
+        and errors as in :meth:`spectra`.
         """
-        return self._over_frequency(
+        return self._select(
             lambda record: predictions.predictions(self._recording, record),
             select,
             "predictions can be made",
@@ -224,62 +161,57 @@ class Report:
         )
 
     def aliasing(self, select: str | Iterable[str] | None = None) -> pd.DataFrame:
-        """Output power above the Nyquist frequency of the next downsampling, the worst first.
+        """Output power above the Nyquist frequency of the next downsampling, largest first.
 
-        What global pooling leaves out comes last: all but the DC, and none of it folds.
+        Sites before global pooling come last: it removes everything but the DC, and nothing folds.
 
-        One row per site and channel. Arguments and errors as of :meth:`spectra`.
+        One row per site and channel. Arguments and errors as in :meth:`spectra`.
         """
-        table = self._over_frequency(
+        table = self._select(
             lambda record: spectra.aliasing(self._recording, record),
             select,
             "downsampling follows, or no spectra were recorded,",
-            "spectra=True and a pooling or stride behind",
+            "spectra=True and a later pooling or stride",
         )
         return table.sort_values(
             ["global_pooling", "above_next_nyquist"], ascending=[True, False], ignore_index=True
         )
 
     def coverage(self) -> pd.DataFrame:
-        """Every place with activations, and what can't be looked into, one row each."""
-        columns = ["place", "module", "function", "kind", "status", "selected", "fired", "reason"]
-        rows = [
-            {**asdict(row), "place": row.place, "status": row.status}
-            for row in self._recording.coverage.values()
-        ]
-        return pd.DataFrame(rows, columns=columns)
+        """Every place with activations, and every part of the model that can't be observed."""
+        return tables.coverage(self._recording)
 
     def describe(self) -> pd.DataFrame:
         """Unit and definition of every column of every table."""
-        rows = [(name, *column) for name, column in {**COLUMNS, **self._own}.items()]
+        rows = [(name, *column) for name, column in self._columns.items()]
         return pd.DataFrame(rows, columns=["column", "unit", "definition"])
 
     def to_xarray(self, select: str | Iterable[str] | None = None) -> "dict[str, xarray.Dataset]":
-        """Spectra and cross-spectra as arrays, with units: a dataset for each site, by its name.
+        """Spectra and cross-spectra as arrays with units: one dataset per site, by site name.
 
-        Not one tree, in whose paths ``relu#0`` (a module) and ``/relu#0`` (``F.relu`` in the model
-        itself) would be the same. Of models that don't have both, ``xarray.DataTree.from_dict`` of
-        it is one.
+        Each dataset has `power` ``(side, channel, freq)`` and the columns of :meth:`cross_spectra`
+        ``(channel, freq)``; attributes are the site, its `fs` and the window.
 
-        Each has `power` ``(side, channel, freq)``, and the columns of :meth:`cross_spectra`
-        ``(channel, freq)``; the site, its `fs` and the window are attributes.
+        The result isn't a tree, because ``relu#0`` (a module) and ``/relu#0`` (``F.relu`` in the
+        model itself) would be the same path. ``xarray.DataTree.from_dict`` makes one for models
+        that don't have both.
 
         Args:
-            select: as of :meth:`spectra`.
+            select: as in :meth:`spectra`.
 
         Raises:
-            RequestError: as for :meth:`spectra`; or xarray isn't there (extra ``[xarray]``).
+            RequestError: as in :meth:`spectra`; or xarray isn't installed (extra ``[xarray]``).
         """
         export.needs("xarray", "to_xarray", "xarray")
-        spectra = self.spectra(select).groupby("site", sort=False)
-        cross = self.cross_spectra(select).groupby("site", sort=False)
+        spectra_by_site = self.spectra(select).groupby("site", sort=False)
+        cross_by_site = self.cross_spectra(select).groupby("site", sort=False)
         sites = self.sites().set_index("site", drop=False)
-        found = {}
-        for name, rows in spectra:
-            attributes = sites.loc[name, [*_SITE, "fs"]].to_dict()
+        datasets = {}
+        for name, rows in spectra_by_site:
+            attributes = sites.loc[name, [*tables.SITE_COLUMNS, "fs"]].to_dict()
             attributes["window"] = str(self._recording.window)
-            found[str(name)] = export.dataset(rows, cross.get_group(name), attributes)
-        return found
+            datasets[str(name)] = export.dataset(rows, cross_by_site.get_group(name), attributes)
+        return datasets
 
     def save(self, folder: str | os.PathLike[str], *, parquet: bool = False) -> None:
         """Write the report and its tables (CSV) into `folder`, all of them or none.
@@ -287,23 +219,23 @@ class Report:
         `columns.csv` is the data dictionary: :meth:`describe`.
 
         Args:
-            folder: is made if it isn't there.
-            parquet: write the tables as Parquet too, and :meth:`spectra` and :meth:`cross_spectra`,
-                which are long, as Parquet only: each column's unit and definition is metadata of
-                its field. Takes pyarrow (extra ``[parquet]``).
+            folder: created if it doesn't exist.
+            parquet: write the tables as Parquet too, and the long tables :meth:`spectra` and
+                :meth:`cross_spectra` as Parquet only. Unit and definition of each column are
+                metadata of its field. Needs pyarrow (extra ``[parquet]``).
 
         Raises:
-            RequestError: the folder can't be written to, or pyarrow isn't there.
+            RequestError: the folder can't be written to, or pyarrow isn't installed.
         """
         if parquet:
             export.needs("pyarrow", "Parquet", "parquet")
         with output_folder(folder) as staging:
             storage.write(self._recording, staging / FILE)
             self.describe().to_csv(staging / "columns.csv", index=False)
-            for name, table in self._tables(_SAVED):
+            for name, table in self._available(_CSV_TABLES):
                 table.to_csv(staging / f"{name}.csv", index=False)
-            for name, table in self._tables([*_SAVED, *_LONG] if parquet else []):
-                export.write_parquet(table, staging / f"{name}.parquet", {**COLUMNS, **self._own})
+            for name, table in self._available([*_CSV_TABLES, *_LONG_TABLES] if parquet else []):
+                export.write_parquet(table, staging / f"{name}.parquet", self._columns)
 
     def page(self, path: str | os.PathLike[str], *, title: str | None = None) -> None:
         """Write the report as one self-contained HTML page that needs no network.
@@ -312,8 +244,8 @@ class Report:
         the definition of every column. It follows the system's dark mode and can be printed.
 
         Args:
-            path: of the file, in an existing folder. An existing file is replaced, or left as it
-                was if writing fails.
+            path: of the file, in an existing folder. An existing file is replaced; if writing fails
+                it is left unchanged.
             title: heading of the page; None: the specimen's name, or the model's.
 
         Raises:
@@ -322,7 +254,7 @@ class Report:
         from spectroscope import page  # deferred: reading tables needs no jinja2
 
         def optional(table: Callable[..., pd.DataFrame], *select: str) -> pd.DataFrame | None:
-            with suppress(RequestError):  # nothing of the kind was recorded
+            with suppress(RequestError):  # it wasn't recorded
                 return table(*select)
             return None
 
@@ -346,63 +278,57 @@ class Report:
         return page.summary(about=self.about, sites=self.sites(), coverage=self.coverage())
 
     def merge(self, other: "Report") -> "Report":
-        """The report on both data sets, as if one recorder had seen them.
+        """The report of both data sets, as if one recorder had recorded them.
 
         Raises:
             RequestError: the recordings differ in fs, or in a site's channels or axes.
         """
         return Report(self._recording.merge(other._recording))
 
-    def _own_columns(self, record: SiteRecord) -> dict[str, Any]:
-        statistics = [s for s in self._recording.statistics.values() if s.columns]
-        return {
-            name: values
-            for statistic in statistics
-            for name, values in channels.computed(statistic, record).items()
-        }
-
-    def _tables(self, names: Iterable[str]) -> Iterator[tuple[str, pd.DataFrame]]:
-        """Those of the tables that there are, by name."""
+    def _available(self, names: Iterable[str]) -> Iterator[tuple[str, pd.DataFrame]]:
+        """Names and tables, without the tables that this recording doesn't have."""
         for name in names:
             with suppress(RequestError):  # no downsampling, no f0
                 yield name, getattr(self, name)()
 
-    def _over_frequency(
+    def _select(
         self,
         frames_of: Callable[[SiteRecord], Iterator[pd.DataFrame]],
         select: str | Iterable[str] | None,
-        what: str,
-        takes: str,
+        missing: str,
+        needs: str,
     ) -> pd.DataFrame:
-        """The frames of those sites that fit `select`, or an error that says why there are none."""
-        fitting = self._records
+        """The frames of the sites that match `select`.
+
+        Raises:
+            RequestError: no site matches, or there are no frames: `missing` and `needs` are parts
+                of the message.
+        """
+        records = list(self._recording.records.values())
         if select is not None:
             globs = [select] if isinstance(select, str) else list(select)
-            fitting = [r for r in self._records if any(r.site.matches(glob) for glob in globs)]
-            if not fitting:
-                names = [record.site.name for record in self._records]
+            names = [record.site.name for record in records]
+            records = [r for r in records if any(r.site.matches(glob) for glob in globs)]
+            if not records:
                 near = ", ".join(difflib.get_close_matches(str(select), names, n=3, cutoff=0))
-                raise RequestError(f"no site fits {select!r}; there are, for example, {near}")
-        frames = [frame for record in fitting for frame in frames_of(record)]
+                raise RequestError(f"no site matches {select!r}; there are, for example, {near}")
+        frames = [frame for record in records for frame in frames_of(record)]
         if not frames:
-            sites = ", ".join(record.site.name for record in fitting[:3])
-            raise RequestError(f"no {what} at {sites or 'any site'}: that takes {takes}")
+            sites = ", ".join(record.site.name for record in records[:3])
+            raise RequestError(f"no {missing} at {sites or 'any site'}: that needs {needs}")
         return pd.concat(frames, ignore_index=True)
 
 
 def load(path: str | os.PathLike[str], *, statistics: Iterable[Statistic] = ()) -> Report:
-    """The report that :meth:`Report.save` wrote into the folder `path`.
+    """Load a report that :meth:`Report.save` wrote.
 
     Args:
         path: the folder, or its ``report.npz``.
-        statistics: your own that were recorded: what is loaded can then be merged with others.
+        statistics: instances of your own statistics that were recorded: the report can then be
+            merged with others.
 
     Raises:
-        RequestError: there is none, or it isn't one that this version reads.
+        RequestError: the file can't be read, or isn't a report of this version's format.
     """
     path = Path(path)
     return Report(storage.read(path / FILE if os.path.isdir(path) else path, statistics))
-
-
-def _site_columns(record: SiteRecord) -> dict[str, Any]:
-    return {"site": record.site.name, **record.site._asdict()}

@@ -1,4 +1,4 @@
-"""Frames over frequency, of one site each, in the units that its sampling rate allows."""
+"""Frames over frequency, one site at a time, in the units of the site's sampling rate."""
 
 import math
 from collections.abc import Iterator
@@ -11,21 +11,27 @@ from numpy.typing import NDArray
 
 from spectroscope.dsp.decomposition import coherence, introduced_power
 from spectroscope.dsp.spectra import Transform, Window, noise_bandwidth
-from spectroscope.report.channels import MeanSpectra, Split, numpy
+from spectroscope.report.channels import Decomposition, MeanSpectra, to_numpy
+from spectroscope.statistics.harmonics import INPUTS, RESIDUAL_IN, RESIDUAL_OUT
 from spectroscope.statistics.recording import Recording, SiteRecord
 
 Floats = NDArray[np.float64]
 
 
-class Rate(NamedTuple):
-    """Samples of a site per unit of time or space, so that frequencies are in `unit`."""
+class SiteRate(NamedTuple):
+    """Sampling rate of a site, and the unit of its frequencies.
+
+    Attributes:
+        fs: samples of the site per second, per sample or per pixel of the model's input.
+        unit: as in the column `freq_unit`.
+    """
 
     fs: float
     unit: str
 
     @classmethod
-    def of(cls, recording: Recording, record: SiteRecord) -> "Rate":
-        """The rate at a site: in Hz if `fs` was given, for what isn't an image."""
+    def of(cls, recording: Recording, record: SiteRecord) -> "SiteRate":
+        """The rate of a site, in Hz if `fs` was given and it isn't an image."""
         axes = sum(length is None or length > 1 for length in record.shape[1:])
         known = not math.isnan(record.decimation)
         if known and axes < 2 and recording.fs is not None:
@@ -35,11 +41,11 @@ class Rate(NamedTuple):
 
 
 def spectra(recording: Recording, record: SiteRecord, scaling: str) -> Iterator[pd.DataFrame]:
-    """Rows of `Report.spectra`, side by side."""
+    """Rows of `Report.spectra`, one frame per side."""
     sums = record.spectra
     if sums is None:
         return
-    rate = Rate.of(recording, record)
+    rate = SiteRate.of(recording, record)
     mean = MeanSpectra.of(sums)
     freq = _bins(sums.axes, mean.power_in.shape[1], rate)
     for side, power in (("in", mean.power_in), ("out", mean.power_out)):
@@ -53,9 +59,9 @@ def cross_spectra(recording: Recording, record: SiteRecord) -> Iterator[pd.DataF
     sums = record.spectra
     if sums is None:
         return
-    rate = Rate.of(recording, record)
+    rate = SiteRate.of(recording, record)
     mean = MeanSpectra.of(sums)
-    gain = Split.of(record, recording.window).gain[:, np.newaxis]
+    gain = Decomposition.of(record, recording.window).gain[:, np.newaxis]
     values = {
         "cross_real": mean.cross.real,
         "cross_imag": mean.cross.imag,
@@ -75,14 +81,15 @@ def planes(recording: Recording, record: SiteRecord) -> Iterator[pd.DataFrame]:
     height, width = sums.axes
     if sums.power.shape[2] != height * (width // 2 + 1):
         return
-    rate = Rate.of(recording, record)
+    rate = SiteRate.of(recording, record)
     fy, fx = np.meshgrid(
         np.fft.fftfreq(height) * rate.fs, np.fft.rfftfreq(width) * rate.fs, indexing="ij"
     )
-    inputs = numpy(sums.inputs)[:, None]
+    inputs = to_numpy(sums.inputs)[:, None]
     inputs[inputs == 0] = np.nan
     for side, total in zip(("in", "out"), sums.power, strict=True):
-        frame = _frame(record, fy.ravel(), rate, {"side": side}, {"power": numpy(total) / inputs})
+        power = to_numpy(total) / inputs
+        frame = _frame(record, fy.ravel(), rate, {"side": side}, {"power": power})
         frame = frame.rename(columns={"freq": "freq_y"})
         frame.insert(4, "freq_x", np.tile(fx.ravel(), len(total)))
         yield frame
@@ -93,12 +100,12 @@ def harmonics(recording: Recording, record: SiteRecord) -> Iterator[pd.DataFrame
     sums = record.harmonics
     if sums is None:
         return
-    rate = Rate.of(recording, record)
-    inputs, count = numpy(sums.inputs), numpy(sums.counts)
+    rate = SiteRate.of(recording, record)
+    inputs, count = to_numpy(sums.inputs), to_numpy(sums.counts)
     with np.errstate(invalid="ignore", divide="ignore"):
-        freq = numpy(sums.freq) / inputs * rate.fs
-        amplitude = np.sqrt(numpy(sums.squares) / count)  # [side, folded, C, K]
-        ratios = _ratios(sums.squares.numpy(), count, numpy(sums.tones))
+        freq = to_numpy(sums.freq) / inputs * rate.fs
+        amplitude = np.sqrt(to_numpy(sums.squares) / count)  # [side, folded, C, K]
+        ratios = _thd_and_sinad(sums.squares.numpy(), count, to_numpy(sums.fundamental))
     channels = count.shape[1]
     frames = []
     for folded, order in zip(*np.nonzero(inputs), strict=True):
@@ -124,28 +131,29 @@ def harmonics(recording: Recording, record: SiteRecord) -> Iterator[pd.DataFrame
 
 def aliasing(recording: Recording, record: SiteRecord) -> Iterator[pd.DataFrame]:
     """Rows of `Report.aliasing`."""
-    found = _Above.of(recording, record)
-    if found is None:
+    above = PowerAboveNyquist.of(recording, record)
+    if above is None:
         return
-    rate, lower = Rate.of(recording, record), recording.downsamplings[record.site.name]
+    rate, downsampling = SiteRate.of(recording, record), recording.downsamplings[record.site.name]
     with np.errstate(invalid="ignore"):
-        fraction = found.power / np.where(found.total > 0, found.total, np.nan)
-    folds_to = np.full_like(found.peak, np.nan)
-    if not lower.whole and any(name in lower.function for name in ("pool", "conv", "getitem")):
-        step = 1 / lower.factor  # the new sampling rate, in cycles per sample of the site
-        folds_to = np.abs(found.peak - np.round(found.peak / step) * step)
+        fraction = above.power / np.where(above.total > 0, above.total, np.nan)
+    folds_to = np.full_like(above.peak, np.nan)
+    folds = any(name in downsampling.function for name in ("pool", "conv", "getitem"))
+    if folds and not downsampling.whole:
+        new_fs = 1 / downsampling.factor  # in cycles per sample of the site
+        folds_to = np.abs(above.peak - np.round(above.peak / new_fs) * new_fs)
     yield pd.DataFrame(
         {
             "site": record.site.name,
             "channel": np.arange(record.channels),
-            "downsampling": lower.place,
-            "factor": lower.factor,
-            "activations_between": lower.between,
-            "global_pooling": lower.whole,
+            "downsampling": downsampling.place,
+            "factor": downsampling.factor,
+            "activations_between": downsampling.between,
+            "global_pooling": downsampling.whole,
             "above_next_nyquist": fraction,
-            "power_above": found.power,
-            "next_nyquist": 0.5 / lower.factor * rate.fs,
-            "peak_freq": found.peak * rate.fs,
+            "power_above": above.power,
+            "next_nyquist": 0.5 / downsampling.factor * rate.fs,
+            "peak_freq": above.peak * rate.fs,
             "folds_to": folds_to * rate.fs,
             "freq_unit": rate.unit,
         }
@@ -153,33 +161,39 @@ def aliasing(recording: Recording, record: SiteRecord) -> Iterator[pd.DataFrame]
 
 
 def above_next_nyquist(recording: Recording, record: SiteRecord) -> float:
-    """Of the output power of all channels together the part above the next Nyquist frequency."""
-    found = _Above.of(recording, record)
-    total = 0.0 if found is None else np.nansum(found.total)
-    return math.nan if found is None or not total > 0 else float(np.nansum(found.power) / total)
+    """Fraction of the output power of all channels together above the next Nyquist frequency."""
+    above = PowerAboveNyquist.of(recording, record)
+    total = 0.0 if above is None else np.nansum(above.total)
+    return math.nan if above is None or not total > 0 else float(np.nansum(above.power) / total)
 
 
-class _Above(NamedTuple):
-    """Output power above the Nyquist frequency of the next downsampling, each ``[C]``."""
+class PowerAboveNyquist(NamedTuple):
+    """Output power above the Nyquist frequency of the next downsampling, each ``[C]``.
+
+    Attributes:
+        power: above that Nyquist frequency.
+        total: at all frequencies.
+        peak: frequency with the greatest power above it, in cycles per sample of the site.
+    """
 
     power: Floats
-    total: Floats  # of the output
-    peak: Floats  # frequency with the greatest power above, cycles per sample of the site
+    total: Floats
+    peak: Floats
 
     @classmethod
-    def of(cls, recording: Recording, record: SiteRecord) -> "_Above | None":
-        """None if no downsampling follows, or there are no spectra."""
-        sums, lower = record.spectra, recording.downsamplings.get(record.site.name)
-        if sums is None or lower is None:
+    def of(cls, recording: Recording, record: SiteRecord) -> "PowerAboveNyquist | None":
+        """The power at a site; None if no downsampling follows, or without spectra."""
+        sums, downsampling = record.spectra, recording.downsamplings.get(record.site.name)
+        if sums is None or downsampling is None:
             return None
-        # What folds in images lies outside a square: above the new Nyquist along either axis.
-        by_axis = numpy(sums.shells if len(sums.axes) == 2 else sums.power[1])
-        inputs = numpy(sums.inputs)[:, None]
-        power = by_axis / np.where(inputs > 0, inputs, np.nan)
+        # In images, power folds if it is above the new Nyquist frequency along either axis.
+        total = to_numpy(sums.max_norm_power if len(sums.axes) == 2 else sums.power[1])
+        inputs = to_numpy(sums.inputs)[:, None]
+        power = total / np.where(inputs > 0, inputs, np.nan)
         power[:, 1:] /= noise_bandwidth(recording.window, sums.axes)
         cycles = np.arange(power.shape[1]) / max(sums.axes)
-        above = cycles > 0.5 / lower.factor * (1 + 1e-9)
-        if math.isnan(lower.factor):  # the square is none
+        above = cycles > 0.5 / downsampling.factor * (1 + 1e-9)
+        if math.isnan(downsampling.factor):  # differs between the axes
             power[:] = np.nan
         outside = np.where(above, power, 0)
         peak = cycles[np.argmax(outside, axis=1)]
@@ -187,38 +201,44 @@ class _Above(NamedTuple):
         return cls(outside.sum(1), power.sum(1), peak)
 
 
-def _ratios(squares: Floats, count: Floats, tones: Floats) -> dict[str, Floats]:
-    """THD and SINAD of both sides, each ``[C]``."""
+def _thd_and_sinad(squares: Floats, count: Floats, sums: Floats) -> dict[str, Floats]:
+    """THD and SINAD of both sides, each ``[C]``.
+
+    Args:
+        squares: `squares` of :class:`spectroscope.statistics.harmonics.HarmonicSums`.
+        count: `counts` of it.
+        sums: `fundamental` of it.
+    """
     ratios = {}
-    tonal = np.where(tones[0] > 0, tones[0], np.nan)
-    for number, side in enumerate(("in", "out")):
-        # Each harmonic over the inputs in which it is usable, folded or not.
+    inputs = np.where(sums[INPUTS] > 0, sums[INPUTS], np.nan)
+    for number, (side, row) in enumerate((("in", RESIDUAL_IN), ("out", RESIDUAL_OUT))):
+        # Each harmonic is averaged over the inputs in which it is usable, folded or not.
         power = squares[number].sum(0) / count.sum(0) / 2
         fundamental = squares[number, 0, :, 0] / count[0, :, 0] / 2
         distortion = np.nansum(power[:, 1:], axis=1)
-        rest = tones[1 + number] / tonal
+        noise_and_distortion = sums[row] / inputs
         ratios[f"thd_{side}"] = np.sqrt(distortion / fundamental)
-        ratios[f"sinad_{side}"] = 10 * np.log10(fundamental / rest)
+        ratios[f"sinad_{side}"] = 10 * np.log10(fundamental / noise_and_distortion)
     return ratios
 
 
-def _bins(lengths: tuple[int, ...], bins: int, rate: Rate) -> Floats:
+def _bins(lengths: tuple[int, ...], bins: int, rate: SiteRate) -> Floats:
     freq: Floats = np.arange(bins, dtype=np.float64) * (rate.fs / max(lengths))
     return freq
 
 
 def _scaled(
-    power: Floats, scaling: str, window: Window, lengths: tuple[int, ...], rate: Rate
+    power: Floats, scaling: str, window: Window, lengths: tuple[int, ...], rate: SiteRate
 ) -> Floats:
-    """A power spectrum as such, as a density, or as amplitudes."""
+    """A power spectrum, or its density or amplitudes, depending on `scaling`."""
     if scaling == "density":
         transform = Transform.of(lengths, "boxcar", torch.device("cpu"))
-        # Of a line each bin is one wide, though it counts for its conjugate.
-        modes = (
-            np.ones(power.shape[1]) if len(lengths) == 1 else numpy(transform.components_per_bin())
-        )
+        # One-sided in one dimension: a bin has the width of one component, not two.
+        components = np.ones(power.shape[1])
+        if len(lengths) == 2:
+            components = to_numpy(transform.components_per_bin())
         width = noise_bandwidth(window, lengths) * math.prod(rate.fs / length for length in lengths)
-        density: Floats = power / (modes * width)
+        density: Floats = power / (components * width)
         return density
     if scaling == "amplitude":
         double = np.full(power.shape[1], 2.0)
@@ -233,7 +253,7 @@ def _scaled(
 def _frame(
     record: SiteRecord,
     freq: Floats,
-    rate: Rate,
+    rate: SiteRate,
     labels: dict[str, str],
     values: dict[str, Floats],
 ) -> pd.DataFrame:

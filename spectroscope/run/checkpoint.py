@@ -1,4 +1,4 @@
-"""`Checkpoint`: the state of a run in a file, so that a killed one can go on where it was."""
+"""`Checkpoint`: the state of a run in a file, from which a killed run resumes bit-equal."""
 
 import os
 import shutil
@@ -11,42 +11,42 @@ from spectroscope.errors import RequestError
 from spectroscope.io import STAGING, output_folder
 from spectroscope.run.shards import WHOLE, Shard
 from spectroscope.statistics import storage
-from spectroscope.statistics.parts import Part, differences
 from spectroscope.statistics.recording import Recording
+from spectroscope.statistics.run_shard import RunShard, differences
 
 FINISHED = "report.npz"
 
 
 class State(NamedTuple):
-    """Where a run was.
+    """State of an unfinished run.
 
     Attributes:
-        recording: what was recorded, with the part that it is.
-        batches: of the shard, that were run.
+        recording: statistics, scores and labels so far.
+        batches: number of batches of the shard that were run.
         every: batches between two checkpoints.
-        seen: what its recorder had seen beside that.
+        recorder: further state of the recorder.
     """
 
     recording: Recording
     batches: int
     every: int
-    seen: Mapping[str, Any]
+    recorder: Mapping[str, Any]
 
 
 class Checkpoint:
-    """The checkpoint of one shard of a run, in the folder that its report is going to be in.
+    """The checkpoint of one shard of a run, in the folder of its report.
 
     Args:
-        folder: is made if it isn't there.
-        shard: which share of the run.
-        every: batches between two checkpoints; None: as before, if there is one, or none are
-            written.
-        resume: go on from what is there. Otherwise nothing may be.
-        keep: write the recording of the finished shard too, into a folder of its own in `folder`.
+        folder: is made if it doesn't exist.
+        shard: share of the run.
+        every: batches between two checkpoints; None: as in an existing checkpoint, or else no
+            checkpoints are written.
+        resume: resume from an existing checkpoint. Without it there must be none.
+        keep: write the recording of the finished shard too, into a subfolder of `folder`.
 
     Raises:
         RequestError: `every` is less than 1, the folder can't be written to, there is a checkpoint
-            and `resume` isn't asked for, or the folder has the report on another shard.
+            and `resume` is False, or the folder has the report on another shard.
     """
 
     def __init__(
@@ -65,33 +65,33 @@ class Checkpoint:
         self.resume = resume
         name = "checkpoint" if shard.of == 1 else f"checkpoint-{shard.filename}"
         self.path = self.folder / f"{name}.npz"
-        # Two processes may write at a time, if two runs were begun in one folder.
-        self._unfinished = self.folder / f".{name}-{os.getpid()}.writing"
+        # Named by process: two runs started in one folder may write at the same time.
+        self._staging = self.folder / f".{name}-{os.getpid()}.writing"
         self._kept = self.folder / f"shard-{shard.filename}" if keep else None
         self.every = every
-        if self.there and not resume:
+        if self.exists and not resume:
             file = self.path if self.path.exists() else self.finished_file
             raise RequestError(
-                f"there is a checkpoint of an unfinished run, {file}: --resume goes on from it; "
-                "to begin anew, delete it"
+                f"{file} is the checkpoint of an unfinished run: --resume continues that run; "
+                "delete the file to start anew"
             )
-        there = self._finished_beside() if shard.of > 1 and not keep else None
-        if there is not None and there.of > 1 and there.shards != (shard.number,):
+        other = self._reported_part() if shard.of > 1 and not keep else None
+        if other is not None and other.of > 1 and other.shards != (shard.number,):
             raise RequestError(
-                f"{self.folder} has the report on shard {_listed(there)}, which would be lost: "
-                f"{shard} takes a folder of its own"
+                f"{self.folder} has the report on shard {_listed(other)}, which would be "
+                f"overwritten: give shard {shard} a folder of its own"
             )
 
-    def _finished_beside(self) -> Part | None:
-        """Of which run the report in the folder is; None: there is none that can be read."""
+    def _reported_part(self) -> RunShard | None:
+        """The part of a run whose report is in the folder; None: there is no readable report."""
         try:
-            return storage.read(self.folder / FINISHED).part
+            return storage.read(self.folder / FINISHED).run_shard
         except RequestError:
             return None
 
     @property
-    def there(self) -> bool:
-        """Whether there is something to go on from."""
+    def exists(self) -> bool:
+        """Whether there is a file to resume from."""
         return self.path.exists() or self.finished_file is not None
 
     @property
@@ -101,21 +101,21 @@ class Checkpoint:
         return file if file is not None and file.exists() else None
 
     def due(self, batches: int) -> bool:
-        """Whether it is to be written after so many batches of the shard."""
+        """Whether a checkpoint is due after this number of batches of the shard."""
         return self.every is not None and batches % self.every == 0
 
     def read(self) -> State | None:
-        """The state that was written last; None if there is none.
+        """The last state written; None if there is none.
 
         Raises:
-            RequestError: it can't be read, or isn't one.
+            RequestError: the file can't be read, or isn't a checkpoint.
         """
         if not self.path.exists():
             return None
         recording, more = storage.read_with_more(self.path)
-        if recording.part is None or not {"batches", "every", "seen"} <= more.keys():
+        if recording.run_shard is None or not {"batches", "every", "recorder"} <= more.keys():
             raise RequestError(f"{self.path} is a report, not a checkpoint")
-        state = State(recording, int(more["batches"]), int(more["every"]), more["seen"])
+        state = State(recording, int(more["batches"]), int(more["every"]), more["recorder"])
         self.every = self.every or state.every
         return state
 
@@ -128,42 +128,43 @@ class Checkpoint:
         file = self.finished_file
         return None if file is None else storage.read(file)
 
-    def check(self, part: Part | None, identity: Mapping[str, str]) -> None:
-        """See that what was read is of this run.
+    def check(self, part: RunShard | None, fingerprint: Mapping[str, str]) -> None:
+        """Check that the file that was read belongs to this run.
 
         Raises:
-            RequestError: it is of another; the message says what differs.
+            RequestError: it belongs to another run; the message says what differs.
         """
-        found = {} if part is None else part.identity
-        where = self.finished_file or self.path
-        if apart := differences(found, identity):
-            apart = apart.replace(" in one and ", " there and ").replace(" in the other", " here")
-            raise RequestError(f"{where} is of another run: {apart}")
+        saved = {} if part is None else part.fingerprint
+        file = self.finished_file or self.path
+        if difference := differences(saved, fingerprint):
+            difference = difference.replace(" in one and ", " there and ")
+            difference = difference.replace(" in the other", " here")
+            raise RequestError(f"{file} is of another run: {difference}")
         if part is not None and (part.shards, part.of) != ((self.shard.number,), self.shard.of):
-            raise RequestError(f"{where} is of shard {_listed(part)}, and not of {self.shard}")
+            raise RequestError(f"{file} is of shard {_listed(part)}, not of shard {self.shard}")
 
-    def write(self, recording: Recording, batches: int, seen: Mapping[str, Any]) -> None:
-        """Write the state: whoever kills us, and whenever, leaves this one or the one before.
+    def write(self, recording: Recording, batches: int, recorder: Mapping[str, Any]) -> None:
+        """Write the state atomically: a kill at any time leaves this state or the previous one.
 
         Raises:
             RequestError: the folder can't be written to.
         """
-        more = {"batches": batches, "every": self.every, "seen": seen}
+        more = {"batches": batches, "every": self.every, "recorder": recorder}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with self._unfinished.open("wb") as file:
+            with self._staging.open("wb") as file:
                 storage.write(recording, file, more=more)
                 file.flush()
                 os.fsync(file.fileno())  # or a power cut could leave the name without the content
-            os.replace(self._unfinished, self.path)
+            os.replace(self._staging, self.path)
         except OSError as error:
             raise RequestError(f"cannot write {self.path}: {error.strerror or error}") from error
-        finally:  # an interrupt, too, leaves nothing torn
+        finally:  # after an interrupt too
             with suppress(OSError):
-                self._unfinished.unlink()
+                self._staging.unlink()
 
     def keep_finished(self, recording: Recording) -> None:
-        """Write the recording of the finished shard, if it is to be kept.
+        """Write the recording of the finished shard, if `keep` was given.
 
         Raises:
             RequestError: the folder can't be written to.
@@ -173,38 +174,37 @@ class Checkpoint:
                 storage.write(recording, staging / FINISHED)
 
     def remove(self) -> None:
-        """Remove all that was written; the report has all of it."""
+        """Remove all files of the checkpoint, once the report is written."""
         if self.resume:  # the process before may have been killed while it wrote the report
             for staging in self.folder.glob(f"{STAGING}*"):
                 shutil.rmtree(staging, ignore_errors=True)
         if self._kept is not None:
             shutil.rmtree(self._kept, ignore_errors=True)
-        # Whoever was killed has left what he was writing. The checkpoint last.
+        # Also the unfinished files of killed processes. The checkpoint itself comes last.
         for file in (*self.folder.glob(f".{self.path.stem}-*.writing"), self.path):
             file.unlink(missing_ok=True)
 
 
-def _listed(part: Part) -> str:
+def _listed(part: RunShard) -> str:
     return ", ".join(f"{number}/{part.of}" for number in part.shards)
 
 
-def how_to_go_on(folder: str | os.PathLike[str], of: int) -> str:
-    """What of a run of so many shards is in `folder`, and what to do with it: for people."""
+def resume_hint(folder: str | os.PathLike[str], of: int) -> str:
+    """Which of the `of` shards in `folder` are finished, and how to run the others."""
+    folder = Path(folder)
     shards = [Shard(number, of) for number in range(1, of + 1)]
-    finished = [s for s in shards if (Path(folder) / f"shard-{s.filename}" / FINISHED).exists()]
-    started = any((Path(folder) / f"checkpoint-{s.filename}.npz").exists() for s in shards)
+    finished = [s for s in shards if (folder / f"shard-{s.filename}" / FINISHED).exists()]
+    started = any((folder / f"checkpoint-{s.filename}.npz").exists() for s in shards)
     if not finished and not started:
         return "no shard was finished"
     missing = [s for s in shards if s not in finished]
-    said = f"checkpoints are in {folder}, and no shard is finished"
+    state = f"checkpoints are in {folder}, and no shard is finished"
     if finished:
-        said = f"shards {', '.join(map(str, finished))} are finished and kept in {folder}"
+        state = f"shards {', '.join(map(str, finished))} are finished and kept in {folder}"
+    merge = f"`spectroscope merge {folder}/shard-*-of-{of} --out {folder}`"
     if missing:
         return (
-            f"{said}; --resume runs the others ({', '.join(map(str, missing))}), or each with "
-            f"--shard i/{of} --out {folder}/shard-i-of-{of}, and then `spectroscope merge "
-            f"{folder}/shard-*-of-{of} --out {folder}`"
+            f"{state}; --resume runs the others ({', '.join(map(str, missing))}), or run each with "
+            f"--shard i/{of} --out {folder}/shard-i-of-{of}, and then {merge}"
         )
-    return (
-        f"{said}: `spectroscope merge {folder}/shard-*-of-{of} --out {folder}` puts them together"
-    )
+    return f"{state}: {merge} merges them"

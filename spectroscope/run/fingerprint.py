@@ -1,4 +1,4 @@
-"""What makes a run this run: hashes of model and data, options and versions, each by name."""
+"""The fingerprint of a run: hashes of model and data, options and versions, by name."""
 
 import hashlib
 import re
@@ -16,26 +16,26 @@ from spectroscope.run.shards import Batch
 from spectroscope.specimens.specimen import Specimen
 
 
-def identity(
+def fingerprint(
     specimen: Specimen, parameters: str, batch: Batch, options: Mapping[str, object]
 ) -> dict[str, str]:
-    """The identity of a run, for :class:`spectroscope.statistics.parts.Part`.
+    """The fingerprint of a run, for :class:`spectroscope.statistics.run_shard.RunShard`.
 
-    Two runs that agree in it and in the rest of their data give the same report to the bit.
+    Of the data only the first batch, targets, f0 and the number of inputs are in it. Two runs with
+    equal fingerprints and equal further data give bit-equal reports.
 
     Args:
         specimen: what is run.
-        parameters: :func:`of_model` of its model.
-        batch: the first of all.
-        options: how it is run.
+        parameters: :func:`parameter_hash` of its model.
+        batch: batch 0.
+        options: options of the run.
     """
     made = {
-        name: PurePath(str(value)).name  # it may lie elsewhere on another machine
+        name: PurePath(str(value)).name  # the folder may differ between machines
         for name, value in specimen.options.items()
         if value is not None
     }
-    truth = (specimen.targets, specimen.f0)
-    found: dict[str, object] = {
+    entries: dict[str, object] = {
         "specimen": specimen.name,
         "made with": ", ".join(f"{name}={value}" for name, value in made.items()) or "no options",
         "model": type(specimen.model).__name__,
@@ -44,8 +44,8 @@ def identity(
         "number of inputs": specimen.n_inputs,
         "batch size": batch.size,
         "first batch": _digest(_bytes((batch.arguments, batch.targets))),
-        "targets and f0": _digest(_bytes(truth)),
-        # Not its module, which is another when that is run as a script.
+        "targets and f0": _digest(_bytes((specimen.targets, specimen.f0))),
+        # Without the module, which is `__main__` if that runs as a script.
         "metric": getattr(specimen.metric, "__qualname__", ""),
         "fs": specimen.fs,
         "channel_axis": specimen.channel_axis,
@@ -53,30 +53,30 @@ def identity(
         "spectroscope": version("relu-spectroscope"),
         "torch": torch.__version__,
     }
-    return {name: str(value) for name, value in found.items()}
+    return {name: str(value) for name, value in entries.items()}
 
 
-def of_model(model: nn.Module) -> str:
-    """Hash of the names, types, shapes and values of all parameters and buffers."""
+def parameter_hash(model: nn.Module) -> str:
+    """Hash of the names, dtypes, shapes and values of all parameters and buffers."""
     named = [*model.named_parameters(), *model.named_buffers()]
     return _digest(_bytes([(name, None if is_lazy(t) else t) for name, t in named]))
 
 
 def _layers(model: nn.Module) -> str:
-    """Hash of what modules print of themselves (a stride, say), and of which are in training."""
-    said = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(model))  # another in each process
-    return _digest(_bytes([said, [module.training for module in model.modules()]]))
+    """Hash of the model's repr, which has strides and the like, and of each module's mode."""
+    text = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(model))  # addresses differ between processes
+    return _digest(_bytes([text, [module.training for module in model.modules()]]))
 
 
-def _digest(pieces: Iterable[bytes]) -> str:
+def _digest(chunks: Iterable[bytes]) -> str:
     digest = hashlib.sha256()
-    for piece in pieces:
-        digest.update(piece)
+    for chunk in chunks:
+        digest.update(chunk)
     return digest.hexdigest()[:16]
 
 
 def _bytes(value: Any) -> Iterator[bytes]:
-    """Tensors with their types and shapes, and how they lie in each other."""
+    """Nested containers as bytes, with the dtype and shape of each array."""
     if isinstance(value, Tensor) and not value.is_meta and value.layout == torch.strided:
         yield f"{value.dtype}{list(value.shape)}".encode()
         plain = value.detach().cpu().dequantize() if value.is_quantized else value.detach().cpu()

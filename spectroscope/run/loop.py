@@ -1,36 +1,38 @@
-"""The long loop: every batch of a specimen, or of a share of it, through its model, recorded."""
+"""The loop over the batches of a specimen or shard: model, recorder, scores and checkpoints."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from itertools import chain
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from spectroscope.errors import RequestError
 from spectroscope.recorder import Recorder, record
 from spectroscope.report import Report
 from spectroscope.run.checkpoint import Checkpoint
-from spectroscope.run.distributed import Group
-from spectroscope.run.fingerprint import identity, of_model
+from spectroscope.run.distributed import ProcessGroup
+from spectroscope.run.fingerprint import fingerprint, parameter_hash
 from spectroscope.run.placement import Placement
 from spectroscope.run.shards import WHOLE, Batch, Shard, batches
-from spectroscope.run.tally import Tally, means
 from spectroscope.specimens.specimen import Specimen
-from spectroscope.statistics.parts import Part
+from spectroscope.statistics.base import Statistic
 from spectroscope.statistics.recording import Recording
+from spectroscope.statistics.run_shard import RunShard
+
+MAX_LABELS = 10
 
 
 class Inspection(NamedTuple):
-    """What :func:`inspect` found; scores and labels are empty where the specimen has none.
+    """Result of :func:`inspect`; scores and labels are empty where the specimen has none.
 
     Attributes:
         report: on the activations.
         scores: means over the inputs, by name.
-        labels: lines on the first few inputs.
+        labels: one line for each of the first few inputs.
     """
 
     report: Report
@@ -38,9 +40,9 @@ class Inspection(NamedTuple):
     labels: Sequence[str]
 
     @classmethod
-    def of(cls, recording: Recording) -> "Inspection":
-        """What a recording that :func:`inspect` made says."""
-        part = recording.part
+    def from_recording(cls, recording: Recording) -> "Inspection":
+        """The result that a recording made by :func:`inspect` holds."""
+        part = recording.run_shard
         scores = {} if part is None else means(part.scores)
         labels = () if part is None else tuple(part.labels.values())
         return cls(Report(recording), scores, labels)
@@ -50,6 +52,7 @@ def inspect(
     specimen: Specimen,
     *,
     spectra: bool = True,
+    statistics: Iterable[Statistic] = (),
     about: Mapping[str, str] | None = None,
     progress: bool = False,
     device: str | None = None,
@@ -59,54 +62,58 @@ def inspect(
     workers: int | None = None,
     shard: Shard = WHOLE,
     checkpoint: Checkpoint | None = None,
-    group: Group | None = None,
+    group: ProcessGroup | None = None,
 ) -> Inspection:
     """Run the inputs of `specimen` through its model and record every activation.
 
-    The memory that it takes doesn't grow with the inputs. The specimen's model stays as it is:
-    where another device, dtype or memory format is asked for, a copy runs.
+    Memory doesn't grow with the number of inputs. The specimen's model isn't modified: with another
+    device, dtype or memory format, a copy runs.
 
     Args:
-        specimen: what to look at.
+        specimen: model and inputs.
         spectra: as in :func:`spectroscope.record`.
-        about: likewise, beside what the specimen says of itself.
-        progress: show a bar on standard error.
-        device: where to run, ``"cuda:0"``; None: where the model is.
-        dtype: ``"bfloat16"``, ``"float16"``, ``"float32"`` or ``"float64"``: of the model and of
-            inputs with a point; None: as they are. Statistics are float64 in any case.
-        channels_last: images lie in memory with the channels last.
-        limit: run the first so many inputs alone.
-        workers: processes that load data; None: as the specimen's `DataLoader` has it.
-        shard: run this share alone; the report merges with those of the others.
-        checkpoint: where the state is kept on the way, and read from if it is to be resumed. To
-            remove it, once the report is where it should be, is the caller's.
-        group: the processes that share the run, which have a shard each: :func:`ranks.joined`. The
-            first gets the report on all of it, the others that on their own share.
+        statistics: as in :func:`spectroscope.record`.
+        about: as in :func:`spectroscope.record`, added to the specimen's description.
+        progress: show a progress bar on standard error.
+        device: where to run, ``"cuda:0"``; None: the device of the model.
+        dtype: ``"bfloat16"``, ``"float16"``, ``"float32"`` or ``"float64"``, of the model and of
+            floating-point inputs; None: unchanged. Statistics are always float64.
+        channels_last: use the channels-last memory format for images.
+        limit: run only the first `limit` inputs.
+        workers: processes that load data; None: as in the specimen's `DataLoader`.
+        shard: run only this shard; its report merges with those of the others.
+        checkpoint: where the state is written to, and read from to resume. The caller removes it
+            once the report is written.
+        group: processes that run one shard each, :func:`spectroscope.run.process_group`. Rank 0
+            returns the report on all shards, other ranks that on their own.
 
     Raises:
-        RequestError: the specimen has no inputs; an option can't be done; there is no checkpoint to
+        RequestError: the specimen has no inputs; an option is invalid; there is no checkpoint to
             resume from, or it is of another run.
-        UnfinishedError: another process of the group can't finish.
+        UnfinishedError: another process of the group died or hangs.
     """
     if limit is not None:
         specimen = specimen.first(limit)
     if group is not None:
         shard = group.shard
-    placement = Placement.of(device, dtype, channels_last)
-    model = placement.placed(specimen.model)
-    told = {"specimen": f"{specimen.name}: {specimen.description}", "license": specimen.license}
-    told |= {"shard": str(shard)} if shard.of > 1 else {}
-    told |= {"device": device} if device else {}
-    told |= {"dtype": dtype} if dtype else {}
+    statistics = tuple(statistics)
+    placement = Placement.parse(device, dtype, channels_last)
+    model = placement.model(specimen.model)
+    notes = {"specimen": f"{specimen.name}: {specimen.description}", "license": specimen.license}
+    notes |= {"shard": str(shard)} if shard.of > 1 else {}
+    notes |= {"device": device} if device else {}
+    notes |= {"dtype": dtype} if dtype else {}
     recorder = record(
         model,
         fs=specimen.fs,
         spectra=spectra,
+        statistics=statistics,
         channel_axis=specimen.channel_axis,
-        about=told | dict(about or {}),
+        about=notes | dict(about or {}),
     )
     options = {
         "spectra": spectra,
+        "statistics": ", ".join(statistic.name for statistic in statistics) or "built-in",
         "dtype": dtype or "the model's",
         "device": "the model's" if placement.device is None else placement.device.type,
         "channels_last": channels_last,
@@ -114,16 +121,16 @@ def inspect(
     run = _Run(specimen, model, placement, recorder, shard, checkpoint)
     gpus = {tensor.device.index for tensor in model.parameters() if tensor.is_cuda}
     with torch.random.fork_rng(sorted(gpus)):
-        recording = run.recording(options, workers, progress, group)
+        recording = run.record(options, workers, progress, group)
     if group is not None:
         if checkpoint is not None:
             checkpoint.keep_finished(recording)
-        recording = group.gathered(recording)
-    return Inspection.of(recording)
+        recording = group.gather(recording)
+    return Inspection.from_recording(recording)
 
 
 class _Run(NamedTuple):
-    """What runs, and where its state is kept."""
+    """One shard of a run: what runs, and where its state is written."""
 
     specimen: Specimen
     model: nn.Module
@@ -132,75 +139,155 @@ class _Run(NamedTuple):
     shard: Shard
     checkpoint: Checkpoint | None
 
-    def recording(
+    def record(
         self,
         options: Mapping[str, object],
         workers: int | None,
         progress: bool,
-        group: Group | None,
+        group: ProcessGroup | None,
     ) -> Recording:
-        """Of this shard: from its beginning, from a checkpoint, or as it was kept when finished."""
+        """Record this shard from its start or a checkpoint, or read its kept recording."""
         checkpoint = self.checkpoint
         state = finished = None
         if checkpoint is not None and checkpoint.resume:
-            there = checkpoint.there
-            if not (group.any(there) if group is not None else there):
+            exists = checkpoint.exists
+            if not (group.any(exists) if group is not None else exists):
                 raise RequestError(f"there is no {checkpoint.path} to resume from")
             finished = checkpoint.read_finished()
             state = checkpoint.read()
-        after = 0 if state is None else state.batches
-        coming = batches(self.specimen, self.shard, after=after, workers=workers)
-        with closing(coming):  # type: ignore[type-var]
-            start = next(coming, None)
-            if start is None:
+        done = 0 if state is None else state.batches
+        loaded = batches(self.specimen, self.shard, after=done, workers=workers)
+        with closing(loaded):  # type: ignore[type-var]
+            first = next(loaded, None)
+            if first is None:
                 raise RequestError(f"{self.specimen.name} has no inputs")
-            parameters = of_model(self.specimen.model)
-            run = identity(self.specimen, parameters, start, options)
+            parameters = parameter_hash(self.specimen.model)
+            identity = fingerprint(self.specimen, parameters, first, options)
             if checkpoint is not None and finished is not None:
-                checkpoint.check(finished.part, run)
+                checkpoint.check(finished.run_shard, identity)
                 return finished
             if checkpoint is not None and state is not None:
-                checkpoint.check(state.recording.part, run)
-                self.recorder.load_state_dict(state.recording, state.seen)
-            tally = Tally(self.specimen, None if state is None else state.recording.part)
-            own = (b for b in chain([start], coming) if self.shard.has(b.number, after))
-            self._through(own, after, run, tally, progress)
-        return self._so_far(run, tally)
+                checkpoint.check(state.recording.run_shard, identity)
+                self.recorder.load_state_dict(state.recording, state.recorder)
+            scores = Scores(self.specimen, None if state is None else state.recording.run_shard)
+            own = (b for b in chain([first], loaded) if self.shard.includes(b.number, done))
+            self._run_batches(own, done, identity, scores, progress)
+        return self._recording(identity, scores)
 
-    def _through(
+    def _run_batches(
         self,
         own: Iterator[Batch],
         done: int,
-        run: Mapping[str, str],
-        tally: Tally,
+        identity: Mapping[str, str],
+        scores: "Scores",
         progress: bool,
     ) -> None:
-        """Run the batches `own`, after `done` that were run before."""
+        """Run the batches `own`, after `done` batches that a resumed run has run before."""
         first = next(own, None)
         if first is None and not done:
-            return  # a share without inputs: nothing ran, and nothing is amiss
+            return  # a shard without inputs must not warn that nothing was recorded
         specimen, checkpoint = self.specimen, self.checkpoint
         bar = tqdm(
             desc=specimen.name if self.shard.of == 1 else f"{specimen.name} {self.shard}",
             total=-(-specimen.n_inputs // self.shard.of),
-            initial=tally.inputs,
+            initial=scores.inputs,
             unit=" inputs",
             smoothing=0.05,
             disable=not progress,
         )
         with bar, self.recorder, torch.inference_mode():
             for batch in chain([] if first is None else [first], own):
-                torch.manual_seed(batch.number)  # whatever loaded the data has drawn in between
+                torch.manual_seed(batch.number)  # loading the batch may have drawn random numbers
                 if specimen.f0 is not None:
-                    self.recorder.f0 = batch.its(specimen.f0, "f0")
-                tally.add(batch, self.model(*self.placement.inputs(batch.arguments)))
+                    self.recorder.f0 = batch.select(specimen.f0, "f0")
+                scores.add(batch, self.model(*self.placement.inputs(batch.arguments)))
                 done += 1
                 if checkpoint is not None and checkpoint.due(done):
-                    checkpoint.write(self._so_far(run, tally), done, self.recorder.state_dict())
+                    recording = self._recording(identity, scores)
+                    checkpoint.write(recording, done, self.recorder.state_dict())
                 bar.update(batch.size)
             bar.total = bar.n
 
-    def _so_far(self, run: Mapping[str, str], tally: Tally) -> Recording:
-        shard = self.shard
-        part = Part(run, (shard.number,), shard.of, tally.inputs, tally.scores(), tally.labels)
-        return replace(self.recorder.recording(), part=part)
+    def _recording(self, identity: Mapping[str, str], scores: "Scores") -> Recording:
+        shards = (self.shard.number,)
+        part = RunShard(
+            identity, shards, self.shard.of, scores.inputs, scores.sums(), scores.labels
+        )
+        return replace(self.recorder.recording(), run_shard=part)
+
+
+class Scores:
+    """Running sums of a specimen's scores, and labels of the first few inputs: a fixed size.
+
+    Args:
+        specimen: its `metric` and `labels` are evaluated.
+        previous: the part of the run that a resumed run continues.
+
+    Attributes:
+        inputs: number of inputs so far.
+        labels: lines for those of the first few inputs that are in the shard, by input number.
+    """
+
+    def __init__(self, specimen: Specimen, previous: RunShard | None = None):
+        self._specimen = specimen
+        self._sums: dict[str, Tensor] = {}
+        self.inputs = 0
+        self.labels: dict[int, str] = {}
+        if previous is not None:
+            self.inputs = previous.inputs
+            self.labels.update(previous.labels)
+            self._sums = {
+                name: torch.tensor(pair, dtype=torch.float64)
+                for name, pair in previous.scores.items()
+            }
+
+    def add(self, batch: Batch, output: object) -> None:
+        """Add the scores and labels of the model's `output` for `batch`.
+
+        Raises:
+            RequestError: the specimen's metric doesn't give one score for each input.
+        """
+        self.inputs += batch.size
+        specimen = self._specimen
+        if specimen.metric is None and specimen.labels is None:
+            return
+        if not isinstance(output, Tensor):
+            raise RequestError(
+                f"the metric and labels of {specimen.name} take a tensor, but its model returns a "
+                f"{type(output).__name__}"
+            )
+        if specimen.metric is not None:
+            targets = batch.targets_of(specimen)
+            if targets is not None:
+                targets = targets.to(output.device)
+            for name, scores in specimen.metric(output, targets).items():
+                self._add(name, scores, batch.size)
+        if specimen.labels is not None and batch.first < MAX_LABELS:
+            lines = specimen.labels(output[: MAX_LABELS - batch.first], batch.first)
+            self.labels.update(enumerate(lines, start=batch.first))
+
+    def sums(self) -> dict[str, tuple[float, int]]:
+        """By name, the sum over inputs and the number of inputs in it."""
+        pairs = {name: pair.tolist() for name, pair in self._sums.items()}
+        return {name: (total, int(count)) for name, (total, count) in pairs.items()}
+
+    def _add(self, name: str, scores: Tensor, inputs: int) -> None:
+        if not isinstance(scores, Tensor) or scores.shape != (inputs,):
+            got = list(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+            raise RequestError(
+                f"the metric of {self._specimen.name} must give one score for each of {inputs} "
+                f"inputs, but {name!r} is {got}"
+            )
+        counted = ~scores.isnan()
+        # Sum and count stay on the GPU, so that nothing waits for it.
+        new = torch.stack([scores.double().where(counted, 0).sum(), counted.sum().double()])
+        old = self._sums.get(name)
+        self._sums[name] = new if old is None else old.to(new.device) + new
+
+
+def means(sums: Mapping[str, tuple[float, int]]) -> dict[str, float]:
+    """The mean of each score; ``{n}`` in a name becomes its number of inputs."""
+    return {
+        name.replace("{n}", str(count)): total / count if count else float("nan")
+        for name, (total, count) in sums.items()
+    }

@@ -1,4 +1,4 @@
-"""Where a model runs, and in which precision: a copy of it there, and its inputs."""
+"""Device, dtype and memory format of a run, applied to a copy of the model and to its inputs."""
 
 import copy
 from collections.abc import Mapping
@@ -19,12 +19,12 @@ DTYPES = {
 
 
 class Placement(NamedTuple):
-    """What is asked for; None: as the model and its inputs are.
+    """Device, dtype and memory format; None: unchanged.
 
     Attributes:
-        device: where they are to be.
-        dtype: of parameters, buffers and inputs with a point.
-        channels_last: images lie in memory with the channels last.
+        device: device of the model and its inputs.
+        dtype: dtype of floating-point parameters, buffers and inputs.
+        channels_last: whether images are in the channels-last memory format.
     """
 
     device: torch.device | None
@@ -32,25 +32,25 @@ class Placement(NamedTuple):
     channels_last: bool
 
     @classmethod
-    def of(cls, device: str | None, dtype: str | None, channels_last: bool) -> "Placement":
-        """The placement with those names, once it is seen that there is such a device.
+    def parse(cls, device: str | None, dtype: str | None, channels_last: bool) -> "Placement":
+        """The placement with these names.
 
         Raises:
-            RequestError: there isn't, or there is no such dtype.
+            RequestError: the device isn't available, or the dtype is unknown.
         """
         if dtype is not None and dtype not in DTYPES:
-            raise RequestError(f"{dtype=} is none of {', '.join(DTYPES)}")
+            raise RequestError(f"{dtype=} must be one of {', '.join(DTYPES)}")
         return cls(
             None if device is None else _device(device),
             None if dtype is None else DTYPES[dtype],
             channels_last,
         )
 
-    def placed(self, model: nn.Module) -> nn.Module:
-        """A copy of `model` that is as asked for; itself, if it is already so.
+    def model(self, model: nn.Module) -> nn.Module:
+        """A converted copy of `model`, or `model` itself if nothing has to change.
 
         Raises:
-            RequestError: it can't be copied, or the device doesn't take it.
+            RequestError: the model can't be copied or converted.
         """
         tensors = [t for t in (*model.parameters(), *model.buffers()) if not is_lazy(t)]
         if not any(self.tensor(tensor) is not tensor for tensor in tensors):
@@ -62,17 +62,17 @@ class Placement(NamedTuple):
                     if not is_lazy(tensor):
                         tensor.data = self.tensor(tensor.data)
         except (RuntimeError, TypeError, NotImplementedError, AttributeError) as error:
-            first = str(error).partition("\n")[0]
+            reason = str(error).partition("\n")[0]
             raise RequestError(
-                f"a copy of {type(model).__name__} for another device, dtype or memory format "
-                f"can't be made: {first}"
+                f"cannot copy {type(model).__name__} to another device, dtype or memory format: "
+                f"{reason}"
             ) from error
         return model
 
     def tensor(self, tensor: Tensor) -> Tensor:
-        """`tensor` as asked for; itself, if it is already so."""
+        """A converted copy of `tensor`, or `tensor` itself if nothing has to change."""
         dtype = self.dtype if tensor.is_floating_point() else None
-        # What comes from a GPU must be there before it is read.
+        # Copies from a GPU must have finished before the CPU reads them.
         to_gpu = self.device is not None and self.device.type == "cuda"
         tensor = tensor.to(self.device, dtype, non_blocking=to_gpu)
         if self.channels_last and tensor.dim() == 4:
@@ -80,7 +80,7 @@ class Placement(NamedTuple):
         return tensor
 
     def inputs(self, value: Any) -> Any:
-        """The same for all tensors in lists, tuples and dictionaries."""
+        """`value` with all tensors in lists, tuples and mappings converted."""
         if isinstance(value, Tensor):
             return self.tensor(value)
         if isinstance(value, tuple) and hasattr(value, "_fields"):
@@ -93,10 +93,9 @@ class Placement(NamedTuple):
 
 
 def devices() -> list[str]:
-    """Devices that a model can run on here."""
-    found = ["cpu"]
-    found += [f"cuda:{number}" for number in range(torch.cuda.device_count())]
-    return found + (["mps"] if torch.backends.mps.is_available() else [])
+    """Names of the devices of this machine."""
+    gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    return ["cpu", *gpus, *(["mps"] if torch.backends.mps.is_available() else [])]
 
 
 def _device(name: str) -> torch.device:
@@ -106,8 +105,9 @@ def _device(name: str) -> torch.device:
             raise RuntimeError("it holds no values")
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        # It may be there, and yet be somebody else's, or broken: torch says which.
-        first = str(error).partition("\n")[0]
-        there = ", ".join(devices())
-        raise RequestError(f"device {name!r} isn't there: there is {there} ({first})") from error
+        # An existing device may be in use by another process, or broken: torch gives the reason.
+        reason = str(error).partition("\n")[0]
+        raise RequestError(
+            f"device {name!r} is not available; available: {', '.join(devices())} ({reason})"
+        ) from error
     return device

@@ -1,8 +1,8 @@
-"""The batches of a specimen in their order, and which of them are one process's share.
+"""The batches of a specimen in order, and their division into shards.
 
-Shards are of whole batches, every n-th: what a model's own arithmetic makes of an input depends a
-little on the batch that it comes in, and so all shards together are the same as one run to float64
-rounding. No input is in two of them.
+Shard i of n is every n-th batch, from the i-th. Rounding inside a model depends on the batch that
+an input is in; whole batches keep it the same, so that merged shards equal one run to float64
+rounding. No input is in two shards.
 """
 
 import re
@@ -22,19 +22,18 @@ from torch.utils.data import (
 )
 
 from spectroscope.errors import RequestError
-from spectroscope.specimens.batches import as_targets
-from spectroscope.specimens.batches import count as inputs_in
+from spectroscope.specimens.batches import as_targets, count
 from spectroscope.specimens.specimen import Specimen
 
-BATCH = 64  # of a data set that isn't in batches
+BATCH_SIZE = 64  # for a data set without a DataLoader
 
 
 class Shard(NamedTuple):
-    """One of the equal shares of a run.
+    """One of `of` equal parts of a run.
 
     Attributes:
-        number: from 1.
-        of: how many there are.
+        number: number of the shard, from 1.
+        of: number of shards.
     """
 
     number: int = 1
@@ -42,15 +41,15 @@ class Shard(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> "Shard":
-        """The shard ``"2/4"``.
+        """Parse text such as ``"2/4"``.
 
         Raises:
-            RequestError: it isn't one.
+            RequestError: `text` isn't a shard.
         """
-        found = re.fullmatch(r"([0-9]+)/([0-9]+)", text)
-        shard = cls(*map(int, found.groups())) if found else None
+        match = re.fullmatch(r"([0-9]+)/([0-9]+)", text)
+        shard = cls(*map(int, match.groups())) if match else None
         if shard is None or not 1 <= shard.number <= shard.of:
-            raise RequestError(f"there is no shard {text!r}: of four they are 1/4, 2/4, 3/4, 4/4")
+            raise RequestError(f"{text!r} is no shard: the shards of 4 are 1/4, 2/4, 3/4 and 4/4")
         return shard
 
     def __str__(self) -> str:
@@ -58,11 +57,11 @@ class Shard(NamedTuple):
 
     @property
     def filename(self) -> str:
-        """As part of the name of a file."""
+        """The shard as part of a file name."""
         return f"{self.number}-of-{self.of}"
 
-    def has(self, batch: int, after: int = 0) -> bool:
-        """Whether it has the batch of that number, and it isn't among its first `after`."""
+    def includes(self, batch: int, after: int = 0) -> bool:
+        """Whether batch number `batch` is in the shard, beyond the shard's first `after`."""
         return batch % self.of == self.number - 1 and batch // self.of >= after
 
 
@@ -73,53 +72,59 @@ class Batch(NamedTuple):
     """Inputs that go through the model together.
 
     Attributes:
-        number: among all batches, from 0.
-        first: number of its first input among those of all batches, from 0.
-        members: what picks its inputs out of an array with an entry for each.
-        arguments: of the model.
-        targets: that came with it, if any did.
+        number: number of the batch among all batches, from 0.
+        first: number of its first input among all inputs, from 0.
+        indices: indices of its inputs in an array with one entry per input.
+        arguments: arguments of the model.
+        targets: targets that the data set gives with the inputs, if any.
     """
 
     number: int
     first: int
-    members: slice | list[int]
+    indices: slice | list[int]
     arguments: tuple[Any, ...]
     targets: Tensor | None
 
     @property
     def size(self) -> int:
-        """Number of its inputs."""
-        return inputs_in(self.arguments[0])
+        """Number of inputs in the batch."""
+        return count(self.arguments[0])
 
-    def its(self, values: Any, what: str) -> Any:
-        """Its own of `values`, an array with an entry for each input.
+    def select(self, values: Any, name: str) -> Any:
+        """The entries of this batch in `values`, an array with one entry per input.
 
         Raises:
-            RequestError: there are too few; `what` says of which.
+            RequestError: `values` is too short; the message calls it `name`.
         """
-        members = self.members
-        last = members.stop if isinstance(members, slice) else 1 + max(map(int, members))
-        if len(values) < last:  # a slice would be shorter, and might yet fit what it meets
-            raise RequestError(f"{len(values)} {what} for {last} inputs or more")
-        return values[members]
+        indices = self.indices
+        last = indices.stop if isinstance(indices, slice) else 1 + max(map(int, indices))
+        if len(values) < last:  # a slice would silently be shorter, and might broadcast
+            raise RequestError(f"{len(values)} {name} for {last} inputs or more")
+        return values[indices]
+
+    def targets_of(self, specimen: Specimen) -> Any:
+        """The targets that came with the batch, else the specimen's; None if there are none."""
+        if self.targets is None and specimen.targets is not None:
+            return self.select(specimen.targets, "targets")
+        return self.targets
 
 
 def batches(
     specimen: Specimen, shard: Shard = WHOLE, *, after: int = 0, workers: int | None = None
 ) -> Iterator[Batch]:
-    """The very first batch, whosever it is, and then those of the shard.
+    """Yield batch 0, even where it isn't in the shard, and then the batches of the shard.
 
-    The first tells one data set from another. Of a `DataLoader` or a map-style data set nothing
-    else is loaded that the shard doesn't have; other inputs are gone through. No more come than
-    `n_inputs` in all; the last batch is cut to that. Torch's random numbers are seeded before each
-    batch, by its number: what is drawn then (to shuffle, to augment) doesn't depend on what ran
-    before, and is the same in every process. The caller keeps the generators' state, if it matters.
+    Batch 0 identifies the data set, :func:`spectroscope.run.fingerprint.fingerprint`. Of a
+    `DataLoader` or a map-style data set only these batches are loaded; any other iterable is read
+    through. Batches end at `n_inputs` inputs, and the last batch is cut. Torch's random generator
+    is seeded with the number of each batch before it is loaded, so that shuffling and augmentation
+    are the same in every process and after a resume. The caller restores the generator's state.
 
     Args:
-        specimen: whose inputs.
-        shard: which share.
-        after: so many batches of the shard have been run already.
-        workers: processes that load data; None: as the `DataLoader` has it.
+        specimen: source of the inputs.
+        shard: which batches.
+        after: number of batches of the shard to skip, which have been run already.
+        workers: processes that load data; None: as in the `DataLoader`.
 
     Raises:
         RequestError: `workers` is negative, or the `DataLoader` has a `DistributedSampler`.
@@ -128,73 +133,73 @@ def batches(
         raise RequestError(f"{workers=} must be a number of processes, 0 or more")
     inputs: Any = specimen.inputs
     if isinstance(inputs, Dataset) and not isinstance(inputs, IterableDataset):
-        inputs = DataLoader(inputs, BATCH)
+        inputs = DataLoader(inputs, BATCH_SIZE)
     if type(inputs) is DataLoader and not isinstance(inputs.dataset, IterableDataset):
         if isinstance(inputs.sampler, DistributedSampler):
             raise RequestError(
-                f"the inputs of {specimen.name} have a DistributedSampler, and would be shared out "
-                "twice: give a DataLoader without"
+                f"the inputs of {specimen.name} have a DistributedSampler, and would be divided "
+                "twice: give a DataLoader without one"
             )
         if inputs.batch_sampler is not None:
-            yield from _loaded(specimen, inputs, shard, after, workers)
+            yield from _from_loader(specimen, inputs, shard, after, workers)
             return
     if workers is not None:
         warnings.warn(
-            f"{workers=} doesn't apply: the inputs of {specimen.name} are neither a DataLoader nor "
-            "a map-style data set",
+            f"{workers=} is ignored: the inputs of {specimen.name} are neither a DataLoader nor a "
+            "map-style data set",
             stacklevel=2,
         )
-    yield from _gone_through(specimen, inputs, shard, after)
+    yield from _from_iterable(specimen, inputs, shard, after)
 
 
-def _loaded(
+def _from_loader(
     specimen: Specimen, loader: Any, shard: Shard, after: int, workers: int | None
 ) -> Iterator[Batch]:
-    """Of a `DataLoader`, by another one like it, whose sampler names but what is wanted."""
-    chosen: deque[tuple[int, int, list[int]]] = deque()
+    """The batches of :func:`batches`, by a copy of `loader` that samples only these."""
+    sampled: deque[tuple[int, int, list[int]]] = deque()
 
-    def wanted() -> Iterator[list[int]]:
+    def batch_indices() -> Iterator[list[int]]:
         first = number = 0
-        indices_of = iter(loader.batch_sampler)
-        # A sampler that draws as it goes has numbers of its own, whatever is drawn in between.
-        drawn = torch.get_rng_state()
+        sampler = iter(loader.batch_sampler)
+        # A sampler that draws lazily gets a random state of its own, whatever is drawn in between.
+        sampler_state = torch.get_rng_state()
         while first < specimen.n_inputs:
-            torch.set_rng_state(drawn)
-            indices = next(indices_of, None)
-            drawn = torch.get_rng_state()
+            torch.set_rng_state(sampler_state)
+            indices = next(sampler, None)
+            sampler_state = torch.get_rng_state()
             if indices is None:
                 return
             indices = list(indices)[: specimen.n_inputs - first]
             if not indices:
                 continue
-            if number == 0 or shard.has(number, after):
-                chosen.append((number, first, indices))
+            if number == 0 or shard.includes(number, after):
+                sampled.append((number, first, indices))
                 torch.manual_seed(number)
                 yield indices
             first += len(indices)
             number += 1
 
-    number_of = loader.num_workers if workers is None else workers
+    num_workers = loader.num_workers if workers is None else workers
     torch.manual_seed(0)
-    own = DataLoader(
+    sharded = DataLoader(
         loader.dataset,
-        batch_sampler=_Once(wanted()),
-        num_workers=number_of,
+        batch_sampler=_SinglePass(batch_indices()),
+        num_workers=num_workers,
         collate_fn=loader.collate_fn,
         pin_memory=loader.pin_memory,
-        timeout=loader.timeout if number_of else 0,
+        timeout=loader.timeout if num_workers else 0,
         worker_init_fn=loader.worker_init_fn,
-        multiprocessing_context=loader.multiprocessing_context if number_of else None,
+        multiprocessing_context=loader.multiprocessing_context if num_workers else None,
         generator=loader.generator,
-        prefetch_factor=loader.prefetch_factor if number_of else None,
+        prefetch_factor=loader.prefetch_factor if num_workers else None,
     )
-    for content in own:
-        number, first, indices = chosen.popleft()
+    for content in sharded:
+        number, first, indices = sampled.popleft()
         yield _batch(specimen, number, first, indices, content)
 
 
-class _Once:
-    """A batch sampler that can be gone through once."""
+class _SinglePass:
+    """A batch sampler that can be iterated once."""
 
     def __init__(self, indices: Iterator[list[int]]):
         self._indices = indices
@@ -203,12 +208,12 @@ class _Once:
         return self._indices
 
 
-def _gone_through(specimen: Specimen, inputs: Any, shard: Shard, after: int) -> Iterator[Batch]:
+def _from_iterable(specimen: Specimen, inputs: Any, shard: Shard, after: int) -> Iterator[Batch]:
     first = 0
     torch.manual_seed(0)
     for number, content in enumerate(inputs):
         batch = _batch(specimen, number, first, None, content)
-        if number == 0 or shard.has(number, after):
+        if number == 0 or shard.includes(number, after):
             yield batch
         first += batch.size
         if first >= specimen.n_inputs:
@@ -219,34 +224,33 @@ def _gone_through(specimen: Specimen, inputs: Any, shard: Shard, after: int) -> 
 def _batch(
     specimen: Specimen, number: int, first: int, indices: list[int] | None, content: Any
 ) -> Batch:
-    """`content` taken apart, and cut to what is left of the specimen's inputs."""
+    """Split `content` into arguments and targets, and cut it to `n_inputs` of the specimen."""
     loader = specimen.inputs
-    made_a_list = getattr(loader, "collate_fn", default_collate) is default_collate
-    if isinstance(content, list) and isinstance(loader, DataLoader | Dataset) and made_a_list:
-        content = tuple(content)  # which is what the data set gave
+    # default_collate turns the tuples of a data set into lists.
+    collated = getattr(loader, "collate_fn", default_collate) is default_collate
+    if isinstance(content, list) and isinstance(loader, DataLoader | Dataset) and collated:
+        content = tuple(content)
     targets = None
     if specimen.with_targets:
         if not isinstance(content, list | tuple) or len(content) != 2:
-            what = f"{len(content)} things" if isinstance(content, Sequence) else "one thing"
+            got = f"{len(content)} objects" if isinstance(content, Sequence) else "one object"
             raise RequestError(
-                f"a batch of {specimen.name} must be (inputs, targets), and is {what}"
+                f"a batch of {specimen.name} must be (inputs, targets), but is {got}"
             )
         content, targets = content
         targets = None if targets is None else as_targets(targets)
-        if isinstance(content, list) and made_a_list:
+        if isinstance(content, list) and collated:
             content = tuple(content)
     arguments = content if isinstance(content, tuple) else (content,)
-    left = specimen.n_inputs - first
-    given = inputs_in(arguments[0])
-    count = min(given, left)
-    if given > left:
-        arguments = tuple(_cut(argument, left) for argument in arguments)
-        targets = None if targets is None else targets[:left]
-    members = slice(first, first + count) if indices is None else indices
-    return Batch(number, first, members, arguments, targets)
+    size, remaining = count(arguments[0]), specimen.n_inputs - first
+    if size > remaining:
+        arguments = tuple(_cut(argument, remaining) for argument in arguments)
+        targets = None if targets is None else targets[:remaining]
+    selected = slice(first, first + min(size, remaining)) if indices is None else indices
+    return Batch(number, first, selected, arguments, targets)
 
 
-def _cut(argument: Any, left: int) -> Any:
+def _cut(argument: Any, size: int) -> Any:
     if isinstance(argument, Mapping):
-        return {key: value[:left] for key, value in argument.items()}
-    return argument[:left]
+        return {key: value[:size] for key, value in argument.items()}
+    return argument[:size]

@@ -1,3 +1,3 @@
-"""What is kept of each site: fixed-size states that merge, whatever way the data was split."""
+"""Statistics of each site: states of fixed size that merge, however the data were split."""
 
 from spectroscope.statistics.base import Statistic as Statistic

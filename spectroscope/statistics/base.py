@@ -1,4 +1,4 @@
-"""`Statistic`: what is kept of a site, declared with how it merges and which columns it makes."""
+"""`Statistic`: the protocol of what is computed at each site, merged, and made into columns."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -15,30 +15,37 @@ if TYPE_CHECKING:
 Arrays = Mapping[str, Tensor]
 
 
-class IncompatibleError(Exception):
-    """Two states of a statistic can't be added up; the message says why.
+# Begins the name of a column that a file has beside the arrays that it was computed from.
+COLUMN = "column "
 
-    The statistic then has nothing at that site, which `Report.coverage()` says.
+
+def without_columns(arrays: Arrays) -> Arrays:
+    """The arrays of a state alone, as :meth:`Statistic.reduce` returns them."""
+    return {name: array for name, array in arrays.items() if not name.startswith(COLUMN)}
+
+
+class IncompatibleError(Exception):
+    """Two states of a statistic can't be merged; the message says why.
+
+    The statistic is then dropped at that site, and `Report.coverage()` has the message.
     """
 
 
 class Statistic:
-    """A fixed-size state of each site: reduced batch by batch, merged, computed into columns.
+    """State of fixed size per site: reduced from each batch, merged, computed into columns.
 
-    Subclass it, and give an instance to ``record(..., statistics=[...])``. Its columns are then in
-    `Report.dc`, `Report.sites` (channel means), `Report.describe`, the CSV files and the page. The
-    state is kept in checkpoints and saved reports, and merges across shards, like the built-in
-    ones. The results of several batches must be the same for any split of the data.
+    Subclass it and pass an instance to ``record(..., statistics=[...])``. Its columns appear in
+    `Report.dc`, `Report.sites` (channel means), `Report.describe`, the CSV files and the page. Its
+    state is part of checkpoints and saved reports, and merges across shards. The result must not
+    depend on how the data are split into batches.
 
-    A saved report has the columns too. To merge it with another one, give the instance to
-    ``spectroscope.load(folder, statistics=[...])``: code is never read from a file.
+    A saved report contains the columns. To merge it with another report, pass the instance to
+    ``spectroscope.load(folder, statistics=[...])``: no code is read from a file.
 
     Attributes:
-        name: under which the state is kept, the class's name unless given; no two may have the
-            same in one recorder.
-        columns: by name ``(unit, definition)``: what :meth:`compute` returns.
-        merge: by name of an array, the function that merges two of them; arrays that aren't named
-            here are added.
+        name: key of the state, unique within a recorder; by default the class's name.
+        columns: ``(unit, definition)`` by name of each column that :meth:`compute` returns.
+        merge: function that merges two arrays, by name of the array; arrays without one are added.
         layout: shape of each array, with letters for sizes that depend on the site (``"C"``:
             channels), such as ``{"histogram": ("C", 64)}``. Optional; a file that contradicts it
             is refused.
@@ -71,47 +78,49 @@ class Statistic:
             cls.name = cls.__name__
 
     def reduce(self, call: "ActivationCall") -> Arrays:
-        """The state of one batch; ``{}`` where the batch has nothing to add.
+        """The state of one batch.
 
         Called for each call of a selected activation, without gradients. `call` and its tensors
-        must not be changed or kept.
+        must be neither changed nor kept.
 
         Args:
-            call: its `input` and `output` are ``[N, C, ...]``, on the model's device.
+            call: the activation call; `input` and `output` are ``[N, C, ...]``, on the model's
+                device.
 
         Returns:
-            Arrays by name, usually ``[C, ...]``. Sums and counts are best in float64.
+            Arrays by name, usually ``[C, ...]``, sums and counts preferably in float64; ``{}`` if
+            the batch contributes nothing.
         """
         raise NotImplementedError
 
-    def merged(self, one: Arrays, other: Arrays) -> Arrays:
-        """The state of both batches together.
+    def merged(self, first: Arrays, second: Arrays) -> Arrays:
+        """The state of the data of two states.
 
         Raises:
-            IncompatibleError: they can't be added up.
+            IncompatibleError: arrays of different shapes can't be added.
         """
         state = {}
-        for name, array in one.items():
+        for name, array in first.items():
             merge = self.merge.get(name, torch.add)
-            if merge is torch.add and array.shape != other[name].shape:
-                shapes = f"{list(array.shape)} and {list(other[name].shape)}"
+            if merge is torch.add and array.shape != second[name].shape:
+                shapes = f"{list(array.shape)} and {list(second[name].shape)}"
                 raise IncompatibleError(f"no {self.name}: {name} of shapes {shapes}")
-            state[name] = merge(array, other[name])
+            state[name] = merge(array, second[name])
         return state
 
     def preferred(self, other: "Statistic") -> "Statistic":
-        """Of this and another of its name, in two recordings, the one that can merge."""
+        """The one of two statistics of the same name that can merge states."""
         return self
 
     def compute(self, *args: Any, **arrays: Any) -> Arrays:
-        """The columns: one value per channel for each, ``[C]``, from the arrays by name."""
+        """The columns by name, each ``[C]``, from the arrays of the state as keyword arguments."""
         return {}
 
     def checked(self, arrays: Arrays, channels: int) -> Arrays:
-        """`arrays`, if they are as `layout` says.
+        """`arrays`, after a check against `layout`.
 
         Raises:
-            ValueError: they aren't.
+            ValueError: names or shapes differ from the layout.
         """
         sizes: dict[str, int] = {"C": channels}
         if self.layout and arrays.keys() != self.layout.keys():
@@ -126,27 +135,28 @@ class Statistic:
         return arrays
 
 
-def checked(statistics: Iterable[Statistic]) -> dict[str, Statistic]:
-    """The statistics by name.
+def by_name(statistics: Iterable[Statistic]) -> dict[str, Statistic]:
+    """A user's statistics by name.
 
     Raises:
-        TypeError: one isn't a `Statistic`.
-        RequestError: two have the same name, or make the same column.
+        TypeError: an element isn't a `Statistic`.
+        RequestError: a name isn't an identifier, or a name or a column occurs twice.
     """
-    by_name: dict[str, Statistic] = {}
-    columns = dict.fromkeys(COLUMNS, "of spectroscope itself")
+    named: dict[str, Statistic] = {}
+    owners = dict.fromkeys(COLUMNS, "spectroscope itself")
     for statistic in statistics:
         if not isinstance(statistic, Statistic):
             raise TypeError(f"statistics takes instances of Statistic, not {statistic!r}")
         if not statistic.name.isidentifier():
             raise RequestError(f"a statistic's name={statistic.name!r} must be an identifier")
-        if statistic.name in (*by_name, "moments", "spectra", "harmonics"):
+        if statistic.name in (*named, "moments", "spectra", "harmonics"):
             raise RequestError(f"two statistics are called {statistic.name!r}: give one a `name`")
         for column in statistic.columns:
-            if column in columns:
+            if column in owners:
                 raise RequestError(
-                    f"the column {column!r} of {statistic.name} is one {columns[column]} already"
+                    f"the column {column!r} of {statistic.name} is also a column of "
+                    f"{owners[column]}: rename it"
                 )
-            columns[column] = f"of {statistic.name}"
-        by_name[statistic.name] = statistic
-    return by_name
+            owners[column] = statistic.name
+        named[statistic.name] = statistic
+    return named

@@ -1,4 +1,4 @@
-"""A batch in chunks that stay in cache: what several statistics need of it, computed once."""
+"""A batch in chunks that stay in cache, with the intermediate results that statistics share."""
 
 import threading
 from collections.abc import Iterator, Mapping
@@ -21,8 +21,8 @@ from spectroscope.statistics.base import Arrays, Statistic
 if TYPE_CHECKING:
     from spectroscope.capture.call import ActivationCall
 
-# Values reduced at a time: in float64 2 MiB on the CPU, which stays in cache between passes, and
-# is enough to make the calls themselves cheap (docs/performance.md). A GPU wants fewer kernels.
+# Values reduced at a time. On the CPU 2 MiB in float64: they stay in cache between passes, and the
+# overhead of the calls is small (docs/performance.md). On a GPU fewer kernel launches pay.
 _BUDGET_CPU = 1 << 18
 _BUDGET_GPU = 1 << 24
 
@@ -31,17 +31,17 @@ class Accumulator(Protocol):
     """The state of one batch, built up chunk by chunk."""
 
     def add(self, chunk: "Chunk") -> None:
-        """Add one chunk. The chunks of the same channels come in a row."""
+        """Add one chunk. Chunks of the same channels come one after another."""
 
     def arrays(self) -> Arrays:
         """The state, after the last chunk."""
 
 
 class ChunkedStatistic(Statistic):
-    """A statistic that reads a batch chunk by chunk, and shares the chunks with others."""
+    """A statistic that reads a batch in chunks, which it shares with other such statistics."""
 
     def start(self, call: "ActivationCall") -> Accumulator | Arrays:
-        """What takes the chunks of a batch; or the state itself, where it takes none."""
+        """An accumulator for the chunks of a batch, or the state if it needs no chunks."""
         raise NotImplementedError
 
     def reduce(self, call: "ActivationCall") -> Arrays:
@@ -50,9 +50,9 @@ class ChunkedStatistic(Statistic):
 
 
 def reduce(statistics: Mapping[str, Statistic], call: "ActivationCall") -> dict[str, Arrays | None]:
-    """The state of one batch of each of the statistics, by name; None if a user's one raised.
+    """The state of one batch for each statistic, by name; None if a user's statistic raised.
 
-    Those that read in chunks do so together: each chunk is made, and passed through, once.
+    Chunked statistics share the chunks: each chunk is prepared once.
     """
     states: dict[str, Arrays | None] = {}
     accumulators: dict[str, Accumulator] = {}
@@ -60,7 +60,7 @@ def reduce(statistics: Mapping[str, Statistic], call: "ActivationCall") -> dict[
         if not isinstance(statistic, ChunkedStatistic):
             try:
                 states[name] = dict(statistic.reduce(call))
-            except Exception as error:  # a user's code may raise anything; the others go on
+            except Exception as error:  # a user's code may raise anything
                 states[name] = None
                 call.note(f"no {name}: {type(error).__name__}: {first_line(error)}")
             continue
@@ -77,9 +77,9 @@ def reduce(statistics: Mapping[str, Statistic], call: "ActivationCall") -> dict[
 
 
 def compiled_moments(call: "ActivationCall") -> ReluMoments | None:
-    """Moments of the rows of both sides of a ReLU, in one reading; None where that can't be.
+    """Moments of the rows of both sides of a ReLU, in one pass; None if no compiled loop fits.
 
-    To be asked for by ``call.shared(compiled_moments)``.
+    Use it as ``call.shared(compiled_moments)``, which computes it once.
     """
     return relu_moments(call.input) if call.is_relu else None
 
@@ -88,9 +88,10 @@ class Chunk:
     """Some channels of some inputs of a batch.
 
     Attributes:
-        inputs: which of the batch.
-        channels: likewise.
-        length: values in a row.
+        inputs: slice of the batch's inputs.
+        channels: slice of the channels.
+        shape: ``[n, c, ...]``, of the chunk.
+        length: T, number of values of one input and channel, a row.
     """
 
     def __init__(self, call: "ActivationCall", inputs: slice, channels: slice):
@@ -107,7 +108,7 @@ class Chunk:
     def rows(self) -> tuple[Tensor, Tensor]:
         """Both sides as float64 ``[n, c, T]``; rows that aren't finite on both sides are 0.
 
-        They lie in a workspace of this thread, until the next chunk, and must not be changed.
+        Read-only, in a workspace of this thread that the next chunk overwrites.
         """
         x, y = self._raw_rows
         if self._moments is None and self.finite is not None:
@@ -117,21 +118,21 @@ class Chunk:
 
     @cached_property
     def moments(self) -> tuple[RowMoments, RowMoments]:
-        """Moments of the rows of either side."""
+        """Moments of the rows of both sides."""
         if self._moments is not None:
             return self._moments.sides(self.inputs, self.channels)
         return self._generic_moments[0]
 
     @cached_property
     def product(self) -> Tensor:
-        """``[n, c]``, Σ(x − its row's mean)·(y − its row's mean) over each row."""
+        """``[n, c]``, sum of (x − mean of x)·(y − mean of y) over each row."""
         if self._relu:
             return relu_product(*self.moments, self.length)
         return self._generic_moments[1]
 
     @cached_property
     def finite(self) -> Tensor | None:
-        """``[n, c]``, which rows are finite throughout on both sides; None: all are."""
+        """``[n, c]``, whether all values of a row are finite on both sides; None: in all rows."""
         if self._moments is not None:
             finite = self._moments.finite_rows()
             return None if finite is None else finite[self.inputs, self.channels]
@@ -142,7 +143,7 @@ class Chunk:
 
     @cached_property
     def means(self) -> tuple[Tensor, Tensor]:
-        """``[n, c]``, means of the rows of either side; 0 where not finite."""
+        """``[n, c]`` for both sides, means of the rows; 0 where `finite` is False."""
         x, y = (side.mean for side in self.moments)
         if self.finite is None:
             return x, y
@@ -166,9 +167,9 @@ class Chunk:
     def _generic_moments(self) -> tuple[tuple[RowMoments, RowMoments], Tensor]:
         x, y = self._raw_rows
         work = workspace("work", tuple(x.shape), x, torch.float64)
-        native = relu_moments(x) if self._relu else None
-        if native is not None:
-            sides = native.sides(slice(None), slice(None))
+        compiled = relu_moments(x) if self._relu else None
+        if compiled is not None:
+            sides = compiled.sides(slice(None), slice(None))
         else:
             sides = row_moments(x, work, positive=False), row_moments(y, work)
         if self._relu:
@@ -178,9 +179,9 @@ class Chunk:
 
 
 def chunks(call: "ActivationCall") -> Iterator[Chunk]:
-    """The chunks of a batch, all inputs of some channels first.
+    """The chunks of a batch: all inputs of the first channels, then of the next channels.
 
-    Over the channels only where one input alone is too much.
+    Channels are divided only if one input alone exceeds the budget.
     """
     x = call.input
     samples, channels = x.shape[:2]
@@ -197,18 +198,18 @@ _workspaces = threading.local()
 
 
 def workspace(purpose: str, shape: tuple[int, ...], like: Tensor, dtype: torch.dtype) -> Tensor:
-    """Uninitialised memory of the shape and type, on the device of `like`; one per thread.
+    """Uninitialised workspace on the device of `like`.
 
-    On the CPU each thread keeps it, one for each `purpose`: to fault in fresh pages for every
-    chunk would cost more than what is done with them.
+    On the CPU each thread keeps one per `purpose`: faulting in fresh pages for every chunk would
+    cost more than the work done in them.
     """
     size = torch.Size(shape).numel()
     if not like.is_cpu or size > 2 * _BUDGET_CPU:
         return like.new_empty(shape, dtype=dtype)
-    kept: Tensor | None = getattr(_workspaces, purpose, None)
-    if kept is None or kept.numel() < size:
-        # Not made under inference_mode, or it couldn't be written to outside of that.
+    memory: Tensor | None = getattr(_workspaces, purpose, None)
+    if memory is None or memory.numel() < size:
+        # A tensor made under inference_mode cannot be written to outside of it.
         with torch.inference_mode(False):
-            kept = torch.empty(size, dtype=dtype)
-        setattr(_workspaces, purpose, kept)
-    return kept[:size].view(shape)
+            memory = torch.empty(size, dtype=dtype)
+        setattr(_workspaces, purpose, memory)
+    return memory[:size].view(shape)

@@ -1,4 +1,4 @@
-"""The fundamental frequency of the inputs: given, given batch by batch, or found in them."""
+"""The fundamental frequency of the inputs: fixed, set for each batch, or estimated."""
 
 import math
 import threading
@@ -16,23 +16,27 @@ F0: TypeAlias = ArrayLike | Tensor | Literal["auto"] | None
 
 
 class Fundamental:
-    """What `f0` is at any moment, in cycles per sample of the model's input.
+    """The fundamental frequency of the inputs of the current batch.
 
     Args:
-        f0: a number or one for each input of the batches to come, in the unit of `fs`, NaN where
-            it isn't known; ``"auto"``: the strongest component of each input of each batch; or
-            None.
+        f0: a frequency in the unit of `fs`, or one for each input of the batches to come, NaN
+            where unknown; ``"auto"``: the strongest component of each input of each batch; None:
+            unknown.
         fs: samples per second of the model's input.
 
+    Attributes:
+        f0: the argument.
+
     Raises:
-        RequestError: it isn't one of these, or not between 0 and fs/2.
+        RequestError: `f0` isn't one of these, or not between 0 and fs/2.
     """
 
     def __init__(self, f0: F0, fs: float):
-        self.given = f0
+        self.f0 = f0
         self._auto = isinstance(f0, str)
-        self._by_thread: dict[int, Tensor | None] = {}  # a batch is in one thread
-        self._cycles: Tensor | None = None
+        self._estimates: dict[int, Tensor | None] = {}  # by thread: a batch runs in one
+        # In cycles per sample of the model's input, [N] or [1].
+        self._fixed: Tensor | None = None
         if self._auto:
             if f0 != "auto":
                 raise RequestError(f"{f0=} must be a frequency, one per input, 'auto', or None")
@@ -42,38 +46,38 @@ class Fundamental:
                 array = np.atleast_1d(np.asarray(values, dtype=np.float64))
             except (TypeError, ValueError) as error:
                 raise RequestError(f"f0 must be a frequency or one per input: {error}") from error
-            wrong = array[~(np.isnan(array) | ((array > 0) & (array < fs / 2)))]
-            if array.ndim != 1 or wrong.size or not array.size:
-                what = f"found {wrong[0]}" if wrong.size else f"of shape {array.shape}"
-                raise RequestError(f"f0 must lie between 0 and fs/2 = {fs / 2:g}, one per input; "
+            invalid = array[~(np.isnan(array) | ((array > 0) & (array < fs / 2)))]
+            if array.ndim != 1 or invalid.size or not array.size:
+                what = f"not {invalid[0]}" if invalid.size else f"not of shape {array.shape}"
+                raise RequestError(f"f0 must lie between 0 and fs/2 = {fs / 2:g}, one per input, "
                                    f"{what}")  # fmt: skip
-            self._cycles = torch.from_numpy(array / fs)
+            self._fixed = torch.from_numpy(array / fs)
 
-    def start(self, args: tuple[Any, ...]) -> None:
-        """A forward begins with the positional arguments `args`."""
+    def on_forward(self, args: tuple[Any, ...]) -> None:
+        """Estimate the fundamentals of a batch from the model's positional arguments `args`."""
         if self._auto:
             thread = threading.get_ident()
-            self._by_thread[thread] = None
+            self._estimates[thread] = None
             x = next((arg for arg in args if isinstance(arg, Tensor) and arg.dim() == 3), None)
             if x is not None and x.is_floating_point():
-                self._by_thread[thread] = dominant_frequency(x.detach())
+                self._estimates[thread] = dominant_frequency(x.detach())
 
-    def cycles(self) -> Tensor | None:
-        """``[N]`` or ``[1]``, float64, of the batch that now runs in this thread, if known."""
-        return self._by_thread.get(threading.get_ident()) if self._auto else self._cycles
-
-    def at(self, decimation: float, samples: int) -> Tensor | str | None:
-        """In cycles per sample of a site; or why that can't be said; or None: there is none.
+    def at_site(self, decimation: float, inputs: int) -> Tensor | str | None:
+        """The fundamentals of the batch that runs in this thread.
 
         Args:
             decimation: of the site.
-            samples: number of inputs of the activation there.
+            inputs: number of inputs of the activation.
+
+        Returns:
+            ``[N]`` or ``[1]``, float64, in cycles per sample of the site; or the reason why they
+            are unknown at this site; None: no `f0` was given.
         """
-        cycles = self.cycles()
+        cycles = self._estimates.get(threading.get_ident()) if self._auto else self._fixed
         if cycles is None:
             return "no harmonics: f0='auto' found no input [N, C, T]" if self._auto else None
         if math.isnan(decimation):
-            return "no harmonics: its sampling rate isn't known (decimation= gives it)"
-        if len(cycles) not in (1, samples):
-            return f"no harmonics: {len(cycles)} values of f0 for {samples} inputs"
+            return "no harmonics: its sampling rate isn't known; pass it as decimation="
+        if len(cycles) not in (1, inputs):
+            return f"no harmonics: {len(cycles)} values of f0 for {inputs} inputs"
         return cycles * decimation

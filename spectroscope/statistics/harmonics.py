@@ -17,39 +17,48 @@ if TYPE_CHECKING:
     from spectroscope.capture.call import ActivationCall
 
 
-class HarmonicSums(NamedTuple):
-    """Sums over inputs, float64. An amplitude is kept as its square, twice its power.
+# Rows of `HarmonicSums.fundamental`.
+(
+    INPUTS,  # number of inputs
+    RESIDUAL_IN,  # power of the input without DC and fundamental
+    RESIDUAL_OUT,  # power of the output without DC and fundamental
+    TONE_DC,  # DC of the ReLU of the input's own DC plus fundamental
+    OUTPUT_DC,  # DC of the output
+) = range(5)
 
-    Where a fundamental differs from input to input, a harmonic may be folded in some and not in
-    others: 0 on the axis of two is not folded, 1 is.
+
+class HarmonicSums(NamedTuple):
+    """Sums over inputs, float64.
+
+    If the fundamental differs between inputs, a harmonic may be folded in some inputs only. Index 0
+    of the `folded` axis has the inputs in which it isn't folded, index 1 those in which it is.
 
     Attributes:
-        freq: ``[2, K]``, sum of the frequencies, folded, in cycles per sample of the site, over
-            the inputs whose fundamental is known.
-        inputs: ``[2, K]``, number of those inputs.
-        counts: ``[2, C, K]``, number of inputs in `squares`: those with a usable harmonic and
-            finite values on both sides.
-        squares: ``[2, 2, C, K]``, of the amplitudes; first the input's, then the output's.
-        tones: ``[5, C]``, over the inputs with a fundamental that isn't folded: their number; the
-            power of the input and of the output without DC and fundamental; the DC of a ReLU of the
-            input's own DC and fundamental alone; the output's own DC.
+        freq: ``[folded, K]``, frequencies after folding, in cycles per sample of the site, of the
+            inputs whose fundamental is known.
+        inputs: ``[folded, K]``, number of inputs in `freq`.
+        counts: ``[folded, C, K]``, number of inputs in `squares`: those in which the harmonic is
+            usable and both sides are finite.
+        squares: ``[side, folded, C, K]``, squared amplitudes of input (0) and output (1).
+        fundamental: ``[5, C]``, over the inputs in `counts` whose fundamental isn't folded: the
+            rows named above.
     """
 
     freq: Tensor
     inputs: Tensor
     counts: Tensor
     squares: Tensor
-    tones: Tensor
+    fundamental: Tensor
 
 
 class HarmonicAmplitudes(ChunkedStatistic):
-    """Amplitudes of harmonics on both sides of a line; arrays of :class:`HarmonicSums`.
+    """Amplitudes of harmonics of ``[N, C, T]`` on both sides, as :class:`HarmonicSums`.
 
-    Nothing is kept of inputs whose fundamental isn't known, and of what isn't ``[N, C, T]``.
+    Inputs whose fundamental is unknown are left out, and so are activations of other shapes.
 
     Args:
-        fundamental: that of the inputs, None: unknown; may be exchanged between batches.
-        orders: number of harmonics.
+        fundamental: of the inputs; None: unknown. May be replaced between batches.
+        orders: K, number of harmonics.
     """
 
     name = "harmonics"
@@ -58,7 +67,7 @@ class HarmonicAmplitudes(ChunkedStatistic):
         "inputs": (2, "K"),
         "counts": (2, "C", "K"),
         "squares": (2, 2, "C", "K"),
-        "tones": (5, "C"),
+        "fundamental": (5, "C"),
     }
 
     def __init__(self, fundamental: Fundamental | None = None, orders: int = 8):
@@ -70,73 +79,80 @@ class HarmonicAmplitudes(ChunkedStatistic):
         x = call.input
         if len(transformed_axes(tuple(x.shape[1:]))) != 1:
             return {}
-        f0 = self.fundamental.at(call.decimation, len(x))
+        f0 = self.fundamental.at_site(call.decimation, len(x))
         if isinstance(f0, str):
             call.note(f0)
         return HarmonicsAccumulator(x, f0, self.orders) if isinstance(f0, Tensor) else {}
 
-    def merged(self, one: Arrays, other: Arrays) -> Arrays:
+    def merged(self, first: Arrays, second: Arrays) -> Arrays:
         """See :meth:`Statistic.merged`.
 
         Raises:
             RequestError: the numbers of harmonics differ.
         """
-        orders, others = one["freq"].shape[1], other["freq"].shape[1]
-        if orders != others:
-            raise RequestError(f"{orders} harmonics, then {others}")
-        return super().merged(one, other)
+        first_orders, second_orders = first["freq"].shape[1], second["freq"].shape[1]
+        if first_orders != second_orders:
+            raise RequestError(f"{first_orders} harmonics, then {second_orders}")
+        return super().merged(first, second)
 
 
 class HarmonicsAccumulator:
     """The sums of one batch.
 
     Args:
-        x: ``[N, C, T]``, the batch, of which only shape and device matter.
-        f0: ``[N]`` or ``[1]``, for all, in cycles per sample of the site; NaN: not known.
+        x: ``[N, C, T]``, for shape and device.
+        f0: ``[N]``, or ``[1]`` for all inputs, in cycles per sample of the site; NaN: unknown.
         orders: K.
     """
 
     def __init__(self, x: Tensor, f0: Tensor, orders: int):
-        # Not waited for: the kernels that use it come after it.
+        # Asynchronous: the kernels that read f0 run later on the same stream.
         f0 = f0.to(x.device, non_blocking=x.is_cuda)
         self._harmonics = Harmonics.of(f0, orders, x[0, 0].numel())
         folded, usable = self._harmonics.folded, self._harmonics.usable
-        self._kinds = torch.stack([usable & ~folded, usable & folded]).double()  # [2, n, K]
-        times = len(x) // len(folded)
+        self._usable = torch.stack([usable & ~folded, usable & folded]).double()  # [2, N or 1, K]
+        repeats = len(x) // len(folded)
         known = ~self._harmonics.f0.isnan().unsqueeze(-1)
-        every = torch.stack([known & ~folded, known & folded]).double()
-        self._freq = (every * self._harmonics.freq.nan_to_num(0)).sum(1) * times
-        self._inputs = every.sum(1) * times
+        by_folding = torch.stack([known & ~folded, known & folded]).double()
+        self._freq = (by_folding * self._harmonics.freq.nan_to_num(0)).sum(1) * repeats
+        self._inputs = by_folding.sum(1) * repeats
         channels = x.shape[1]
         self._counts = x.new_zeros(2, channels, orders, dtype=torch.float64)
         self._squares = x.new_zeros(2, 2, channels, orders, dtype=torch.float64)
-        self._tones = x.new_zeros(5, channels, dtype=torch.float64)
+        self._fundamental = x.new_zeros(5, channels, dtype=torch.float64)
 
     def add(self, chunk: Chunk) -> None:
         """See :class:`spectroscope.statistics.chunks.Accumulator`."""
         n, c, finite, means = chunk.inputs, chunk.channels, chunk.finite, chunk.means
-        every = len(self._harmonics.f0) == 1
-        harmonics = self._harmonics
-        if not every:
+        harmonics, usable = self._harmonics, self._usable
+        if len(harmonics.f0) > 1:
             harmonics = Harmonics(*(tensor[n] for tensor in harmonics))
-        kinds = self._kinds if every else self._kinds[:, n]
-        good = torch.ones_like(means[0], dtype=torch.bool) if finite is None else finite  # [n, c]
-        counted = kinds.unsqueeze(2) * good.unsqueeze(-1)  # [2, n, c, K]
+            usable = usable[:, n]
+        if finite is None:
+            finite = torch.ones_like(means[0], dtype=torch.bool)  # [n, c]
+        counted = usable.unsqueeze(2) * finite.unsqueeze(-1)  # [2, n, c, K]
         self._counts[:, c] += counted.sum(1)
         ac_power = torch.cat([side.m2 for side in chunk.moments], 1) / chunk.length
-        both = fit(torch.cat(chunk.rows, 1), harmonics, torch.cat(means, 1), ac_power)
-        amplitude = both.amplitude.square()
-        channels = good.shape[1]
-        for number in range(2):
-            square = amplitude[:, number * channels :][:, :channels].where(good.unsqueeze(-1), 0)
-            self._squares[number, :, c] += (counted * square).sum(1)
-        tonal = counted[0, :, :, 0]
-        rest_in, rest_out = both.noise_and_distortion.chunk(2, 1)
-        dc = rectified_tone_dc(both.dc[:, :channels], both.amplitude[:, :channels, 0])
-        for number, value in enumerate((torch.ones_like(dc), rest_in, rest_out, dc, means[1])):
-            self._tones[number, c] += (tonal * value.where(good, 0)).sum(0)
+        # Both sides as 2c channels of one fit, the input's first.
+        fitted = fit(torch.cat(chunk.rows, 1), harmonics, torch.cat(means, 1), ac_power)
+        squares = fitted.amplitude.square()
+        channels = finite.shape[1]
+        for side in range(2):
+            square = squares[:, side * channels :][:, :channels].where(finite.unsqueeze(-1), 0)
+            self._squares[side, :, c] += (counted * square).sum(1)
+        has_fundamental = counted[0, :, :, 0]
+        residual_in, residual_out = fitted.noise_and_distortion.chunk(2, 1)
+        tone_dc = rectified_tone_dc(fitted.dc[:, :channels], fitted.amplitude[:, :channels, 0])
+        for row, value in (
+            (INPUTS, torch.ones_like(tone_dc)),
+            (RESIDUAL_IN, residual_in),
+            (RESIDUAL_OUT, residual_out),
+            (TONE_DC, tone_dc),
+            (OUTPUT_DC, means[1]),
+        ):
+            self._fundamental[row, c] += (has_fundamental * value.where(finite, 0)).sum(0)
 
     def arrays(self) -> Arrays:
         """See :class:`spectroscope.statistics.chunks.Accumulator`."""
-        sums = self._freq, self._inputs, self._counts, self._squares, self._tones
+        sums = self._freq, self._inputs, self._counts, self._squares, self._fundamental
         return HarmonicSums(*sums)._asdict()

@@ -1,4 +1,4 @@
-"""DC and AC of both sides of an activation, and of the pairs of both."""
+"""DC and AC of both sides of an activation, and their joint moments."""
 
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -7,7 +7,17 @@ import torch
 from torch import Tensor
 
 from spectroscope.dsp.kernels.dispatch import merge_moments
-from spectroscope.dsp.moments import TABLE_ROWS, ChannelMoments, CoMoments, Moments, RowMoments
+from spectroscope.dsp.moments import (
+    SUM_M2,
+    SUM_NONFINITE,
+    SUM_POSITIVE,
+    SUMS_SIDE,
+    TABLE_ROWS,
+    ChannelMoments,
+    CoMoments,
+    Moments,
+    RowMoments,
+)
 from spectroscope.statistics.base import Arrays
 from spectroscope.statistics.chunks import Chunk, ChunkedStatistic, compiled_moments
 
@@ -16,27 +26,25 @@ if TYPE_CHECKING:
 
 
 class DCMoments(ChunkedStatistic):
-    """Means, squared deviations and counts of both sides: one table for each site.
+    """Means, squared deviations and counts of both sides.
 
-    Arrays:
-        table: ``[28, C]``, float64, see :class:`spectroscope.dsp.moments.ChannelMoments`.
+    The state is one array, `table`: float64, ``[TABLE_ROWS, C]``, in the layout of
+    :class:`spectroscope.dsp.moments.ChannelMoments`.
     """
 
     name = "moments"
     layout = {"table": (TABLE_ROWS, "C")}
-    merge = {
-        "table": lambda one, other: merge_moments(ChannelMoments(one), ChannelMoments(other)).table
-    }
+    merge = {"table": lambda a, b: merge_moments(ChannelMoments(a), ChannelMoments(b)).table}
 
     def start(self, call: "ActivationCall") -> "Arrays | MomentsAccumulator":
-        """See :class:`ChunkedStatistic`: of a ReLU compiled loops read the batch as a whole."""
+        """See :class:`ChunkedStatistic`. For a ReLU, compiled loops reduce the whole batch."""
         compiled = call.shared(compiled_moments)
         if compiled is not None:
             return {"table": compiled.reduce_batch().table}
         return MomentsAccumulator(call.input)
 
     def compute(self, table: Tensor) -> Arrays:
-        """See :class:`spectroscope.statistics.base.Statistic`; the columns are in `schema`."""
+        """See :meth:`Statistic.compute`; `spectroscope.schema` defines the columns."""
         x, y = (SideMoments.of(ChannelMoments(table), side) for side in (0, 1))
         return {
             "dc_in": x.mean,
@@ -52,17 +60,16 @@ class DCMoments(ChunkedStatistic):
 
 
 def _sqrt(x: Tensor) -> Tensor:
-    return torch.from_numpy(np.sqrt(x.numpy()))  # correctly rounded, which torch's isn't
+    return torch.from_numpy(np.sqrt(x.numpy()))  # correctly rounded, unlike torch's
 
 
 class SideMoments(NamedTuple):
-    """One side (`in` or `out`) of one site. Every tensor is float64.
+    """Moments of one side of a site, float64.
 
     Attributes:
-        dc: moments, each ``[2, C]``, of the inputs' own DCs: in the first row each input counts
-            once, in the second as often as it has finite values, so that the mean is that of all
-            values.
-        sums: ``[3, C]``, see the properties.
+        dc: moments, each ``[2, C]``, of the inputs' own DCs. In row 0 each input counts once; in
+            row 1 as often as it has finite values, so that the mean is that of all values.
+        sums: ``[SUMS_SIDE, C]``, rows `SUM_M2`, `SUM_POSITIVE` and `SUM_NONFINITE`.
     """
 
     dc: Moments
@@ -75,7 +82,7 @@ class SideMoments(NamedTuple):
 
     @property
     def values(self) -> Tensor:
-        """``[C]``, number of finite values; NaN where there are none."""
+        """``[C]``, number of finite values; NaN for 0."""
         return self.dc.weight[1].where(self.dc.weight[1] > 0, torch.nan)
 
     @property
@@ -95,8 +102,8 @@ class SideMoments(NamedTuple):
 
     @property
     def ac(self) -> Tensor:
-        """``[C]``, AC power: mean of (value − its input's DC)²."""
-        return self.sums[0] / self.values
+        """``[C]``, AC power: mean of (value − DC of its input)²."""
+        return self.sums[SUM_M2] / self.values
 
     @property
     def variance(self) -> Tensor:
@@ -105,20 +112,20 @@ class SideMoments(NamedTuple):
 
     @property
     def active(self) -> Tensor:
-        """``[C]``, number of finite values > 0; of an output."""
-        return self.sums[1]
+        """``[C]``, number of finite values > 0, of an output."""
+        return self.sums[SUM_POSITIVE]
 
     @property
     def nonfinite(self) -> Tensor:
-        """``[C]``, number of NaN and ±Inf values, which are in nothing else."""
-        return self.sums[2]
+        """``[C]``, number of NaN and ±Inf values; all other moments exclude them."""
+        return self.sums[SUM_NONFINITE]
 
 
 class MomentsAccumulator:
-    """The table of one batch, where no compiled loop reads it.
+    """The table of one batch, without compiled loops.
 
     Args:
-        x: ``[N, C, ...]``, the batch, of which only shape and device matter.
+        x: ``[N, C, ...]``, for shape and device.
     """
 
     def __init__(self, x: Tensor):
@@ -132,11 +139,11 @@ class MomentsAccumulator:
         """See :class:`spectroscope.statistics.chunks.Accumulator`."""
         n, c, finite = chunk.inputs, chunk.channels, chunk.finite
         x, y = chunk.moments
-        for number, row in enumerate((x.m2, y.m2, chunk.product)):
-            self._m2[number, c] += (row if finite is None else row.where(finite, 0)).sum(0)
-        for number, (side, rows) in enumerate(zip(self._sides, (x, y), strict=True)):
+        for total, row in zip(self._m2, (x.m2, y.m2, chunk.product), strict=True):
+            total[c] += (row if finite is None else row.where(finite, 0)).sum(0)
+        for side, means, rows in zip(self._sides, self._means, (x, y), strict=True):
             side.add(n, c, rows)
-            self._means[number, n, c] = rows.mean
+            means[n, c] = rows.mean
         if finite is not None:
             self._weights[n, c] *= finite
 
@@ -149,22 +156,26 @@ class MomentsAccumulator:
 
 
 class _SideAccumulator:
-    """One side of one batch; `x` as above."""
+    """One side of one batch.
+
+    Args:
+        x: ``[N, C, ...]``, for shape and device.
+    """
 
     def __init__(self, x: Tensor):
         self._mean = x.new_empty(x.shape[:2], dtype=torch.float64)
-        self._sums = x.new_zeros(3, x.shape[1], dtype=torch.float64)
+        self._sums = x.new_zeros(SUMS_SIDE, x.shape[1], dtype=torch.float64)
         self._length = x[0, 0].numel()
-        # Made when a chunk has some; most have none.
+        # Allocated for the first chunk that has them; most have none.
         self._compensation: Tensor | None = None
         self._finite: Tensor | None = None
 
     def add(self, n: slice, c: slice, rows: RowMoments) -> None:
         """Add the rows of the inputs `n` and the channels `c`."""
         self._mean[n, c] = rows.mean
-        self._sums[0, c] += rows.m2.sum(0)
+        self._sums[SUM_M2, c] += rows.m2.sum(0)
         if rows.positive is not None:
-            self._sums[1, c] += rows.positive.sum(0)
+            self._sums[SUM_POSITIVE, c] += rows.positive.sum(0)
         if rows.finite is not None and rows.compensation is not None:
             if self._compensation is None or self._finite is None:
                 self._compensation = torch.zeros_like(self._mean)
@@ -174,10 +185,10 @@ class _SideAccumulator:
     def moments(self) -> tuple[Moments, Tensor]:
         """`dc` and `sums` of :class:`SideMoments`."""
         if self._compensation is None or self._finite is None:
-            once = Moments.unweighted(self._mean)
-            by_value = once.repeated(self._length)
+            by_row = Moments.unweighted(self._mean)
+            by_value = by_row.repeated(self._length)
         else:
-            once = Moments.of(self._mean, self._compensation, (self._finite > 0).double())
+            by_row = Moments.of(self._mean, self._compensation, (self._finite > 0).double())
             by_value = Moments.of(self._mean, self._compensation, self._finite)
-            self._sums[2] = (self._length - self._finite).sum(0)
-        return Moments(*map(torch.stack, zip(once, by_value, strict=True))), self._sums
+            self._sums[SUM_NONFINITE] = (self._length - self._finite).sum(0)
+        return Moments(*map(torch.stack, zip(by_row, by_value, strict=True))), self._sums

@@ -1,37 +1,42 @@
-"""The state of every site of a recording, and how two recordings become one. Plain data."""
+"""`Recording`: the state of every site as plain data, and the merge of two recordings."""
 
 import math
+import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
 from typing import Any
 
 import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
 
 from spectroscope.capture.sites import CoverageRow, Downsampling, Shape, Site
 from spectroscope.dsp.moments import ChannelMoments
 from spectroscope.dsp.spectra import Window
 from spectroscope.errors import RequestError
-from spectroscope.statistics.base import Arrays, IncompatibleError, Statistic
+from spectroscope.statistics.base import Arrays, IncompatibleError, Statistic, without_columns
 from spectroscope.statistics.harmonics import HarmonicAmplitudes, HarmonicSums
 from spectroscope.statistics.moments import DCMoments, SideMoments
-from spectroscope.statistics.parts import Part, merged
+from spectroscope.statistics.run_shard import RunShard, merge_run_shards
 from spectroscope.statistics.spectra import Spectra, SpectralSums
 
-# By name of a statistic its arrays; None: it can't be known of all inputs, and is given up.
+# The arrays of each statistic, by its name; None: dropped, because some inputs don't have it.
 State = Mapping[str, Arrays | None]
 
 
 @dataclass(frozen=True)
 class SiteRecord:
-    """Everything kept of one site, a fixed size that doesn't grow with the batches.
+    """State of one site, of a size that does not grow with the number of batches.
 
     Attributes:
-        site: its name.
-        shape: of one input, ``(C, ...)``; None where inputs differed.
-        decimation: samples of the model's input to one of the site's, along every axis of time or
-            space; NaN where that isn't known, or not the same for every axis and input.
-        inputs: number of inputs (batch items) seen.
-        state: of each statistic that has something.
+        site: the activation call.
+        shape: of one input, ``(C, ...)``; None along axes where inputs differ.
+        decimation: samples of the model's input per sample of the site, along each axis of time or
+            space; NaN where unknown, or different between axes or inputs.
+        inputs: number of inputs (batch items) recorded.
+        state: of each statistic that has any.
     """
 
     site: Site
@@ -47,7 +52,7 @@ class SiteRecord:
 
     @property
     def moments(self) -> ChannelMoments:
-        """DC and AC of both sides, and of the pairs of both."""
+        """DC and AC of both sides, and their joint moments."""
         return ChannelMoments(**self._arrays(DCMoments.name))
 
     @property
@@ -57,35 +62,40 @@ class SiteRecord:
 
     @property
     def output(self) -> SideMoments:
-        """DC and AC of its output."""
+        """DC and AC of the activation's output."""
         return SideMoments.of(self.moments, 1)
 
     @property
     def spectra(self) -> SpectralSums | None:
-        """None: they weren't asked for, inputs differ in length, or there is no axis for them."""
+        """Sums of spectra; None: switched off, inputs differ in length, or no axis to transform."""
         arrays = self._arrays(Spectra.name)
         sums = SpectralSums(**arrays) if arrays else None
         return sums if sums is not None and sums.axes else None
 
     @property
     def harmonics(self) -> HarmonicSums | None:
-        """Of the inputs whose fundamental is known; None: there are none."""
+        """Sums over the inputs whose fundamental is known; None: there are none."""
         arrays = self._arrays(HarmonicAmplitudes.name)
         return HarmonicSums(**arrays) if arrays else None
 
     def _arrays(self, statistic: str) -> dict[str, Any]:
         return dict(self.state.get(statistic) or {})
 
+    def without_columns(self) -> "SiteRecord":
+        """The state alone, without the columns that a file has beside it."""
+        state = {k: arrays and without_columns(arrays) for k, arrays in self.state.items()}
+        return replace(self, state=state)
+
     def to(self, device: torch.device) -> "SiteRecord":
-        """This on `device`."""
+        """A copy with its state on `device`."""
         state = {
             name: None if arrays is None else {k: array.to(device) for k, array in arrays.items()}
             for name, arrays in self.state.items()
         }
         return replace(self, state=state)
 
-    def unmergeable(self, other: "SiteRecord") -> str | None:
-        """Why `other` can't be merged into this, or None if it can."""
+    def mismatch(self, other: "SiteRecord") -> str | None:
+        """Why `other` can't be merged with this record, or None if it can."""
         if self.site.kind != other.site.kind:
             return f"{self.site.kind}, then {other.site.kind}"
         if self.channels != other.channels:
@@ -97,9 +107,9 @@ class SiteRecord:
     def merge(
         self, other: "SiteRecord", statistics: Mapping[str, Statistic]
     ) -> tuple["SiteRecord", list[str]]:
-        """Both together, and why a statistic is given up; ask :meth:`unmergeable` first.
+        """The record of both data sets, and the reasons for dropped statistics.
 
-        The state moves to where that of `other` is.
+        The records must have no :meth:`mismatch`. The result is on the device of `other`.
         """
         state, reasons = {}, []
         for name, statistic in statistics.items():
@@ -107,12 +117,13 @@ class SiteRecord:
                 if name in self.state or name in other.state:
                     state[name] = self.state.get(name, other.state.get(name))
                 continue
-            one, two = self.state[name], other.state[name]
+            first, second = self.state[name], other.state[name]
             state[name] = None
-            if one is not None and two is not None:
-                one = {k: array.to(two[k].device) for k, array in one.items()}
+            if first is not None and second is not None:
+                first, second = without_columns(first), without_columns(second)
+                first = {k: array.to(second[k].device) for k, array in first.items()}
                 try:
-                    state[name] = statistic.merged(one, two)
+                    state[name] = statistic.merged(first, second)
                 except IncompatibleError as error:
                     reasons.append(str(error))
         shape = tuple(a if a == b else None for a, b in zip(self.shape, other.shape, strict=True))
@@ -123,18 +134,18 @@ class SiteRecord:
 
 @dataclass(frozen=True)
 class Recording:
-    """The sites that fired, in the order of their first call, and every activation found.
+    """The sites that fired, in the order of their first call, and the coverage of the model.
 
     Attributes:
-        fs: samples per second of the model's input, or None: frequencies in cycles per sample.
-        window: of the spectra, as ``scipy.signal.get_window`` takes it.
-        statistics: what was kept, by name.
+        fs: samples per second of the model's input; None: frequencies in cycles per sample.
+        window: of the spectra, as for ``scipy.signal.get_window``.
+        statistics: by name.
         records: by site name, on the CPU.
         coverage: activations of the model, by place.
-        downsamplings: what lowers the sampling rate next after a site, by its name.
-        about: what was looked at, for people to read: `model`, `recorded`, `versions`, and whatever
-            else was given, each with one text or, after a merge, several.
-        part: of which run it is, and which shards of it; None: of none that knows.
+        downsamplings: next function that lowers the sampling rate after a site, by site name.
+        about: run details for the reader: `model`, `recorded`, `versions` and the user's own, each
+            with one text or, after a merge, several.
+        run_shard: which shards of which run; None: not from a sharded run.
     """
 
     fs: float | None
@@ -144,18 +155,18 @@ class Recording:
     coverage: Mapping[str, CoverageRow]
     downsamplings: Mapping[str, Downsampling]
     about: Mapping[str, tuple[str, ...]]
-    part: Part | None = None
+    run_shard: RunShard | None = None
 
     def merge(self, other: "Recording") -> "Recording":
-        """Both recordings as one, as if one recorder had seen both data sets.
+        """The recording of both data sets, as if one recorder had recorded them.
 
-        A statistic that one of them lacks is given up at the sites that both have.
+        A statistic that only one recording has is dropped at the sites that both have.
 
         Raises:
-            RequestError: they differ in `fs`, `window`, or in a site's channels or axes; they are
-                shards of different runs, or share one.
+            RequestError: the recordings differ in `fs`, `window`, or in a site's channels or axes;
+                or they are shards of different runs, or have a shard in common.
         """
-        part = merged(self.part, other.part)
+        run_shard = merge_run_shards(self.run_shard, other.run_shard)
         if self.fs != other.fs:
             raise RequestError(f"recordings at fs={self.fs} and fs={other.fs} can't be merged")
         if self.window != other.window:
@@ -164,33 +175,34 @@ class Recording:
             name: statistic.preferred(other.statistics.get(name, statistic))
             for name, statistic in {**other.statistics, **self.statistics}.items()
         }
-        lacking = {*self.statistics} ^ {*other.statistics}
-        lost: dict[str, str] = {}
+        unshared = {*self.statistics} ^ {*other.statistics}
+        dropped: dict[str, str] = {}  # reasons by place
         records = dict(self.records)
         for name, record in other.records.items():
             if name not in records:
                 records[name] = record
                 continue
-            sides = [
-                replace(side, state={**side.state, **dict.fromkeys(lacking, None)})
+            first, second = (
+                replace(side, state={**side.state, **dict.fromkeys(unshared, None)})
                 for side in (records[name], record)
-            ]
-            if reason := sides[0].unmergeable(sides[1]):
+            )
+            if reason := first.mismatch(second):
                 raise RequestError(f"recordings differ at {name}: {reason}")
             try:
-                records[name], reasons = sides[0].merge(sides[1], statistics)
+                records[name], reasons = first.merge(second, statistics)
             except RequestError as error:
                 raise RequestError(f"recordings differ at {name}: {error}") from error
-            if reasons := [*reasons, *(f"no {of}: one recording has none" for of in lacking)]:
-                lost[record.site.place] = "; ".join(reasons)
+            reasons += [f"no {statistic}: one recording has none" for statistic in unshared]
+            if reasons:
+                dropped[record.site.place] = "; ".join(reasons)
         coverage = dict(self.coverage)
         for name, row in other.coverage.items():
-            before = coverage.setdefault(name, replace(row, fired=0))
+            own = coverage.setdefault(name, replace(row, fired=0))
             coverage[name] = replace(
-                before,
-                selected=before.selected or row.selected,
-                fired=before.fired + row.fired,
-                reason=before.reason or row.reason or lost.get(name, ""),
+                own,
+                selected=own.selected or row.selected,
+                fired=own.fired + row.fired,
+                reason=own.reason or row.reason or dropped.get(name, ""),
             )
         downsamplings = {**other.downsamplings, **self.downsamplings}
         about = {
@@ -198,5 +210,20 @@ class Recording:
             for key in {**self.about, **other.about}
         }
         return Recording(
-            self.fs, self.window, statistics, records, coverage, downsamplings, about, part
+            self.fs, self.window, statistics, records, coverage, downsamplings, about, run_shard
         )
+
+
+def run_details(model: nn.Module) -> dict[str, str]:
+    """`model`, `recorded` (now) and `versions` of a recording's `about`."""
+    parameters = sum(p.numel() for p in model.parameters() if not is_lazy(p))
+    versions = {
+        "spectroscope": version("relu-spectroscope"),
+        "torch": torch.__version__,
+        "Python": platform.python_version(),
+    }
+    return {
+        "model": f"{type(model).__name__}, {parameters:,} parameters",
+        "recorded": datetime.now(UTC).isoformat(" ", "seconds"),
+        "versions": ", ".join(f"{name} {number}" for name, number in versions.items()),
+    }

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from spectroscope.capture.axes import transformed_axes
-from spectroscope.dsp.kernels.dispatch import cpu_kernels, gpu_kernels
-from spectroscope.dsp.kernels.parallel import GRAIN_SIZE, parallel_for
+from spectroscope.dsp.kernels.dispatch import add_products
 from spectroscope.dsp.spectra import Transform, Window, max_norm_bin_count, radial_bin_count
 from spectroscope.statistics.base import Arrays, IncompatibleError
 from spectroscope.statistics.chunks import Chunk, ChunkedStatistic, workspace
@@ -16,31 +15,28 @@ from spectroscope.statistics.chunks import Chunk, ChunkedStatistic, workspace
 if TYPE_CHECKING:
     from spectroscope.capture.call import ActivationCall
 
-# Components whose sums stay in the nearest cache while products are added to them.
-_CHUNK = 1024
-
 
 class SpectralSums(NamedTuple):
-    """Sums over those inputs whose values are finite on both sides.
+    """Sums over the inputs whose values are finite on both sides.
 
-    B bins are those of :class:`spectroscope.dsp.spectra.Transform`: of a line, rings of a plane, or
-    the whole plane. No bins: there is no axis to transform.
+    The B bins are those of :class:`spectroscope.dsp.spectra.Transform`: of one dimension, radial
+    bins of two, or all components of two. B is 0 where no axis is transformed.
 
     Attributes:
-        lengths: ``[D]``, int64: T, or H and W, what was transformed.
-        inputs: ``[C]``, number of inputs in the sums, float64.
-        power: ``[2, C, B]``, of the power spectra of the input and of the output, float64.
-        cross: ``[C, B]``, of conj(X)·Y; complex128. Over rings it is real: what is imaginary
-            cancels between a component and its conjugate.
-        shells: ``[C, S]``, in a plane the output's power by the larger of its two frequencies,
-            float64; on a line S is 0, for `power` is that.
+        lengths: ``[D]``, int64, of the transformed axes: T, or H and W.
+        inputs: ``[C]``, float64, number of inputs in the sums.
+        power: ``[2, C, B]``, float64, power spectra of the input and of the output.
+        cross: ``[C, B]``, complex128, conj(X)·Y. In radial bins it is real: the imaginary parts of
+            a component and its conjugate cancel.
+        max_norm_power: ``[C, S]``, float64, power of the output in max-norm bins, by max(fy, fx).
+            S is 0 in one dimension, where `power` has it.
     """
 
     lengths: Tensor
     inputs: Tensor
     power: Tensor
     cross: Tensor
-    shells: Tensor
+    max_norm_power: Tensor
 
     @property
     def axes(self) -> tuple[int, ...]:
@@ -48,19 +44,19 @@ class SpectralSums(NamedTuple):
         return tuple(self.lengths.tolist())
 
 
-def _same_lengths(one: Tensor, other: Tensor) -> Tensor:
-    if not torch.equal(one.cpu(), other.cpu()):
-        lengths = f"{tuple(one.tolist())} and {tuple(other.tolist())}"
+def _same_lengths(first: Tensor, second: Tensor) -> Tensor:
+    if not torch.equal(first.cpu(), second.cpu()):
+        lengths = f"{tuple(first.tolist())} and {tuple(second.tolist())}"
         raise IncompatibleError(f"no spectra: inputs of lengths {lengths}")
-    return one
+    return first
 
 
 class Spectra(ChunkedStatistic):
-    """Power spectra of both sides, and their cross-spectrum; arrays of :class:`SpectralSums`.
+    """Power spectra of both sides and their cross-spectrum, as :class:`SpectralSums`.
 
     Args:
-        window: as ``scipy.signal.get_window`` takes it.
-        plane: keep the spectra of images whole.
+        window: as for ``scipy.signal.get_window``.
+        plane: keep every component of an image's spectrum, not only sums over radial bins.
     """
 
     name = "spectra"
@@ -69,7 +65,7 @@ class Spectra(ChunkedStatistic):
         "inputs": ("C",),
         "power": (2, "C", "B"),
         "cross": ("C", "B"),
-        "shells": ("C", "S"),
+        "max_norm_power": ("C", "S"),
     }
     merge = {"lengths": _same_lengths}
 
@@ -83,26 +79,26 @@ class Spectra(ChunkedStatistic):
         lengths = tuple(x.shape[1 + axis] for axis in transformed_axes(tuple(x.shape[1:])))
         if lengths:
             return SpectraAccumulator(x, lengths, self.window, plane=self.plane)
-        none = x.new_zeros(x.shape[1], 0, dtype=torch.float64)
+        no_bins = x.new_zeros(x.shape[1], 0, dtype=torch.float64)
         return {
             "lengths": torch.empty(0, dtype=torch.int64),
             "inputs": x.new_zeros(x.shape[1], dtype=torch.float64),
-            "power": torch.stack([none, none]),
-            "cross": none.to(torch.complex128),
-            "shells": none,
+            "power": torch.stack([no_bins, no_bins]),
+            "cross": no_bins.to(torch.complex128),
+            "max_norm_power": no_bins,
         }
 
     def checked(self, arrays: Arrays, channels: int) -> Arrays:
-        """See :meth:`Statistic.checked`; the number of bins is that of the lengths."""
+        """See :meth:`Statistic.checked`; the numbers of bins must fit the lengths."""
         lengths = tuple(map(int, super().checked(arrays, channels)["lengths"]))
-        bins, shells = arrays["power"].shape[-1], arrays["shells"].shape[-1]
-        if (bins, shells) not in _sizes(lengths):
-            raise ValueError(f"{bins} and {shells} bins of {lengths}")
+        bins = arrays["power"].shape[-1], arrays["max_norm_power"].shape[-1]
+        if bins not in _valid_bins(lengths):
+            raise ValueError(f"{bins} bins for lengths {lengths}")
         return arrays
 
 
-def _sizes(lengths: tuple[int, ...]) -> set[tuple[int, int]]:
-    """Numbers of bins and of shells that a spectrum over `lengths` may have."""
+def _valid_bins(lengths: tuple[int, ...]) -> set[tuple[int, int]]:
+    """Valid pairs (B, S) of :class:`SpectralSums` for `lengths`."""
     if not lengths:
         return {(0, 0)}
     if len(lengths) > 2 or min(lengths) < 2:
@@ -110,133 +106,93 @@ def _sizes(lengths: tuple[int, ...]) -> set[tuple[int, int]]:
     if len(lengths) == 1:
         return {(lengths[0] // 2 + 1, 0)}
     height, width = lengths
-    shells = max_norm_bin_count(height, width)
-    return {(radial_bin_count(height, width), shells), (height * (width // 2 + 1), shells)}
+    max_norm = max_norm_bin_count(height, width)
+    return {(radial_bin_count(height, width), max_norm), (height * (width // 2 + 1), max_norm)}
 
 
 class SpectraAccumulator:
     """The sums of one batch.
 
     Args:
-        x: ``[N, C, ...]``, the batch, of which only shape and device matter.
-        lengths: of the axes that are transformed.
-        window: as ``scipy.signal.get_window`` takes it.
-        plane: keep planes whole.
+        x: ``[N, C, ...]``, for shape and device.
+        lengths: of the transformed axes.
+        window: as for ``scipy.signal.get_window``.
+        plane: as in :class:`Spectra`.
     """
 
     def __init__(self, x: Tensor, lengths: tuple[int, ...], window: Window, *, plane: bool):
         self._transform = Transform.of(lengths, window, x.device, plane)
         channels, bins = x.shape[1], self._transform.bins
-        shells = max_norm_bin_count(*lengths) if len(lengths) == 2 else 0
+        max_norm_bins = max_norm_bin_count(*lengths) if len(lengths) == 2 else 0
         self._inputs = x.new_zeros(channels, dtype=torch.float64)
-        self._dc = x.new_zeros(3, channels, dtype=torch.float64)  # of x², y², xy
+        self._dc = x.new_zeros(3, channels, dtype=torch.float64)  # squared DCs: x², y², x·y
         self._sums = x.new_zeros(3, channels, bins, dtype=torch.float64)
         self._imaginary = x.new_zeros(channels, bins, dtype=torch.float64)
-        self._shells = x.new_zeros(channels, shells, dtype=torch.float64)
-        # Components of the channels of the last chunk, not folded into bins yet.
+        self._max_norm_power = x.new_zeros(channels, max_norm_bins, dtype=torch.float64)
+        # Channels of the last chunk, and sums of their components, not summed into bins yet.
         self._channels = slice(0, 0)
-        self._scale = math.nan  # makes means over time of sums
-        self._open: tuple[Tensor, Tensor] | None = None
+        self._pending: tuple[Tensor, Tensor] | None = None
+        self._scale = math.nan  # from squared components to power
 
     def add(self, chunk: Chunk) -> None:
         """See :class:`spectroscope.statistics.chunks.Accumulator`."""
         c, (x_rows, y_rows) = chunk.channels, chunk.rows
-        if self._channels != c or self._open is None:
-            self._fold()
+        if self._channels != c or self._pending is None:
+            self._sum_pending()
             channels, components = chunk.shape[1], math.prod(self._transform.shape)
             imaginary = channels if self._transform.radial_bin is None else 0
             self._channels = c
-            self._open = (
+            self._pending = (
                 x_rows.new_zeros(3, channels, components),
                 x_rows.new_zeros(imaginary, components),
             )
         x, x_mean = self._transformed(x_rows, chunk.means[0], "input")
         y, y_mean = self._transformed(y_rows, chunk.means[1], "output")
         self._inputs[c] += chunk.shape[0] if chunk.finite is None else chunk.finite.sum(0)
-        _add_products(x, y, *self._open)
+        add_products(x, y, *self._pending)
         pairs = torch.stack([x_mean, y_mean, x_mean]) * torch.stack([x_mean, y_mean, y_mean])
         self._dc[:, c].add_(pairs.sum((1, 3)), alpha=1 / x.shape[2])
 
     def arrays(self) -> Arrays:
         """See :class:`spectroscope.statistics.chunks.Accumulator`."""
-        self._fold()
+        self._sum_pending()
         return {
             "lengths": torch.tensor(self._transform.lengths),
             "inputs": self._inputs,
             "power": self._sums[:2],
             "cross": torch.complex(self._sums[2], self._imaginary),
-            "shells": self._shells,
+            "max_norm_power": self._max_norm_power,
         }
 
     def _transformed(self, rows: Tensor, mean: Tensor, side: str) -> tuple[Tensor, Tensor]:
         """Components of one side, ``[n, c, frames, F, 2]``, and its DC, ``[n, c, frames]``.
 
-        Each frame of a video counts as an input of 1/frames of the power.
+        Each frame of a video contributes 1/frames of its power to that of the input.
         """
         x = rows.view(*mean.shape, -1, *self._transform.lengths)
         mean = mean.unsqueeze(2) if x.shape[2] == 1 else x.flatten(3).mean(-1)
-        if self._transform.tapered:  # in a workspace, since other statistics read the rows
+        if self._transform.tapered:  # in a workspace: other statistics read the rows
             tapered = workspace(f"tapered {side}", tuple(x.shape), x, torch.float64)
             x = torch.sub(x, mean.view(*mean.shape, *[1] * len(self._transform.lengths)),
                           out=tapered)  # fmt: skip
         self._scale = 1 / (x.shape[2] * self._transform.points**2)
         return torch.view_as_real(self._transform(x).flatten(3)), mean
 
-    def _fold(self) -> None:
-        """Sum the open components up into their bins."""
-        if self._open is None:
+    def _sum_pending(self) -> None:
+        """Sum the pending components into bins."""
+        if self._pending is None:
             return
         c, shape = self._channels, self._transform.shape
         powers, imaginary = (
-            sums.mul_(self._scale).view(*sums.shape[:-1], *shape) for sums in self._open
+            sums.mul_(self._scale).view(*sums.shape[:-1], *shape) for sums in self._pending
         )
         self._sums[:, c] = self._transform.sum_bins(powers)
-        # DC is what the means say it is, whatever a window has leaked there.
+        # The DC bin comes from the means: a window leaks AC power into it.
         self._sums[:, c, 0] = self._dc[:, c]
         if self._transform.radial_bin is None:
             self._imaginary[c] = self._transform.sum_bins(imaginary)
             self._imaginary[c, 0] = 0
-        if self._shells.shape[1]:
-            self._shells[c] = self._transform.sum_max_norm_bins(powers[1])
-            self._shells[c, 0] = self._dc[1, c]
-        self._open = None
-
-
-def _add_products(x: Tensor, y: Tensor, sums: Tensor, imaginary: Tensor) -> None:
-    """Add |X|², |Y|² and conj(X)·Y of ``[n, c, f, F, 2]``, summed over the inputs and frames.
-
-    Args:
-        x: real and imaginary parts of X, float64.
-        y: of Y.
-        sums: ``[3, c, F]``, added to; of the product the real part.
-        imaginary: ``[c, F]``, its imaginary part; or of no channels.
-    """
-    if x.is_cuda and (kernels := gpu_kernels(x.device)) is not None:
-        kernels.add_products(x, y, sums, imaginary)
-        return
-    native = cpu_kernels() if x.is_cpu else None
-    if native is None:
-        for total, a, b in zip(sums, (x, y, x), (x, y, y), strict=True):
-            _add_product(total, a[..., 0], b[..., 0], 1)
-            _add_product(total, a[..., 1], b[..., 1], 1)
-        if len(imaginary):
-            _add_product(imaginary, x[..., 0], y[..., 1], 1)
-            _add_product(imaginary, x[..., 1], y[..., 0], -1)
-        return
-    whole = x.shape[3]
-    count = x.shape[1] * -(-whole // _CHUNK)
-    given = [side.flatten(3).numpy() for side in (x, y)]
-    results = sums.numpy(), imaginary.numpy()
-    parallel_for(
-        lambda a, b: native.add_products(*given, whole, _CHUNK, a, b, *results),
-        count,
-        max(1, GRAIN_SIZE * count // x.numel()),
-    )
-
-
-def _add_product(total: Tensor, a: Tensor, b: Tensor, sign: int) -> None:
-    if a.shape[0] * a.shape[2] == 1:
-        total.addcmul_(a[0, :, 0], b[0, :, 0], value=sign)
-    else:
-        work = workspace("products", tuple(a.shape), a, torch.float64)
-        total.add_(torch.mul(a, b, out=work).sum((0, 2)), alpha=sign)
+        if self._max_norm_power.shape[1]:
+            self._max_norm_power[c] = self._transform.sum_max_norm_bins(powers[1])
+            self._max_norm_power[c, 0] = self._dc[1, c]
+        self._pending = None

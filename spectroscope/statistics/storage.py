@@ -1,4 +1,4 @@
-"""A recording as one file of arrays (NumPy's npz), readable without running anything in it."""
+"""A recording as one NumPy npz file, which is read without running code from it."""
 
 import json
 import math
@@ -14,11 +14,11 @@ import torch
 
 from spectroscope.capture.sites import CoverageRow, Downsampling, Site
 from spectroscope.errors import RequestError
-from spectroscope.statistics.base import Arrays, Statistic
+from spectroscope.statistics.base import COLUMN, Arrays, Statistic, without_columns
 from spectroscope.statistics.harmonics import HarmonicAmplitudes
 from spectroscope.statistics.moments import DCMoments
-from spectroscope.statistics.parts import Part
 from spectroscope.statistics.recording import Recording, SiteRecord
+from spectroscope.statistics.run_shard import RunShard
 from spectroscope.statistics.spectra import Spectra
 
 FORMAT = 3
@@ -26,30 +26,28 @@ FORMAT = 3
 _BUILT_IN = {
     statistic.name: statistic for statistic in (DCMoments(), Spectra(), HarmonicAmplitudes())
 }
-# Before the name of a column that was computed when the file was written.
-_COLUMN = "column "
 
 
 class StoredStatistic(Statistic):
-    """A user's statistic in a file, without its class: the columns as they were computed.
+    """A user's statistic read from a file, without its class: only the computed columns.
 
     Args:
         name: of the statistic.
-        columns: unit and definition by name.
+        columns: unit and definition, by name of the column.
     """
 
     def __init__(self, name: str, columns: Mapping[str, tuple[str, str]]):
         self.name = name  # type: ignore[misc]
         self.columns = columns  # type: ignore[misc]
 
-    def merged(self, one: Arrays, other: Arrays) -> Arrays:
-        """Merging takes the class.
+    def merged(self, first: Arrays, second: Arrays) -> Arrays:
+        """Merging needs the class.
 
         Raises:
             RequestError: always.
         """
         raise RequestError(
-            f"to merge {self.name} takes its class: load(folder, statistics=[{self.name}()])"
+            f"merging {self.name} needs its class: load(folder, statistics=[{self.name}()])"
         )
 
     def preferred(self, other: Statistic) -> Statistic:
@@ -58,18 +56,18 @@ class StoredStatistic(Statistic):
 
     def compute(self, **arrays: Any) -> Arrays:
         """See :meth:`Statistic.compute`."""
-        return {name: arrays[_COLUMN + name] for name in self.columns if _COLUMN + name in arrays}
+        return {name: arrays[COLUMN + name] for name in self.columns if COLUMN + name in arrays}
 
 
 def write(
     recording: Recording, to: Path | IO[bytes], *, more: Mapping[str, Any] | None = None
 ) -> None:
-    """Write `recording`.
+    """Write a recording.
 
     Args:
-        recording: whatever it is.
-        to: a file's path, or an open file.
-        more: what is to be kept beside it, as JSON can have it; floats keep every bit.
+        recording: the recording.
+        to: path of the file, or an open file.
+        more: further JSON data for :func:`read_with_more`; floats keep every bit.
     """
     arrays: dict[str, Any] = {}
     sites = []
@@ -81,14 +79,16 @@ def write(
                 "shape": record.shape,
                 "decimation": decimation,
                 "inputs": record.inputs,
-                "given_up": [name for name, state in record.state.items() if state is None],
+                "dropped": [name for name, state in record.state.items() if state is None],
             }
         )
         for name, state in record.state.items():
             if state is None:
                 continue
             columns = {} if name in _BUILT_IN else recording.statistics[name].compute(**state)
-            stored = dict(state) | {_COLUMN + column: values for column, values in columns.items()}
+            stored = dict(without_columns(state)) | {
+                COLUMN + column: values for column, values in columns.items()
+            }
             for key, array in stored.items():
                 arrays[f"{number}.{name}.{key}"] = array.numpy()
     header = {
@@ -98,12 +98,12 @@ def write(
         "statistics": {name: s.columns for name, s in recording.statistics.items()},
         "sites": sites,
         "downsamplings": {
-            site: [lower.place, str(lower.factor), lower.between, lower.whole]
-            for site, lower in recording.downsamplings.items()
+            site: [row.place, str(row.factor), row.between, row.whole]
+            for site, row in recording.downsamplings.items()
         },
         "coverage": [asdict(row) for row in recording.coverage.values()],
         "about": recording.about,
-        "part": None if recording.part is None else recording.part.to_json(),
+        "run_shard": None if recording.run_shard is None else recording.run_shard.to_json(),
         "more": dict(more or {}),
     }
     with to.open("wb") if isinstance(to, Path) else nullcontext(to) as file:
@@ -111,14 +111,14 @@ def write(
 
 
 def read(path: Path, statistics: Iterable[Statistic] = ()) -> Recording:
-    """Read what :func:`write` wrote; the tensors are on the CPU.
+    """Read a file that :func:`write` wrote; tensors are on the CPU.
 
     Args:
         path: of the file.
-        statistics: a user's own, for which the file has arrays; of others it has the columns.
+        statistics: the user's own; of those that aren't given only the columns are read.
 
     Raises:
-        RequestError: there is no such file, or it isn't a recording that this version knows.
+        RequestError: the file can't be read, or isn't a recording of this version's format.
     """
     return read_with_more(path, statistics)[0]
 
@@ -126,13 +126,13 @@ def read(path: Path, statistics: Iterable[Statistic] = ()) -> Recording:
 def read_with_more(
     path: Path | IO[bytes], statistics: Iterable[Statistic] = ()
 ) -> tuple[Recording, dict[str, Any]]:
-    """The recording, and what was kept beside it. Arguments and errors as of :func:`read`."""
+    """The recording and `more` of :func:`write`. Arguments and errors as in :func:`read`."""
     try:
         with (
             path.open("rb") if isinstance(path, Path) else nullcontext(path) as file,
             np.load(file, allow_pickle=False) as arrays,
         ):
-            # We don't compress. A compressed file could be a thousand times as large in memory.
+            # `write` doesn't compress; a compressed file might need a thousandfold of memory.
             if any(entry.file_size > entry.compress_size for entry in arrays.zip.infolist()):
                 raise ValueError("compressed")
             header = json.loads(str(arrays["header"]))
@@ -145,13 +145,13 @@ def read_with_more(
         raise
     except OSError as error:
         raise RequestError(f"cannot read {path}: {error.strerror or error}") from error
-    except Exception as error:  # what a damaged file raises can be anything
+    except Exception as error:  # a damaged file may raise anything
         reason = type(error).__name__
         raise RequestError(f"{path} is not a saved report, or damaged ({reason})") from error
 
 
 def _recording(
-    header: Mapping[str, Any], arrays: np.lib.npyio.NpzFile, own: Iterable[Statistic]
+    header: Mapping[str, Any], arrays: np.lib.npyio.NpzFile, user_statistics: Iterable[Statistic]
 ) -> Recording:
     window = header["window"]
     window = tuple(window) if isinstance(window, list) else str(window)
@@ -159,26 +159,26 @@ def _recording(
     fs = header["fs"]
     if fs is not None and not float(fs) > 0:
         raise ValueError("fs")
-    known = _BUILT_IN | {statistic.name: statistic for statistic in own}
+    known = _BUILT_IN | {statistic.name: statistic for statistic in user_statistics}
     statistics = {}
     for name, columns in header["statistics"].items():
         pairs = {str(k): (str(unit), str(text)) for k, (unit, text) in columns.items()}
         statistics[str(name)] = known.get(name) or StoredStatistic(str(name), pairs)
-    names: dict[tuple[int, str], list[str]] = {}
+    array_names: dict[tuple[int, str], list[str]] = {}  # by number of the site and statistic
     for key in arrays.files:
         if key != "header":
-            site, name, array = key.split(".", 2)
-            names.setdefault((int(site), name), []).append(array)
+            site, name, array_name = key.split(".", 2)
+            array_names.setdefault((int(site), name), []).append(array_name)
     records = {}
     for number, entry in enumerate(header["sites"]):
         shape = tuple(entry["shape"])
-        state: dict[str, Arrays | None] = dict.fromkeys(entry["given_up"])
+        state: dict[str, Arrays | None] = dict.fromkeys(entry["dropped"])
         for name, statistic in statistics.items():
-            if (number, name) in names:
+            if (number, name) in array_names:
                 stored = {
                     key: torch.from_numpy(arrays[f"{number}.{name}.{key}"])
-                    for key in names[number, name]
-                    if isinstance(statistic, StoredStatistic) or not key.startswith(_COLUMN)
+                    for key in array_names[number, name]
+                    if isinstance(statistic, StoredStatistic) or not key.startswith(COLUMN)
                 }
                 state[name] = statistic.checked(stored, int(shape[0]))
         record = SiteRecord(
@@ -203,5 +203,5 @@ def _recording(
             for site, (place, factor, between, whole) in header["downsamplings"].items()
         },
         {str(key): tuple(map(str, texts)) for key, texts in header.get("about", {}).items()},
-        None if header.get("part") is None else Part.from_json(header["part"]),
+        None if header["run_shard"] is None else RunShard.from_json(header["run_shard"]),
     )

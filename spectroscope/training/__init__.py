@@ -1,1 +1,1 @@
-"""Following a model through its training."""
+"""Recording a model during its training."""

@@ -1,7 +1,7 @@
-"""PyTorch Lightning: a callback that follows what the ReLUs do while a `Trainer` trains.
+"""`RectifierMonitor`: a PyTorch Lightning callback that records the ReLUs during training.
 
-For `lightning`; the older package `pytorch_lightning` has classes of its own, and its `Trainer`
-doesn't take this callback.
+It is for the package `lightning`. The older `pytorch_lightning` has other classes, and its
+`Trainer` rejects this callback.
 """
 
 import re
@@ -19,40 +19,40 @@ try:
     import lightning.pytorch as pl
 except ImportError as error:
     raise RequestError(
-        "spectroscope.lightning takes lightning: pip install lightning (the extra [lightning])"
+        "spectroscope.lightning needs lightning: pip install lightning (the extra [lightning])"
     ) from error
 
-# In `validation_step` a part of the module is what usually runs, `self.network(x)`: no news.
-_PARTS = ("ignore", re.compile(r"\w+: only parts of it ran"), UserWarning, None, 0)
+# A `validation_step` usually runs only a part of the module, such as `self.network(x)`.
+_PARTIAL_RUN = ("ignore", re.compile(r"\w+: only parts of it ran"), UserWarning, None, 0)
 
 
 class RectifierMonitor(pl.Callback):
-    """Records every ReLU during validation, and logs the DC and the dead channels of each.
+    """Records every ReLU during validation, and logs the DC and dead channels of each.
 
-    Logged are :func:`spectroscope.training.tracker.scalars`, by all of the trainer's loggers, at
-    ``trainer.global_step``. Training is the same to the bit; the check of sanity before it doesn't
-    count, nor does an epoch that raises. Nothing of it is in checkpoints.
+    It logs :func:`spectroscope.training.tracker.scalars` to all loggers of the trainer, at
+    ``trainer.global_step``. Training stays bit-identical, and nothing is added to checkpoints. The
+    sanity check and epochs that raise are not recorded.
 
-    Of several dataloaders it sees all together. With several processes each sees its own share of
-    the data, and what is logged is that of rank 0.
+    Several dataloaders are recorded together. With several processes, each records its own share of
+    the data, and rank 0 logs its own values.
 
     Args:
-        module: name of the part of the `LightningModule` that is the network, where a step calls
-            ``self.network(x)``: then `fs` is the sampling rate of that x. Empty: all of it, and of
-            each part that a step calls every call counts as a forward of its own.
-        during: ``"validation"``: the same data each time, in eval mode; or ``"training"``: the
-            batches that are trained on, of an epoch, or of what of it lies between two validations.
+        module: name of the submodule that the steps call, ``"network"`` for ``self.network(x)``;
+            `fs` is the sampling rate of x. Empty: the whole `LightningModule`, where each call of a
+            submodule by a step counts as a forward.
+        during: ``"validation"``: record the validation data, in eval mode; or ``"training"``:
+            record the training batches of each epoch, or of each part of it between validations.
         options: of :class:`spectroscope.Tracker`: `weights`, and those of `record`, such as
             `select`, `fs` and `kinds`.
 
     Attributes:
-        tracker: a :class:`spectroscope.Tracker` with an epoch for each time that was logged, and
-            in its `numbers()` the `global_step` of each; None until the trainer starts. It goes on
-            when the same module is trained or validated again.
+        tracker: a :class:`spectroscope.Tracker` with one epoch for each time something was logged,
+            and the `global_step` of each in its `numbers()`; None until the trainer starts. It is
+            kept when the same module is trained or validated again.
 
     Raises:
-        RequestError: `during` is neither; when training starts: there is no such `module`, or as
-            for `Tracker`.
+        RequestError: `during` is neither; when training starts: there is no such `module`, or as in
+            `Tracker`.
 
     >>> monitor = RectifierMonitor("network", fs=32.0)
     >>> trainer = pl.Trainer(callbacks=[monitor])  # doctest: +SKIP
@@ -78,53 +78,53 @@ class RectifierMonitor(pl.Callback):
         self._numbers: dict[str, Any] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """From here on the distance of the weights is measured."""
+        """Create the tracker: weight distances are measured from now on."""
         self._tracker_of(pl_module)
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """A validation starts; what was trained until here is logged."""
+        """Start recording a validation, or log the training batches before it."""
         if self._during == "training":
             self._close(trainer)
         elif not trainer.sanity_checking:
             self._open(pl_module)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """A validation ends."""
+        """Log the validation."""
         self._close(trainer)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """The first batch of an epoch, or the first after a validation."""
+        """Start recording at the first batch of an epoch, or after a validation."""
         if self._during == "training" and self._epoch is None:
             self._open(pl_module)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """What was trained since the last validation is logged."""
+        """Log the training batches since the last validation."""
         self._close(trainer)
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        """Something has gone wrong: nothing is logged of this epoch, and nothing listens on."""
+        """Stop recording, and log nothing of this epoch."""
         self._drop(exception)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """The trainer stops, perhaps in the middle of an epoch, as its tuner lets it."""
+        """Stop recording: the trainer may stop in the middle of an epoch, as under a `Tuner`."""
         self._drop(RuntimeError("stopped"))
 
     def _tracker_of(self, pl_module: pl.LightningModule) -> Tracker:
         try:
             module = pl_module.get_submodule(self._name)
         except AttributeError as error:
-            raise RequestError(f"module={self._name!r} is none of the model's: {error}") from error
+            raise RequestError(f"the model has no module={self._name!r}: {error}") from error
         if self.tracker is None or self._module is not module:
             self.tracker = Tracker(module, **self._options)
             self._module = module
         return self.tracker
 
     def _open(self, pl_module: pl.LightningModule) -> None:
-        # Known before it is entered: an interrupt between the two would leave it open.
+        # Assigned before it is entered: an interrupt in between would leave it open.
         self._epoch = self._tracker_of(pl_module).epoch()
         self._numbers = self._epoch.__enter__()
 
@@ -132,12 +132,13 @@ class RectifierMonitor(pl.Callback):
         if self._epoch is None or self.tracker is None:
             return
         self._numbers["global_step"] = trainer.global_step
-        with _parts_are_no_news():
+        with _partial_run_ignored():
             self._epoch.__exit__(None, None, None)
-        self._epoch = None  # only now: an interrupt before is left to `on_exception`
-        if trainer.is_global_zero and (found := scalars(self.tracker.report(self.tracker.epochs))):
+        self._epoch = None  # last: after an interrupt before this, `on_exception` closes it
+        metrics = scalars(self.tracker.report(self.tracker.epochs))
+        if trainer.is_global_zero and metrics:
             for logger in trainer.loggers:
-                logger.log_metrics(found, step=trainer.global_step)
+                logger.log_metrics(metrics, step=trainer.global_step)
 
     def _drop(self, error: BaseException) -> None:
         if self._epoch is not None:
@@ -146,11 +147,11 @@ class RectifierMonitor(pl.Callback):
 
 
 @contextmanager
-def _parts_are_no_news() -> Iterator[None]:
-    # Not by `warnings.catch_warnings`: it would bring back the entry that the door takes out.
+def _partial_run_ignored() -> Iterator[None]:
+    # `warnings.catch_warnings` would restore the filter that removing the hooks takes out.
     filters: list[Any] = warnings.filters  # type: ignore[assignment]
-    filters.insert(0, _PARTS)
+    filters.insert(0, _PARTIAL_RUN)
     try:
         yield
     finally:
-        filters.remove(_PARTS)
+        filters.remove(_PARTIAL_RUN)

@@ -1,4 +1,4 @@
-"""Training, epoch by epoch: how far the weights have gone, and what the ReLUs did meanwhile."""
+"""`Tracker`: weight distances and ReLU statistics of each epoch of a training."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -13,8 +13,8 @@ from spectroscope.errors import RequestError
 from spectroscope.recorder import Recorder, record
 from spectroscope.report import Report
 
-# Columns of `Report.sites()` that are worth a curve each.
-_FOLLOWED = ["dc_out", "dc_out_std", "dc_fraction", "active_fraction", "dead_fraction"]
+# Columns of `Report.sites()` that are logged as curves.
+_LOGGED = ["dc_out", "dc_out_std", "dc_fraction", "active_fraction", "dead_fraction"]
 
 
 @runtime_checkable
@@ -29,17 +29,17 @@ class _Sharded(Protocol):
 
 
 class Writer(Protocol):
-    """What takes numbers for curves, as ``torch.utils.tensorboard.SummaryWriter`` does."""
+    """Protocol of ``torch.utils.tensorboard.SummaryWriter``, as far as it is used."""
 
     def add_scalar(self, tag: str, scalar_value: float, global_step: int, /) -> object:
-        """Keep `scalar_value` as that of `tag` at `global_step`."""
+        """Log `scalar_value` under `tag` at `global_step`."""
 
 
 def scalars(report: Report) -> dict[str, float]:
-    """Of each site its DC, that of single inputs, and how many of its values and channels are on.
+    """The DC, its spread over inputs, and the active and dead fractions of each site, by tag.
 
-    By tag, ``column/site``: ``dead_fraction/layer1.0.relu#0``, so that TensorBoard has a group of
-    curves for each column. What isn't known is left out, such as `dc_fraction` of what is all zero.
+    A tag is ``column/site``, such as ``dead_fraction/layer1.0.relu#0``, so that TensorBoard groups
+    the curves by column. NaNs are left out, such as the `dc_fraction` of an all-zero output.
 
     >>> relu = nn.ReLU()
     >>> with record(relu) as recorder:
@@ -47,7 +47,7 @@ def scalars(report: Report) -> dict[str, float]:
     >>> scalars(recorder.report())["dead_fraction/#0"]
     0.5
     """
-    table = report.sites().set_index("site")[_FOLLOWED]
+    table = report.sites().set_index("site")[_LOGGED]
     return {
         f"{column}/{site}": float(value)
         for column, values in table.items()
@@ -57,7 +57,7 @@ def scalars(report: Report) -> dict[str, float]:
 
 
 class _Epoch(NamedTuple):
-    """What is kept of one block; tensors stay on their devices, so that nothing waits for them."""
+    """Results of one epoch; tensors stay on their devices, so that nothing waits for a GPU."""
 
     report: Report
     distances: Mapping[str, float | Tensor]
@@ -65,34 +65,33 @@ class _Epoch(NamedTuple):
 
 
 class _NothingToRecordError(Exception):
-    """No activation ran in this block, which is all right."""
+    """No activation ran in this epoch, which is allowed."""
 
 
 class Tracker:
-    """Follows a model through anybody's training loop, a `with` block an epoch.
+    """Records a model during any training loop, with one `with` block per epoch.
 
-    It changes nothing and draws no random numbers: training is the same to the bit. A compiled
-    model runs uncompiled inside the block, as under :func:`spectroscope.record`; then put the
-    validation alone in it.
+    Training stays bit-identical: nothing in it is changed and no random numbers are drawn. A
+    compiled model runs uncompiled inside the block, as under :func:`spectroscope.record`; put only
+    the validation inside it then.
 
-    What it keeps is on the model's device: one copy of the weights, and for each epoch a number per
-    weight tensor and about 200 bytes per channel (without spectra). A GPU is waited for when a
-    table is asked for; in a block only by the recorder, once per site. With a `writer` it is waited
-    for at the end of each block.
+    Memory, on the model's device: one copy of the weights, and for each epoch a number per weight
+    tensor and about 200 bytes per channel (without spectra). The recorder synchronises a GPU once
+    per site and epoch. Otherwise only the tables do, and a `writer` at the end of each epoch.
 
     Args:
-        model: any `nn.Module`, on the device where it is going to be trained.
-        weights: (name, tensor) pairs, whose distance from where they are now is followed; None: all
-            of ``model.named_parameters()``. Views of parameters will do (``conv.weight[3]``), for
+        model: any `nn.Module`, on the device where it will be trained.
+        weights: (name, tensor) pairs whose distance from their present values is measured; None:
+            ``model.named_parameters()``. Views of parameters (``conv.weight[3]``) work, because
             optimisers write in place.
-        writer: a ``torch.utils.tensorboard.SummaryWriter``, or whatever else has ``add_scalar(tag,
-            value, step)``: at each block's end it is given :func:`scalars` of the epoch, the step
-            being the epoch's number, from 1. To close it is the caller's.
-        options: of :func:`spectroscope.record`; here `spectra` is False unless it is given.
+        writer: a ``torch.utils.tensorboard.SummaryWriter``, or any object with ``add_scalar(tag,
+            value, step)``. It gets :func:`scalars` at the end of each epoch; the step is the number
+            of the epoch, from 1. The caller closes it.
+        options: of :func:`spectroscope.record`; `spectra` is False by default here.
 
     Raises:
-        RequestError: two weights have the same name, or an option isn't one that `record` takes.
-        TypeError: likewise, or the writer has no ``add_scalar``.
+        RequestError: two weights have the same name, or an option has a wrong value.
+        TypeError: an option is unknown, or the writer has no ``add_scalar``.
 
     >>> model = nn.Sequential(nn.Linear(4, 2), nn.ReLU())
     >>> tracker = Tracker(model)
@@ -111,51 +110,51 @@ class Tracker:
         writer: Writer | None = None,
         **options: Any,
     ):
-        # An option that can be gone through but once is needed again in every epoch.
+        # Every epoch needs the options; an iterator could be read only once.
         self._options: dict[str, Any] = {"spectra": False} | {
             name: tuple(value) if isinstance(value, Iterator) else value
             for name, value in options.items()
         }
-        self._before = record(model, **self._options).report()
+        self._empty = record(model, **self._options).report()
         self._model = model
         if writer is not None and not callable(getattr(writer, "add_scalar", None)):
             raise TypeError(f"writer has no add_scalar(tag, value, step): {writer!r}")
         self._writer = writer
-        self._given = None if weights is None else list(weights)
-        pairs = list(model.named_parameters()) if self._given is None else self._given
+        self._weights = None if weights is None else list(weights)
+        pairs = list(model.named_parameters()) if self._weights is None else self._weights
         self._start = {name: tensor.detach().clone() for name, tensor in pairs}
         # Of sharded weights every process must compute it: at once, not when a table is asked for.
         self._start_norms = {name: _norm(start) for name, start in self._start.items()}
         if len(self._start) < len(pairs):
             names = [name for name, _ in pairs]
             twice = next(name for name in names if names.count(name) > 1)
-            raise RequestError(f"two weights are called {twice!r}: each needs a name of its own")
+            raise RequestError(f"two weights are called {twice!r}: names must be unique")
         owned = _storages(model)
-        self._of_model = {name for name, tensor in pairs if _storage(tensor) in owned}
+        self._owned_names = {name for name, tensor in pairs if _storage(tensor) in owned}
         self._epochs: list[_Epoch] = []
 
     @property
     def epochs(self) -> int:
-        """Number of epochs so far, which is that of the last one."""
+        """Number of epochs so far."""
         return len(self._epochs)
 
     @contextmanager
     def epoch(self) -> Iterator[dict[str, float | Tensor]]:
-        """A block that is the next epoch: what runs in it is recorded, weights compared at its end.
+        """Context manager of one epoch: records the block, and measures the weights at its end.
 
-        It gives a dictionary for numbers to keep, such as the loss. They are taken at the block's
-        end: floats, or tensors of one element, which aren't waited for. A block that raises is no
-        epoch, and one in which the model doesn't run has weights and numbers only.
+        It yields a dictionary for further numbers, such as the loss: floats, or tensors of one
+        element, read at the end of the block without waiting for a GPU. A block that raises doesn't
+        count as an epoch. Without a forward pass an epoch has weights and numbers only.
 
         Raises:
-            RequestError: at its end, what is in the dictionary isn't a number.
+            RequestError: at the end of the block, a value in the dictionary isn't a number.
         """
         numbers: dict[str, float | Tensor] = {}
         recorder = record(self._model, **self._options)
         with suppress(_NothingToRecordError), recorder:
             yield numbers
             if _is_empty(recorder):
-                raise _NothingToRecordError  # left by an error, it doesn't warn that it is empty
+                raise _NothingToRecordError  # the recorder warns only without an error
         kept = {name: _number(name, value) for name, value in numbers.items()}
         self._epochs.append(_Epoch(recorder.report(), self._distances(), kept))
         if self._writer is not None:
@@ -163,15 +162,15 @@ class Tracker:
                 self._writer.add_scalar(tag, value, len(self._epochs))
 
     def weights(self) -> pd.DataFrame:
-        """How far each of the weights is from where it began, one row per epoch and parameter.
+        """The distance of each weight from its initial value, one row per epoch and parameter.
 
         Columns:
-            epoch: 1 is the first block, at its end; 0 is when the tracker was made.
-            parameter: the name.
-            distance: Euclidean (L2) norm of w − w₀, in float32 or wider; NaN where there is nothing
-                to compare: the parameter is gone or has another shape, or the memory that a view
-                looks at isn't the model's any more (as after ``model.to(device)``).
-            relative_distance: that over the norm of w₀; NaN if that is 0, as of most biases.
+            epoch: 0 is the creation of the tracker; 1 is the end of the first epoch.
+            parameter: name of the weight.
+            distance: Euclidean (L2) norm of w − w₀, in float32 or wider; NaN if the parameter was
+                removed or has another shape, or if the memory of a view no longer belongs to the
+                model (as after ``model.to(device)``).
+            relative_distance: `distance` over the norm of w₀; NaN if that is 0, as for most biases.
         """
         norms = {name: float(norm) for name, norm in self._start_norms.items()}
         start: dict[str, float | Tensor] = dict.fromkeys(norms, 0.0)
@@ -183,9 +182,9 @@ class Tracker:
         return pd.DataFrame(rows, columns=["epoch", "parameter", "distance", "relative_distance"])
 
     def numbers(self) -> pd.DataFrame:
-        """What was put into the blocks' dictionaries: a row per epoch, a column per name.
+        """The numbers of the epochs' dictionaries: a row per epoch, a column per name.
 
-        NaN where an epoch has no such number.
+        NaN where an epoch lacks a number.
         """
         rows = [
             {"epoch": number, **{name: float(value) for name, value in epoch.numbers.items()}}
@@ -194,38 +193,40 @@ class Tracker:
         return pd.DataFrame(rows, columns=None if rows else ["epoch"])
 
     def sites(self) -> pd.DataFrame:
-        """`Report.sites()` of every epoch, its number in the column `epoch`, from 1."""
+        """`Report.sites()` of every epoch, with its number, from 1, in the column `epoch`."""
         return self._by_epoch(Report.sites)
 
     def dc(self) -> pd.DataFrame:
-        """`Report.dc()` of every epoch, likewise: one row per epoch, site and channel."""
+        """`Report.dc()` of every epoch: one row per epoch, site and channel."""
         return self._by_epoch(Report.dc)
 
     def report(self, epoch: int) -> Report:
-        """The whole report on one epoch, from 1: spectra and all that was asked for.
+        """The report on one epoch, from 1.
 
         Raises:
-            RequestError: there was no such epoch.
+            RequestError: there is no such epoch.
         """
         if not 1 <= epoch <= len(self._epochs):
-            raise RequestError(f"{epoch=} must be from 1 to {len(self._epochs)}, the last one")
+            raise RequestError(f"{epoch=} must be from 1 to {len(self._epochs)}")
         return self._epochs[epoch - 1].report
 
     def _by_epoch(self, table: Callable[[Report], pd.DataFrame]) -> pd.DataFrame:
         frames = [table(epoch.report) for epoch in self._epochs]
         rows = [frame.assign(epoch=number) for number, frame in enumerate(frames, 1) if len(frame)]
-        found = pd.concat(rows, ignore_index=True) if rows else table(self._before).assign(epoch=0)
-        return found[["epoch", *found.columns.drop("epoch")]]
+        tables = pd.concat(rows, ignore_index=True) if rows else table(self._empty).assign(epoch=0)
+        return tables[["epoch", *tables.columns.drop("epoch")]]
 
     def _distances(self) -> dict[str, float | Tensor]:
-        pairs = self._model.named_parameters() if self._given is None else self._given
+        pairs = self._model.named_parameters() if self._weights is None else self._weights
         owned = _storages(self._model)
-        now = {n: w.detach() for n, w in pairs if n not in self._of_model or _storage(w) in owned}
+        now = {
+            n: w.detach() for n, w in pairs if n not in self._owned_names or _storage(w) in owned
+        }
         return {name: _distance(now.get(name), start) for name, start in self._start.items()}
 
 
 def _is_empty(recorder: Recorder) -> bool:
-    """Whether no activation ran, and nothing is there that can't be seen."""
+    """Whether no activation ran, and none exists that can't be recorded."""
     return not any(row.fired or row.reason for row in recorder.recording().coverage.values())
 
 
@@ -243,7 +244,7 @@ def _distance(weight: Tensor | None, start: Tensor) -> float | Tensor:
         return np.nan
     if isinstance(weight, _Sharded) != isinstance(start, _Sharded):  # FSDP2 gathers weights to run
         weight, start = (x.full_tensor() if isinstance(x, _Sharded) else x for x in (weight, start))
-    # Half precision would round the difference; what is wider stays as wide as it is.
+    # Half precision would round the difference; wider dtypes keep their precision.
     return _norm(weight - start.to(weight.device, torch.promote_types(start.dtype, torch.float32)))
 
 
@@ -255,9 +256,11 @@ def _norm(x: Tensor) -> Tensor:
 
 def _number(name: str, value: float | Tensor) -> float | Tensor:
     if name == "epoch":
-        raise RequestError("a number can't be called 'epoch': that is a column of its own")
+        raise RequestError(
+            "a number can't be called 'epoch', which is the column of the epoch's number"
+        )
     if isinstance(value, Tensor) and value.numel() == 1:
-        return value.detach().clone()  # it may be a sum that goes on in the next epoch
+        return value.detach().clone()  # a running sum may change in the next epoch
     try:
         return float(value)
     except (TypeError, ValueError, RuntimeError) as error:

@@ -29,6 +29,9 @@ from spectroscope.dsp.moments import (
     RowMoments,
 )
 
+# Components whose sums stay in the level-1 cache while products are added to them.
+_CHUNK = 1024
+
 
 @lru_cache(maxsize=1)
 def cpu_kernels() -> ModuleType | None:
@@ -189,6 +192,46 @@ def to_float64(block: Tensor, x: Tensor, y: Tensor, finite: Tensor | None) -> No
     if finite is not None:
         zero_nonfinite_rows(x, finite)
         zero_nonfinite_rows(y, finite)
+
+
+def add_products(x: Tensor, y: Tensor, sums: Tensor, imaginary: Tensor) -> None:
+    """Add |X|², |Y|² and conj(X)·Y, summed over inputs and frames.
+
+    Args:
+        x: float64, ``[n, c, frames, F, 2]``, real and imaginary parts of X.
+        y: those of Y.
+        sums: ``[3, c, F]``, updated in place: |X|², |Y|² and the real part of conj(X)·Y.
+        imaginary: ``[c, F]``, updated in place: the imaginary part of conj(X)·Y; ``[0, F]``: not
+            needed.
+    """
+    if x.is_cuda and (kernels := gpu_kernels(x.device)) is not None:
+        kernels.add_products(x, y, sums, imaginary)
+        return
+    compiled = cpu_kernels() if x.is_cpu else None
+    if compiled is None:
+        for total, a, b in zip(sums, (x, y, x), (x, y, y), strict=True):
+            _add_product(total, a[..., 0], b[..., 0], 1)
+            _add_product(total, a[..., 1], b[..., 1], 1)
+        if len(imaginary):
+            _add_product(imaginary, x[..., 0], y[..., 1], 1)
+            _add_product(imaginary, x[..., 1], y[..., 0], -1)
+        return
+    components = x.shape[3]
+    count = x.shape[1] * -(-components // _CHUNK)
+    sides = [side.flatten(3).numpy() for side in (x, y)]
+    results = sums.numpy(), imaginary.numpy()
+    parallel_for(
+        lambda a, b: compiled.add_products(*sides, components, _CHUNK, a, b, *results),
+        count,
+        max(1, GRAIN_SIZE * count // x.numel()),
+    )
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor, sign: int) -> None:
+    if a.shape[0] * a.shape[2] == 1:
+        total.addcmul_(a[0, :, 0], b[0, :, 0], value=sign)
+    else:
+        total.add_((a * b).sum((0, 2)), alpha=sign)
 
 
 def zero_nonfinite_rows(x: Tensor, finite: Tensor) -> None:

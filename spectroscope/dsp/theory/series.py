@@ -205,7 +205,7 @@ def approximation_error(x: Values, approximation: Values) -> ApproximationError:
     """Errors of an approximation of ReLU(x), over the last axis.
 
     Args:
-        x: ``[..., T]``, the rectifier's input, any unit.
+        x: ``[..., T]``, the ReLU's input, any unit.
         approximation: ``[..., T]`` of its output, in the same.
 
     Returns:

@@ -11,8 +11,12 @@ _dispatchers: list[Dispatcher] = []
 
 
 def compile_reordered(function):
-    """Compile a loop whose sums may be reordered, which vectorises them; NaN and Inf stay exact."""
-    return _compile(function, fastmath={"reassoc", "contract", "nsz", "arcp"})
+    """Compile a loop whose sums may be reordered, which vectorises them; NaN and Inf stay exact.
+
+    Inlined into its caller: otherwise the process that compiles it calls another copy than one that
+    loads the caller from the cache, and the two copies may add in a different order.
+    """
+    return _compile(function, forceinline=True, fastmath={"reassoc", "contract", "nsz", "arcp"})
 
 
 def compile_exactly(function):
