@@ -16,10 +16,10 @@ from spectroscope.capture.sites import Select
 from spectroscope.dsp.spectra import Window, checked_window
 from spectroscope.errors import RequestError
 from spectroscope.statistics.base import Statistic, by_name
+from spectroscope.statistics.built_in import BUILT_IN
 from spectroscope.statistics.chunks import reduce
 from spectroscope.statistics.fundamentals import F0, Fundamental
 from spectroscope.statistics.harmonics import HarmonicAmplitudes
-from spectroscope.statistics.moments import DCMoments
 from spectroscope.statistics.recording import Recording, SiteRecord, run_details
 from spectroscope.statistics.spectra import Spectra
 
@@ -141,10 +141,13 @@ class Recorder(CaptureSession):
         self._window = checked_window(window) if spectra else "boxcar"
         self._fs = None if fs is None else float(fs)
         self._harmonics = HarmonicAmplitudes(Fundamental(f0, self._fs or 1.0), harmonics)
-        built_in: list[Statistic] = [DCMoments(), self._harmonics]
+        configured: list[Statistic] = [self._harmonics]
         if spectra:
-            built_in.append(Spectra(self._window, plane=spectra == "plane"))
-        self._statistics = {s.name: s for s in built_in} | by_name(statistics)
+            configured.append(Spectra(self._window, plane=spectra == "plane"))
+        self._statistics = {**BUILT_IN, **{statistic.name: statistic for statistic in configured}}
+        if not spectra:
+            del self._statistics[Spectra.name]
+        self._statistics |= by_name(statistics, BUILT_IN)
         self._records: dict[str, SiteRecord] = {}
         self._lock = threading.Lock()
         capture = Capture(
