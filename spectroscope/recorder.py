@@ -22,6 +22,7 @@ from spectroscope.statistics.fundamentals import F0, Fundamental
 from spectroscope.statistics.harmonics import HarmonicAmplitudes
 from spectroscope.statistics.recording import Recording, SiteRecord, run_details
 from spectroscope.statistics.spectra import Spectra
+from spectroscope.wrappers import unwrapped
 
 if TYPE_CHECKING:
     from spectroscope.report import Report
@@ -159,7 +160,7 @@ class Recorder(CaptureSession):
             decimation=decimation,
             on_forward=lambda args: self._harmonics.fundamental.on_forward(args),
         )
-        super().__init__(capture, type(model).__name__, "recorded")
+        super().__init__(capture, type(unwrapped(model)).__name__, "recorded")
         self._about = run_details(model) | {str(k): str(v) for k, v in (about or {}).items()}
 
     @property
