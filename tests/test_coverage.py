@@ -72,7 +72,7 @@ def test_coverage_tells_what_fired_and_what_can_not_be_seen():
     ("run", "message"),
     [
         (lambda model: None, "it did not run"),
-        (lambda model: model(torch.ones(1, 2)), "no activation"),
+        (lambda model: model(torch.ones(1, 2)), "no selected activation"),
     ],
 )
 def test_that_nothing_was_recorded_is_said(run, message):

@@ -96,7 +96,7 @@ def test_a_function_that_rectifies_is_seen_once_with_its_true_input(name, functi
 )
 def test_a_function_that_does_not_is_not(function):
     model = Calls(function)
-    with pytest.warns(UserWarning, match="no activation"):
+    with pytest.warns(UserWarning, match="no selected activation"):
         assert sites_of(model, torch.randn(2, 3, 4)) == []
 
 
@@ -159,7 +159,9 @@ def test_a_class_of_ones_own_is_recorded_whole():
 
 
 def test_an_unknown_kind_is_refused():
-    with pytest.raises(spectroscope.RequestError, match=r"kind 'Gelu' is no .* none of ELU, GELU"):
+    with pytest.raises(
+        spectroscope.RequestError, match=r"kind 'Gelu' is neither .* nor one of ELU, GELU"
+    ):
         spectroscope.record(nn.ReLU(), kinds=["Gelu"])
 
 

@@ -334,7 +334,7 @@ class ByKeyword(nn.Sequential):
     (encoder, "layers.1*", r"nothing was changed: layers.1/relu \(one fused kernel"),
     (encoder, "layers.1.linear1", r"nothing was changed: layers.1/relu \(one fused kernel"),
     (partial(Attention, 4, 2), None, r"nothing was changed: itself \(calls in its own forward"),
-    (partial(nn.RNN, 4, 8, nonlinearity="relu"), None, r"/rnn_relu \(its ReLU is part of one"),
+    (partial(nn.RNN, 4, 8, nonlinearity="relu"), None, r"/rnn_relu \(its ReLU is part of a fused"),
     (lambda: ByKeyword(Swish()), "0", r"0 \(it was called without a positional tensor\)"),
     (lambda: nn.Sequential(*[nn.ReLU()] * 2), ["0", "1#1"], r"select='1#1' \(fits no call\)$"),
     (lambda: Calls(torch.tanh), None, "nothing was changed: no selected activation was called"),

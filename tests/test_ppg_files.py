@@ -70,7 +70,7 @@ class Evil:
     ("name", "content", "column", "message"),
     [
         ("x.txt", "1\n2\n", None, r"x\.txt must be a \.csv, \.npy, \.npz file"),
-        ("x.csv", "", None, "is empty"),
+        ("x.csv", "", None, "x.csv is empty"),
         ("x.csv", b"\xff\xfe\x00", None, "cannot read .*UnicodeDecodeError"),
         ("x.csv", "a,b\n1,2\n", None, r"column must say which of .*x\.csv is the PPG: a, b"),
         ("x.csv", "a,b\n1,2\n", "c", r"x\.csv has no column 'c': it has a, b"),

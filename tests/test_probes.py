@@ -10,6 +10,7 @@ from torch import nn
 
 import spectroscope
 from spectroscope import dc_by_sample, probe
+from spectroscope.experiments import probing
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def test_dc_by_sample_is_the_mean(tones):
     assert nothing_is_left()
 
 
-def test_dc_tells_what_the_waveform_does_not(tones):
+def test_dc_tells_what_the_waveform_does_not(tones, monkeypatch):
     model, x, power = tones
     table = probe(model, x.split(100), targets=power).set_index("site")
     assert table["dc"]["1#0"] > 0.8  # E ReLU = power · a constant
@@ -46,7 +47,8 @@ def test_dc_tells_what_the_waveform_does_not(tones):
     assert table["values"].tolist() == [8 * 60, 3]
     assert table["score"].eq("R2").all()
     assert table["chance"].eq(0).all()
-    sketched = probe(model, x.split(100), targets=power, size=16).set_index("site")
+    monkeypatch.setattr(probing, "_SKETCH", 16)
+    sketched = probe(model, x.split(100), targets=power).set_index("site")
     assert sketched["dc"].equals(table["dc"])
     assert sketched["all"]["1#0"] != table["all"]["1#0"]
 
@@ -76,11 +78,11 @@ def test_without_targets_the_output_is_what_is_predicted(tones):
     assert table["dc"]["5#0"] > 0.999
 
 
-def test_the_sketch_keeps_inner_products_on_average():
-    found = spectroscope.experiments.probing._Features(nn.ReLU(), None, (), 1, 2048)
+def test_the_sketch_keeps_inner_products_on_average(monkeypatch):
+    monkeypatch.setattr(probing, "_SKETCH", 2048)
     generator = torch.Generator().manual_seed(0)
     y = torch.randn(6, 30_000, generator=generator)
-    sketch = found._sketch(y)
+    sketch = probing._sketch(y)
     assert sketch.shape == (6, 2048)
     # Its error is that of |x|·|y|/√2048.
     np.testing.assert_allclose(sketch @ sketch.T, y @ y.T, atol=4 * 30_000 / 2048**0.5)
@@ -90,8 +92,6 @@ def test_what_it_refuses(tones, monkeypatch):
     model, x, power = tones
     with pytest.raises(spectroscope.RequestError, match="2 inputs are too few for folds=5"):
         probe(model, [x[:2]])
-    with pytest.raises(spectroscope.RequestError, match="size=0 must be 1 or more"):
-        probe(model, [x], size=0)
     with pytest.raises(spectroscope.RequestError, match="no batch was given"):
         dc_by_sample(model, [])
     real = builtins.__import__

@@ -12,6 +12,7 @@ from torch import nn
 from spectroscope.capture import activations, hooks
 from spectroscope.capture.sites import CoverageRow, Select, Site
 from spectroscope.errors import RequestError
+from spectroscope.wrappers import is_wrapped
 
 
 class Discovery:
@@ -59,9 +60,7 @@ class Discovery:
         self.names.clear()
         self.kind_of.clear()
         scripted: list[str] = []
-        for path, module in _walk(self._model):
-            # torch.compile wraps a module in another that has it as `_orig_mod`.
-            name = ".".join(part for part in path.split(".") if part != "_orig_mod")
+        for name, module in _walk(self._model):
             compiled = module._compiled_call_impl is not None or hasattr(module, "_orig_mod")
             self.compiled |= compiled
             first = module not in self.names
@@ -155,7 +154,7 @@ class Discovery:
 def _walk(
     module: nn.Module, name: str = "", ancestors: tuple[nn.Module, ...] = ()
 ) -> Iterator[tuple[str, nn.Module]]:
-    """All names of all modules in `module`, parents first.
+    """All names of all modules in `module`, parents first; a wrapper and the wrapped share one.
 
     As `named_modules(remove_duplicate=False)`, but a module that contains one of its ancestors
     causes no infinite recursion.
@@ -163,7 +162,8 @@ def _walk(
     yield name, module
     for key, child in module._modules.items():  # named_children() yields a shared child only once
         if child is not None and child is not module and child not in ancestors:
-            yield from _walk(child, f"{name}.{key}" if name else key, (*ancestors, module))
+            path = name if is_wrapped(module, key) else f"{name}.{key}" if name else key
+            yield from _walk(child, path, (*ancestors, module))
 
 
 def _is_fused(module: nn.Module) -> bool:

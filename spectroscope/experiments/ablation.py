@@ -168,10 +168,9 @@ def _checked(
     reference: Tensor,
     options: dict[str, Any],
 ) -> Replay | None:
-    """The replay, if a second forward, and an operation that changes nothing at the last site with
-    the replay, reproduce the reference bit by bit.
+    """The replay if the reference can be reproduced bit by bit; otherwise None, with a warning.
 
-    Otherwise None, with a warning.
+    Both by a second forward, and by a replay with an operation that changes nothing.
     """
     last = glob.escape(list(reference_run.sites)[-1].name)
     replay = reference_run.replay
