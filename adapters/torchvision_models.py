@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from spectroscope.adapters.support.images import Folder, builtin_images
 from spectroscope.adapters.support.packages import import_extra
-from spectroscope.errors import RequestError
+from spectroscope.errors import RequestError, first_line
 from spectroscope.io import load_checkpoint
 from spectroscope.specimens.specimen import Specimen
 
@@ -81,9 +81,8 @@ def _import_models() -> Any:
     try:
         return import_extra("torchvision.models")
     except RuntimeError as error:  # "operator torchvision::nms does not exist"
-        first_line = str(error).partition("\n")[0]
         raise RequestError(
-            f"torchvision does not match torch {torch.__version__} ({first_line}): "
+            f"torchvision does not match torch {torch.__version__} ({first_line(error)}): "
             "pip install torch torchvision installs a pair that matches"
         ) from error
 

@@ -79,8 +79,8 @@ def _remove_empty(folders: list[Path]) -> None:
 def load_checkpoint(model: "nn.Module", path: str | os.PathLike[str]) -> None:
     """Load weights that `torch.save` wrote to `path` into `model`.
 
-    The weights may be nested under a key such as `state_dict` or `model`. The prefix ``module.`` of
-    `nn.DataParallel` is removed from the names.
+    The weights may be nested under a key such as `state_dict` or `model`. What wrappers such as
+    `torch.compile` and `nn.DataParallel` add to the names doesn't count, in file and model.
 
     Raises:
         RequestError: the file can't be read, contains anything but tensors, or its names or shapes
@@ -88,14 +88,19 @@ def load_checkpoint(model: "nn.Module", path: str | os.PathLike[str]) -> None:
     """
     from torch import Tensor
 
+    from spectroscope.wrappers import bare_names
+
     state = _load(path)
     for nest in _NESTED:
         if isinstance(state, Mapping) and isinstance(state.get(nest), Mapping):
             state = state[nest]
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
         raise RequestError(f"{path} must have weights by name, not a {type(state).__name__}")
-    state = {str(name).removeprefix("module."): tensor for name, tensor in state.items()}
-    expected = model.state_dict()
+    own = model.state_dict()
+    names = bare_names(own)
+    expected = {name: own[full] for name, full in names.items()}
+    state = {str(name): tensor for name, tensor in state.items()}
+    state = {name: state[full] for name, full in bare_names(state, like=expected).items()}
     missing = sorted(expected.keys() - state.keys())
     unexpected = sorted(state.keys() - expected.keys())
     if missing or unexpected:
@@ -109,7 +114,8 @@ def load_checkpoint(model: "nn.Module", path: str | os.PathLike[str]) -> None:
         if tensor.shape != expected[name].shape:
             shapes = f"{list(tensor.shape)}, but the model has {list(expected[name].shape)}"
             raise RequestError(f"{path} doesn't fit {type(model).__name__}: {name} is {shapes}")
-    model.load_state_dict(state)
+    # What isn't a weight, such as AveragedModel's count, stays.
+    model.load_state_dict(own | {names[name]: tensor for name, tensor in state.items()})
 
 
 def load_array(path: str | os.PathLike[str]) -> "Tensor":

@@ -17,12 +17,13 @@ from spectroscope.capture.sites import Select
 from spectroscope.dsp.spectra import Window, checked_window
 from spectroscope.errors import RequestError
 from spectroscope.statistics.base import Statistic, by_name
+from spectroscope.statistics.built_in import BUILT_IN
 from spectroscope.statistics.chunks import reduce
 from spectroscope.statistics.fundamentals import F0, Fundamental
 from spectroscope.statistics.harmonics import HarmonicAmplitudes
-from spectroscope.statistics.moments import DCMoments
 from spectroscope.statistics.recording import Recording, SiteRecord, run_details
 from spectroscope.statistics.spectra import Spectra
+from spectroscope.wrappers import unwrapped
 
 if TYPE_CHECKING:
     from spectroscope.report import Report
@@ -149,10 +150,13 @@ class Recorder(CaptureSession):
         self._harmonics = HarmonicAmplitudes(
             Fundamental(f0, self._fs or 1.0), harmonics, timed=fs is not None
         )
-        built_in: list[Statistic] = [DCMoments(), self._harmonics]
+        configured: list[Statistic] = [self._harmonics]
         if spectra:
-            built_in.append(Spectra(self._window, plane=spectra == "plane"))
-        self._statistics = {s.name: s for s in built_in} | by_name(statistics)
+            configured.append(Spectra(self._window, plane=spectra == "plane"))
+        self._statistics = {**BUILT_IN, **{statistic.name: statistic for statistic in configured}}
+        if not spectra:
+            del self._statistics[Spectra.name]
+        self._statistics |= by_name(statistics, BUILT_IN)
         self._records: dict[str, SiteRecord] = {}
         self._lock = threading.Lock()
         capture = Capture(
@@ -168,7 +172,7 @@ class Recorder(CaptureSession):
                 inputs, None if fs is None else time_axis
             ),
         )
-        super().__init__(capture, type(model).__name__, "recorded")
+        super().__init__(capture, type(unwrapped(model)).__name__, "recorded")
         self._about = run_details(model) | {str(k): str(v) for k, v in (about or {}).items()}
 
     @property

@@ -193,6 +193,33 @@ def test_a_report_of_an_older_version_is_refused_in_one_line(data, tmp_path):
         spectroscope.load(tmp_path)
 
 
+def test_a_file_is_read_with_instances(data, tmp_path):
+    recorded([data], Peak()).save(tmp_path)
+    with pytest.raises(TypeError, match="takes instances of Statistic"):
+        spectroscope.load(tmp_path, statistics=[Peak])
+
+
+class Misspelt(Peak):
+    merge = {"peek": torch.maximum}
+
+
+class Number(Peak):
+    merge = {}
+
+    def reduce(self, call):
+        return {"peak": 1}
+
+
+@pytest.mark.parametrize(
+    ("statistic", "reason"),
+    [(Misspelt(), "merge names 'peek'; reduce returns peak"), (Number(), "'peak' is int")],
+)
+def test_a_declaration_that_does_not_fit_is_said(data, statistic, reason):
+    with pytest.warns(UserWarning, match=reason):
+        report = recorded([data], statistic)
+    assert report.dc()["peak_out"].isna().all()
+
+
 class Failing(Peak):
     def reduce(self, call):
         if len(call.input) == 3:
@@ -230,9 +257,16 @@ def test_arrays_of_different_shapes_are_given_up_and_that_is_said(data):
     assert recorded([data, data], Positions()).dc()["first"].notna().all()
 
 
-def column(name):
+def column(name, declared=("1", "")):
     class Other(Peak):
-        columns = {name: ("1", "")}
+        columns = {name: declared}
+
+    return Other()
+
+
+def named(given):
+    class Other(Peak):
+        name = given
 
     return Other()
 
@@ -244,6 +278,11 @@ def column(name):
         ([column("dc_out")], spectroscope.RequestError, "'dc_out' of Other is also"),
         ([Peak(), column("peak_out")], spectroscope.RequestError, "'peak_out' of Other .* of Peak"),
         ([Peak], TypeError, "takes instances of Statistic"),
+        (Peak(), TypeError, "takes a list of Statistic instances"),
+        (Peak, TypeError, "takes a list of Statistic instances"),
+        ([named("spectra")], spectroscope.RequestError, "a built-in statistic is called 'spectra'"),
+        ([named("a b")], spectroscope.RequestError, "must be an identifier"),
+        ([column("x", "1")], spectroscope.RequestError, r"'x' must be \(unit, definition\)"),
         ([lambda call: {}], TypeError, "takes instances of Statistic"),
     ],
 )
@@ -267,6 +306,15 @@ def test_columns_that_were_not_declared_so_are_said(data, columns, message):
     report = recorded([data], Wrong(), kinds=[])
     with pytest.raises(spectroscope.RequestError, match=f"Wrong.compute {message}|{message}"):
         report.dc()
+
+
+def test_arrays_that_compute_does_not_take_are_named(data):
+    class Wrong(Peak):
+        def compute(self, peek):
+            return {"peak_out": peek}
+
+    with pytest.raises(spectroscope.RequestError, match=r"Wrong.compute: .*; its arrays are peak"):
+        recorded([data], Wrong()).dc()
 
 
 def test_what_several_need_of_a_call_is_computed_once(data):

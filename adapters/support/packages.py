@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import Any
 
-from spectroscope.errors import RequestError
+from spectroscope.errors import RequestError, first_line
 
 
 def import_extra(name: str) -> Any:
@@ -15,8 +15,7 @@ def import_extra(name: str) -> Any:
     try:
         return import_module(name)
     except ImportError as error:
-        first_line = str(error).partition("\n")[0]
         package = name.partition(".")[0]
         raise RequestError(
-            f'this specimen needs {package} ({first_line}): pip install -e ".[adapters]"'
+            f'this specimen needs {package} ({first_line(error)}): pip install -e ".[adapters]"'
         ) from error

@@ -12,6 +12,7 @@ from torch import nn
 from spectroscope.capture import activations, hooks
 from spectroscope.capture.sites import CoverageRow, Select, Site
 from spectroscope.errors import RequestError
+from spectroscope.wrappers import is_wrapped
 
 
 class Discovery:
@@ -24,6 +25,7 @@ class Discovery:
         kinds: activations beyond the ReLU family: names such as ``"GELU"``, or module classes.
 
     Attributes:
+        select: None, a function, or a list of globs.
         rows: coverage by place: every activation, and what can't be observed.
         names: all qualified names of every module.
         kind_of: the kind of activation that a module is, or None.
@@ -49,7 +51,7 @@ class Discovery:
         self.compiled = False
         self._model = model
         globs = [select] if isinstance(select, str) else select
-        self._select = globs if callable(globs) or globs is None else list(globs)
+        self.select = globs if callable(globs) or globs is None else list(globs)
         self._lock = threading.Lock()
         self.scan()
         self._check_select()
@@ -59,9 +61,7 @@ class Discovery:
         self.names.clear()
         self.kind_of.clear()
         scripted: list[str] = []
-        for path, module in _walk(self._model):
-            # torch.compile wraps a module in another that has it as `_orig_mod`.
-            name = ".".join(part for part in path.split(".") if part != "_orig_mod")
+        for name, module in _walk(self._model):
             compiled = module._compiled_call_impl is not None or hasattr(module, "_orig_mod")
             self.compiled |= compiled
             first = module not in self.names
@@ -124,38 +124,57 @@ class Discovery:
         """Whether the call `site`, whose place has a row, is selected."""
         if not self.rows[site.place].selected:
             return False
-        return not isinstance(self._select, list) or any(map(site.matches, self._select))
+        return not isinstance(self.select, list) or any(map(site.matches, self.select))
+
+    def asks_for(self, row: CoverageRow) -> bool:
+        """Whether `row` is selected; where it can't be observed, also a module inside it."""
+        if row.selected or not row.reason or self.select is None:
+            return row.selected or bool(row.reason)
+        prefix = f"{row.module}." if row.module else ""
+        inside = {
+            name: module
+            for module, names in self.names.items()
+            for name in names
+            if name == row.module or name.startswith(prefix)
+        }
+        if callable(self.select):
+            return bool(self.select(row.place, inside.get(row.module, self._model)))
+        return self._matches_any([row.place, *inside])
 
     def _check_select(self) -> None:
         """Raise if `select` can't match any call, not even of a function yet to be called."""
-        if self._select is None or any(row.selected for row in self.rows.values()):
+        if self.select is None or any(row.selected for row in self.rows.values()):
             return
         for module, names in self.names.items():
             places = [f"{name}/{f}" for name in names for f in activations.FUNCTIONS]
             if any(self._matches_place(place, module) for place in [*names, *places]):
                 return
         names = list(self.rows) or [names[0] for names in self.names.values()]
-        closest = difflib.get_close_matches(str(self._select), names, n=3, cutoff=0)
+        closest = difflib.get_close_matches(str(self.select), names, n=3, cutoff=0)
         raise RequestError(
-            f"select={self._select!r} matches no activation of {type(self._model).__name__}; "
+            f"select={self.select!r} matches no activation of {type(self._model).__name__}; "
             f"there are, for example, {', '.join(closest)}"
         )
 
     def _matches_place(self, place: str, module: nn.Module) -> bool:
         """Whether `select` matches at least one possible call at `place`."""
-        if self._select is None:
+        if self.select is None:
             return True
-        if callable(self._select):
-            return bool(self._select(place, module))
-        names = {place, place.partition("/")[0]}
-        globs = {glob.partition("#")[0] for glob in self._select}
+        if callable(self.select):
+            return bool(self.select(place, module))
+        return self._matches_any((place, place.partition("/")[0]))
+
+    def _matches_any(self, names: Iterable[str]) -> bool:
+        """Whether a glob of `select`, without its call, matches one of the names."""
+        assert isinstance(self.select, list)
+        globs = {glob.partition("#")[0] for glob in self.select}
         return any(fnmatch.fnmatchcase(name, glob) for name in names for glob in globs)
 
 
 def _walk(
     module: nn.Module, name: str = "", ancestors: tuple[nn.Module, ...] = ()
 ) -> Iterator[tuple[str, nn.Module]]:
-    """All names of all modules in `module`, parents first.
+    """All names of all modules in `module`, parents first; a wrapper and the wrapped share one.
 
     As `named_modules(remove_duplicate=False)`, but a module that contains one of its ancestors
     causes no infinite recursion.
@@ -163,7 +182,8 @@ def _walk(
     yield name, module
     for key, child in module._modules.items():  # named_children() yields a shared child only once
         if child is not None and child is not module and child not in ancestors:
-            yield from _walk(child, f"{name}.{key}" if name else key, (*ancestors, module))
+            path = name if is_wrapped(module, key) else f"{name}.{key}" if name else key
+            yield from _walk(child, path, (*ancestors, module))
 
 
 def _is_fused(module: nn.Module) -> bool:

@@ -49,9 +49,9 @@ def importance(
 
     The work before a site is done once for each batch: its results are kept (which takes the memory
     of a training step) and the forward with the site changed begins, in effect, there. Results are
-    reused only where the same function gets the same values. The first batch runs twice more, with
-    an operation that changes nothing: unless that reproduces the outputs bit by bit, a warning says
-    so, and nothing is reused. A batch's
+    reused only where the same function gets the same values. The first batch runs twice
+    more, unchanged and with an operation that changes nothing at the last site: unless both
+    reproduce the outputs bit by bit, a warning says so, and nothing is reused. A batch's
     inputs mustn't influence each other; then the result is the same for any size of batches, but of
     operations that mix inputs (`shuffle_dc`).
 
@@ -168,23 +168,21 @@ def _checked(
     reference: Tensor,
     options: dict[str, Any],
 ) -> Replay | None:
-    """The replay, if operations that change nothing reproduce the reference bit by bit with it.
+    """The replay if the reference can be reproduced bit by bit; otherwise None, with a warning.
 
-    Otherwise None, with a warning.
+    Both by a second forward, and by a replay with an operation that changes nothing.
     """
-    sites = [glob.escape(site.name) for site in reference_run.sites]
+    last = glob.escape(list(reference_run.sites)[-1].name)
     replay = reference_run.replay
-    with intervene(model, sites, _unchanged, **options):
-        whole = tensor(model(*inputs))
-    if not _same_bits(whole, reference):
+    if not _same_bits(tensor(model(*inputs)), reference):
         cause = "it draws random numbers" if replay.is_random else "it isn't deterministic"
         warnings.warn(
-            f"{type(model).__name__}: a forward that changes nothing does not reproduce the "
+            f"{type(model).__name__}: a second forward does not reproduce the "
             f"outputs ({cause}, or keeps a state): differences smaller than that mean nothing",
             stacklevel=3,
         )
         return None
-    with replay.replaying(), intervene(model, sites[-1], _unchanged, **options):
+    with replay.replaying(), intervene(model, last, _unchanged, **options):
         replayed = tensor(model(*inputs))
     if not _same_bits(replayed, reference):
         warnings.warn(

@@ -1,6 +1,5 @@
 """`intervene`: a context manager that changes what activations give to the rest of the model."""
 
-import fnmatch
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -11,7 +10,7 @@ from spectroscope.capture.axes import ChannelAxis
 from spectroscope.capture.call import ActivationCall
 from spectroscope.capture.capture import Capture
 from spectroscope.capture.session import CaptureSession
-from spectroscope.capture.sites import CoverageRow, PerSite, Select, Site
+from spectroscope.capture.sites import PerSite, Select, Site
 from spectroscope.errors import RequestError
 from spectroscope.experiments.operations import Firing, Operation
 
@@ -101,16 +100,13 @@ class Intervention(CaptureSession):
     ):
         if not callable(operation):
             raise TypeError(f"operation must be a function of (output, firing), not {operation!r}")
-        self._model = model
-        globs = [select] if isinstance(select, str) else select
-        self._select = globs if callable(globs) or globs is None else list(globs)
         self._operation = operation
         self._fs = fs
         self._channels: PerSite[tuple[int, ...] | None] = PerSite(channels, _indices, None)
         capture = Capture(
             model,
             change=self._change,
-            select=self._select,
+            select=select,
             kinds=kinds,
             channel_axis=channel_axis,
             decimation=decimation,
@@ -150,25 +146,16 @@ class Intervention(CaptureSession):
         return not self._changed
 
     def _problems(self) -> list[str]:
-        rows = self._capture.discovery.rows.values()
-        missed = self.problems_of(r for r in rows if (r.reason or not r.fired) and self._asked(r))
-        if not missed and isinstance(self._select, list):
-            missed = [f"select={glob!r} (fits no call)" for glob in self._select
+        discovery = self._capture.discovery
+        missed = self.problems_of(
+            row
+            for row in discovery.rows.values()
+            if (row.reason or not row.fired) and discovery.asks_for(row)
+        )
+        if not missed and isinstance(discovery.select, list):
+            missed = [f"select={glob!r} (fits no call)" for glob in discovery.select
                       if not any(site.matches(glob) for site in self._changed)]  # fmt: skip
         return missed
-
-    def _asked(self, row: CoverageRow) -> bool:
-        """Whether what is at a place, or within it where that can't be seen, was asked for."""
-        if row.selected or not row.reason or self._select is None:
-            return row.selected or bool(row.reason)
-        within = f"{row.module}." if row.module else ""
-        modules = {name: module for module, names in self._capture.discovery.names.items()
-                   for name in names if name == row.module or name.startswith(within)}  # fmt: skip
-        if callable(self._select):
-            return bool(self._select(row.place, modules.get(row.module, self._model)))
-        heads = {glob.partition("#")[0] for glob in self._select}
-        return any(fnmatch.fnmatchcase(name, head) for name in [row.place, *modules]
-                   for head in heads)  # fmt: skip
 
 
 def _indices(channels: int | Iterable[int]) -> tuple[int, ...]:

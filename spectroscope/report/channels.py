@@ -73,7 +73,12 @@ def statistic_columns(statistic: Statistic, record: SiteRecord) -> dict[str, NDA
     state = record.state.get(statistic.name)
     if state is None:
         return {name: np.full(record.channels, np.nan) for name in statistic.columns}
-    columns = {name: values.numpy() for name, values in statistic.compute(**state).items()}
+    try:
+        computed = statistic.compute(**state)
+    except TypeError as error:
+        arrays = ", ".join(state)
+        raise RequestError(f"{statistic.name}.compute: {error}; its arrays are {arrays}") from error
+    columns = {name: values.numpy() for name, values in computed.items()}
     if statistic.columns and columns.keys() != statistic.columns.keys():
         raise RequestError(
             f"{statistic.name}.compute returns {sorted(columns)}, not {sorted(statistic.columns)}"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from spectroscope.errors import RequestError
+from spectroscope.errors import RequestError, first_line
 
 DTYPES = {
     "bfloat16": torch.bfloat16,
@@ -62,7 +62,7 @@ class Placement(NamedTuple):
                     if not is_lazy(tensor):
                         tensor.data = self.tensor(tensor.data)
         except (RuntimeError, TypeError, NotImplementedError, AttributeError) as error:
-            reason = str(error).partition("\n")[0]
+            reason = first_line(error)
             raise RequestError(
                 f"cannot copy {type(model).__name__} to another device, dtype or memory format: "
                 f"{reason}"
@@ -106,7 +106,7 @@ def _device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         # An existing device may be in use by another process, or broken: torch gives the reason.
-        reason = str(error).partition("\n")[0]
+        reason = first_line(error)
         raise RequestError(
             f"device {name!r} is not available; available: {', '.join(devices())} ({reason})"
         ) from error

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from spectroscope.errors import RequestError
+from spectroscope.errors import RequestError, first_line
 
 
 def with_targets(
@@ -59,7 +59,7 @@ def as_targets(targets: Any) -> Tensor:
         array = np.array(targets, order="C")  # a copy: the original may be read-only
         return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
     except (TypeError, ValueError, RuntimeError) as error:
-        reason = str(error).partition("\n")[0]
+        reason = first_line(error)
         raise RequestError(f"targets must be numbers: {reason}") from error
 
 

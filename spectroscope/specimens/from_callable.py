@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from spectroscope.capture.axes import ChannelAxis
-from spectroscope.errors import RequestError
+from spectroscope.errors import RequestError, first_line
 from spectroscope.io import load_array, load_checkpoint
 from spectroscope.specimens.specimen import Specimen
 
@@ -78,9 +78,8 @@ def _call(path: str) -> Any:
             function = getattr(function, part)
         return function()
     except Exception as error:  # the user's own code can raise anything
-        first_line = str(error).partition("\n")[0]
         raise RequestError(
-            f"{path} can't be called: {type(error).__name__}: {first_line}"
+            f"{path} can't be called: {type(error).__name__}: {first_line(error)}"
         ) from error
 
 

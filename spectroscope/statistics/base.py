@@ -1,6 +1,6 @@
 """`Statistic`: the protocol of what is computed at each site, merged, and made into columns."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -55,7 +55,7 @@ class Statistic:
     ...     merge = {"peak": torch.maximum}
     ...
     ...     def reduce(self, call):
-    ...         return {"peak": call.output.flatten(2).amax((0, 2)).double()}
+    ...         return {"peak": call.output.transpose(0, 1).flatten(1).amax(1).double()}
     ...
     ...     def compute(self, peak):
     ...         return {"peak_out": peak}
@@ -92,6 +92,21 @@ class Statistic:
             the batch contributes nothing.
         """
         raise NotImplementedError
+
+    def reduced(self, call: "ActivationCall") -> Arrays:
+        """What :meth:`reduce` returns, after a check.
+
+        Raises:
+            TypeError: it isn't a dictionary of tensors, or lacks an array that `merge` names.
+        """
+        arrays = dict(self.reduce(call))
+        for name, array in arrays.items():
+            if not isinstance(array, Tensor):
+                raise TypeError(f"reduce must return tensors; {name!r} is {type(array).__name__}")
+        for name in self.merge:
+            if arrays and name not in arrays:
+                raise TypeError(f"merge names {name!r}; reduce returns {', '.join(arrays)}")
+        return arrays
 
     def merged(self, first: Arrays, second: Arrays) -> Arrays:
         """The state of the data of two states.
@@ -135,13 +150,20 @@ class Statistic:
         return arrays
 
 
-def by_name(statistics: Iterable[Statistic]) -> dict[str, Statistic]:
+def by_name(statistics: Iterable[Statistic], reserved: Container[str]) -> dict[str, Statistic]:
     """A user's statistics by name.
 
+    Args:
+        statistics: instances.
+        reserved: names of the built-in statistics.
+
     Raises:
-        TypeError: an element isn't a `Statistic`.
-        RequestError: a name isn't an identifier, or a name or a column occurs twice.
+        TypeError: it isn't an iterable of `Statistic` instances.
+        RequestError: a name isn't an identifier, a name or a column occurs twice, or a column
+            isn't declared as a unit and a definition.
     """
+    if isinstance(statistics, Statistic | type):
+        raise TypeError(f"statistics takes a list of Statistic instances, not {statistics!r}")
     named: dict[str, Statistic] = {}
     owners = dict.fromkeys(COLUMNS, "spectroscope itself")
     for statistic in statistics:
@@ -149,9 +171,16 @@ def by_name(statistics: Iterable[Statistic]) -> dict[str, Statistic]:
             raise TypeError(f"statistics takes instances of Statistic, not {statistic!r}")
         if not statistic.name.isidentifier():
             raise RequestError(f"a statistic's name={statistic.name!r} must be an identifier")
-        if statistic.name in (*named, "moments", "spectra", "harmonics"):
+        if statistic.name in reserved:
+            raise RequestError(f"a built-in statistic is called {statistic.name!r}: rename yours")
+        if statistic.name in named:
             raise RequestError(f"two statistics are called {statistic.name!r}: give one a `name`")
-        for column in statistic.columns:
+        for column, declared in statistic.columns.items():
+            if not (isinstance(declared, tuple | list) and len(declared) == 2):
+                raise RequestError(
+                    f"columns of {statistic.name}: {column!r} must be (unit, definition), "
+                    f"not {declared!r}"
+                )
             if column in owners:
                 raise RequestError(
                     f"the column {column!r} of {statistic.name} is also a column of "

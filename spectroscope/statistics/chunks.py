@@ -59,7 +59,7 @@ def reduce(statistics: Mapping[str, Statistic], call: "ActivationCall") -> dict[
     for name, statistic in statistics.items():
         if not isinstance(statistic, ChunkedStatistic):
             try:
-                states[name] = dict(statistic.reduce(call))
+                states[name] = statistic.reduced(call)
             except Exception as error:  # a user's code may raise anything
                 states[name] = None
                 call.note(f"no {name}: {type(error).__name__}: {first_line(error)}")

@@ -22,6 +22,7 @@ from spectroscope.statistics.harmonics import HarmonicAmplitudes, HarmonicSums
 from spectroscope.statistics.moments import DCMoments, SideMoments
 from spectroscope.statistics.run_shard import RunShard, merge_run_shards
 from spectroscope.statistics.spectra import Spectra, SpectralSums
+from spectroscope.wrappers import unwrapped
 
 # The arrays of each statistic, by its name; None: dropped, because some inputs don't have it.
 State = Mapping[str, Arrays | None]
@@ -230,7 +231,7 @@ def run_details(model: nn.Module) -> dict[str, str]:
         "Python": platform.python_version(),
     }
     return {
-        "model": f"{type(model).__name__}, {parameters:,} parameters",
+        "model": f"{type(unwrapped(model)).__name__}, {parameters:,} parameters",
         "recorded": datetime.now(UTC).isoformat(" ", "seconds"),
         "versions": ", ".join(f"{name} {number}" for name, number in versions.items()),
     }

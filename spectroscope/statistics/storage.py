@@ -15,18 +15,13 @@ import torch
 from spectroscope.capture.axes import Layout
 from spectroscope.capture.sites import CoverageRow, Downsampling, Site
 from spectroscope.errors import RequestError
-from spectroscope.statistics.base import COLUMN, Arrays, Statistic, without_columns
-from spectroscope.statistics.harmonics import HarmonicAmplitudes
+from spectroscope.statistics.base import COLUMN, Arrays, Statistic, by_name, without_columns
+from spectroscope.statistics.built_in import BUILT_IN
 from spectroscope.statistics.moments import DCMoments
 from spectroscope.statistics.recording import Recording, SiteRecord
 from spectroscope.statistics.run_shard import RunShard
-from spectroscope.statistics.spectra import Spectra
 
 FORMAT = 3
-
-_BUILT_IN = {
-    statistic.name: statistic for statistic in (DCMoments(), Spectra(), HarmonicAmplitudes())
-}
 
 
 class StoredStatistic(Statistic):
@@ -87,7 +82,7 @@ def write(
         for name, state in record.state.items():
             if state is None:
                 continue
-            columns = {} if name in _BUILT_IN else recording.statistics[name].compute(**state)
+            columns = {} if name in BUILT_IN else recording.statistics[name].compute(**state)
             stored = dict(without_columns(state)) | {
                 COLUMN + column: values for column, values in columns.items()
             }
@@ -129,6 +124,7 @@ def read_with_more(
     path: Path | IO[bytes], statistics: Iterable[Statistic] = ()
 ) -> tuple[Recording, dict[str, Any]]:
     """The recording and `more` of :func:`write`. Arguments and errors as in :func:`read`."""
+    known = BUILT_IN | by_name(statistics, BUILT_IN)
     try:
         with (
             path.open("rb") if isinstance(path, Path) else nullcontext(path) as file,
@@ -142,7 +138,7 @@ def read_with_more(
                 raise RequestError(
                     f"{path} has format {header['format']!r}; this version reads {FORMAT}"
                 )
-            return _recording(header, arrays, statistics), dict(header.get("more", {}))
+            return _recording(header, arrays, known), dict(header.get("more", {}))
     except RequestError:
         raise
     except OSError as error:
@@ -169,7 +165,7 @@ def _layout(stored: Mapping[str, Any], size: int) -> Layout:
 
 
 def _recording(
-    header: Mapping[str, Any], arrays: np.lib.npyio.NpzFile, user_statistics: Iterable[Statistic]
+    header: Mapping[str, Any], arrays: np.lib.npyio.NpzFile, known: Mapping[str, Statistic]
 ) -> Recording:
     window = header["window"]
     window = tuple(window) if isinstance(window, list) else str(window)
@@ -177,7 +173,6 @@ def _recording(
     fs = header["fs"]
     if fs is not None and not float(fs) > 0:
         raise ValueError("fs")
-    known = _BUILT_IN | {statistic.name: statistic for statistic in user_statistics}
     statistics = {}
     for name, columns in header["statistics"].items():
         pairs = {str(k): (str(unit), str(text)) for k, (unit, text) in columns.items()}

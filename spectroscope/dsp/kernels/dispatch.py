@@ -28,6 +28,7 @@ from spectroscope.dsp.moments import (
     ChannelMoments,
     RowMoments,
 )
+from spectroscope.errors import first_line
 
 # Components whose sums stay in the level-1 cache while products are added to them.
 _CHUNK = 1024
@@ -57,10 +58,9 @@ def gpu_kernels(device: torch.device) -> ModuleType | None:
     try:
         gpu.reduce_batch(gpu.row_moments(torch.zeros(1, device=device), (1, 1, 1), (1, 1, 1)), 1)
     except Exception as error:
-        first_line = str(error).partition("\n")[0]
         warnings.warn(
             f"recording on {device} goes without compiled kernels, several times slower: "
-            f"{type(error).__name__}: {first_line}",
+            f"{type(error).__name__}: {first_line(error)}",
             stacklevel=2,
         )
         return None

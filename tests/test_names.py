@@ -1,0 +1,87 @@
+"""A site has the name of the module it is in, however the model is wrapped, called or written."""
+
+import pytest
+import torch
+from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+from torch.optim.swa_utils import AveragedModel
+
+import spectroscope
+from spectroscope.io import load_checkpoint
+
+
+def small():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv1d(1, 2, 3), nn.Sequential(nn.Conv1d(2, 2, 3), nn.ReLU()))
+
+
+def checkpointed(model):
+    return nn.Sequential(model[0], checkpoint_wrapper(model[1]))
+
+
+WRAPPERS = {
+    "torch.compile": lambda model: torch.compile(model, backend="eager"),
+    "a compiled part": lambda model: nn.Sequential(
+        model[0], torch.compile(model[1], backend="eager")
+    ),
+    "DataParallel": nn.DataParallel,
+    "AveragedModel": AveragedModel,
+    "checkpoint_wrapper": checkpointed,
+    "several": lambda model: torch.compile(nn.DataParallel(checkpointed(model)), backend="eager"),
+}
+
+
+def report_of(model, x=None):
+    with spectroscope.record(model) as recorder, torch.no_grad():
+        model(torch.ones(2, 1, 16) if x is None else x)
+    return recorder.report()
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
+def test_wrappers_do_not_change_names(wrap):
+    bare, wrapped = report_of(small()), report_of(wrap(small()))
+    assert wrapped.sites()["site"].tolist() == ["1.1#0"]
+    assert wrapped.coverage()["place"].tolist() == ["1.1"]
+    assert bare.compare(wrapped).unmatched().empty
+    assert bare.merge(wrapped).sites()["n_samples"].tolist() == [4]
+    assert wrapped.about["model"].startswith("Sequential,")
+
+
+def test_a_users_own_module_named_module_keeps_its_name():
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.module = small()
+
+        def forward(self, x):
+            return self.module(x)
+
+    assert report_of(Own()).sites()["site"].tolist() == ["module.1.1#0"]
+    assert report_of(nn.DataParallel(Own())).sites()["site"].tolist() == ["module.1.1#0"]
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
+def test_checkpoints_of_wrapped_models_are_loaded_and_into_wrapped_models(wrap, tmp_path):
+    source, path = small(), tmp_path / "weights.pt"
+    for saved, target in ((wrap(source), small()), (source, wrap(small())),
+                          (wrap(source), wrap(small()))):  # fmt: skip
+        for parameter in target.parameters():
+            parameter.data.zero_()
+        torch.save(saved.state_dict(), path)
+        load_checkpoint(target, path)
+        for a, b in zip(source.parameters(), target.parameters(), strict=True):
+            assert torch.equal(a, b)
+
+
+def test_a_checkpoint_with_weights_of_a_module_named_module_is_loaded(tmp_path):
+    def own():
+        return nn.ModuleDict({"module": nn.Linear(2, 2), "other": nn.Linear(2, 2)})
+
+    source, target = own(), own()
+    torch.save({f"module.{k}": v for k, v in source.state_dict().items()}, tmp_path / "a.pt")
+    torch.save(source.state_dict(), tmp_path / "b.pt")
+    for name in ("a.pt", "b.pt"):
+        for parameter in target.parameters():
+            parameter.data.zero_()
+        load_checkpoint(target, tmp_path / name)
+        assert torch.equal(target["module"].weight, source["module"].weight)
