@@ -55,7 +55,7 @@ def output_axes(call: FunctionCall, output: Tensor) -> Axes | None:
     first = call.inputs[0]
     if call.name in _RULES:
         axes = call.axes_of(first)
-        if axes is None and call.name not in MAKES_CHANNELS | _PRODUCTS:
+        if axes is None and call.name not in MAKES_CHANNELS | PRODUCTS:
             return None
         return _RULES[call.name](axes or (UNKNOWN,) * first.dim(), call, output)
     source, axes = call.tracked[0]
@@ -275,7 +275,7 @@ MAKES_CHANNELS = frozenset(
     {"linear", "bilinear", "embedding"}
     | {f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3)}
 )
-_PRODUCTS = frozenset(("matmul", "rmatmul", "mm", "bmm", "addmm", "baddbmm"))
+PRODUCTS = frozenset(("matmul", "rmatmul", "mm", "bmm", "addmm", "baddbmm"))
 _RESHAPES = {"reshape", "view", "flatten", "unflatten", "ravel", "view_as", "reshape_as"}
 # The output keeps the axes of the inputs, though not the shape.
 _JOINING = {"cat", "concat", "concatenate"}

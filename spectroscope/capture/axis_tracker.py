@@ -12,23 +12,35 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from spectroscope.capture.axes import Axes, Axis
-from spectroscope.capture.axis_rules import MAKES_CHANNELS, FunctionCall, output_axes
+from spectroscope.capture.axis_rules import (
+    MAKES_CHANNELS,
+    PRODUCTS,
+    FunctionCall,
+    is_weight,
+    output_axes,
+)
 from spectroscope.capture.tensors import TensorMap, is_plain, nested_tensors, tensors
 
 
 class AxisTracker:
-    """The axes of the tensors of one forward.
+    """The axes of the tensors of one forward, and which tensors are no signals.
+
+    Args:
+        buffers: of the model; those that a signal is written into are removed.
 
     Attributes:
         started: whether the inputs of the model are known.
         lengths: along time, of inputs of different lengths, the reference first; else empty.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, buffers: TensorMap[bool]) -> None:
         self.started = False
+        self._buffers = buffers
+        self._constants: TensorMap[bool] = TensorMap()
         self.lengths: tuple[int, ...] = ()
         self._axes: TensorMap[Axes] = TensorMap()
 
@@ -51,17 +63,39 @@ class AxisTracker:
             self.lengths = tuple(dict.fromkeys(lengths))
         for tensor in given:
             self._axes.set(tensor, _input_axes(tensor, time_axis, lengths))
+            if tensor.dtype in _INTEGERS:
+                self._constants.set(tensor, True)
 
     def of(self, tensor: Tensor) -> Axes | None:
         """The axes of `tensor`, or None if it isn't tracked."""
         axes = self._axes.get(tensor)
         return axes if axes is not None and len(axes) == tensor.dim() else None
 
+    def is_constant(self, tensor: Tensor) -> bool:
+        """Whether `tensor` is made from weights, positions and inputs of whole numbers alone.
+
+        The result of a layer or of a matrix product is a signal, whatever it is made from.
+        """
+        if self._constants.get(tensor):
+            return True
+        given = is_weight(tensor) or any(
+            x is not None and self._buffers.get(x) for x in (tensor, tensor._base)
+        )
+        return given and self.of(tensor) is None
+
     def concerns(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Cheap pre-check: may :meth:`update` have something to do?"""
-        return name.lstrip("_") in MAKES_CHANNELS or any(
-            self._axes.may_contain(value) or isinstance(value, list | tuple)
-            for value in (*args, *kwargs.values())
+        name = name.lstrip("_")
+        return (
+            name in MAKES_CHANNELS
+            or name in _POSITIONS
+            or any(
+                self._axes.may_contain(value)
+                or isinstance(value, list | tuple | nn.Parameter)
+                or self._constants.may_contain(value)
+                or self._buffers.may_contain(value)
+                for value in (*args, *kwargs.values())
+            )
         )
 
     def update(
@@ -81,6 +115,7 @@ class AxisTracker:
         name = name.lstrip("_")
         inputs = [*tensors(args), *tensors(kwargs.values())]
         tracked = [(tensor, axes) for tensor in inputs if (axes := self.of(tensor)) is not None]
+        self._update_constants(name, inputs, output)
         if not inputs or not (tracked or name in MAKES_CHANNELS):
             return []
         call = FunctionCall(name, args, kwargs, inputs, tracked)
@@ -93,6 +128,26 @@ class AxisTracker:
             else:
                 self._axes.discard(tensor)
         return tracked
+
+    def _update_constants(self, name: str, inputs: list[Tensor], output: Any) -> None:
+        if not inputs and name not in _POSITIONS:
+            return
+        if name not in MAKES_CHANNELS and name not in PRODUCTS:
+            if all(map(self.is_constant, inputs)):
+                for tensor in tensors((output,)):
+                    self._constants.set(tensor, True)
+                return
+        for tensor in inputs[:1] if name == "setitem" else tensors((output,)):
+            for written in (tensor, tensor._base):
+                if written is not None:
+                    self._constants.discard(written)
+                    self._buffers.discard(written)
+
+
+# Of positions, lengths and masks; images are of others.
+_INTEGERS = (torch.bool, torch.int32, torch.int64)
+# Functions of numbers.
+_POSITIONS = {"arange", "linspace", "logspace", "zeros", "ones", "full", "eye"}
 
 
 def _input_axes(tensor: Tensor, time_axis: int, lengths: Sequence[int]) -> Axes:

@@ -3,59 +3,25 @@
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
 
 from spectroscope.capture import activations, hooks
-from spectroscope.capture.axes import ChannelAxis, Layout
-from spectroscope.capture.axis_tracker import AxisTracker
+from spectroscope.capture.axes import Axes, ChannelAxis, Layout
 from spectroscope.capture.call import run_on_copy
 from spectroscope.capture.discovery import Discovery
 from spectroscope.capture.dispatch import CallObserver, Change, Dispatcher, Finish
-from spectroscope.capture.downsampling import DownsamplingLog, Provenance
+from spectroscope.capture.downsampling import DownsamplingLog
+from spectroscope.capture.forward import Forward, Frame
 from spectroscope.capture.frames import calls_itself, keyword_arguments
+from spectroscope.capture.pooling import OnlyMean
 from spectroscope.capture.sites import CoverageRow, Downsampling, Select, Site
 from spectroscope.capture.tensors import nested_tensors
 from spectroscope.errors import first_line
-
-
-@dataclass(slots=True)
-class Frame:
-    """A module that is running.
-
-    Attributes:
-        module: the module.
-        name: qualified name; of a module with several names, the one it was called under.
-        kind: of activation, or None if it isn't an activation to be recorded.
-        in_custom: it is, or runs inside, an activation of the user's own class, whose calls of
-            other activations are part of it.
-        finish: called with the output; may return the replacement of the output.
-        ran_submodules: it has called a module.
-    """
-
-    module: nn.Module
-    name: str
-    kind: str | None
-    in_custom: bool
-    finish: Callable[[Any], Any] | None
-    ran_submodules: bool = False
-
-
-class _ThreadState(threading.local):
-    """The forward pass that runs in this thread."""
-
-    def __init__(self) -> None:
-        self.running: list[Frame] = []
-        self.calls: Counter[str] = Counter()
-        self.restart()
-
-    def restart(self) -> None:
-        """Forget the tensors of the previous forward."""
-        self.axes = AxisTracker()
-        self.provenance = Provenance(self.axes)
 
 
 class Capture:
@@ -77,6 +43,7 @@ class Capture:
     Attributes:
         discovery: the activations of the model, and the parts that can't be observed.
         lengths: along time, of inputs of different lengths, the reference first; else empty.
+        only_mean: by site, whether nothing but the mean over time or space goes on.
         ran: ``"model"`` after the model's own forward ran, ``"parts"`` if only that of submodules
             did, or None.
     """
@@ -98,13 +65,14 @@ class Capture:
         self.discovery = Discovery(model, select, kinds)
         self.ran: Literal["model", "parts"] | None = None
         self._downsamplings = DownsamplingLog()
+        self.only_mean: dict[str, OnlyMean] = {}
         self._dispatcher = Dispatcher(observe, change, channel_axis, decimation, timed=timed)
         self._time_axis = time_axis
         self.lengths: tuple[int, ...] = ()
         self._model = model
         self._on_forward = on_forward
         self._entered: Counter[str] = Counter()  # calls of activation modules, by place
-        self._thread = _ThreadState()
+        self._thread = self._new_forward()
         self._attached_in: int | None = None  # id of the thread
 
     def attach(self) -> None:
@@ -116,7 +84,7 @@ class Capture:
         if self._attached_in is not None:
             raise RuntimeError("this recorder is already recording")
         self.discovery.scan()  # modules may have been replaced since the last scan
-        self._thread = _ThreadState()
+        self._thread = self._new_forward()
         self._attached_in = threading.get_ident()
         try:
             hooks.register(self)
@@ -134,9 +102,9 @@ class Capture:
         hooks.remove(self)
         if attached_in not in (None, threading.get_ident()):
             raise RuntimeError("a recording must end in the thread in which it began")
-        for place, times in self._entered.items():
-            row = self.discovery.rows[place]
-            if not row.fired and not row.reason:
+        for place, times in (+self._entered).items():
+            row = self.discovery.rows.get(place)
+            if row is not None and not row.fired and not row.reason:
                 row.reason = (
                     f"ran {times} times without an activation call that can be seen; if it has a "
                     "forward of its own, kinds=[its class] records it as one activation"
@@ -148,6 +116,7 @@ class Capture:
             "ran": self.ran,
             "entered": dict(self._entered),
             "downsamplings": self._downsamplings.state_dict(),
+            "only_mean": dict(self.only_mean),
         }
 
     def load_state_dict(
@@ -158,6 +127,11 @@ class Capture:
         self.ran = state["ran"]
         self._entered = Counter(state["entered"])
         self._downsamplings.load_state_dict(state["downsamplings"])
+        self.only_mean.clear()
+        self.only_mean.update(state["only_mean"])
+
+    def _new_forward(self) -> Forward:
+        return Forward(self.discovery.buffers, self._downsamplings, self.only_mean)
 
     def next_downsampling(self, site: Site, layout: Layout) -> Downsampling | None:
         """The next downsampling after a site whose activations have this layout."""
@@ -201,11 +175,12 @@ class Capture:
                 thread.axes.start(inputs, self._time_axis)
                 self.lengths = self.lengths or thread.axes.lengths
                 self._on_forward(inputs)
-        name = names[0] if len(names) == 1 else self._called_name(names)
+        name = names[0] if len(names) == 1 else thread.called_name(names)
         in_custom = False
         if thread.running:
             in_custom = thread.running[-1].in_custom
             thread.running[-1].ran_submodules = True
+        in_custom |= isinstance(module, ParametrizationList)
         kind = None if in_custom else self.discovery.kind_of[module]
         finish = None
         if kind is not None:
@@ -231,6 +206,8 @@ class Capture:
             while (frame := running.pop()).module is not module:
                 pass
             if not running:
+                returned = list(nested_tensors(output))
+                self._thread.pooling.end(returned, is_model=module is self._model)
                 self._thread.restart()
             if frame.finish is not None:
                 new = frame.finish(output)
@@ -253,24 +230,23 @@ class Capture:
         frame = thread.running[-1]
         wrap = finish = None
         if not frame.in_custom:
-            if name in activations.FUNCTIONS:
+            if name in activations.FUNCTIONS or thread.idioms.may_read(name):
                 wrap, finish = self._activate(name, args, kwargs, wrapped)
             elif "relu" in name and "relu" in name.split("_"):
                 reason = "its ReLU is part of a fused kernel"
                 self.discovery.add_unobservable(frame.name, frame.module, reason, function=name)
-        axes, provenance = thread.axes, thread.provenance
-        if wrap is finish is None and not axes.concerns(name, args, kwargs):
-            return None
-        place = f"{frame.name}/{name.strip('_')}".lstrip("/")
+            if hidden := thread.idioms.unobservable(name, args):
+                self._report_hidden(name, *hidden)
+        track = thread.track(function, name, args, kwargs)
+        if finish is None or track is None:
+            on_output = finish or track
+            return None if wrap is on_output is None else hooks.Interception(wrap, on_output)
 
-        def on_output(output: Any) -> None:
-            tracked = axes.update(name, args, kwargs, output)
-            steps = provenance.update(place, tracked, args, kwargs, output) if tracked else {}
-            self._downsamplings.add(steps)
-            if finish is not None:
-                finish(output)
+        def track_and_finish(output: Any) -> None:
+            track(output)
+            finish(output)
 
-        return hooks.Interception(wrap, on_output)
+        return hooks.Interception(wrap, track_and_finish)
 
     def on_error(self, error: Exception) -> None:
         """See :class:`spectroscope.capture.hooks.Observer`.
@@ -289,17 +265,40 @@ class Capture:
         self, function: str, args: tuple[Any, ...], kwargs: dict[str, Any], wrapped: bool
     ) -> hooks.Interception:
         """Start a call of `function`, if it is an activation to be recorded."""
+        thread = self._thread
+        frame = thread.running[-1]
         match = activations.read(function, args, kwargs)
-        if match is None or match[0].kind not in self.discovery.kinds.names:
+        exact = match is not None and function in activations.EXACT
+        if match is None:
+            tensor = thread.idioms.read(function, args, kwargs)
+            match = None if tensor is None else (activations.RELU, tensor)
+        if match is None:
             return hooks.Interception()
         activation, tensor = match
-        frame = self._thread.running[-1]
-        is_relu = activation is activations.RELU and not wrapped
-        place = "" if frame.kind else function
-        finish = self._start_call(frame.module, frame.name, place, activation.kind, tensor, is_relu)
+        if thread.axes.is_constant(tensor):
+            if frame.kind:
+                self._entered[frame.name] -= 1
+                self.discovery.discard_row(frame.name)
+            return hooks.Interception()
+        is_module = bool(frame.kind) or activations.of_module(frame.module) is activation
+        if not is_module and not _may_be_activation(tensor, thread.axes.of(tensor)):
+            return hooks.Interception()
+        place, kind = "" if is_module else function.strip("_"), activation.kind
+        if kind not in self.discovery.kinds.names:
+            self.discovery.row(frame.module, frame.name, place, kind, calls=1, asked=False)
+            return hooks.Interception()
+        is_relu = activation is activations.RELU and exact and not wrapped
+        finish = self._start_call(frame.module, frame.name, place, kind, tensor, is_relu)
         if finish is None or not self.changes_outputs:
             return hooks.Interception(on_output=finish)
-        return hooks.Interception(wrap=partial(run_on_copy, activation.functions[function], finish))
+        return hooks.Interception(wrap=partial(run_on_copy, _reader(tensor, args, kwargs), finish))
+
+    def _report_hidden(self, function: str, tensor: Tensor, reason: str) -> None:
+        """Report a ReLU whose output the function doesn't return."""
+        axes, frame = self._thread.axes, self._thread.running[-1]
+        if not axes.is_constant(tensor) and _may_be_activation(tensor, axes.of(tensor)):
+            place = function.strip("_")
+            self.discovery.add_unobservable(frame.name, frame.module, reason, function=place)
 
     def _start_call(
         self,
@@ -322,24 +321,22 @@ class Capture:
         def finish_call(output: Any, original_input: Tensor | None = None) -> Tensor | None:
             new = finish(output) if original_input is None else finish(output, original_input)
             if isinstance(output, Tensor) and not self.changes_outputs:
-                self._thread.provenance.add_site(site.name, output)
+                axes = self._thread.axes.of(output)
+                layout = self._dispatcher.layout(site, output, axes)
+                self._thread.add_site(site.name, output, layout.transformed)
             return new
 
         return finish_call
-
-    def _called_name(self, names: list[str]) -> str:
-        """The name of a shared module below the innermost running module that contains it."""
-        for frame in reversed(self._thread.running):
-            below = [name for name in names if not frame.name or name.startswith(f"{frame.name}.")]
-            if below:
-                return below[0]
-        return names[0]
 
     def _report_fused(self, layer: nn.TransformerEncoderLayer, name: str, *, ran: bool) -> None:
         """Report the activation of a layer on its fused path, which calls no modules."""
         for activation in activations.ACTIVATIONS if ran else ():
             kind, code = activation.kind, activation.encoder_code
-            if code == layer.activation_relu_or_gelu and kind in self.discovery.kinds.names:
+            if code is None or code != layer.activation_relu_or_gelu:
+                continue
+            if kind not in self.discovery.kinds.names:
+                self.discovery.row(layer, name, kind.lower(), kind, calls=1, asked=False)
+            else:
                 reason = "one fused kernel; torch.backends.mha.set_fastpath_enabled(False) shows it"
                 self.discovery.add_unobservable(name, layer, reason, function=kind.lower())
 
@@ -348,3 +345,20 @@ class Capture:
         if getattr(module, "_is_replica", False) and self.discovery.kinds.of_module(module):
             reason = "nn.DataParallel runs copies of the model"
             self.discovery.add_unobservable("(replicas)", module, reason)
+
+
+def _may_be_activation(tensor: Tensor, axes: Axes | None) -> bool:
+    """Whether `tensor` may be a signal: not whole numbers, nor one loss, nor one of each input."""
+    is_loss = tensor.dim() == 0 or (tensor.dim() == 1 and axes is not None
+                                    and axes[0].role == "batch")  # fmt: skip
+    is_integer = not (tensor.is_floating_point() or tensor.is_complex() or tensor.is_quantized)
+    return not is_loss and not is_integer
+
+
+def _reader(tensor: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> activations.Reader:
+    """Reads the argument of another call that is `tensor` in this one."""
+    position = next((i for i, value in enumerate(args) if value is tensor), None)
+    if position is not None:
+        return lambda args, kwargs: args[position]
+    key = next(key for key, value in kwargs.items() if value is tensor and key != "out")
+    return lambda args, kwargs: kwargs[key]

@@ -3,14 +3,18 @@
 import difflib
 import fnmatch
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import ParametrizationList
 
 from spectroscope.capture import activations, hooks
+from spectroscope.capture.scripted import scripted_functions
 from spectroscope.capture.sites import CoverageRow, Select, Site
+from spectroscope.capture.tensors import TensorMap
 from spectroscope.errors import RequestError
 from spectroscope.wrappers import is_wrapped
 
@@ -22,7 +26,8 @@ class Discovery:
         model: any module.
         select: a glob or globs over names of modules, places or sites; or `(name, module) -> bool`,
             called with a place's name and module; None: all.
-        kinds: activations beyond the ReLU family: names such as ``"GELU"``, or module classes.
+        kinds: activations beyond the ReLU family: names such as ``"GELU"``, module classes, or
+            ``"all"``.
 
     Attributes:
         select: None, a function, or a list of globs.
@@ -30,6 +35,7 @@ class Discovery:
         names: all qualified names of every module.
         kind_of: the kind of activation that a module is, or None.
         kinds: the kinds to observe.
+        buffers: of all modules.
         compiled: whether the model has compiled parts.
 
     Raises:
@@ -48,6 +54,7 @@ class Discovery:
         self.names: dict[nn.Module, list[str]] = {}
         self.kind_of: dict[nn.Module, str | None] = {}
         self.kinds = activations.Kinds.of(kinds)
+        self.buffers: TensorMap[bool] = TensorMap()
         self.compiled = False
         self._model = model
         globs = [select] if isinstance(select, str) else select
@@ -60,17 +67,20 @@ class Discovery:
         """Name every module; add rows for activation modules and for what can't be observed."""
         self.names.clear()
         self.kind_of.clear()
-        scripted: list[str] = []
+        skipped: list[str] = []  # prefixes of names
         for name, module in _walk(self._model):
             compiled = module._compiled_call_impl is not None or hasattr(module, "_orig_mod")
             self.compiled |= compiled
             first = module not in self.names
             self.names.setdefault(module, []).append(name)
             self.kind_of[module] = self.kinds.of_module(module)
-            if any(name.startswith(prefix) for prefix in scripted):
+            for buffer in module._buffers.values():
+                if buffer is not None:
+                    self.buffers.set(buffer, True)
+            if any(name.startswith(prefix) for prefix in skipped):
                 continue
             if isinstance(module, torch.jit.ScriptModule):
-                scripted.append(f"{name}." if name else "")
+                skipped.append(f"{name}." if name else "")
                 self.add_unobservable(name, module, "TorchScript runs it, where no hook fires")
             elif (
                 isinstance(module, hooks.FUSED_MODULES) and type(module) not in hooks.FUSED_MODULES
@@ -79,14 +89,27 @@ class Discovery:
                                       "which would disable its fused path")  # fmt: skip
             elif _is_fused(module):
                 self.add_unobservable(name, module, "convolution and ReLU are one quantized kernel")
-            elif first and (kind := self.kind_of[module]):
-                self.row(module, name, "", kind)
+            elif isinstance(module, ParametrizationList):
+                skipped.append(f"{name}.")  # modules that are given weights
+            elif first:
+                if kind := self.kind_of[module]:
+                    self.row(module, name, "", kind)
+                for function in scripted_functions(module):
+                    reason = "TorchScript runs it: its ReLU cannot be seen"
+                    self.add_unobservable(name, module, reason, function=function)
 
     def row(
-        self, module: nn.Module, name: str, function: str, kind: str, calls: int = 0
+        self,
+        module: nn.Module,
+        name: str,
+        function: str,
+        kind: str,
+        calls: int = 0,
+        *,
+        asked: bool = True,
     ) -> CoverageRow:
         """Get the row of a place, created if missing, and add `calls` to the calls that fired."""
-        new = CoverageRow(name, function, kind)
+        new = CoverageRow(name, function, kind, asked=asked)
         with self._lock:
             row = self.rows.get(new.place)
             if row is None:
@@ -94,6 +117,21 @@ class Discovery:
                 row.selected = self._matches_place(new.place, module)
             row.fired += calls
         return row
+
+    def discard_row(self, name: str) -> None:
+        """Remove the row of a module that has run, but never as an activation."""
+        with self._lock:
+            row = self.rows.get(name)
+            if row is not None and not row.fired and not row.reason:
+                del self.rows[name]
+
+    def not_asked_for(self) -> Counter[str]:
+        """By kind, the number of selected calls of kinds that aren't observed."""
+        counts: Counter[str] = Counter()
+        for row in self.snapshot().values():
+            if row.selected and not row.asked:
+                counts[row.kind] += row.fired
+        return counts
 
     def add_unobservable(
         self, name: str, module: nn.Module, reason: str, function: str = ""
