@@ -275,13 +275,13 @@ class Capture:
         if match is None:
             return hooks.Interception()
         activation, tensor = match
-        if thread.axes.is_constant(tensor):
-            if frame.kind:
-                self._entered[frame.name] -= 1
-                self.discovery.discard_row(frame.name)
-            return hooks.Interception()
         is_module = bool(frame.kind) or activations.of_module(frame.module) is activation
-        if not is_module and not _may_be_activation(tensor, thread.axes.of(tensor)):
+        # A module is an activation whatever its input is, but for weights.
+        is_weight = thread.axes.is_constant(tensor) and tensor.is_floating_point()
+        if is_weight and frame.kind:
+            self._entered[frame.name] -= 1
+            self.discovery.discard_row(frame.name)
+        if is_weight or not (is_module or _may_be_activation(tensor, thread.axes.of(tensor))):
             return hooks.Interception()
         place, kind = "" if is_module else function.strip("_"), activation.kind
         if kind not in self.discovery.kinds.names:

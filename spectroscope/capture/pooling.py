@@ -50,9 +50,7 @@ class GlobalPooling:
         elif self.active:
             self._sites.discard(output)
 
-    def update(
-        self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
-    ) -> None:
+    def update(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """Follow what a torch function that has run made of the outputs.
 
         Args:
