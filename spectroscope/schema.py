@@ -126,8 +126,8 @@ COLUMNS = {
     ),
     "global_pooling": Column(
         "",
-        "whether the downsampling is a mean over all of time or space: it leaves the DC, and nothing "
-        "folds",
+        "whether the downsampling is a mean over all of time or space: it leaves the DC, and "
+        "nothing folds",
     ),
     "next_nyquist": Column(
         "see freq_unit",

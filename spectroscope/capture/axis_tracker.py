@@ -132,11 +132,11 @@ class AxisTracker:
     def _update_constants(self, name: str, inputs: list[Tensor], output: Any) -> None:
         if not inputs and name not in _POSITIONS:
             return
-        if name not in MAKES_CHANNELS and name not in PRODUCTS:
-            if all(map(self.is_constant, inputs)):
-                for tensor in tensors((output,)):
-                    self._constants.set(tensor, True)
-                return
+        makes_signals = name in MAKES_CHANNELS or name in PRODUCTS
+        if not makes_signals and all(map(self.is_constant, inputs)):
+            for tensor in tensors((output,)):
+                self._constants.set(tensor, True)
+            return
         for tensor in inputs[:1] if name == "setitem" else tensors((output,)):
             for written in (tensor, tensor._base):
                 if written is not None:

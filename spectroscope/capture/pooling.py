@@ -16,7 +16,7 @@ OnlyMean: TypeAlias = bool | None
 # Axes of a tensor.
 _Axes: TypeAlias = frozenset[int]
 
-# What a function makes of a tensor: one with these axes of time or space, and all samples; the mean;
+# What a function makes of a tensor: all samples, with these axes of time or space; the mean;
 # something else; or it is unknown.
 _Result: TypeAlias = _Axes | Literal["mean", "other", "unknown"]
 
@@ -204,8 +204,8 @@ _RULES: dict[str, _Rule] = {
 }  # fmt: skip
 _MEANS = {name for name, rule in _RULES.items() if rule in (_mean, _average_pooling)}
 # May be a mean or something else.
-_UNKNOWN = {"einsum", "matmul", "rmatmul", "mm", "bmm", "addmm", "baddbmm", "tensordot", "mv", "dot",
-            "index_select", "gather"}  # fmt: skip
+_UNKNOWN = {"einsum", "matmul", "rmatmul", "mm", "bmm", "addmm", "baddbmm", "tensordot", "mv",
+            "dot", "index_select", "gather"}  # fmt: skip
 # The values go on without a tensor that can be followed.
 _READS = {"setitem", "numpy", "array", "tolist", "item", "dlpack"}
 # The values don't go on.
