@@ -27,6 +27,7 @@ class Axis(NamedTuple):
 
 
 Axes: TypeAlias = tuple[Axis, ...]
+TimeAxis: TypeAlias = int | Literal["auto"]
 ChannelAxis: TypeAlias = int | Literal["auto"] | Mapping[str, int | Literal["auto"]]
 CHANNEL = Axis("channel")
 UNKNOWN = Axis()
