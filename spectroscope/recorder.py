@@ -157,9 +157,7 @@ class Recorder(CaptureSession):
             decimation=decimation,
             fs=fs,
             time_axis=time_axis,
-            on_forward=lambda inputs: self._harmonics.fundamental.on_forward(
-                inputs, capture.inputs
-            ),
+            on_forward=lambda x: self._harmonics.fundamental.on_forward(x, capture.inputs),
         )
         self._fs = capture.inputs.fs
         self._harmonics = HarmonicAmplitudes(

@@ -38,7 +38,7 @@ class InputAxes:
     Args:
         fs: samples per second along time; a dictionary gives it by the name of an argument, key
             or field. The first one is the reference of all frequencies. None: unknown.
-        time_axis: of the inputs. ``"auto"``: the last, unless :meth:`found_channels_last` is called.
+        time_axis: of the inputs. ``"auto"``: the last, until :meth:`found_channels_last` is called.
 
     Attributes:
         fs: that of the reference; None if unknown.
@@ -90,14 +90,16 @@ class InputAxes:
     def signal(self, inputs: Sequence[Input]) -> Input | None:
         """The input to whose samples decimation and `f0` refer, if there is one.
 
-        The one with the first rate given by name, or the first of real numbers with a time axis; one
-        ``[N, C, T]`` before one ``[N, T]``.
+        The one with the first rate given by name, or the first of real numbers with a time axis;
+        one ``[N, C, T]`` before one ``[N, T]``.
         """
         timed = [
-            x for x in inputs if x.tensor.dim() > 1 and self.time_axis_of(x.tensor) is not None
+            x
+            for x in inputs
+            if x.tensor.dim() > 1
+            and self.time_axis_of(x.tensor) is not None
+            and (not self._rates or self._rate(x) == self.fs)
         ]
-        if self._rates:
-            timed = [x for x in timed if self._rate(x) == self.fs]
         real = [x for x in timed if x.tensor.is_floating_point()]
         return next((x for x in real if x.tensor.dim() > 2), next(iter(real or timed), None))
 
@@ -122,17 +124,16 @@ class InputAxes:
             if decimation is None and tensor.is_floating_point() and tensor.dim() > 1:
                 unknown.append(given.name)
             result.append(_axes(tensor, axis, decimation))
-        names = [x.name for x in inputs]
         if unknown and self.fs is not None:
             reference = "" if signal is None else f", that of {signal.name} is fs"
             self.problem = (
                 f"the sampling rate of the input {' and '.join(unknown)} is unknown{reference}: "
                 f"fs={{name: rate}} gives that of each"
             )
-        elif unused := [k for k in self._rates if not any(k in (x.name, *x.path) for x in inputs)]:
-            self.problem = (
-                f"fs has no input of the name {unused[0]!r}; there are {', '.join(names)}"
-            )
+        for key in self._rates:
+            if not any(key in (x.name, *x.path) for x in inputs):
+                names = ", ".join(x.name for x in inputs)
+                self.problem = f"no input has the name {key!r} in fs={self._rates}, only {names}"
         return result
 
     def _rate(self, given: Input) -> float | None:

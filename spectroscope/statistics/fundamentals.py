@@ -92,9 +92,7 @@ class Fundamental:
         """Where estimates come from, for the reader; empty if there are none."""
         if not self.input or self._axes is None:
             return ""
-        return (
-            f"strongest component of the input {self.input} along its axis {self._axes.time_axis}"
-        )
+        return f"strongest component of input {self.input}, along axis {self._axes.time_axis}"
 
     def at_site(self, decimation: float, inputs: int) -> Tensor | str | None:
         """The fundamentals of the batch that runs in this thread.
