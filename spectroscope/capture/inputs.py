@@ -52,10 +52,10 @@ class InputAxes:
 
     def __init__(self, fs: SamplingRate, time_axis: TimeAxis):
         self._rates = {k: float(v) for k, v in fs.items()} if isinstance(fs, Mapping) else {}
-        self.fs = next(iter(self._rates.values()), None if fs is None else float(fs))  # type: ignore[arg-type]
-        given = [*self._rates.values()] or ([] if self.fs is None else [self.fs])
-        if not all(math.isfinite(rate) and rate > 0 for rate in given):
+        rates = [*self._rates.values()] if isinstance(fs, Mapping) else [] if fs is None else [fs]
+        if not all(math.isfinite(rate) and rate > 0 for rate in rates) or fs == {}:
             raise RequestError(f"{fs=} must be a positive number of samples per second, or None")
+        self.fs = float(rates[0]) if rates else None
         self._given = axis_number(time_axis)
         self.channels_last = False
         self.problem = ""
