@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
 from spectroscope.capture import activations, hooks
-from spectroscope.capture.axes import Axes, ChannelAxis, Layout
+from spectroscope.capture.axes import Axes, ChannelAxis, Layout, TimeAxis
 from spectroscope.capture.call import run_on_copy
 from spectroscope.capture.discovery import Discovery
 from spectroscope.capture.dispatch import CallObserver, Change, Dispatcher, Finish
 from spectroscope.capture.downsampling import DownsamplingLog
 from spectroscope.capture.forward import Forward, Frame
 from spectroscope.capture.frames import calls_itself, keyword_arguments
+from spectroscope.capture.inputs import Input, InputAxes, SamplingRate, inputs_of
 from spectroscope.capture.pooling import OnlyMean
 from spectroscope.capture.sites import CoverageRow, Downsampling, Select, Site
 from spectroscope.capture.tensors import nested_tensors
@@ -36,13 +37,13 @@ class Capture:
         kinds: as in :class:`spectroscope.capture.discovery.Discovery`.
         channel_axis: as in :class:`spectroscope.capture.dispatch.Dispatcher`.
         decimation: as in :class:`spectroscope.capture.dispatch.Dispatcher`.
-        timed: as in :class:`spectroscope.capture.dispatch.Dispatcher`.
-        time_axis: time axis of the model's inputs.
-        on_forward: called with the input tensors before each forward of the model.
+        fs: as in :class:`spectroscope.capture.inputs.InputAxes`.
+        time_axis: as in :class:`spectroscope.capture.inputs.InputAxes`.
+        on_forward: called with the inputs before each forward of the model.
 
     Attributes:
         discovery: the activations of the model, and the parts that can't be observed.
-        lengths: along time, of inputs of different lengths, the reference first; else empty.
+        inputs: time axis and sampling rate of the model's inputs.
         only_mean: by site, whether nothing but the mean over time or space goes on.
         ran: ``"model"`` after the model's own forward ran, ``"parts"`` if only that of submodules
             did, or None.
@@ -58,17 +59,18 @@ class Capture:
         kinds: Iterable[str | type[nn.Module]] = (),
         channel_axis: ChannelAxis = "auto",
         decimation: float | Mapping[str, float] | None = None,
-        timed: bool = False,
-        time_axis: int = -1,
-        on_forward: Callable[[list[Tensor]], None] = lambda inputs: None,
+        fs: SamplingRate = None,
+        time_axis: TimeAxis = "auto",
+        on_forward: Callable[[list[Input]], None] = lambda inputs: None,
     ):
         self.discovery = Discovery(model, select, kinds)
         self.ran: Literal["model", "parts"] | None = None
         self._downsamplings = DownsamplingLog()
         self.only_mean: dict[str, OnlyMean] = {}
-        self._dispatcher = Dispatcher(observe, change, channel_axis, decimation, timed=timed)
-        self._time_axis = time_axis
-        self.lengths: tuple[int, ...] = ()
+        self.inputs = InputAxes(fs, time_axis)
+        self._dispatcher = Dispatcher(
+            observe, change, channel_axis, decimation, timed=self.inputs.fs is not None
+        )
         self._model = model
         self._on_forward = on_forward
         self._entered: Counter[str] = Counter()  # calls of activation modules, by place
@@ -131,7 +133,7 @@ class Capture:
         self.only_mean.update(state["only_mean"])
 
     def _new_forward(self) -> Forward:
-        return Forward(self.discovery.buffers, self._downsamplings, self.only_mean)
+        return Forward(self.inputs, self.discovery.buffers, self._downsamplings, self.only_mean)
 
     def next_downsampling(self, site: Site, layout: Layout) -> Downsampling | None:
         """The next downsampling after a site whose activations have this layout."""
@@ -171,9 +173,8 @@ class Capture:
             thread.calls.clear()
             thread.restart()
             if module is self._model:
-                inputs = list(nested_tensors((args, keyword_arguments(module))))
-                thread.axes.start(inputs, self._time_axis)
-                self.lengths = self.lengths or thread.axes.lengths
+                inputs = inputs_of(module, args, keyword_arguments(module))
+                thread.axes.start(inputs)
                 self._on_forward(inputs)
         name = names[0] if len(names) == 1 else thread.called_name(names)
         in_custom = False
@@ -206,7 +207,7 @@ class Capture:
             while (frame := running.pop()).module is not module:
                 pass
             if not running:
-                returned = list(nested_tensors(output))
+                returned = [tensor for _, tensor in nested_tensors(output)]
                 self._thread.pooling.end(returned, is_model=module is self._model)
                 self._thread.restart()
             if frame.finish is not None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from spectroscope.capture.axis_tracker import AxisTracker
 from spectroscope.capture.downsampling import DownsamplingLog, Provenance
 from spectroscope.capture.idioms import Idioms
+from spectroscope.capture.inputs import InputAxes
 from spectroscope.capture.pooling import GlobalPooling, OnlyMean
 from spectroscope.capture.tensors import TensorMap
 
@@ -41,6 +42,7 @@ class Forward(threading.local):
     """The forward pass that runs in this thread.
 
     Args:
+        inputs: as in :class:`AxisTracker`.
         buffers: as in :class:`AxisTracker`.
         downsamplings: is updated.
         only_mean: as in :class:`GlobalPooling`.
@@ -48,12 +50,14 @@ class Forward(threading.local):
 
     def __init__(
         self,
+        inputs: InputAxes,
         buffers: TensorMap[bool],
         downsamplings: DownsamplingLog,
         only_mean: dict[str, OnlyMean],
     ) -> None:
         self.running: list[Frame] = []
         self.calls: Counter[str] = Counter()
+        self._inputs = inputs
         self._buffers = buffers
         self._downsamplings = downsamplings
         self._only_mean = only_mean
@@ -61,7 +65,7 @@ class Forward(threading.local):
 
     def restart(self) -> None:
         """Forget the tensors of the previous forward."""
-        self.axes = AxisTracker(self._buffers)
+        self.axes = AxisTracker(self._inputs, self._buffers)
         self.provenance = Provenance(self.axes)
         self.pooling = GlobalPooling(self._only_mean)
         self.idioms = Idioms()

@@ -77,6 +77,7 @@ class CoverageRow:
         fired: number of observed calls.
         reason: why calls are missing from the recording; empty if none are.
         asked: whether `kinds` has the kind.
+        remark: what was assumed of calls that are recorded; empty if nothing was.
     """
 
     module: str
@@ -86,6 +87,7 @@ class CoverageRow:
     fired: int = 0
     reason: str = ""
     asked: bool = True
+    remark: str = ""
 
     @property
     def place(self) -> str:

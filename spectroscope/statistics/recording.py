@@ -217,6 +217,7 @@ class Recording:
                 fired=own.fired + row.fired,
                 reason=own.reason or row.reason or dropped.get(name, ""),
                 asked=own.asked or row.asked,
+                remark=own.remark or row.remark,
             )
         downsamplings = {**other.downsamplings, **self.downsamplings}
         only_mean = {**other.only_mean, **self.only_mean}
