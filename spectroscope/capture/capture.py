@@ -162,7 +162,7 @@ class Capture:
         """See :class:`spectroscope.capture.hooks.Observer`."""
         names = self.discovery.names.get(module)
         if names is None:
-            self._report_replica(module)
+            self.discovery.report_replica(module)
             return
         thread = self._thread
         if thread.running and module is self._model and not calls_itself(module):
@@ -213,7 +213,8 @@ class Capture:
             if frame.finish is not None:
                 new = frame.finish(output)
             if isinstance(module, nn.TransformerEncoderLayer) and not frame.ran_submodules:
-                self._report_fused(module, frame.name, ran=output is not None)
+                ran = output is not None
+                self.discovery.report_fused(module, frame.name, ran=ran)
         return new
 
     def on_function_call(
@@ -328,24 +329,6 @@ class Capture:
             return new
 
         return finish_call
-
-    def _report_fused(self, layer: nn.TransformerEncoderLayer, name: str, *, ran: bool) -> None:
-        """Report the activation of a layer on its fused path, which calls no modules."""
-        for activation in activations.ACTIVATIONS if ran else ():
-            kind, code = activation.kind, activation.encoder_code
-            if code is None or code != layer.activation_relu_or_gelu:
-                continue
-            if kind not in self.discovery.kinds.names:
-                self.discovery.row(layer, name, kind.lower(), kind, calls=1, asked=False)
-            else:
-                reason = "one fused kernel; torch.backends.mha.set_fastpath_enabled(False) shows it"
-                self.discovery.add_unobservable(name, layer, reason, function=kind.lower())
-
-    def _report_replica(self, module: nn.Module) -> None:
-        """Report a copy of a module, which `nn.DataParallel` runs in another thread."""
-        if getattr(module, "_is_replica", False) and self.discovery.kinds.of_module(module):
-            reason = "nn.DataParallel runs copies of the model"
-            self.discovery.add_unobservable("(replicas)", module, reason)
 
 
 def _may_be_activation(tensor: Tensor, axes: Axes | None) -> bool:

@@ -147,6 +147,24 @@ class Discovery:
             row = self.rows.setdefault(name, CoverageRow(name, "", type(module).__name__))
             row.reason = row.reason or reason
 
+    def report_fused(self, layer: nn.TransformerEncoderLayer, name: str, *, ran: bool) -> None:
+        """Report the activation of a layer on its fused path, which calls no modules."""
+        for activation in activations.ACTIVATIONS if ran else ():
+            kind, code = activation.kind, activation.encoder_code
+            if code is None or code != layer.activation_relu_or_gelu:
+                continue
+            if kind not in self.kinds.names:
+                self.row(layer, name, kind.lower(), kind, calls=1, asked=False)
+            else:
+                reason = "one fused kernel; torch.backends.mha.set_fastpath_enabled(False) shows it"
+                self.add_unobservable(name, layer, reason, function=kind.lower())
+
+    def report_replica(self, module: nn.Module) -> None:
+        """Report a copy of a module, which `nn.DataParallel` runs in another thread."""
+        if getattr(module, "_is_replica", False) and self.kinds.of_module(module):
+            reason = "nn.DataParallel runs copies of the model"
+            self.add_unobservable("(replicas)", module, reason)
+
     def describe_gaps(self) -> str:
         """The first three places with a reason, as text; empty if there are none."""
         rows = [row for row in self.rows.values() if row.reason]

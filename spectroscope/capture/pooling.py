@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeAlias
 from torch import Tensor
 
 from spectroscope.capture.axes import UNKNOWN, Axis
-from spectroscope.capture.axis_rules import FunctionCall, output_axes
+from spectroscope.capture.axis_rules import FunctionCall, output_axes, per_axis
 from spectroscope.capture.tensors import TensorMap, tensors
 
 # Whether only the mean goes on; None: unknown.
@@ -120,19 +120,22 @@ def _mean(call: FunctionCall, tensor: Tensor, axes: _Axes, result: Tensor) -> _R
 
 
 def _average_pooling(call: FunctionCall, tensor: Tensor, axes: _Axes, result: Tensor) -> _Result:
-    kernel = call.argument(1, "kernel_size")
+    """Of equal parts; otherwise some samples count more than others."""
     count = int(call.name[-2])
-    kernels = kernel if isinstance(kernel, list | tuple) else [kernel] * count
-    kernels = list(kernels) * (count if len(kernels) == 1 else 1)
-    left = set()
-    for i in axes:
-        place = i - tensor.dim()
-        pooled = "adaptive" in call.name or kernels[place] >= tensor.shape[i]
-        if result.shape[place] == tensor.shape[i]:
-            left.add(i)
-        elif result.shape[place] != 1 or not pooled:
+    kernels = strides = paddings = None
+    if "adaptive" not in call.name:
+        kernels = per_axis(call.argument(1, "kernel_size"), count)
+        strides = per_axis(call.argument(2, "stride") or kernels, count)
+        paddings = per_axis(call.argument(3, "padding", 0), count)
+    for place in (i - tensor.dim() for i in axes):
+        length, parts = tensor.shape[place], result.shape[place]
+        if place < -count or length % parts:
             return "other"
-    return frozenset(left) or "mean"
+        if kernels and strides and paddings:
+            steps = {kernels[place]} | ({strides[place]} if parts > 1 else set())
+            if steps != {length // parts} or paddings[place]:
+                return "other"
+    return frozenset(i for i in axes if result.shape[i] > 1) or "mean"
 
 
 def _view(call: FunctionCall, tensor: Tensor, axes: _Axes, result: Tensor) -> _Result:
@@ -205,7 +208,7 @@ _RULES: dict[str, _Rule] = {
 _MEANS = {name for name, rule in _RULES.items() if rule in (_mean, _average_pooling)}
 # May be a mean or something else.
 _UNKNOWN = {"einsum", "matmul", "rmatmul", "mm", "bmm", "addmm", "baddbmm", "tensordot", "mv",
-            "dot", "index_select", "gather"}  # fmt: skip
+            "dot", "index_select", "gather", "interpolate", "upsample"}  # fmt: skip
 # The values go on without a tensor that can be followed.
 _READS = {"setitem", "numpy", "array", "tolist", "item", "dlpack"}
 # The values don't go on.
