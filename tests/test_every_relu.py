@@ -109,6 +109,7 @@ def test_a_function_that_does_not_is_not(function):
         (nn.Hardtanh(0, 2), "Hardtanh"),
         (nn.Hardtanh(0, 6), "ReLU6"),
         (nn.Threshold(0, 0), "ReLU"),
+        (nn.LeakyReLU(0), "ReLU"),
     ],
 )
 def test_modules_of_the_family_are_seen_under_their_name(module, kind):
@@ -129,6 +130,13 @@ def test_modules_of_the_family_are_seen_under_their_name(module, kind):
         (nn.GELU(), "GELU"),
         (nn.SiLU(), "SiLU"),
         (nn.Hardswish(), "Hardswish"),
+        (nn.Mish(), "Mish"),
+        (nn.Mish(inplace=True), "Mish"),
+        (nn.Softplus(), "Softplus"),
+        (nn.SELU(inplace=True), "SELU"),
+        (nn.CELU(), "CELU"),
+        (nn.Tanh(), "Tanh"),
+        (nn.Sigmoid(), "Sigmoid"),
     ],
 )
 def test_other_kinds_are_seen_when_asked_for(module, kind):

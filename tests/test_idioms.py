@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from helpers import Calls
 from torch import nn
-from torch.nn.utils import parametrizations, parametrize, prune, weight_norm
+from torch.nn.utils import parametrizations, parametrize, prune
 
 import spectroscope
 from spectroscope.experiments.operations import remove_dc
@@ -21,7 +21,6 @@ WORDS = {
     "clamp_min": lambda x: torch.clamp_min(x, torch.full((), 0.0)),
     "mul": lambda x: x * (x > 0),
     "multiply": lambda x: torch.multiply(torch.gt(x, 0).float(), x),
-    "imul": lambda x: x.clone().mul_(1) if x.numel() == 0 else in_place(x.clone()),
     "where": lambda x: torch.where(x > 0, x, 0.0),
     "masked_fill": lambda x: x.masked_fill(x < 0, 0),
     "leaky_relu": lambda x: F.leaky_relu(x, negative_slope=0.0),
@@ -32,7 +31,8 @@ MORE_WORDS = {
     "method where": lambda x: x.where(x > 0, torch.zeros_like(x)),
     "where of the opposite": lambda x: torch.where(x < 0, torch.zeros_like(x), x),
     "masked_fill of the opposite": lambda x: x.masked_fill(~(x > 0), 0.0),
-    "masked_fill in place": lambda x: x.clone().masked_fill_(x <= 0, 0) if False else filled(x),
+    "in place": lambda x: in_place(x.clone()),
+    "masked_fill in place": lambda x: filled(x.clone()),
     "LeakyReLU": nn.LeakyReLU(0),
 }
 
@@ -43,7 +43,6 @@ def in_place(x):
 
 
 def filled(x):
-    x = x.clone()
     return x.masked_fill_(x <= 0, 0)
 
 
@@ -229,7 +228,7 @@ def test_parametrized_weights_are_no_activations(name, training):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert coverage_of(model, x) == {"1": "fired"}
-        sites = spectroscope.importance(model, [x], "relative_l2")["site"]
+        sites = spectroscope.importance(model.eval(), [x], "relative_l2")["site"]
     assert sites.unique().tolist() == ["1#0"]
 
 

@@ -48,7 +48,7 @@ class Idioms:
             return None
         if name == "__setitem" and self._is(args[1], "negative", args[0]) and is_zero(args[2]):
             return args[0], "x[x < 0] = 0 is a ReLU that returns nothing; F.relu(x) is recorded"
-        if name in ("add", "radd"):
+        if name == "add":
             for x, other in (args[:2], args[1::-1]):
                 if self._is(other, "magnitude", x):
                     return x, "x + |x| is twice a ReLU; 2 * F.relu(x) is recorded"
@@ -150,17 +150,16 @@ class Idioms:
 def _is_in_place(function: Callable[..., Any]) -> bool:
     name = getattr(function, "__name__", "").partition(".")[0]
     if name.startswith("__"):
-        return name == "__setitem__" or (name[2] == "i" and name[3:-2] in _OPERATORS)
+        return name == "__setitem__" or name in _IN_PLACE_OPERATORS
     return name.endswith("_")
 
 
-_OPERATORS = {"add", "sub", "mul", "truediv", "div", "floordiv", "mod", "pow", "and", "or", "xor",
-              "lshift", "rshift", "matmul"}  # fmt: skip
+_IN_PLACE_OPERATORS = {f"__i{name}__" for name in ("and", "or", "xor", "lshift", "rshift")}
 # What is known of the output of a function.
 _MAKERS: dict[str, Callable[[Idioms, Args, Kwargs], _Known | None]] = {
     **dict.fromkeys(("zeros", "zeros_like", "new_zeros"), Idioms._zero),
     **dict.fromkeys(("full", "full_like", "new_full"), Idioms._full),
-    **dict.fromkeys(("mul", "multiply", "rmul"), Idioms._scaled),
+    **dict.fromkeys(("mul", "multiply"), Idioms._scaled),
     **dict.fromkeys(
         ("gt", "ge", "greater", "greater_equal", "heaviside"), Idioms._comparison
     ),
@@ -173,7 +172,7 @@ _MAKERS: dict[str, Callable[[Idioms, Args, Kwargs], _Known | None]] = {
 }  # fmt: skip
 # Functions that may be a ReLU.
 _READERS: dict[str, Callable[[Idioms, Args, Kwargs], Tensor | None]] = {
-    **dict.fromkeys(("mul", "multiply", "rmul", "imul"), Idioms._read_product),
+    **dict.fromkeys(("mul", "multiply"), Idioms._read_product),
     **dict.fromkeys(("max", "maximum", "fmax", "clamp", "clip", "clamp_min"), Idioms._read_maximum),
     "where": Idioms._read_where,
     "masked_fill": Idioms._read_masked_fill,

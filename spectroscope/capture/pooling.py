@@ -186,13 +186,12 @@ _RULES: dict[str, _Rule] = {
     **{f"{kind}avg_pool{n}d": _average_pooling for n in (1, 2, 3) for kind in ("", "adaptive_")},
     **{f"conv{n}d": _convolution for n in (1, 2, 3)},
     **dict.fromkeys(
-        ("mul", "multiply", "rmul", "imul", "div", "divide", "true_divide", "truediv", "itruediv",
-         "idiv"),
+        ("mul", "multiply", "div", "divide", "true_divide"),
         _scaled,
     ),
     **dict.fromkeys(
-        ("add", "radd", "iadd", "sub", "subtract", "rsub", "isub", "neg", "negative", "positive",
-         "clone", "contiguous", "detach", "to", "float", "half", "bfloat16", "double", "type",
+        ("add", "sub", "subtract", "rsub", "neg", "negative", "positive", "clone",
+         "contiguous", "detach", "to", "float", "half", "bfloat16", "double", "type",
          "type_as", "cpu", "cuda", "requires_grad", "copy", "dropout", "feature_dropout",
          "dropout1d", "dropout2d", "dropout3d", "cat", "concat", "concatenate"),
         _same_axes,

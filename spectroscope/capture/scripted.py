@@ -18,12 +18,9 @@ _DEPTH = 2  # of Python functions that call one another
 def scripted_functions(module: nn.Module) -> list[str]:
     """Names of the TorchScript functions with a ReLU or a clamp that `module` refers to."""
     functions = {f.name: f for cls in type(module).__mro__ for f in _of_class(cls)}
-    functions |= {value.name: value for value in vars(module).values() if _is_scripted(value)}
+    own = (f for value in vars(module).values() for f in _referred(value, _DEPTH))
+    functions |= {f.name: f for f in own}
     return [name for name, f in functions.items() if _RELU.search(str(f.inlined_graph))]
-
-
-def _is_scripted(value: Any) -> bool:
-    return isinstance(value, torch.jit.ScriptFunction)
 
 
 def _of_class(cls: type) -> list[Any]:
@@ -34,7 +31,7 @@ def _of_class(cls: type) -> list[Any]:
 
 
 def _referred(value: Any, depth: int) -> Iterator[Any]:
-    if _is_scripted(value):
+    if isinstance(value, torch.jit.ScriptFunction):
         yield value
     elif isinstance(value, FunctionType) and depth:
         if value.__module__.partition(".")[0] == "torch":
