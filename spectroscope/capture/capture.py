@@ -17,6 +17,7 @@ from spectroscope.capture.discovery import Discovery
 from spectroscope.capture.dispatch import CallObserver, Change, Dispatcher, Finish
 from spectroscope.capture.downsampling import DownsamplingLog, Provenance
 from spectroscope.capture.frames import calls_itself, keyword_arguments
+from spectroscope.capture.memory import ForwardMemory
 from spectroscope.capture.sites import CoverageRow, Downsampling, Select, Site
 from spectroscope.capture.tensors import nested_tensors
 from spectroscope.errors import first_line
@@ -47,9 +48,10 @@ class Frame:
 class _ThreadState(threading.local):
     """The forward pass that runs in this thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, remembers: bool) -> None:
         self.running: list[Frame] = []
         self.calls: Counter[str] = Counter()
+        self.memory = ForwardMemory(enabled=remembers)
         self.restart()
 
     def restart(self) -> None:
@@ -104,7 +106,7 @@ class Capture:
         self._model = model
         self._on_forward = on_forward
         self._entered: Counter[str] = Counter()  # calls of activation modules, by place
-        self._thread = _ThreadState()
+        self._thread = _ThreadState(remembers=change is None)
         self._attached_in: int | None = None  # id of the thread
 
     def attach(self) -> None:
@@ -116,7 +118,7 @@ class Capture:
         if self._attached_in is not None:
             raise RuntimeError("this recorder is already recording")
         self.discovery.scan()  # modules may have been replaced since the last scan
-        self._thread = _ThreadState()
+        self._thread = _ThreadState(remembers=not self.changes_outputs)
         self._attached_in = threading.get_ident()
         try:
             hooks.register(self)
@@ -196,11 +198,15 @@ class Capture:
             self.ran = "model" if module is self._model else self.ran or "parts"
             thread.calls.clear()
             thread.restart()
+            inputs = list(nested_tensors((args, keyword_arguments(module))))
+            thread.memory.start((module, *((x.shape, x.dtype) for x in inputs)))
             if module is self._model:
-                inputs = list(nested_tensors((args, keyword_arguments(module))))
-                thread.axes.start(inputs, self._time_axis)
-                self.lengths = self.lengths or thread.axes.lengths
+                if thread.memory.tracking:
+                    thread.axes.start(inputs, self._time_axis)
+                    self.lengths = self.lengths or thread.axes.lengths
                 self._on_forward(inputs)
+        if thread.memory.expects(module) is None:
+            thread.memory.add(module, matters=True)
         name = names[0] if len(names) == 1 else self._called_name(names)
         in_custom = False
         if thread.running:
@@ -227,16 +233,25 @@ class Capture:
     def on_module_exit(self, module: nn.Module, output: Any) -> Any:
         """See :class:`spectroscope.capture.hooks.Observer`."""
         running, new = self._thread.running, None
-        if running and any(frame.module is module for frame in reversed(running)):
+        if running and (
+            running[-1].module is module or any(frame.module is module for frame in running)
+        ):
             while (frame := running.pop()).module is not module:
                 pass
             if not running:
                 self._thread.restart()
+                if output is not None:
+                    self._thread.memory.finish()
             if frame.finish is not None:
                 new = frame.finish(output)
             if isinstance(module, nn.TransformerEncoderLayer) and not frame.ran_submodules:
                 self._report_fused(module, frame.name, ran=output is not None)
         return new
+
+    def ignores(self, function: Callable[..., Any]) -> bool:
+        """See :class:`spectroscope.capture.hooks.Observer`."""
+        thread = self._thread
+        return bool(thread.running) and thread.memory.expects(function) is False
 
     def on_function_call(
         self,
@@ -258,7 +273,10 @@ class Capture:
             elif "relu" in name and "relu" in name.split("_"):
                 reason = "its ReLU is part of a fused kernel"
                 self.discovery.add_unobservable(frame.name, frame.module, reason, function=name)
-        axes, provenance = thread.axes, thread.provenance
+        memory, axes, provenance = thread.memory, thread.axes, thread.provenance
+        memory.add(function, matters=not (wrap is finish is None))
+        if not memory.tracking:
+            return hooks.Interception(wrap, finish)
         if wrap is finish is None and not axes.concerns(name, args, kwargs):
             return None
         place = f"{frame.name}/{name.strip('_')}".lstrip("/")
@@ -317,13 +335,16 @@ class Capture:
         calls[row.place] += 1
         if not self.discovery.selects(site):
             return None
-        finish = self._dispatcher.start(site, tensor, self._thread.axes, row, is_relu=is_relu)
+        finish = self._dispatcher.start(
+            site, tensor, self._thread.axes, self._thread.memory, row, is_relu=is_relu
+        )
+        if self.changes_outputs or not self._thread.memory.tracking:
+            return finish
 
-        def finish_call(output: Any, original_input: Tensor | None = None) -> Tensor | None:
-            new = finish(output) if original_input is None else finish(output, original_input)
-            if isinstance(output, Tensor) and not self.changes_outputs:
+        def finish_call(output: Any) -> Tensor | None:
+            if isinstance(output, Tensor):
                 self._thread.provenance.add_site(site.name, output)
-            return new
+            return finish(output)
 
         return finish_call
 
