@@ -1,4 +1,4 @@
-"""A forward that repeats an earlier one isn't tracked again; one that differs gets nothing wrong."""
+"""A forward that repeats an earlier one isn't tracked again; one that differs gets no wrong rate."""
 
 import math
 
@@ -106,6 +106,22 @@ def test_a_site_first_seen_in_a_forward_that_is_not_tracked():
     sites = recorder.report().sites().set_index("site")
     assert math.isnan(sites.loc["/relu#0", "fs"])
     assert sites.loc["/relu#0", "n_samples"] == 1
+
+
+class Steps(nn.Module):
+    """Calls the same functions whatever the data, which decide the sampling rate."""
+
+    def forward(self, x):
+        return torch.relu(x[..., :: 2 if x.mean() > 0 else 1])
+
+
+@pytest.mark.parametrize("signs", [(1, 1, -1), (-1, -1, 1), (1, 1, -1, -1, 1)])
+def test_other_lengths_in_the_same_steps(signs):
+    model = Steps()
+    with spectroscope.record(model, fs=32, spectra=False) as recorder:
+        for sign in signs:
+            model(torch.full((1, 1, 8), float(sign)))
+    assert math.isnan(recorder.report().sites()["fs"].item())
 
 
 class Early(nn.Module):

@@ -98,15 +98,11 @@ class ForwardMemory:
         self._current.readings[site] = reading
 
     def finish(self) -> None:
-        """End a forward that is complete."""
-        if self.tracking:
-            known = self._forwards.get(self._key)
-            if self._enabled and known is None:
-                if len(self._forwards) == _MAX_FORWARDS:
-                    del self._forwards[next(iter(self._forwards))]
-                self._forwards[self._key] = self._current
-        elif self._expected is not None and self._position < len(self._expected):
-            self._differs()
+        """End a forward that is complete. (One that repeats may end earlier than the first.)"""
+        if self.tracking and self._enabled and self._key not in self._forwards:
+            if len(self._forwards) == _MAX_FORWARDS:
+                del self._forwards[next(iter(self._forwards))]
+            self._forwards[self._key] = self._current
 
     def _differs(self) -> None:
         self._current.repeats = False

@@ -138,11 +138,13 @@ class SiteRecord:
                     reasons.append(str(error))
         shape = tuple(a if a == b else None for a, b in zip(self.shape, other.shape, strict=True))
         layout, decimation = self.layout, self.decimation
-        if self.tracked and other.tracked:
+        if self.shape == other.shape and self.tracked != other.tracked:
+            # Tensors of the same shape, of which those that weren't tracked have no say.
+            if other.tracked:
+                layout, decimation = other.layout, other.decimation
+        else:
             layout = layout._replace(is_time=layout.is_time and other.layout.is_time)
             decimation = decimation if decimation == other.decimation else math.nan
-        elif other.tracked:
-            layout, decimation = other.layout, other.decimation
         inputs = self.inputs + other.inputs
         tracked = self.tracked or other.tracked
         return SiteRecord(self.site, shape, layout, decimation, inputs, state, tracked), reasons
