@@ -1,4 +1,4 @@
-"""A forward that repeats an earlier one isn't tracked again; one that differs gets no wrong rate."""
+"""A forward that repeats an earlier one is not tracked again; if it differs, no rate is wrong."""
 
 import math
 
@@ -100,7 +100,8 @@ def test_a_branch_that_depends_on_the_data():
 
 def test_a_site_first_seen_in_a_forward_that_is_not_tracked():
     model, positive = Branches(), torch.ones(1, 1, 64)
-    with spectroscope.record(model, fs=32, spectra=False) as recorder:
+    recorder = spectroscope.record(model, fs=32, spectra=False)
+    with pytest.warns(UserWarning, match="unknown in spite of fs"), recorder:
         for x in (-positive, -positive, positive):
             model(x)
     sites = recorder.report().sites().set_index("site")
@@ -118,7 +119,8 @@ class Steps(nn.Module):
 @pytest.mark.parametrize("signs", [(1, 1, -1), (-1, -1, 1), (1, 1, -1, -1, 1)])
 def test_other_lengths_in_the_same_steps(signs):
     model = Steps()
-    with spectroscope.record(model, fs=32, spectra=False) as recorder:
+    recorder = spectroscope.record(model, fs=32, spectra=False)
+    with pytest.warns(UserWarning, match="unknown in spite of fs"), recorder:
         for sign in signs:
             model(torch.full((1, 1, 8), float(sign)))
     assert math.isnan(recorder.report().sites()["fs"].item())

@@ -98,7 +98,7 @@ class ForwardMemory:
         self._current.readings[site] = reading
 
     def finish(self) -> None:
-        """End a forward that is complete. (One that repeats may end earlier than the first.)"""
+        """End a forward that is complete; one that repeats another may end earlier than that."""
         if self.tracking and self._enabled and self._key not in self._forwards:
             if len(self._forwards) == _MAX_FORWARDS:
                 del self._forwards[next(iter(self._forwards))]
