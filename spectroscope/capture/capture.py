@@ -10,16 +10,16 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from spectroscope.capture import activations, hooks
-from spectroscope.capture.axes import ChannelAxis, Layout
+from spectroscope.capture.axes import ChannelAxis, Layout, TimeAxis
 from spectroscope.capture.axis_tracker import AxisTracker
 from spectroscope.capture.call import run_on_copy
 from spectroscope.capture.discovery import Discovery
 from spectroscope.capture.dispatch import CallObserver, Change, Dispatcher, Finish
 from spectroscope.capture.downsampling import DownsamplingLog, Provenance
 from spectroscope.capture.frames import calls_itself, keyword_arguments
+from spectroscope.capture.inputs import Input, InputAxes, SamplingRate, inputs_of
 from spectroscope.capture.memory import ForwardMemory
 from spectroscope.capture.sites import CoverageRow, Downsampling, Select, Site
-from spectroscope.capture.tensors import nested_tensors
 from spectroscope.errors import first_line
 
 
@@ -48,7 +48,8 @@ class Frame:
 class _ThreadState(threading.local):
     """The forward pass that runs in this thread."""
 
-    def __init__(self, *, remembers: bool) -> None:
+    def __init__(self, inputs: InputAxes, *, remembers: bool) -> None:
+        self._inputs = inputs
         self.running: list[Frame] = []
         self.calls: Counter[str] = Counter()
         self.memory = ForwardMemory(enabled=remembers)
@@ -56,7 +57,7 @@ class _ThreadState(threading.local):
 
     def restart(self) -> None:
         """Forget the tensors of the previous forward."""
-        self.axes = AxisTracker()
+        self.axes = AxisTracker(self._inputs)
         self.provenance = Provenance(self.axes)
 
 
@@ -72,13 +73,13 @@ class Capture:
         kinds: as in :class:`spectroscope.capture.discovery.Discovery`.
         channel_axis: as in :class:`spectroscope.capture.dispatch.Dispatcher`.
         decimation: as in :class:`spectroscope.capture.dispatch.Dispatcher`.
-        timed: as in :class:`spectroscope.capture.dispatch.Dispatcher`.
-        time_axis: time axis of the model's inputs.
-        on_forward: called with the input tensors before each forward of the model.
+        fs: as in :class:`spectroscope.capture.inputs.InputAxes`.
+        time_axis: as in :class:`spectroscope.capture.inputs.InputAxes`.
+        on_forward: called with the inputs before each forward of the model.
 
     Attributes:
         discovery: the activations of the model, and the parts that can't be observed.
-        lengths: along time, of inputs of different lengths, the reference first; else empty.
+        inputs: time axis and sampling rate of the model's inputs.
         ran: ``"model"`` after the model's own forward ran, ``"parts"`` if only that of submodules
             did, or None.
     """
@@ -93,20 +94,21 @@ class Capture:
         kinds: Iterable[str | type[nn.Module]] = (),
         channel_axis: ChannelAxis = "auto",
         decimation: float | Mapping[str, float] | None = None,
-        timed: bool = False,
-        time_axis: int = -1,
-        on_forward: Callable[[list[Tensor]], None] = lambda inputs: None,
+        fs: SamplingRate = None,
+        time_axis: TimeAxis = "auto",
+        on_forward: Callable[[list[Input]], None] = lambda inputs: None,
     ):
         self.discovery = Discovery(model, select, kinds)
         self.ran: Literal["model", "parts"] | None = None
         self._downsamplings = DownsamplingLog()
-        self._dispatcher = Dispatcher(observe, change, channel_axis, decimation, timed=timed)
-        self._time_axis = time_axis
-        self.lengths: tuple[int, ...] = ()
+        self.inputs = InputAxes(fs, time_axis)
+        self._dispatcher = Dispatcher(
+            observe, change, channel_axis, decimation, timed=self.inputs.fs is not None
+        )
         self._model = model
         self._on_forward = on_forward
         self._entered: Counter[str] = Counter()  # calls of activation modules, by place
-        self._thread = _ThreadState(remembers=change is None)
+        self._thread = _ThreadState(self.inputs, remembers=change is None)
         self._attached_in: int | None = None  # id of the thread
 
     def attach(self) -> None:
@@ -118,7 +120,7 @@ class Capture:
         if self._attached_in is not None:
             raise RuntimeError("this recorder is already recording")
         self.discovery.scan()  # modules may have been replaced since the last scan
-        self._thread = _ThreadState(remembers=not self.changes_outputs)
+        self._thread = _ThreadState(self.inputs, remembers=not self.changes_outputs)
         self._attached_in = threading.get_ident()
         try:
             hooks.register(self)
@@ -198,12 +200,11 @@ class Capture:
             self.ran = "model" if module is self._model else self.ran or "parts"
             thread.calls.clear()
             thread.restart()
-            inputs = list(nested_tensors((args, keyword_arguments(module))))
-            thread.memory.start((module, *((x.shape, x.dtype) for x in inputs)))
+            inputs = inputs_of(module, args, keyword_arguments(module))
+            thread.memory.start((module, *((name, x.shape, x.dtype) for name, x in inputs)))
             if module is self._model:
                 if thread.memory.tracking:
-                    thread.axes.start(inputs, self._time_axis)
-                    self.lengths = self.lengths or thread.axes.lengths
+                    thread.axes.start(inputs)
                 self._on_forward(inputs)
         if thread.memory.expects(module) is None:
             thread.memory.add(module, matters=True)

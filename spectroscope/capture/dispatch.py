@@ -122,13 +122,9 @@ class Dispatcher:
             note(reason)
             return partial(_finish, None, None, row)
         if reading is None:
-            tracked = axis is None and tracker.started
-            if (
-                tracked
-                and self._change is None
-                and (reason := unknown_channels(tensor.shape, axes))
-            ):
-                note(reason)
+            unknown = unknown_channels(tensor.shape, axes) if axis is None else None
+            if unknown and tracker.started and self._change is None:
+                row.remark = f"call {site.call}: {unknown}"
             layout = layout_of(tensor.shape, axes, axis, timed=self._timed)
             decimation = self._decimation.of(site)
             if math.isnan(decimation):
