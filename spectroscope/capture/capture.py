@@ -133,7 +133,13 @@ class Capture:
         self.only_mean.update(state["only_mean"])
 
     def _new_forward(self) -> Forward:
-        return Forward(self.inputs, self.discovery.buffers, self._downsamplings, self.only_mean)
+        return Forward(
+            self.inputs,
+            self.discovery.buffers,
+            self._downsamplings,
+            self.only_mean,
+            remembers=not self.changes_outputs,
+        )
 
     def next_downsampling(self, site: Site, layout: Layout) -> Downsampling | None:
         """The next downsampling after a site whose activations have this layout."""
@@ -172,10 +178,14 @@ class Capture:
             self.ran = "model" if module is self._model else self.ran or "parts"
             thread.calls.clear()
             thread.restart()
+            inputs = inputs_of(module, args, keyword_arguments(module))
+            thread.memory.start((module, *((name, x.shape, x.dtype) for name, x in inputs)))
             if module is self._model:
-                inputs = inputs_of(module, args, keyword_arguments(module))
-                thread.axes.start(inputs)
+                if thread.memory.tracking:
+                    thread.axes.start(inputs)
                 self._on_forward(inputs)
+        if thread.memory.expects(module) is None:
+            thread.memory.add(module, matters=True)
         name = names[0] if len(names) == 1 else thread.called_name(names)
         in_custom = False
         if thread.running:
@@ -184,7 +194,8 @@ class Capture:
         in_custom |= isinstance(module, ParametrizationList)
         kind = None if in_custom else self.discovery.kind_of[module]
         finish = None
-        if kind is not None:
+        # Of a module that is given nothing but weights, the number is 0.
+        if kind is not None and (thread.memory.tracking or self._entered[name]):
             self._entered[name] += 1
             self.discovery.row(module, name, "", kind)
             if isinstance(module, self.discovery.kinds.classes):
@@ -203,19 +214,27 @@ class Capture:
     def on_module_exit(self, module: nn.Module, output: Any) -> Any:
         """See :class:`spectroscope.capture.hooks.Observer`."""
         running, new = self._thread.running, None
-        if running and any(frame.module is module for frame in reversed(running)):
+        if running and (
+            running[-1].module is module or any(frame.module is module for frame in running)
+        ):
             while (frame := running.pop()).module is not module:
                 pass
             if not running:
                 returned = [tensor for _, tensor in nested_tensors(output)]
-                self._thread.pooling.end(returned, is_model=module is self._model)
-                self._thread.restart()
+                self._thread.end(returned, is_model=module is self._model)
+                if output is not None:
+                    self._thread.memory.finish()
             if frame.finish is not None:
                 new = frame.finish(output)
             if isinstance(module, nn.TransformerEncoderLayer) and not frame.ran_submodules:
                 ran = output is not None
                 self.discovery.report_fused(module, frame.name, ran=ran)
         return new
+
+    def ignores(self, function: Callable[..., Any]) -> bool:
+        """See :class:`spectroscope.capture.hooks.Observer`."""
+        thread = self._thread
+        return bool(thread.running) and thread.memory.expects(function) is False
 
     def on_function_call(
         self,
@@ -239,16 +258,18 @@ class Capture:
                 self.discovery.add_unobservable(frame.name, frame.module, reason, function=name)
             if hidden := thread.idioms.unobservable(name, args):
                 self._report_hidden(name, *hidden)
-        track = thread.track(function, name, args, kwargs)
-        if finish is None or track is None:
-            on_output = finish or track
-            return None if wrap is on_output is None else hooks.Interception(wrap, on_output)
+        note = thread.idioms.follow(function, name, args, kwargs)
+        thread.memory.add(function, matters=not (wrap is finish is note is None))
+        track = thread.track(name, args, kwargs) if thread.memory.tracking else None
+        callbacks = [callback for callback in (track, note, finish) if callback is not None]
+        if len(callbacks) < 2:
+            return hooks.Interception(wrap, *callbacks) if wrap or callbacks else None
 
-        def track_and_finish(output: Any) -> None:
-            track(output)
-            finish(output)
+        def on_output(output: Any) -> None:
+            for callback in callbacks:
+                callback(output)
 
-        return hooks.Interception(wrap, track_and_finish)
+        return hooks.Interception(wrap, on_output)
 
     def on_error(self, error: Exception) -> None:
         """See :class:`spectroscope.capture.hooks.Observer`.
@@ -279,7 +300,11 @@ class Capture:
         activation, tensor = match
         is_module = bool(frame.kind) or activations.of_module(frame.module) is activation
         # A module is an activation whatever its input is, but for weights.
-        is_weight = thread.axes.is_constant(tensor) and tensor.is_floating_point()
+        is_weight = (
+            tensor.is_floating_point()
+            and not thread.memory.repeating
+            and thread.axes.is_constant(tensor)
+        )
         if is_weight and frame.kind:
             self._entered[frame.name] -= 1
             self.discovery.discard_row(frame.name)
@@ -288,7 +313,7 @@ class Capture:
         place, kind = "" if is_module else function.strip("_"), activation.kind
         if kind not in self.discovery.kinds.names:
             self.discovery.row(frame.module, frame.name, place, kind, calls=1, asked=False)
-            return hooks.Interception()
+            return hooks.Interception(on_output=_nothing)
         is_relu = activation is activations.RELU and exact and not wrapped
         finish = self._start_call(frame.module, frame.name, place, kind, tensor, is_relu)
         if finish is None or not self.changes_outputs:
@@ -318,17 +343,23 @@ class Capture:
         calls[row.place] += 1
         if not self.discovery.selects(site):
             return None
-        finish = self._dispatcher.start(site, tensor, self._thread.axes, row, is_relu=is_relu)
+        finish = self._dispatcher.start(
+            site, tensor, self._thread.axes, self._thread.memory, row, is_relu=is_relu
+        )
+        if self.changes_outputs or not self._thread.memory.tracking:
+            return finish
 
-        def finish_call(output: Any, original_input: Tensor | None = None) -> Tensor | None:
-            new = finish(output) if original_input is None else finish(output, original_input)
-            if isinstance(output, Tensor) and not self.changes_outputs:
-                axes = self._thread.axes.of(output)
-                layout = self._dispatcher.layout(site, output, axes)
+        def finish_call(output: Any) -> Tensor | None:
+            if isinstance(output, Tensor):
+                layout = self._dispatcher.layout(site, output, self._thread.axes.of(output))
                 self._thread.add_site(site.name, output, layout.transformed)
-            return new
+            return finish(output)
 
         return finish_call
+
+
+def _nothing(output: Any) -> None:
+    """Called with the output of a function that is only counted."""
 
 
 def _may_be_activation(tensor: Tensor, axes: Axes | None) -> bool:

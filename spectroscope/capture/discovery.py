@@ -13,7 +13,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 from spectroscope.capture import activations, hooks
 from spectroscope.capture.scripted import scripted_functions
-from spectroscope.capture.sites import CoverageRow, Select, Site
+from spectroscope.capture.sites import CoverageRow, Select, Site, place_of
 from spectroscope.capture.tensors import TensorMap
 from spectroscope.errors import RequestError
 from spectroscope.wrappers import is_wrapped
@@ -109,12 +109,12 @@ class Discovery:
         asked: bool = True,
     ) -> CoverageRow:
         """Get the row of a place, created if missing, and add `calls` to the calls that fired."""
-        new = CoverageRow(name, function, kind, asked=asked)
+        place = place_of(name, function)
         with self._lock:
-            row = self.rows.get(new.place)
+            row = self.rows.get(place)
             if row is None:
-                row = self.rows[new.place] = new
-                row.selected = self._matches_place(new.place, module)
+                row = self.rows[place] = CoverageRow(name, function, kind, asked=asked)
+                row.selected = self._matches_place(place, module)
             row.fired += calls
         return row
 

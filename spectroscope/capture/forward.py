@@ -12,6 +12,7 @@ from spectroscope.capture.axis_tracker import AxisTracker
 from spectroscope.capture.downsampling import DownsamplingLog, Provenance
 from spectroscope.capture.idioms import Idioms
 from spectroscope.capture.inputs import InputAxes
+from spectroscope.capture.memory import ForwardMemory
 from spectroscope.capture.pooling import GlobalPooling, OnlyMean
 from spectroscope.capture.tensors import TensorMap
 
@@ -46,6 +47,7 @@ class Forward(threading.local):
         buffers: as in :class:`AxisTracker`.
         downsamplings: is updated.
         only_mean: as in :class:`GlobalPooling`.
+        remembers: forwards that repeat an earlier one aren't tracked.
     """
 
     def __init__(
@@ -54,9 +56,12 @@ class Forward(threading.local):
         buffers: TensorMap[bool],
         downsamplings: DownsamplingLog,
         only_mean: dict[str, OnlyMean],
+        *,
+        remembers: bool,
     ) -> None:
         self.running: list[Frame] = []
         self.calls: Counter[str] = Counter()
+        self.memory = ForwardMemory(enabled=remembers)
         self._inputs = inputs
         self._buffers = buffers
         self._downsamplings = downsamplings
@@ -71,13 +76,12 @@ class Forward(threading.local):
         self.idioms = Idioms()
 
     def track(
-        self, function: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Callable[[Any], None] | None:
         """What to call with the output of a torch function that is about to run; None: nothing."""
-        note = self.idioms.follow(function, name, args, kwargs)
         axes, provenance, pooling = self.axes, self.provenance, self.pooling
         if not pooling.active and not axes.concerns(name, args, kwargs):
-            return note
+            return None
         place = f"{self.running[-1].name}/{name.strip('_')}".lstrip("/")
 
         def update(output: Any) -> None:
@@ -87,10 +91,16 @@ class Forward(threading.local):
                 self._downsamplings.add(steps)
             if pooling.active:
                 pooling.update(name, args, kwargs, output)
-            if note is not None:
-                note(output)
 
         return update
+
+    def end(self, outputs: list[Tensor], *, is_model: bool) -> None:
+        """The model, or the part of it that was called, has returned `outputs`."""
+        if self.memory.tracking:
+            self.pooling.end(outputs, is_model=is_model)
+        elif not self.memory.repeating:
+            self.pooling.lose()
+        self.restart()
 
     def add_site(self, site: str, output: Tensor, transformed: tuple[int, ...]) -> None:
         """Track the output of an activation with these axes of time or space."""

@@ -60,7 +60,7 @@ class Idioms:
         """What to call with the result of a function that is about to run; None: nothing."""
         if self._known is not None and _is_in_place(function):
             self._known = None  # what was known may be of other values now
-            return None
+            return lambda output: None
         maker = _MAKERS.get(name.strip("_"))
         known = None if maker is None else maker(self, args, kwargs)
         if known is None:

@@ -86,6 +86,11 @@ class GlobalPooling:
             for site in self._sites.get(tensor) or ():
                 self._set(site, False if is_model else None)
 
+    def lose(self) -> None:
+        """A forward wasn't followed: what went on is unknown."""
+        for site in list(self._only_mean):
+            self._set(site, None)
+
     def _set(self, site: str, value: OnlyMean) -> None:
         both = value, self._only_mean.get(site, True)
         self._only_mean[site] = merged(*both)
