@@ -34,7 +34,7 @@ def _referred(value: Any, depth: int) -> Iterator[Any]:
     if isinstance(value, torch.jit.ScriptFunction):
         yield value
     elif isinstance(value, FunctionType) and depth:
-        if value.__module__.partition(".")[0] == "torch":
+        if (value.__module__ or "").partition(".")[0] == "torch":
             return
         try:
             names = inspect.getclosurevars(value)
