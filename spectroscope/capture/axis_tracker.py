@@ -104,7 +104,7 @@ class AxisTracker:
         if self._may_be_channels_last and name == "conv1d":
             self._check_time(inputs)
         tracked = [(tensor, axes) for tensor in inputs if (axes := self.of(tensor)) is not None]
-        self._update_constants(name, inputs, output)
+        self._update_constants(name, inputs, tracked, output)
         if not inputs or not (tracked or name in MAKES_CHANNELS):
             return []
         call = FunctionCall(name, args, kwargs, inputs, tracked)
@@ -118,10 +118,14 @@ class AxisTracker:
                 self._axes.discard(tensor)
         return tracked
 
-    def _update_constants(self, name: str, inputs: list[Tensor], output: Any) -> None:
+    def _update_constants(
+        self, name: str, inputs: list[Tensor], tracked: list[tuple[Tensor, Axes]], output: Any
+    ) -> None:
         if not inputs and name not in _POSITIONS:
             return
         makes_signals = name in MAKES_CHANNELS or name in PRODUCTS
+        if tracked and tracked[0][0] is inputs[0]:  # mostly: saves to look at all
+            makes_signals |= not self._constants.get(inputs[0])
         if not makes_signals and all(map(self.is_constant, inputs)):
             for tensor in tensors((output,)):
                 self._constants.set(tensor, True)
