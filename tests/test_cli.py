@@ -313,7 +313,7 @@ import spectroscope
 def specimen():
     model = nn.Sequential(nn.Conv1d(1, 2, 3), nn.GELU(), nn.Conv1d(2, 2, 3), nn.GELU())
     return spectroscope.Specimen(
-        "gelu", "Two GELUs.", "MIT", model, inputs=[torch.randn(12, 1, 32)], n_inputs=12
+        "gelu", "Two GELUs.", "MIT", model.eval(), inputs=[torch.randn(12, 1, 32)], n_inputs=12
     )
 """
 
