@@ -2,6 +2,7 @@
 
 import difflib
 import fnmatch
+import sys
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -180,10 +181,23 @@ def _walk(
     causes no infinite recursion.
     """
     yield name, module
-    for key, child in module._modules.items():  # named_children() yields a shared child only once
+    for key, child in _children(module):
         if child is not None and child is not module and child not in ancestors:
             path = name if is_wrapped(module, key) else f"{name}.{key}" if name else key
             yield from _walk(child, path, (*ancestors, module))
+
+
+def _children(module: nn.Module) -> list[tuple[str, nn.Module | None]]:
+    """Submodules by name; layers of Keras, most of which torch doesn't know, by the layer's name."""
+    children = list(module._modules.items())  # named_children() yields a shared child only once
+    if not (keras := sys.modules.get("keras")) or not isinstance(module, keras.Layer):
+        return children
+    layers: dict[str, nn.Module | None] = {}
+    for layer in module._flatten_layers(include_self=False, recursive=False):  # type: ignore[operator]
+        # Only those of a functional model have different names for sure.
+        twins = sum(other.partition("@")[0] == layer.name for other in layers)
+        layers[f"{layer.name}@{twins}" if twins else layer.name] = layer
+    return [*layers.items(), *((k, m) for k, m in children if not isinstance(m, keras.Layer))]
 
 
 def _is_fused(module: nn.Module) -> bool:
