@@ -3,7 +3,7 @@
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
@@ -11,51 +11,26 @@ from torch import Tensor, nn
 
 from spectroscope.capture import activations, hooks
 from spectroscope.capture.axes import ChannelAxis, Layout
-from spectroscope.capture.axis_tracker import AxisTracker
 from spectroscope.capture.call import run_on_copy
 from spectroscope.capture.discovery import Discovery
 from spectroscope.capture.dispatch import CallObserver, Change, Dispatcher, Finish
-from spectroscope.capture.downsampling import DownsamplingLog, Provenance
-from spectroscope.capture.frames import calls_itself, keyword_arguments
+from spectroscope.capture.downsampling import DownsamplingLog
+from spectroscope.capture.frames import (
+    FrameValue,
+    calls_itself,
+    keyword_arguments,
+    line_of,
+    outermost_method,
+    running_methods,
+)
+from spectroscope.capture.passes import Frame, Pass, ThreadState
 from spectroscope.capture.sites import CoverageRow, Downsampling, Select, Site
 from spectroscope.capture.tensors import nested_tensors
 from spectroscope.errors import first_line
 
 
-@dataclass(slots=True)
-class Frame:
-    """A module that is running.
-
-    Attributes:
-        module: the module.
-        name: qualified name; of a module with several names, the one it was called under.
-        kind: of activation, or None if it isn't an activation to be recorded.
-        in_custom: it is, or runs inside, an activation of the user's own class, whose calls of
-            other activations are part of it.
-        finish: called with the output; may return the replacement of the output.
-        ran_submodules: it has called a module.
-    """
-
-    module: nn.Module
-    name: str
-    kind: str | None
-    in_custom: bool
-    finish: Callable[[Any], Any] | None
-    ran_submodules: bool = False
-
-
-class _ThreadState(threading.local):
-    """The forward pass that runs in this thread."""
-
-    def __init__(self) -> None:
-        self.running: list[Frame] = []
-        self.calls: Counter[str] = Counter()
-        self.restart()
-
-    def restart(self) -> None:
-        """Forget the tensors of the previous forward."""
-        self.axes = AxisTracker()
-        self.provenance = Provenance(self.axes)
+# Calls at one place in one pass outside `model(x)`, above which the method is taken for a loop.
+_MAX_CALLS = 256
 
 
 class Capture:
@@ -79,6 +54,8 @@ class Capture:
         lengths: along time, of inputs of different lengths, the reference first; else empty.
         ran: ``"model"`` after the model's own forward ran, ``"parts"`` if only that of submodules
             did, or None.
+        methods: methods, such as `encode()`, and submodules whose activations ran outside
+            ``model(x)``.
     """
 
     def __init__(
@@ -97,6 +74,7 @@ class Capture:
     ):
         self.discovery = Discovery(model, select, kinds)
         self.ran: Literal["model", "parts"] | None = None
+        self.methods: dict[str, None] = {}
         self._downsamplings = DownsamplingLog()
         self._dispatcher = Dispatcher(observe, change, channel_axis, decimation, timed=timed)
         self._time_axis = time_axis
@@ -104,7 +82,7 @@ class Capture:
         self._model = model
         self._on_forward = on_forward
         self._entered: Counter[str] = Counter()  # calls of activation modules, by place
-        self._thread = _ThreadState()
+        self._thread = ThreadState()
         self._attached_in: int | None = None  # id of the thread
 
     def attach(self) -> None:
@@ -116,7 +94,7 @@ class Capture:
         if self._attached_in is not None:
             raise RuntimeError("this recorder is already recording")
         self.discovery.scan()  # modules may have been replaced since the last scan
-        self._thread = _ThreadState()
+        self._thread = ThreadState()
         self._attached_in = threading.get_ident()
         try:
             hooks.register(self)
@@ -146,6 +124,7 @@ class Capture:
         """State beside the coverage, as plain data for :meth:`load_state_dict`."""
         return {
             "ran": self.ran,
+            "methods": list(self.methods),
             "entered": dict(self._entered),
             "downsamplings": self._downsamplings.state_dict(),
         }
@@ -156,6 +135,7 @@ class Capture:
         """Restore the state saved by :meth:`state_dict`, and the coverage."""
         self.discovery.rows = {place: replace(row) for place, row in coverage.items()}
         self.ran = state["ran"]
+        self.methods = dict.fromkeys(state["methods"])
         self._entered = Counter(state["entered"])
         self._downsamplings.load_state_dict(state["downsamplings"])
 
@@ -192,15 +172,16 @@ class Capture:
         if thread.running and module is self._model and not calls_itself(module):
             # A KeyboardInterrupt, unlike an Exception, ends a forward without calling the hooks.
             thread.running.clear()
-        if not thread.running:
-            self.ran = "model" if module is self._model else self.ran or "parts"
-            thread.calls.clear()
-            thread.restart()
-            if module is self._model:
-                inputs = list(nested_tensors((args, keyword_arguments(module))))
-                thread.axes.start(inputs, self._time_axis)
-                self.lengths = self.lengths or thread.axes.lengths
-                self._on_forward(inputs)
+        outermost = None
+        if not thread.running and module is self._model:
+            self.ran, outermost = "model", Pass()
+            thread.enter(outermost)
+            inputs = list(nested_tensors((args, keyword_arguments(module))))
+            outermost.axes.start(inputs, self._time_axis)
+            self.lengths = self.lengths or outermost.axes.lengths
+            self._on_forward(inputs)
+        elif not thread.running:
+            self._enter_method()
         name = names[0] if len(names) == 1 else self._called_name(names)
         in_custom = False
         if thread.running:
@@ -222,7 +203,7 @@ class Capture:
                 else:
                     reason = "it was called without a positional tensor"
                     self.discovery.set_reason(name, module, reason)
-        thread.running.append(Frame(module, name, kind, in_custom, finish))
+        thread.running.append(Frame(module, name, kind, in_custom, finish, outermost))
 
     def on_module_exit(self, module: nn.Module, output: Any) -> Any:
         """See :class:`spectroscope.capture.hooks.Observer`."""
@@ -230,8 +211,6 @@ class Capture:
         if running and any(frame.module is module for frame in reversed(running)):
             while (frame := running.pop()).module is not module:
                 pass
-            if not running:
-                self._thread.restart()
             if frame.finish is not None:
                 new = frame.finish(output)
             if isinstance(module, nn.TransformerEncoderLayer) and not frame.ran_submodules:
@@ -246,22 +225,24 @@ class Capture:
         wrapped: bool,
     ) -> hooks.Interception | None:
         """See :class:`spectroscope.capture.hooks.Observer`."""
-        thread = self._thread
-        if not thread.running:
+        thread, name = self._thread, activations.function_name(function)
+        if thread.current is None and name not in activations.FUNCTIONS:
             return None
-        name = activations.function_name(function)
-        frame = thread.running[-1]
         wrap = finish = None
-        if not frame.in_custom:
+        if not (thread.running and thread.running[-1].in_custom):
             if name in activations.FUNCTIONS:
                 wrap, finish = self._activate(name, args, kwargs, wrapped)
-            elif "relu" in name and "relu" in name.split("_"):
+            elif "relu" in name and "relu" in name.split("_") and (frame := self._caller()):
                 reason = "its ReLU is part of a fused kernel"
                 self.discovery.add_unobservable(frame.name, frame.module, reason, function=name)
-        axes, provenance = thread.axes, thread.provenance
+        current = thread.current
+        if current is None:
+            return None
+        axes, provenance = current.axes, current.provenance
         if wrap is finish is None and not axes.concerns(name, args, kwargs):
             return None
-        place = f"{frame.name}/{name.strip('_')}".lstrip("/")
+        frame = self._innermost()
+        place = f"{frame.name if frame else ''}/{name.strip('_')}".lstrip("/")
 
         def on_output(output: Any) -> None:
             tracked = axes.update(name, args, kwargs, output)
@@ -293,13 +274,58 @@ class Capture:
         if match is None or match[0].kind not in self.discovery.kinds.names:
             return hooks.Interception()
         activation, tensor = match
-        frame = self._thread.running[-1]
+        frame = self._caller()
+        if frame is None:
+            return hooks.Interception()
         is_relu = activation is activations.RELU and not wrapped
         place = "" if frame.kind else function
         finish = self._start_call(frame.module, frame.name, place, activation.kind, tensor, is_relu)
         if finish is None or not self.changes_outputs:
             return hooks.Interception(on_output=finish)
         return hooks.Interception(wrap=partial(run_on_copy, activation.functions[function], finish))
+
+    def _innermost(self) -> Frame | None:
+        """The innermost module whose call is seen; in a traced graph, that which was traced."""
+        if not self._thread.running:
+            return None
+        frame = self._thread.running[-1]
+        origins = self.discovery.origins.get(frame.module)
+        if not origins:
+            return frame
+        name, kind = origins.get(line_of(type(frame.module).forward.__code__), ("", None))
+        return Frame(frame.module, f"{frame.name}.{name}".strip("."), kind)
+
+    def _caller(self) -> Frame | None:
+        """The module that calls a function: of those on the stack the innermost, or None.
+
+        Not each comes through `nn.Module.__call__`: `model.encode(x)` and `module.forward(x)`
+        don't.
+        """
+        innermost = self._innermost()
+        if innermost is not None and innermost.kind:
+            return innermost
+        _, module = next(running_methods(self.discovery.names), (None, None))
+        if module is None or any(outer.module is module for outer in self._thread.running):
+            return innermost
+        if innermost is None:
+            self._enter_method()
+        kind = self.discovery.kind_of[module]
+        if isinstance(module, self.discovery.kinds.classes):
+            kind = None  # its output isn't seen
+        return Frame(module, self._called_name(self.discovery.names[module]), kind)
+
+    def _enter_method(self) -> None:
+        """Enter the pass of the outermost method that runs, other than ``model(x)``."""
+        frame, module, method = outermost_method(self._model, self.discovery.names)
+        outermost = FrameValue.get(frame, self._thread)
+        if outermost is None:
+            name = f"{self.discovery.names[module][0]}.{method}".strip(".")
+            if threading.get_ident() != self._attached_in:
+                name += " in another thread"
+            outermost = Pass(name or "itself")
+            FrameValue.set(frame, self._thread, outermost)
+            self.ran = self.ran or "parts"
+        self._thread.enter(outermost)
 
     def _start_call(
         self,
@@ -311,18 +337,24 @@ class Capture:
         is_relu: bool = False,
     ) -> Finish | None:
         """Name a call and pass it on; None if it isn't selected."""
-        calls = self._thread.calls
+        current = self._thread.current
+        assert current is not None  # entered with the outermost module or method
+        if current.name:
+            self.methods[current.name] = None
         row = self.discovery.row(module, name, function, kind, calls=1)
-        site = Site(name, function, calls[row.place], kind)
-        calls[row.place] += 1
+        site = Site(name, function, current.calls[row.place], kind)
+        current.calls[row.place] += 1
         if not self.discovery.selects(site):
             return None
-        finish = self._dispatcher.start(site, tensor, self._thread.axes, row, is_relu=is_relu)
+        if current.name and site.call >= _MAX_CALLS:
+            row.reason = f"called more than {_MAX_CALLS} times in one {current.name}: call model(x)"
+            return None
+        finish = self._dispatcher.start(site, tensor, current.axes, row, is_relu=is_relu)
 
         def finish_call(output: Any, original_input: Tensor | None = None) -> Tensor | None:
             new = finish(output) if original_input is None else finish(output, original_input)
             if isinstance(output, Tensor) and not self.changes_outputs:
-                self._thread.provenance.add_site(site.name, output)
+                current.provenance.add_site(site.name, output)
             return new
 
         return finish_call

@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from spectroscope.capture import activations, hooks
+from spectroscope.capture import activations, graphs, hooks
 from spectroscope.capture.sites import CoverageRow, Select, Site
 from spectroscope.errors import RequestError
 from spectroscope.wrappers import is_wrapped
@@ -30,6 +30,7 @@ class Discovery:
         rows: coverage by place: every activation, and what can't be observed.
         names: all qualified names of every module.
         kind_of: the kind of activation that a module is, or None.
+        origins: by traced graph and line of its code, as :func:`graphs.origins`.
         kinds: the kinds to observe.
         compiled: whether the model has compiled parts.
 
@@ -48,6 +49,7 @@ class Discovery:
         self.rows: dict[str, CoverageRow] = {}
         self.names: dict[nn.Module, list[str]] = {}
         self.kind_of: dict[nn.Module, str | None] = {}
+        self.origins: dict[nn.Module, dict[int, tuple[str, str | None]]] = {}
         self.kinds = activations.Kinds.of(kinds)
         self.compiled = False
         self._model = model
@@ -61,6 +63,7 @@ class Discovery:
         """Name every module; add rows for activation modules and for what can't be observed."""
         self.names.clear()
         self.kind_of.clear()
+        self.origins.clear()
         scripted: list[str] = []
         for name, module in _walk(self._model):
             compiled = module._compiled_call_impl is not None or hasattr(module, "_orig_mod")
@@ -68,6 +71,8 @@ class Discovery:
             first = module not in self.names
             self.names.setdefault(module, []).append(name)
             self.kind_of[module] = self.kinds.of_module(module)
+            if first and isinstance(module, torch.fx.GraphModule):
+                self.origins[module] = graphs.origins(module)
             if any(name.startswith(prefix) for prefix in scripted):
                 continue
             if isinstance(module, torch.jit.ScriptModule):
