@@ -82,6 +82,7 @@ class Capture:
         self._model = model
         self._on_forward = on_forward
         self._entered: Counter[str] = Counter()  # calls of activation modules, by place
+        self._without_values: set[str] = set()  # places called with a tensor on the meta device
         self._thread = ThreadState()
         self._attached_in: int | None = None  # id of the thread
 
@@ -119,6 +120,9 @@ class Capture:
                     f"ran {times} times without an activation call that can be seen; if it has a "
                     "forward of its own, kinds=[its class] records it as one activation"
                 )
+        for place in self._without_values:
+            if not self.discovery.rows[place].fired:
+                self.discovery.rows[place].reason = "it was only called with tensors without values"
 
     def state_dict(self) -> dict[str, Any]:
         """State beside the coverage, as plain data for :meth:`load_state_dict`."""
@@ -337,6 +341,9 @@ class Capture:
         is_relu: bool = False,
     ) -> Finish | None:
         """Name a call and pass it on; None if it isn't selected."""
+        if tensor.is_meta:  # as when Keras builds a model, or fits it, before a call with values
+            self._without_values.add(self.discovery.row(module, name, function, kind).place)
+            return None
         current = self._thread.current
         assert current is not None  # entered with the outermost module or method
         if current.name:
