@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from spectroscope.capture.axes import ChannelAxis
+from spectroscope.capture.axes import ChannelAxis, TimeAxis
 from spectroscope.capture.call import ActivationCall
 from spectroscope.capture.capture import Capture
+from spectroscope.capture.inputs import SamplingRate
 from spectroscope.capture.session import CaptureSession
 from spectroscope.capture.sites import Select
 from spectroscope.dsp.spectra import Window, checked_window
@@ -34,7 +35,7 @@ _CPU = torch.device("cpu")
 def record(
     model: nn.Module,
     *,
-    fs: float | None = None,
+    fs: SamplingRate = None,
     select: Select = None,
     spectra: bool | Literal["plane"] = True,
     f0: F0 = None,
@@ -42,7 +43,7 @@ def record(
     window: Window = "boxcar",
     kinds: Iterable[str | type[nn.Module]] = (),
     channel_axis: ChannelAxis = "auto",
-    time_axis: int = -1,
+    time_axis: TimeAxis = "auto",
     decimation: float | Mapping[str, float] | None = None,
     statistics: Iterable[Statistic] = (),
     about: Mapping[str, str] | None = None,
@@ -57,7 +58,9 @@ def record(
 
     Args:
         model: any `nn.Module`.
-        fs: samples per second of a 1-D input; None: frequencies in cycles per sample.
+        fs: samples per second of a 1-D input; None: frequencies in cycles per sample. Of inputs
+            with different rates a dictionary by the name of the argument, key or field, as
+            ``{"ppg": 64, "eda": 4}``; the first one is `fs` in what follows.
         select: activations to record: a glob or globs over names of modules (``"block1.*"``) or of
             calls (``"*#0"``, ``"*/clamp#*"``), or ``(name, module) -> bool``. None: all.
         spectra: record power spectra and the cross-spectrum of both sides: of ``[N, C, T]``; of
@@ -66,7 +69,7 @@ def record(
         f0: fundamental of the inputs, in the unit of `fs`. The amplitudes of its harmonics in
             activations ``[N, C, T]`` are fitted at their exact frequencies. A number; one number
             per input (set `recorder.f0` before each batch); or ``"auto"``: the strongest component
-            of each input.
+            of each input; `report.about` says of which one.
         harmonics: number of harmonics, the fundamental included.
         window: of the spectra, as for ``scipy.signal.get_window``. With any but the boxcar the DC
             is subtracted first and added back exactly.
@@ -75,7 +78,8 @@ def record(
         channel_axis: the axis of an activation's channels; -1 for ``[N, T, C]``, 0 for an input
             without a batch axis. ``"auto"``: where the layers before put them, otherwise 1. A
             dictionary gives it by glob, as in `select`; ``"auto"`` for other sites.
-        time_axis: time axis of the model's inputs, for `fs`.
+        time_axis: time axis of the model's inputs. ``"auto"``: the last, or of ``[N, T, C]`` the
+            one along which the first one-dimensional convolution slides.
         decimation: samples of the model's input per sample of the site, where it can't be derived
             from the operations that ran. A dictionary gives it by glob.
         statistics: your own statistics (:class:`spectroscope.Statistic`), recorded at each site;
@@ -126,7 +130,7 @@ class Recorder(CaptureSession):
         self,
         model: nn.Module,
         *,
-        fs: float | None,
+        fs: SamplingRate,
         select: Select,
         spectra: bool | Literal["plane"],
         f0: F0,
@@ -134,19 +138,28 @@ class Recorder(CaptureSession):
         window: Window,
         kinds: Iterable[str | type[nn.Module]],
         channel_axis: ChannelAxis,
-        time_axis: int,
+        time_axis: TimeAxis,
         decimation: float | Mapping[str, float] | None,
         statistics: Iterable[Statistic],
         about: Mapping[str, str] | None,
     ):
-        if fs is not None and not (math.isfinite(fs) and fs > 0):
-            raise RequestError(f"{fs=} must be a positive number of samples per second, or None")
         if spectra not in (True, False, "plane"):
             raise RequestError(f"{spectra=} must be True, False or 'plane'")
         if operator.index(harmonics) < 1:
             raise RequestError(f"{harmonics=} must be 1 or more")
         self._window = checked_window(window) if spectra else "boxcar"
-        self._fs = None if fs is None else float(fs)
+        capture = Capture(
+            model,
+            self._observe,
+            select=select,
+            kinds=kinds,
+            channel_axis=channel_axis,
+            decimation=decimation,
+            fs=fs,
+            time_axis=time_axis,
+            on_forward=lambda x: self._harmonics.fundamental.on_forward(x, capture.inputs),
+        )
+        self._fs = capture.inputs.fs
         self._harmonics = HarmonicAmplitudes(
             Fundamental(f0, self._fs or 1.0), harmonics, timed=fs is not None
         )
@@ -159,19 +172,6 @@ class Recorder(CaptureSession):
         self._statistics |= by_name(statistics, BUILT_IN)
         self._records: dict[str, SiteRecord] = {}
         self._lock = threading.Lock()
-        capture = Capture(
-            model,
-            self._observe,
-            select=select,
-            kinds=kinds,
-            channel_axis=channel_axis,
-            decimation=decimation,
-            timed=fs is not None,
-            time_axis=time_axis,
-            on_forward=lambda inputs: self._harmonics.fundamental.on_forward(
-                inputs, None if fs is None else time_axis
-            ),
-        )
         super().__init__(capture, type(unwrapped(model)).__name__, "recorded")
         self._about = run_details(model) | {str(k): str(v) for k, v in (about or {}).items()}
 
@@ -201,6 +201,8 @@ class Recorder(CaptureSession):
         """The plain data behind :meth:`report`, on the CPU."""
         with self._lock:
             records = {name: record.to(_CPU) for name, record in self._records.items()}
+        origin = self._harmonics.fundamental.origin
+        about = self._about | ({"f0": origin} if origin else {})
         downsamplings = {
             name: self._capture.next_downsampling(record.site, record.layout)
             for name, record in records.items()
@@ -212,7 +214,7 @@ class Recorder(CaptureSession):
             records,
             self._capture.discovery.snapshot(),
             {name: row for name, row in downsamplings.items() if row is not None},
-            {key: (text,) for key, text in self._about.items()},
+            {key: (text,) for key, text in about.items()},
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -302,8 +304,8 @@ class Recorder(CaptureSession):
             return None
         ran = "only parts of it ran" if self._capture.ran == "parts" else "parts of it ran apart"
         text = (
-            f"{ran} ({methods}), not model(x) through nn.Module.__call__: calls are numbered within "
-            "each, and decimations are unknown"
+            f"{ran} ({methods}), not model(x) through nn.Module.__call__: calls are numbered "
+            "within each, and decimations are unknown"
         )
         if "another thread" in methods:
             text += "; functions called outside of modules in another thread can't be seen"
@@ -321,12 +323,7 @@ class Recorder(CaptureSession):
                 "the sampling rate of every site is unknown in spite of fs (decimation= gives it; "
                 "time_axis= is the time axis of the input)"
             )
-        if lengths := self._capture.lengths:
-            return (
-                f"inputs have {' and '.join(map(str, lengths))} samples: fs is the sampling rate "
-                f"of that with {lengths[0]}; that of the others is unknown (decimation= gives it)"
-            )
-        return None
+        return self._capture.inputs.problem or None
 
 
 def _matches_output(record: SiteRecord, output: Tensor) -> bool:

@@ -256,6 +256,7 @@ COLUMNS = {
     "selected": Column("", "whether the recorder was asked to record it"),
     "fired": Column("1", "number of calls observed"),
     "reason": Column("", "why it cannot be seen, or is not recorded in full"),
+    "remark": Column("", "what was assumed of it where that isn't known; nothing is missing"),
 }
 
 # Columns of `Comparison`'s tables, beside those above with the suffixes `_a`, `_b` and `_change`.

@@ -76,7 +76,7 @@ def test_sites_have_the_layers_names_and_their_channels():
 
 def test_frequencies_are_in_hz_at_each_layers_own_rate():
     model, x = functional(), torch.from_numpy(tone())
-    report = recorded(model, lambda model: model(x), fs=FS, time_axis=1)
+    report = recorded(model, lambda model: model(x), fs=FS)
     assert report.sites().set_index("site")["fs"].to_dict() == {
         "first/relu#0": 32.0, "second/relu#0": 32.0, "third/relu#0": 16.0
     }  # fmt: skip

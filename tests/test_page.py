@@ -319,8 +319,7 @@ def test_sections_are_in_order_and_run_details_are_escaped():
 @pytest.mark.filterwarnings("ignore:.*not recorded in full", "ignore:.*torch.jit")
 def test_missed_activations_have_a_reason():
     model = nn.Sequential(nn.ReLU(), torch.jit.script(nn.ReLU()), nn.ReLU())
-    # Axes can't be tracked through a scripted module.
-    report = report_of(model, torch.randn(3, 2, 8), channel_axis=1)
+    report = report_of(model, torch.randn(3, 2, 8))
     assert report.coverage()["status"].tolist() == ["fired", "cannot be seen", "fired"]
     text = parsed(report).text
     assert "1 activation cannot be seen, is incomplete or never fired." in text

@@ -54,6 +54,7 @@ def conv_last(x):
 
 
 linear = nn.Linear(8, 5)
+heads = nn.Parameter(torch.randn(2, 3, 4))
 norm = nn.LayerNorm(6)
 CASES = {
     "convolution": (nn.Conv1d(2, 5, 3), (2, 2, 20), 1),
@@ -72,6 +73,16 @@ CASES = {
         (2, 1, 10, 20), 2),
     "matrix product with a weight": (
         Calls(lambda x: x @ nn.Parameter(torch.randn(4, 5))), (2, 20, 4), 2),
+    "mixture of channels": (
+        nn.Sequential(
+            nn.Conv1d(2, 4, 3), Calls(lambda x: torch.einsum("nct,cd->ntd", x, torch.ones(4, 5)))),
+        (2, 2, 20), 2),
+    "heads of a weight": (
+        nn.Sequential(
+            nn.Conv1d(2, 4, 3), Calls(lambda x: torch.einsum("nct,hdc->nthd", x, heads))),
+        (2, 2, 20), 3),
+    "gated": (nn.Sequential(nn.Conv1d(2, 6, 3), Calls(lambda x: F.glu(x, 1).mT)), (2, 2, 20), 2),
+    "patches": (Calls(lambda x: F.unfold(x, 3).mT), (2, 3, 8, 8), 2),
     "recurrent": (
         nn.Sequential(nn.GRU(4, 5, batch_first=True), Calls(lambda pair: pair[0])), (2, 20, 4), 2),
     "input as it is": (nn.Identity(), (2, 5, 20), 1),
@@ -103,12 +114,14 @@ def test_mixer_and_attention():
 def test_unknown_channels_are_said():
     model = nn.Sequential(
         nn.Conv1d(2, 4, 3),
-        Calls(lambda x: torch.einsum("nct,cd->ntd", x, torch.ones(4, 4))),
+        Calls(lambda x: torch.tensordot(x, torch.ones(4, 4), ([1], [0]))),
         nn.ReLU(),
     )
-    with pytest.warns(UserWarning, match="channel axis isn't known: axis 1 was taken"):
-        report = recorded(model, torch.randn(2, 2, 20))
-    assert report.coverage()["status"].tolist() == ["incomplete"]
+    report = recorded(model, torch.randn(2, 2, 20))
+    assert report.coverage()["status"].tolist() == ["fired"]
+    remark = report.coverage()["remark"].item()
+    assert "channel axis isn't known: axis 1 was taken" in remark
+    assert report.sites()["channel_axis"].item() == 1
     assert recorded(model, torch.randn(2, 2, 20), channel_axis=2).sites()["channels"].item() == 4
 
 
@@ -196,6 +209,70 @@ def test_inputs_as_they_come(how):
     assert report.harmonics().equals(expected.harmonics())
 
 
+def test_the_time_axis_is_where_the_first_convolution_slides():
+    """``[N, T, C]``, and a tensor made of it before the convolution runs."""
+
+    class ChannelsLast(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.relu = nn.Conv1d(3, 4, 5, stride=2), nn.ReLU()
+
+        def forward(self, x):
+            first = x[..., :2]
+            return self.relu(self.conv(x.transpose(1, 2))), self.relu(first)
+
+    torch.manual_seed(0)
+    fs, model = 32.0, ChannelsLast()
+    time = torch.arange(128) / fs
+    x = torch.cos(2 * torch.pi * 3 * time)[:, None] * torch.tensor([1.0, 2.0, 0.5])
+    x = x.expand(2, -1, -1).clone()
+    report = recorded(model, x, fs=fs, f0="auto")
+    assert report.sites()["fs"].tolist() == [16, 32]
+    harmonics = report.harmonics()
+    assert abs(harmonics.loc[harmonics["harmonic"] == 1, "freq"] - 3).max() < 0.05
+    assert "input x, along axis -2" in report.about["f0"]
+    given = recorded(model, x, fs=fs, f0="auto", time_axis=1)
+    assert given.sites().equals(report.sites())
+    assert given.harmonics().equals(report.harmonics())
+    # Given, the axis holds: here that of electrodes is the one along which the layer slides.
+    with pytest.warns(UserWarning, match="rate of every site is unknown"):
+        recorded(nn.Sequential(Calls(lambda x: x.mT), nn.Conv1d(128, 4, 2), nn.ReLU()), x.mT,
+                 fs=fs, time_axis=-1)  # fmt: skip
+
+
+class TwoSensors(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.pool, self.relu = nn.AvgPool1d(2), nn.ReLU()
+
+    def forward(self, ppg, more):
+        return self.relu(self.pool(ppg)), self.relu(more["eda"])
+
+
+def test_rates_by_name():
+    torch.manual_seed(0)
+    eda_time = torch.arange(32) / 4
+    ppg, eda = torch.randn(2, 1, 512), torch.cos(2 * torch.pi * eda_time).expand(2, 1, -1).clone()
+    model = TwoSensors()
+    report = recorded(model, ppg, {"eda": eda}, fs={"ppg": 64, "eda": 4}, f0=1.0)
+    assert report.sites()["fs"].tolist() == [32, 4]
+    spectra = report.spectra("relu#1")
+    spectra = spectra[spectra["side"] == "in"]
+    assert spectra.loc[spectra["power"].idxmax(), "freq"] == 1
+    alone = recorded(nn.ReLU(), eda, fs=4.0, f0=1.0).harmonics()
+    columns = ["harmonic", "freq", "amplitude_in", "amplitude_out"]
+    got = report.harmonics("relu#1")[columns]
+    np.testing.assert_allclose(got, alone[columns], rtol=1e-12)
+    with pytest.warns(UserWarning, match=r"rate of the input more.eda is unknown, that of ppg"):
+        fs = recorded(model, ppg, {"eda": eda}, fs={"ppg": 64}).sites()["fs"]
+    assert fs[0] == 32
+    assert np.isnan(fs[1])
+    with pytest.warns(UserWarning, match=r"no input has the name 'ecg'.*only ppg, more.eda"):
+        recorded(model, ppg, {"eda": eda}, fs={"ppg": 64, "eda": 4, "ecg": 2})
+    with pytest.raises(spectroscope.RequestError, match="must be a positive number"):
+        spectroscope.record(model, fs={"ppg": 0})
+
+
 def test_fs_that_reaches_no_site_is_said():
     model = nn.Sequential(Calls(lambda x: torch.fft.fft(x).real), nn.ReLU())
     with pytest.warns(UserWarning, match=r"rate of every site is unknown.*decimation="):
@@ -208,7 +285,7 @@ def test_inputs_of_other_lengths_have_an_unknown_rate():
         def forward(self, ppg, eda):
             return F.relu(ppg), F.relu(eda)
 
-    with pytest.warns(UserWarning, match="inputs have 64 and 16 samples"):
+    with pytest.warns(UserWarning, match="rate of the input eda is unknown"):
         report = recorded(Two(), torch.randn(2, 1, 64), torch.randn(2, 1, 16), fs=64.0)
     fs = report.sites()["fs"]
     assert fs[0] == 64

@@ -27,6 +27,7 @@ class Axis(NamedTuple):
 
 
 Axes: TypeAlias = tuple[Axis, ...]
+TimeAxis: TypeAlias = int | Literal["auto"]
 ChannelAxis: TypeAlias = int | Literal["auto"] | Mapping[str, int | Literal["auto"]]
 CHANNEL = Axis("channel")
 UNKNOWN = Axis()
@@ -114,9 +115,11 @@ def layout_of(
 
 
 def known_channel(axes: Axes | None) -> int:
-    """The axis of channels, of several the last; 1 if none is known."""
+    """The axis of channels, of several the last. If none is known, 1, unless that is another."""
     channels = [i for i, axis in enumerate(axes or ()) if axis.role == "channel"]
-    return channels[-1] if channels else 1
+    if channels or not axes or len(axes) < 3:
+        return channels[-1] if channels else 1
+    return next((i for i in range(1, len(axes)) if axes[i].role not in ("batch", "time")), 1)
 
 
 def axis_number(channel_axis: Any) -> int | None:

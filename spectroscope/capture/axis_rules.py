@@ -223,6 +223,39 @@ def is_weight(tensor: Tensor) -> bool:
     return isinstance(tensor, nn.Parameter) or isinstance(tensor._base, nn.Parameter)
 
 
+def _einsum(axes: Axes, call: FunctionCall, output: Tensor) -> Axes | None:
+    equation, *operands = call.args
+    if operands and isinstance(operands[0], list | tuple):
+        operands = list(operands[0])
+    if not isinstance(equation, str) or "." in equation or "->" not in equation:
+        return None
+    left, _, right = equation.replace(" ", "").partition("->")
+    known: dict[str, Axis] = {}
+    weights = set()
+    for letters, operand in zip(left.split(","), operands, strict=True):
+        operand_axes = call.axes_of(operand)
+        for letter, axis in zip(letters, operand_axes or (), strict=operand_axes is not None):
+            known[letter] = merged([(known[letter],), (axis,)])[0] if letter in known else axis
+        if operand_axes is None and is_weight(operand):
+            weights |= {*letters}
+    # As in a matrix product: a weight makes channels, and so does any mixture of channels.
+    mixes = any(axis.role == "channel" and letter not in right for letter, axis in known.items())
+    made = {letter for letter in right if letter not in known and (mixes or letter in weights)}
+    result = []
+    for letter in right:
+        axis = CHANNEL if letter in made else known.get(letter, UNKNOWN)
+        lost = made and letter not in made and axis.role == "channel"
+        result.append(Axis("feature") if lost else axis)
+    return tuple(result)
+
+
+def _unfold(axes: Axes, call: FunctionCall, output: Tensor) -> Axes | None:
+    first = call.inputs[0]
+    if _storage_id(output) == _storage_id(first):  # Tensor.unfold
+        return view_axes(axes, first, output)
+    return (axes[0], CHANNEL, UNKNOWN) if len(axes) == 4 else None  # F.unfold
+
+
 def _reduced(axes: Axes, call: FunctionCall, output: Tensor) -> Axes | None:
     """Axes after a reduction over some of them; None where it isn't one."""
     dim = call.argument(1, "dim", call.kwargs.get("axis"))
@@ -240,6 +273,10 @@ def _reduced(axes: Axes, call: FunctionCall, output: Tensor) -> Axes | None:
 _RULES: dict[str, _Rule] = {
     "pad": lambda axes, call, output: axes,
     "constant_pad_nd": lambda axes, call, output: axes,
+    "diff": lambda axes, call, output: axes,
+    "einsum": _einsum,
+    "glu": lambda axes, call, output: axes,
+    "unfold": _unfold,
     "linear": lambda axes, call, output: _channels_last(axes[:-1]),
     "bilinear": lambda axes, call, output: _channels_last(axes[:-1]),
     "embedding": _embedding,
@@ -275,7 +312,7 @@ MAKES_CHANNELS = frozenset(
     {"linear", "bilinear", "embedding"}
     | {f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3)}
 )
-_PRODUCTS = frozenset(("matmul", "rmatmul", "mm", "bmm", "addmm", "baddbmm"))
+_PRODUCTS = frozenset(("matmul", "rmatmul", "mm", "bmm", "addmm", "baddbmm", "einsum"))
 _RESHAPES = {"reshape", "view", "flatten", "unflatten", "ravel", "view_as", "reshape_as"}
 # The output keeps the axes of the inputs, though not the shape.
 _JOINING = {"cat", "concat", "concatenate"}
@@ -284,5 +321,5 @@ _REDUCTIONS = {"mean", "sum", "amax", "amin", "max", "min", "median", "std", "va
 # The output has the axes of the input, but samples in another order.
 _SCRAMBLED = {"sort", "argsort", "gather", "scatter", "index_select", "take_along_dim"}
 # The output may have the shape of an input, but not the axes.
-_UNKNOWN = {"einsum", "tensordot", "inverse", "take", "grid_sample", "cdist", "outer", "stft",
+_UNKNOWN = {"tensordot", "inverse", "take", "grid_sample", "cdist", "outer", "stft",
             "istft"}  # fmt: skip

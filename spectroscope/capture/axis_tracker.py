@@ -9,48 +9,38 @@ preserve them, both are unknown.
 """
 
 from collections.abc import Sequence
-from fractions import Fraction
 from typing import Any
 
 from torch import Tensor
 
 from spectroscope.capture.axes import Axes, Axis
 from spectroscope.capture.axis_rules import MAKES_CHANNELS, FunctionCall, output_axes
-from spectroscope.capture.tensors import TensorMap, is_plain, nested_tensors, tensors
+from spectroscope.capture.inputs import Input, InputAxes
+from spectroscope.capture.tensors import TensorMap, tensors
 
 
 class AxisTracker:
     """The axes of the tensors of one forward.
 
+    Args:
+        inputs: time axis and sampling rate of the model's inputs.
+
     Attributes:
         started: whether the inputs of the model are known.
-        lengths: along time, of inputs of different lengths, the reference first; else empty.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, inputs: InputAxes) -> None:
         self.started = False
-        self.lengths: tuple[int, ...] = ()
+        self._inputs = inputs
+        self._may_be_channels_last = False
         self._axes: TensorMap[Axes] = TensorMap()
 
-    def start(self, inputs: Any, time_axis: int) -> None:
-        """Track the tensors in the model's `inputs`, with every axis at decimation 1.
-
-        The first input of real numbers is the reference: the sampling rate of another one, whose
-        length along time differs, is unknown.
-
-        Args:
-            inputs: tensors in any nesting.
-            time_axis: which axis of the inputs is time.
-        """
-        given = [tensor for tensor in nested_tensors(inputs) if is_plain(tensor)]
-        self.started = bool(given)
-        timed = [x for x in given if x.dim() > 1 and -x.dim() <= time_axis < x.dim()]
-        signals = [x for x in timed if x.is_floating_point()] or timed
-        lengths = [x.shape[time_axis] for x in signals if x.dim() == signals[0].dim()]
-        if len(set(lengths)) > 1:
-            self.lengths = tuple(dict.fromkeys(lengths))
-        for tensor in given:
-            self._axes.set(tensor, _input_axes(tensor, time_axis, lengths))
+    def start(self, inputs: Sequence[Input]) -> None:
+        """Track the model's `inputs`."""
+        self.started = bool(inputs)
+        self._may_be_channels_last = self._inputs.may_be_channels_last(inputs)
+        for given, axes in zip(inputs, self._inputs.axes(inputs), strict=True):
+            self._axes.set(given.tensor, axes)
 
     def of(self, tensor: Tensor) -> Axes | None:
         """The axes of `tensor`, or None if it isn't tracked."""
@@ -80,6 +70,8 @@ class AxisTracker:
         """
         name = name.lstrip("_")
         inputs = [*tensors(args), *tensors(kwargs.values())]
+        if self._may_be_channels_last and name == "conv1d":
+            self._check_time(inputs)
         tracked = [(tensor, axes) for tensor in inputs if (axes := self.of(tensor)) is not None]
         if not inputs or not (tracked or name in MAKES_CHANNELS):
             return []
@@ -94,19 +86,19 @@ class AxisTracker:
                 self._axes.discard(tensor)
         return tracked
 
+    def _check_time(self, inputs: list[Tensor]) -> None:
+        """Mend the axes of all tensors where a convolution slides along axis 1 of ``[N, T, C]``."""
+        axes = self.of(inputs[0])
+        if axes is None or axes[-1].role or axes[-1].decimation is None:
+            return
+        self._inputs.found_channels_last()
+        self._may_be_channels_last = False
+        self._axes.map(lambda axes: tuple(map(_swapped, axes)))
 
-def _input_axes(tensor: Tensor, time_axis: int, lengths: Sequence[int]) -> Axes:
-    """Axes of an input; `lengths` are those of all inputs along time, the reference first."""
-    dim = tensor.dim()
-    axes = [Axis("", Fraction(1))] * dim
-    timed = -dim <= time_axis < dim
-    if timed and dim > 2 and tensor.shape[time_axis] == 1:  # a line [N, C, T, 1]
-        time_axis = max((i for i in range(2, dim) if tensor.shape[i] > 1), default=time_axis)
-    if timed:
-        differs = bool(lengths) and dim > 1 and lengths[0] not in (tensor.shape[time_axis], 1)
-        axes[time_axis] = Axis("time", None if differs else Fraction(1))
-    # Sequences may come first, [T, N, F]; a single one is [T, F].
-    batch = int(timed and time_axis % dim == 0)
-    if dim > 1 + batch:
-        axes[batch] = Axis("batch", Fraction(1))
-    return tuple(axes)
+
+def _swapped(axis: Axis) -> Axis:
+    """An axis of a tensor made from ``[N, T, C]`` that was taken for ``[N, C, T]``."""
+    if axis.role == "time":
+        return Axis("", axis.decimation)
+    from_axis_1 = not axis.role and axis.decimation is not None
+    return Axis("time", axis.decimation) if from_axis_1 else axis

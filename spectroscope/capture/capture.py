@@ -10,7 +10,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from spectroscope.capture import activations, hooks
-from spectroscope.capture.axes import ChannelAxis, Layout
+from spectroscope.capture.axes import ChannelAxis, Layout, TimeAxis
 from spectroscope.capture.call import run_on_copy
 from spectroscope.capture.discovery import Discovery
 from spectroscope.capture.dispatch import CallObserver, Change, Dispatcher, Finish
@@ -23,11 +23,10 @@ from spectroscope.capture.frames import (
     outermost_method,
     running_methods,
 )
+from spectroscope.capture.inputs import Input, InputAxes, SamplingRate, inputs_of
 from spectroscope.capture.passes import Frame, Pass, ThreadState
 from spectroscope.capture.sites import CoverageRow, Downsampling, Select, Site
-from spectroscope.capture.tensors import nested_tensors
 from spectroscope.errors import first_line
-
 
 # Calls at one place in one pass outside `model(x)`, above which the method is taken for a loop.
 _MAX_CALLS = 256
@@ -45,13 +44,13 @@ class Capture:
         kinds: as in :class:`spectroscope.capture.discovery.Discovery`.
         channel_axis: as in :class:`spectroscope.capture.dispatch.Dispatcher`.
         decimation: as in :class:`spectroscope.capture.dispatch.Dispatcher`.
-        timed: as in :class:`spectroscope.capture.dispatch.Dispatcher`.
-        time_axis: time axis of the model's inputs.
-        on_forward: called with the input tensors before each forward of the model.
+        fs: as in :class:`spectroscope.capture.inputs.InputAxes`.
+        time_axis: as in :class:`spectroscope.capture.inputs.InputAxes`.
+        on_forward: called with the inputs before each forward of the model.
 
     Attributes:
         discovery: the activations of the model, and the parts that can't be observed.
-        lengths: along time, of inputs of different lengths, the reference first; else empty.
+        inputs: time axis and sampling rate of the model's inputs.
         ran: ``"model"`` after the model's own forward ran, ``"parts"`` if only that of submodules
             did, or None.
         methods: methods, such as `encode()`, and submodules whose activations ran outside
@@ -68,17 +67,18 @@ class Capture:
         kinds: Iterable[str | type[nn.Module]] = (),
         channel_axis: ChannelAxis = "auto",
         decimation: float | Mapping[str, float] | None = None,
-        timed: bool = False,
-        time_axis: int = -1,
-        on_forward: Callable[[list[Tensor]], None] = lambda inputs: None,
+        fs: SamplingRate = None,
+        time_axis: TimeAxis = "auto",
+        on_forward: Callable[[list[Input]], None] = lambda inputs: None,
     ):
         self.discovery = Discovery(model, select, kinds)
         self.ran: Literal["model", "parts"] | None = None
         self.methods: dict[str, None] = {}
         self._downsamplings = DownsamplingLog()
-        self._dispatcher = Dispatcher(observe, change, channel_axis, decimation, timed=timed)
-        self._time_axis = time_axis
-        self.lengths: tuple[int, ...] = ()
+        self.inputs = InputAxes(fs, time_axis)
+        self._dispatcher = Dispatcher(
+            observe, change, channel_axis, decimation, timed=self.inputs.fs is not None
+        )
         self._model = model
         self._on_forward = on_forward
         self._entered: Counter[str] = Counter()  # calls of activation modules, by place
@@ -178,11 +178,10 @@ class Capture:
             thread.running.clear()
         outermost = None
         if not thread.running and module is self._model:
-            self.ran, outermost = "model", Pass()
+            self.ran, outermost = "model", Pass(self.inputs)
             thread.enter(outermost)
-            inputs = list(nested_tensors((args, keyword_arguments(module))))
-            outermost.axes.start(inputs, self._time_axis)
-            self.lengths = self.lengths or outermost.axes.lengths
+            inputs = inputs_of(module, args, keyword_arguments(module))
+            outermost.axes.start(inputs)
             self._on_forward(inputs)
         elif not thread.running:
             self._enter_method()
@@ -326,7 +325,7 @@ class Capture:
             name = f"{self.discovery.names[module][0]}.{method}".strip(".")
             if threading.get_ident() != self._attached_in:
                 name += " in another thread"
-            outermost = Pass(name or "itself")
+            outermost = Pass(self.inputs, name or "itself")
             FrameValue.set(frame, self._thread, outermost)
             self.ran = self.ran or "parts"
         self._thread.enter(outermost)

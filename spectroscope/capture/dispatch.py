@@ -113,8 +113,8 @@ class Dispatcher:
             note(reason)
             return partial(_finish, None, None, row)
         tracked = axis is None and tracker.started
-        if tracked and self._change is None and (reason := unknown_channels(tensor.shape, axes)):
-            note(reason)
+        if tracked and self._change is None and (remark := unknown_channels(tensor.shape, axes)):
+            row.remark = f"call {site.call}: {remark}"
         layout = layout_of(tensor.shape, axes, axis, timed=self._timed)
         decimation = self._decimation.of(site)
         if math.isnan(decimation):

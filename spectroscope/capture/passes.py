@@ -11,10 +11,15 @@ from torch import nn
 
 from spectroscope.capture.axis_tracker import AxisTracker
 from spectroscope.capture.downsampling import Provenance
+from spectroscope.capture.inputs import InputAxes
 
 
 class Pass:
     """One outermost call: of the model, or of a method that was called instead.
+
+    Args:
+        inputs: time axis and sampling rate of the model's inputs.
+        name: as the attribute.
 
     Attributes:
         name: of the method, such as `encode()`; empty for ``model(x)``.
@@ -23,10 +28,10 @@ class Pass:
         provenance: of the tensors of this pass.
     """
 
-    def __init__(self, name: str = "") -> None:
+    def __init__(self, inputs: InputAxes, name: str = "") -> None:
         self.name = name
         self.calls: Counter[str] = Counter()
-        self.axes = AxisTracker()
+        self.axes = AxisTracker(inputs)
         self.provenance = Provenance(self.axes)
 
 

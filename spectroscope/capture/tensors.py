@@ -2,7 +2,7 @@
 
 import dataclasses
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -33,6 +33,10 @@ class TensorMap(Generic[T]):
         """Remove `tensor`, if present."""
         self._entries.pop(id(tensor), None)
 
+    def map(self, function: Callable[[T], T]) -> None:
+        """Replace every value by ``function(value)``."""
+        self._entries = {key: (ref, function(x)) for key, (ref, x) in self._entries.items()}
+
     def may_contain(self, value: Any) -> bool:
         """Cheap pre-check of any object: no false negatives."""
         return id(value) in self._entries
@@ -47,24 +51,31 @@ def tensors(values: Iterable[Any]) -> Iterator[Tensor]:
             yield from (item for item in value if isinstance(item, Tensor))
 
 
-def nested_tensors(value: Any, depth: int = _DEPTH) -> Iterator[Tensor]:
+def nested_tensors(
+    value: Any, path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], Tensor]]:
     """Tensors in `value`, in any nesting of lists, tuples, mappings and dataclasses.
 
+    Each comes with `path` and the keys, fields or indices that lead to it.
+
     >>> list(nested_tensors({"x": [torch.ones(1), 2], "y": None}))
-    [tensor([1.])]
+    [(('x', '0'), tensor([1.]))]
     """
     if isinstance(value, Tensor):
-        yield value
+        yield path, value
         return
-    items: Iterable[Any] = ()
-    if depth and isinstance(value, Mapping):
-        items = value.values()
-    elif depth and isinstance(value, list | tuple):
-        items = value
-    elif depth and dataclasses.is_dataclass(value):
-        items = [getattr(value, field.name, None) for field in dataclasses.fields(value)]
-    for item in items:
-        yield from nested_tensors(item, depth - 1)
+    items: Iterable[tuple[Any, Any]] = ()
+    if len(path) > _DEPTH:
+        return
+    if isinstance(value, Mapping):
+        items = value.items()
+    elif isinstance(value, list | tuple):
+        items = enumerate(value)
+    elif dataclasses.is_dataclass(value):
+        names = [field.name for field in dataclasses.fields(value)]
+        items = [(name, getattr(value, name, None)) for name in names]
+    for name, item in items:
+        yield from nested_tensors(item, (*path, str(name)))
 
 
 def is_plain(tensor: Tensor) -> bool:

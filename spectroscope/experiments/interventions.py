@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from spectroscope.capture.axes import ChannelAxis
+from spectroscope.capture.axes import ChannelAxis, TimeAxis
 from spectroscope.capture.call import ActivationCall
 from spectroscope.capture.capture import Capture
+from spectroscope.capture.inputs import SamplingRate
 from spectroscope.capture.session import CaptureSession
 from spectroscope.capture.sites import PerSite, Select, Site
 from spectroscope.errors import RequestError
@@ -21,10 +22,10 @@ def intervene(
     operation: Operation,
     *,
     channels: Sequence[int] | Mapping[str, Sequence[int]] | None = None,
-    fs: float | None = None,
+    fs: SamplingRate = None,
     kinds: Iterable[str | type[nn.Module]] = (),
     channel_axis: ChannelAxis = "auto",
-    time_axis: int = -1,
+    time_axis: TimeAxis = "auto",
     decimation: float | Mapping[str, float] | None = None,
 ) -> "Intervention":
     """Change what the selected activations of `model` return while the `with` block runs.
@@ -92,16 +93,15 @@ class Intervention(CaptureSession):
         operation: Operation,
         *,
         channels: Sequence[int] | Mapping[str, Sequence[int]] | None,
-        fs: float | None,
+        fs: SamplingRate,
         kinds: Iterable[str | type[nn.Module]],
         channel_axis: ChannelAxis,
-        time_axis: int,
+        time_axis: TimeAxis,
         decimation: float | Mapping[str, float] | None,
     ):
         if not callable(operation):
             raise TypeError(f"operation must be a function of (output, firing), not {operation!r}")
         self._operation = operation
-        self._fs = fs
         self._channels: PerSite[tuple[int, ...] | None] = PerSite(channels, _indices, None)
         capture = Capture(
             model,
@@ -110,9 +110,10 @@ class Intervention(CaptureSession):
             kinds=kinds,
             channel_axis=channel_axis,
             decimation=decimation,
-            timed=fs is not None,
+            fs=fs,
             time_axis=time_axis,
         )
+        self._fs = capture.inputs.fs
         self._changed: set[Site] = set()
         super().__init__(capture, type(model).__name__, "changed")
 

@@ -23,7 +23,8 @@ _MEANS = ["dc_in", "dc_out", "dc_out_std", "ac_rms_in", "ac_rms_out", "active_fr
           "dc_fraction", "dc_gaussian", "dc_gaussian_residual", "dc_tone",
           "dc_tone_residual"]  # fmt: skip
 _COUNTS = ["nonfinite", "nonfinite_out"]
-_COVERAGE = ["place", "module", "function", "kind", "status", "selected", "fired", "reason"]
+_COVERAGE = ["place", "module", "function", "kind", "status", "selected", "fired", "reason",
+             "remark"]  # fmt: skip
 
 
 def user_columns(recording: Recording) -> dict[str, Column]:

@@ -71,7 +71,9 @@ def specimen(name: str, **options: object) -> Specimen:
     else:
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
         names = f"the nearest: {', '.join(near)}" if near else f"there are: {', '.join(known)}"
-        raise RequestError(f"unknown specimen {name!r}; {names}; or module:callable, or model.keras")
+        raise RequestError(
+            f"unknown specimen {name!r}; {names}; or module:callable, or model.keras"
+        )
     signature = inspect.signature(make)
     try:
         signature.bind(**given)

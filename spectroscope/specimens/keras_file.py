@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any
 
-from spectroscope.capture.axes import ChannelAxis
+from spectroscope.capture.axes import ChannelAxis, TimeAxis
 from spectroscope.errors import RequestError, first_line
 from spectroscope.specimens.from_callable import on_input
 from spectroscope.specimens.specimen import Specimen
@@ -26,6 +26,7 @@ def from_keras(
     input: str | os.PathLike[str] | None = None,
     fs: float | None = None,
     channel_axis: ChannelAxis = "auto",
+    time_axis: TimeAxis = "auto",
 ) -> Specimen:
     """Specimen from a model saved by Keras 3. Nothing in the file is executed.
 
@@ -34,6 +35,7 @@ def from_keras(
         input: inputs of the model, ``[N, ...]``: a ``.npy`` or ``.pt`` file. Required.
         fs: sampling rate of a 1-D input in Hz.
         channel_axis: as in :func:`spectroscope.record`.
+        time_axis: as in :func:`spectroscope.record`.
 
     Raises:
         RequestError: Keras isn't installed or runs on another backend, a file can't be read, or a
@@ -53,7 +55,7 @@ def from_keras(
     except Exception as error:  # Keras raises anything
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise RequestError(f"{path} can't be loaded: {reason}") from error
-    return on_input(model, path, input, fs=fs, channel_axis=channel_axis)
+    return on_input(model, path, input, fs=fs, channel_axis=channel_axis, time_axis=time_axis)
 
 
 def _config(path: str) -> Any:

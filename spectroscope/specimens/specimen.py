@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from spectroscope.capture.axes import ChannelAxis
+from spectroscope.capture.axes import ChannelAxis, TimeAxis
 from spectroscope.errors import RequestError
 
 if TYPE_CHECKING:  # `spectroscope list` and a misspelt name need no torch
@@ -66,7 +66,7 @@ class Specimen:
     error_name: str = "error"
     labels: Callable[[Tensor, int], Sequence[str]] | None = None
     channel_axis: ChannelAxis = "auto"
-    time_axis: int = -1
+    time_axis: TimeAxis = "auto"
     f0: NDArray[np.float64] | None = None
     f0_name: str = "f0"
     per_minute: bool = False

@@ -211,6 +211,7 @@ class Recording:
                 selected=own.selected or row.selected,
                 fired=own.fired + row.fired,
                 reason=own.reason or row.reason or dropped.get(name, ""),
+                remark=own.remark or row.remark,
             )
         downsamplings = {**other.downsamplings, **self.downsamplings}
         about = {
