@@ -175,9 +175,10 @@ def saved(tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("saved")
 def test_a_file_is_a_specimen(capsys):
-    main(["inspect", "model.keras", "--input", "x.npy", "--out", "report"])
+    main(["inspect", "model.keras", "--input", "x.npy", "--fs", "32", "--out", "report"])
     assert "first/relu#0" in capsys.readouterr().out
     report = spectroscope.load("report")
+    assert report.sites()["fs"].to_list() == [32.0, 32.0, 16.0]
     expected = recorded(functional(), lambda model: model(tone()))
     np.testing.assert_allclose(report.dc()["dc_out"], expected.dc()["dc_out"], rtol=1e-9)
 

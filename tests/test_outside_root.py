@@ -1,5 +1,6 @@
 """Activations that run outside `model(x)` are named after the methods on the Python stack."""
 
+import sys
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import spectroscope
+from spectroscope.capture.frames import FrameValue
 
 X = torch.linspace(-1, 1, 32).reshape(2, 1, 16)
 
@@ -175,3 +177,81 @@ def test_no_tensor_is_kept_by_reading_a_frame():
 
     recorded(Watching(), lambda model: model.encode(X), "only parts")
     assert freed == [True]
+
+
+def test_two_recorders_number_by_themselves():
+    model = Autoencoder()
+
+    def run(model):
+        model.encode(X)
+        counts, _ = recorded(model, lambda model: model.encode(X), "only parts")
+        assert counts == {"r#0": 2, "r#1": 2, "/relu#0": 2}
+
+    counts, _ = recorded(model, run, "only parts")
+    assert counts == {"r#0": 4, "r#1": 4, "/relu#0": 4}
+
+
+def test_a_debugger_goes_on():
+    events = []
+
+    def trace(frame, event, arg):
+        if frame.f_code is Autoencoder.encode.__code__:
+            events.append(event)
+            return trace
+        return None
+
+    def run(model):
+        sys.settrace(trace)
+        try:
+            model.encode(X)
+        finally:
+            sys.settrace(before)
+
+    before = sys.gettrace()
+    counts, _ = recorded(Autoencoder(), run, "only parts")
+    assert counts == {"r#0": 2, "r#1": 2, "/relu#0": 2}
+    assert events == ["call", "line", "return"]
+
+
+def test_an_interrupted_method_is_over():
+    class Interrupting(Autoencoder):
+        def encode(self, x, stop=False):
+            x = self.r(x)
+            if stop:
+                self.r.register_forward_pre_hook(interrupt)
+                self.r(x)
+            return F.relu(x)
+
+    def interrupt(module, args):
+        raise KeyboardInterrupt
+
+    def run(model):
+        with pytest.raises(KeyboardInterrupt):
+            model.encode(X, stop=True)
+        model.r._forward_pre_hooks.clear()
+        model.encode(X)
+
+    counts, _ = recorded(Interrupting(), run, "only parts")
+    assert counts == {"r#0": 4, "/relu#0": 2}
+
+
+def test_a_value_ends_with_the_function_that_runs():
+    owner, values = object(), []
+
+    class Value:
+        pass
+
+    def keep():
+        frame = sys._getframe(1)
+        FrameValue.set(frame, owner, value := Value())
+        assert FrameValue.get(frame, owner) is value
+        assert FrameValue.get(frame, object()) is None
+        return weakref.ref(value)
+
+    def function():
+        value = keep()
+        values.append(value)
+        return value() is not None
+
+    assert function()
+    assert values[0]() is None
