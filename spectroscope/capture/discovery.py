@@ -195,14 +195,15 @@ def _walk(
 def _children(module: nn.Module) -> list[tuple[str, nn.Module | None]]:
     """Submodules by name; layers of Keras, most of which torch doesn't know, by their own."""
     children = list(module._modules.items())  # named_children() yields a shared child only once
-    if not (keras := sys.modules.get("keras")) or not isinstance(module, keras.Layer):
+    layer_class = getattr(sys.modules.get("keras"), "Layer", ())
+    if not isinstance(module, layer_class):
         return children
     layers: dict[str, nn.Module | None] = {}
     for layer in module._flatten_layers(include_self=False, recursive=False):
         # Only the layers of a functional model are sure to have different names.
         twins = sum(other.partition("@")[0] == layer.name for other in layers)
         layers[f"{layer.name}@{twins}" if twins else layer.name] = layer
-    return [*layers.items(), *((k, m) for k, m in children if not isinstance(m, keras.Layer))]
+    return [*layers.items(), *((k, m) for k, m in children if not isinstance(m, layer_class))]
 
 
 def _is_fused(module: nn.Module) -> bool:
