@@ -24,6 +24,7 @@ from spectroscope.capture.frames import (
     running_methods,
 )
 from spectroscope.capture.inputs import Input, InputAxes, SamplingRate, inputs_of
+from spectroscope.capture.memory import ForwardMemory
 from spectroscope.capture.passes import Frame, Pass, ThreadState
 from spectroscope.capture.sites import CoverageRow, Downsampling, Select, Site
 from spectroscope.errors import first_line
@@ -83,7 +84,7 @@ class Capture:
         self._on_forward = on_forward
         self._entered: Counter[str] = Counter()  # calls of activation modules, by place
         self._without_values: set[str] = set()  # places called with a tensor on the meta device
-        self._thread = ThreadState()
+        self._thread = ThreadState(remembers=not self.changes_outputs)
         self._attached_in: int | None = None  # id of the thread
 
     def attach(self) -> None:
@@ -95,7 +96,7 @@ class Capture:
         if self._attached_in is not None:
             raise RuntimeError("this recorder is already recording")
         self.discovery.scan()  # modules may have been replaced since the last scan
-        self._thread = ThreadState()
+        self._thread = ThreadState(remembers=not self.changes_outputs)
         self._attached_in = threading.get_ident()
         try:
             hooks.register(self)
@@ -178,13 +179,17 @@ class Capture:
             thread.running.clear()
         outermost = None
         if not thread.running and module is self._model:
-            self.ran, outermost = "model", Pass(self.inputs)
+            self.ran, outermost = "model", Pass(self.inputs, thread.memory)
             thread.enter(outermost)
             inputs = inputs_of(module, args, keyword_arguments(module))
-            outermost.axes.start(inputs)
+            thread.memory.start(tuple((name, x.shape, x.dtype, x.is_meta) for name, x in inputs))
+            if thread.memory.tracking:
+                outermost.axes.start(inputs)
             self._on_forward(inputs)
         elif not thread.running:
             self._enter_method()
+        if (current := thread.current) is not None and current.memory.expects(module) is None:
+            current.memory.add(module, matters=True)
         name = names[0] if len(names) == 1 else self._called_name(names)
         in_custom = False
         if thread.running:
@@ -211,14 +216,23 @@ class Capture:
     def on_module_exit(self, module: nn.Module, output: Any) -> Any:
         """See :class:`spectroscope.capture.hooks.Observer`."""
         running, new = self._thread.running, None
-        if running and any(frame.module is module for frame in reversed(running)):
+        if running and (
+            running[-1].module is module or any(frame.module is module for frame in running)
+        ):
             while (frame := running.pop()).module is not module:
                 pass
+            if frame.outermost is not None and output is not None:
+                frame.outermost.memory.finish()
             if frame.finish is not None:
                 new = frame.finish(output)
             if isinstance(module, nn.TransformerEncoderLayer) and not frame.ran_submodules:
                 self._report_fused(module, frame.name, ran=output is not None)
         return new
+
+    def ignores(self, function: Callable[..., Any]) -> bool:
+        """See :class:`spectroscope.capture.hooks.Observer`."""
+        current = self._thread.current if self._thread.running else None
+        return current is not None and current.memory.expects(function) is False
 
     def on_function_call(
         self,
@@ -241,7 +255,10 @@ class Capture:
         current = thread.current
         if current is None:
             return None
-        axes, provenance = current.axes, current.provenance
+        memory, axes, provenance = current.memory, current.axes, current.provenance
+        memory.add(function, matters=not (wrap is finish is None))
+        if not memory.tracking:
+            return hooks.Interception(wrap, finish)
         if wrap is finish is None and not axes.concerns(name, args, kwargs):
             return None
         frame = self._innermost()
@@ -325,7 +342,7 @@ class Capture:
             name = f"{self.discovery.names[module][0]}.{method}".strip(".")
             if threading.get_ident() != self._attached_in:
                 name += " in another thread"
-            outermost = Pass(self.inputs, name or "itself")
+            outermost = Pass(self.inputs, ForwardMemory(enabled=False), name or "itself")
             FrameValue.set(frame, self._thread, outermost)
             self.ran = self.ran or "parts"
         self._thread.enter(outermost)
@@ -340,7 +357,7 @@ class Capture:
         is_relu: bool = False,
     ) -> Finish | None:
         """Name a call and pass it on; None if it isn't selected."""
-        if tensor.is_meta:  # as when Keras builds a model, or fits it, before a call with values
+        if tensor.is_meta and not self.changes_outputs:  # Keras builds and compiles models so
             self._without_values.add(self.discovery.row(module, name, function, kind).place)
             return None
         current = self._thread.current
@@ -355,13 +372,16 @@ class Capture:
         if current.name and site.call >= _MAX_CALLS:
             row.reason = f"called more than {_MAX_CALLS} times in one {current.name}: call model(x)"
             return None
-        finish = self._dispatcher.start(site, tensor, current.axes, row, is_relu=is_relu)
+        finish = self._dispatcher.start(
+            site, tensor, current.axes, current.memory, row, is_relu=is_relu
+        )
+        if self.changes_outputs or not current.memory.tracking:
+            return finish
 
-        def finish_call(output: Any, original_input: Tensor | None = None) -> Tensor | None:
-            new = finish(output) if original_input is None else finish(output, original_input)
-            if isinstance(output, Tensor) and not self.changes_outputs:
+        def finish_call(output: Any) -> Tensor | None:
+            if isinstance(output, Tensor):
                 current.provenance.add_site(site.name, output)
-            return new
+            return finish(output)
 
         return finish_call
 

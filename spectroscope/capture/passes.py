@@ -12,6 +12,7 @@ from torch import nn
 from spectroscope.capture.axis_tracker import AxisTracker
 from spectroscope.capture.downsampling import Provenance
 from spectroscope.capture.inputs import InputAxes
+from spectroscope.capture.memory import ForwardMemory
 
 
 class Pass:
@@ -19,18 +20,21 @@ class Pass:
 
     Args:
         inputs: time axis and sampling rate of the model's inputs.
+        memory: of the forwards that it may repeat.
         name: as the attribute.
 
     Attributes:
         name: of the method, such as `encode()`; empty for ``model(x)``.
         calls: the activation calls so far, by place.
         axes: of the tensors of this pass.
+        memory: of the forwards that it may repeat.
         provenance: of the tensors of this pass.
     """
 
-    def __init__(self, inputs: InputAxes, name: str = "") -> None:
+    def __init__(self, inputs: InputAxes, memory: ForwardMemory, name: str = "") -> None:
         self.name = name
         self.calls: Counter[str] = Counter()
+        self.memory = memory
         self.axes = AxisTracker(inputs)
         self.provenance = Provenance(self.axes)
 
@@ -60,9 +64,17 @@ class Frame:
 
 
 class ThreadState(threading.local):
-    """What runs in this thread."""
+    """What runs in this thread.
 
-    def __init__(self) -> None:
+    Args:
+        remembers: as `enabled` of :class:`ForwardMemory`.
+
+    Attributes:
+        memory: of the forwards of the model in this thread.
+    """
+
+    def __init__(self, *, remembers: bool) -> None:
+        self.memory = ForwardMemory(enabled=remembers)
         self._running: list[Frame] = []
         self._current: Callable[[], Pass | None] = lambda: None
 
