@@ -16,13 +16,24 @@ from spectroscope.capture.call import run_on_copy
 from spectroscope.capture.discovery import Discovery
 from spectroscope.capture.dispatch import CallObserver, Change, Dispatcher, Finish
 from spectroscope.capture.downsampling import DownsamplingLog
-from spectroscope.capture.forward import Forward, Frame
-from spectroscope.capture.frames import calls_itself, keyword_arguments
+from spectroscope.capture.frames import (
+    FrameValue,
+    calls_itself,
+    keyword_arguments,
+    line_of,
+    outermost_method,
+    running_methods,
+)
 from spectroscope.capture.inputs import Input, InputAxes, SamplingRate, inputs_of
+from spectroscope.capture.memory import ForwardMemory
+from spectroscope.capture.passes import Frame, Pass, ThreadState
 from spectroscope.capture.pooling import OnlyMean
 from spectroscope.capture.sites import CoverageRow, Downsampling, Select, Site
 from spectroscope.capture.tensors import nested_tensors
 from spectroscope.errors import first_line
+
+# Calls at one place in one pass outside `model(x)`, above which the method is taken for a loop.
+_MAX_CALLS = 256
 
 
 class Capture:
@@ -47,6 +58,8 @@ class Capture:
         only_mean: by site, whether nothing but the mean over time or space goes on.
         ran: ``"model"`` after the model's own forward ran, ``"parts"`` if only that of submodules
             did, or None.
+        methods: methods, such as `encode()`, and submodules whose activations ran outside
+            ``model(x)``.
     """
 
     def __init__(
@@ -65,6 +78,7 @@ class Capture:
     ):
         self.discovery = Discovery(model, select, kinds)
         self.ran: Literal["model", "parts"] | None = None
+        self.methods: dict[str, None] = {}
         self._downsamplings = DownsamplingLog()
         self.only_mean: dict[str, OnlyMean] = {}
         self.inputs = InputAxes(fs, time_axis)
@@ -74,7 +88,11 @@ class Capture:
         self._model = model
         self._on_forward = on_forward
         self._entered: Counter[str] = Counter()  # calls of activation modules, by place
-        self._thread = self._new_forward()
+        self._without_values: set[str] = set()  # places called with a tensor on the meta device
+        self._new_pass = partial(
+            Pass, self.inputs, self.discovery.buffers, self._downsamplings, self.only_mean
+        )
+        self._thread = ThreadState(remembers=not self.changes_outputs)
         self._attached_in: int | None = None  # id of the thread
 
     def attach(self) -> None:
@@ -86,7 +104,7 @@ class Capture:
         if self._attached_in is not None:
             raise RuntimeError("this recorder is already recording")
         self.discovery.scan()  # modules may have been replaced since the last scan
-        self._thread = self._new_forward()
+        self._thread = ThreadState(remembers=not self.changes_outputs)
         self._attached_in = threading.get_ident()
         try:
             hooks.register(self)
@@ -111,11 +129,15 @@ class Capture:
                     f"ran {times} times without an activation call that can be seen; if it has a "
                     "forward of its own, kinds=[its class] records it as one activation"
                 )
+        for place in self._without_values:
+            if not self.discovery.rows[place].fired:
+                self.discovery.rows[place].reason = "it was only called with tensors without values"
 
     def state_dict(self) -> dict[str, Any]:
         """State beside the coverage, as plain data for :meth:`load_state_dict`."""
         return {
             "ran": self.ran,
+            "methods": list(self.methods),
             "entered": dict(self._entered),
             "downsamplings": self._downsamplings.state_dict(),
             "only_mean": dict(self.only_mean),
@@ -127,19 +149,11 @@ class Capture:
         """Restore the state saved by :meth:`state_dict`, and the coverage."""
         self.discovery.rows = {place: replace(row) for place, row in coverage.items()}
         self.ran = state["ran"]
+        self.methods = dict.fromkeys(state["methods"])
         self._entered = Counter(state["entered"])
         self._downsamplings.load_state_dict(state["downsamplings"])
         self.only_mean.clear()
         self.only_mean.update(state["only_mean"])
-
-    def _new_forward(self) -> Forward:
-        return Forward(
-            self.inputs,
-            self.discovery.buffers,
-            self._downsamplings,
-            self.only_mean,
-            remembers=not self.changes_outputs,
-        )
 
     def next_downsampling(self, site: Site, layout: Layout) -> Downsampling | None:
         """The next downsampling after a site whose activations have this layout."""
@@ -174,18 +188,19 @@ class Capture:
         if thread.running and module is self._model and not calls_itself(module):
             # A KeyboardInterrupt, unlike an Exception, ends a forward without calling the hooks.
             thread.running.clear()
-        if not thread.running:
-            self.ran = "model" if module is self._model else self.ran or "parts"
-            thread.calls.clear()
-            thread.restart()
+        outermost = None
+        if not thread.running and module is self._model:
+            self.ran, outermost = "model", self._new_pass(thread.memory)
+            thread.enter(outermost)
             inputs = inputs_of(module, args, keyword_arguments(module))
-            thread.memory.start((module, *((name, x.shape, x.dtype) for name, x in inputs)))
-            if module is self._model:
-                if thread.memory.tracking:
-                    thread.axes.start(inputs)
-                self._on_forward(inputs)
-        if thread.memory.expects(module) is None:
-            thread.memory.add(module, matters=True)
+            thread.memory.start(tuple((name, x.shape, x.dtype, x.is_meta) for name, x in inputs))
+            if thread.memory.tracking:
+                outermost.axes.start(inputs)
+            self._on_forward(inputs)
+        elif not thread.running:
+            self._enter_method()
+        if (current := thread.current) is not None and current.memory.expects(module) is None:
+            current.memory.add(module, matters=True)
         name = names[0] if len(names) == 1 else thread.called_name(names)
         in_custom = False
         if thread.running:
@@ -209,7 +224,7 @@ class Capture:
                 else:
                     reason = "it was called without a positional tensor"
                     self.discovery.set_reason(name, module, reason)
-        thread.running.append(Frame(module, name, kind, in_custom, finish))
+        thread.running.append(Frame(module, name, kind, in_custom, finish, outermost))
 
     def on_module_exit(self, module: nn.Module, output: Any) -> Any:
         """See :class:`spectroscope.capture.hooks.Observer`."""
@@ -219,11 +234,8 @@ class Capture:
         ):
             while (frame := running.pop()).module is not module:
                 pass
-            if not running:
-                returned = [tensor for _, tensor in nested_tensors(output)]
-                self._thread.end(returned, is_model=module is self._model)
-                if output is not None:
-                    self._thread.memory.finish()
+            if frame.outermost is not None and output is not None:
+                frame.outermost.finish([tensor for _, tensor in nested_tensors(output)])
             if frame.finish is not None:
                 new = frame.finish(output)
             if isinstance(module, nn.TransformerEncoderLayer) and not frame.ran_submodules:
@@ -233,8 +245,8 @@ class Capture:
 
     def ignores(self, function: Callable[..., Any]) -> bool:
         """See :class:`spectroscope.capture.hooks.Observer`."""
-        thread = self._thread
-        return bool(thread.running) and thread.memory.expects(function) is False
+        current = self._thread.current if self._thread.running else None
+        return current is not None and current.memory.expects(function) is False
 
     def on_function_call(
         self,
@@ -244,23 +256,29 @@ class Capture:
         wrapped: bool,
     ) -> hooks.Interception | None:
         """See :class:`spectroscope.capture.hooks.Observer`."""
-        thread = self._thread
-        if not thread.running:
+        thread, name = self._thread, activations.function_name(function)
+        if thread.current is None and name not in activations.FUNCTIONS:
             return None
-        name = activations.function_name(function)
-        frame = thread.running[-1]
         wrap = finish = None
-        if not frame.in_custom:
-            if name in activations.FUNCTIONS or thread.idioms.may_read(name):
+        if not (thread.running and thread.running[-1].in_custom):
+            idioms = None if thread.current is None else thread.current.idioms
+            if name in activations.FUNCTIONS or (idioms and idioms.may_read(name)):
                 wrap, finish = self._activate(name, args, kwargs, wrapped)
-            elif "relu" in name and "relu" in name.split("_"):
+            elif "relu" in name and "relu" in name.split("_") and (frame := self._caller()):
                 reason = "its ReLU is part of a fused kernel"
                 self.discovery.add_unobservable(frame.name, frame.module, reason, function=name)
-            if hidden := thread.idioms.unobservable(name, args):
+            if idioms and (hidden := idioms.unobservable(name, args)):
                 self._report_hidden(name, *hidden)
-        note = thread.idioms.follow(function, name, args, kwargs)
-        thread.memory.add(function, matters=not (wrap is finish is note is None))
-        track = thread.track(name, args, kwargs) if thread.memory.tracking else None
+        current = thread.current
+        if current is None:
+            return None
+        note = current.idioms.follow(function, name, args, kwargs)
+        current.memory.add(function, matters=not (wrap is finish is note is None))
+        track = None
+        if current.memory.tracking:
+            frame = self._innermost()
+            place = f"{frame.name if frame else ''}/{name.strip('_')}".lstrip("/")
+            track = current.track(place, name, args, kwargs)
         callbacks = [callback for callback in (track, note, finish) if callback is not None]
         if len(callbacks) < 2:
             return hooks.Interception(wrap, *callbacks) if wrap or callbacks else None
@@ -288,27 +306,30 @@ class Capture:
         self, function: str, args: tuple[Any, ...], kwargs: dict[str, Any], wrapped: bool
     ) -> hooks.Interception:
         """Start a call of `function`, if it is an activation to be recorded."""
-        thread = self._thread
-        frame = thread.running[-1]
         match = activations.read(function, args, kwargs)
         exact = match is not None and function in activations.EXACT
         if match is None:
-            tensor = thread.idioms.read(function, args, kwargs)
+            current = self._thread.current
+            tensor = None if current is None else current.idioms.read(function, args, kwargs)
             match = None if tensor is None else (activations.RELU, tensor)
         if match is None:
             return hooks.Interception()
         activation, tensor = match
+        frame = self._caller()
+        current = self._thread.current
+        if frame is None or current is None:
+            return hooks.Interception()
         is_module = bool(frame.kind) or activations.of_module(frame.module) is activation
         # A module is an activation whatever its input is, but for weights.
         is_weight = (
             tensor.is_floating_point()
-            and not thread.memory.repeating
-            and thread.axes.is_constant(tensor)
+            and not current.memory.repeating
+            and current.axes.is_constant(tensor)
         )
         if is_weight and frame.kind:
             self._entered[frame.name] -= 1
             self.discovery.discard_row(frame.name)
-        if is_weight or not (is_module or _may_be_activation(tensor, thread.axes.of(tensor))):
+        if is_weight or not (is_module or _may_be_activation(tensor, current.axes.of(tensor))):
             return hooks.Interception()
         place, kind = "" if is_module else function.strip("_"), activation.kind
         if kind not in self.discovery.kinds.names:
@@ -322,10 +343,56 @@ class Capture:
 
     def _report_hidden(self, function: str, tensor: Tensor, reason: str) -> None:
         """Report a ReLU whose output the function doesn't return."""
-        axes, frame = self._thread.axes, self._thread.running[-1]
+        current, frame = self._thread.current, self._caller()
+        if current is None or frame is None:
+            return
+        axes = current.axes
         if not axes.is_constant(tensor) and _may_be_activation(tensor, axes.of(tensor)):
             place = function.strip("_")
             self.discovery.add_unobservable(frame.name, frame.module, reason, function=place)
+
+    def _innermost(self) -> Frame | None:
+        """The innermost module whose call is seen; in a traced graph, that which was traced."""
+        if not self._thread.running:
+            return None
+        frame = self._thread.running[-1]
+        origins = self.discovery.origins.get(frame.module)
+        if not origins:
+            return frame
+        name, kind = origins.get(line_of(type(frame.module).forward.__code__), ("", None))
+        return Frame(frame.module, f"{frame.name}.{name}".strip("."), kind)
+
+    def _caller(self) -> Frame | None:
+        """The module that calls a function: of those on the stack the innermost, or None.
+
+        Not each comes through `nn.Module.__call__`: `model.encode(x)` and `module.forward(x)`
+        don't.
+        """
+        innermost = self._innermost()
+        if innermost is not None and innermost.kind:
+            return innermost
+        _, module = next(running_methods(self.discovery.names), (None, None))
+        if module is None or any(outer.module is module for outer in self._thread.running):
+            return innermost
+        if innermost is None:
+            self._enter_method()
+        kind = self.discovery.kind_of[module]
+        if isinstance(module, self.discovery.kinds.classes):
+            kind = None  # its output isn't seen
+        return Frame(module, self._thread.called_name(self.discovery.names[module]), kind)
+
+    def _enter_method(self) -> None:
+        """Enter the pass of the outermost method that runs, other than ``model(x)``."""
+        frame, module, method = outermost_method(self._model, self.discovery.names)
+        outermost = FrameValue.get(frame, self._thread)
+        if outermost is None:
+            name = f"{self.discovery.names[module][0]}.{method}".strip(".")
+            if threading.get_ident() != self._attached_in:
+                name += " in another thread"
+            outermost = self._new_pass(ForwardMemory(enabled=False), name or "itself")
+            FrameValue.set(frame, self._thread, outermost)
+            self.ran = self.ran or "parts"
+        self._thread.enter(outermost)
 
     def _start_call(
         self,
@@ -337,22 +404,31 @@ class Capture:
         is_relu: bool = False,
     ) -> Finish | None:
         """Name a call and pass it on; None if it isn't selected."""
-        calls = self._thread.calls
+        if tensor.is_meta and not self.changes_outputs:  # Keras builds and compiles models so
+            self._without_values.add(self.discovery.row(module, name, function, kind).place)
+            return None
+        current = self._thread.current
+        assert current is not None  # entered with the outermost module or method
+        if current.name:
+            self.methods[current.name] = None
         row = self.discovery.row(module, name, function, kind, calls=1)
-        site = Site(name, function, calls[row.place], kind)
-        calls[row.place] += 1
+        site = Site(name, function, current.calls[row.place], kind)
+        current.calls[row.place] += 1
         if not self.discovery.selects(site):
             return None
+        if current.name and site.call >= _MAX_CALLS:
+            row.reason = f"called more than {_MAX_CALLS} times in one {current.name}: call model(x)"
+            return None
         finish = self._dispatcher.start(
-            site, tensor, self._thread.axes, self._thread.memory, row, is_relu=is_relu
+            site, tensor, current.axes, current.memory, row, is_relu=is_relu
         )
-        if self.changes_outputs or not self._thread.memory.tracking:
+        if self.changes_outputs or not current.memory.tracking:
             return finish
 
         def finish_call(output: Any) -> Tensor | None:
             if isinstance(output, Tensor):
-                layout = self._dispatcher.layout(site, output, self._thread.axes.of(output))
-                self._thread.add_site(site.name, output, layout.transformed)
+                layout = self._dispatcher.layout(site, output, current.axes.of(output))
+                current.add_site(site.name, output, layout.transformed)
             return finish(output)
 
         return finish_call

@@ -80,16 +80,16 @@ class GlobalPooling:
         for result, of_result in zip(results, following, strict=True):
             self._sites.set(result, of_result)
 
-    def end(self, outputs: Iterable[Tensor], *, is_model: bool) -> None:
-        """What the model returns goes on as it is; what a part of it returns, nobody knows."""
+    def end(self, outputs: Iterable[Tensor]) -> None:
+        """What the model returns goes on as it is."""
         for tensor in outputs if self.active else ():
             for site in self._sites.get(tensor) or ():
-                self._set(site, False if is_model else None)
+                self._set(site, False)
 
-    def lose(self) -> None:
-        """A forward wasn't followed: what went on is unknown."""
-        for site in list(self._only_mean):
-            self._set(site, None)
+    def lose(self, site: str | None = None) -> None:
+        """What went on from one or all sites wasn't followed and is unknown."""
+        for name in list(self._only_mean) if site is None else [site]:
+            self._set(name, None)
 
     def _set(self, site: str, value: OnlyMean) -> None:
         both = value, self._only_mean.get(site, True)
