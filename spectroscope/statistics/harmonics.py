@@ -1,11 +1,11 @@
 """Amplitudes of harmonics on both sides of an activation, summed over inputs."""
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from spectroscope.capture.axes import transformed_axes
 from spectroscope.dsp.harmonics import Harmonics, fit
 from spectroscope.dsp.theory.tones import rectified_tone_dc
 from spectroscope.errors import RequestError
@@ -52,13 +52,15 @@ class HarmonicSums(NamedTuple):
 
 
 class HarmonicAmplitudes(ChunkedStatistic):
-    """Amplitudes of harmonics of ``[N, C, T]`` on both sides, as :class:`HarmonicSums`.
+    """Amplitudes of harmonics on both sides, as :class:`HarmonicSums`.
 
-    Inputs whose fundamental is unknown are left out, and so are activations of other shapes.
+    Inputs whose fundamental is unknown are left out, and so are activations with no or several
+    transformed axes.
 
     Args:
         fundamental: of the inputs; None: unknown. May be replaced between batches.
         orders: K, number of harmonics.
+        timed: leave out activations whose transformed axis isn't the time of the model's input.
     """
 
     name = "harmonics"
@@ -70,19 +72,24 @@ class HarmonicAmplitudes(ChunkedStatistic):
         "fundamental": (5, "C"),
     }
 
-    def __init__(self, fundamental: Fundamental | None = None, orders: int = 8):
+    def __init__(
+        self, fundamental: Fundamental | None = None, orders: int = 8, *, timed: bool = False
+    ):
         self.fundamental = fundamental or Fundamental(None, 1.0)
         self.orders = orders
+        self._timed = timed
 
     def start(self, call: "ActivationCall") -> "Arrays | HarmonicsAccumulator":
         """See :class:`ChunkedStatistic`."""
         x = call.input
-        if len(transformed_axes(tuple(x.shape[1:]))) != 1:
+        if len(call.transformed) != 1:
             return {}
-        f0 = self.fundamental.at_site(call.decimation, len(x))
+        time_lost = self._timed and not call.layout.is_time
+        f0 = self.fundamental.at_site(math.nan if time_lost else call.decimation, len(x))
         if isinstance(f0, str):
             call.note(f0)
-        return HarmonicsAccumulator(x, f0, self.orders) if isinstance(f0, Tensor) else {}
+        length = x.shape[call.transformed[0]]
+        return HarmonicsAccumulator(x, length, f0, self.orders) if isinstance(f0, Tensor) else {}
 
     def merged(self, first: Arrays, second: Arrays) -> Arrays:
         """See :meth:`Statistic.merged`.
@@ -100,15 +107,17 @@ class HarmonicsAccumulator:
     """The sums of one batch.
 
     Args:
-        x: ``[N, C, T]``, for shape and device.
+        x: ``[N, C, ...]``, for shape and device.
+        length: T, of the transformed axis; means are taken over the other axes.
         f0: ``[N]``, or ``[1]`` for all inputs, in cycles per sample of the site; NaN: unknown.
         orders: K.
     """
 
-    def __init__(self, x: Tensor, f0: Tensor, orders: int):
+    def __init__(self, x: Tensor, length: int, f0: Tensor, orders: int):
         # Asynchronous: the kernels that read f0 run later on the same stream.
         f0 = f0.to(x.device, non_blocking=x.is_cuda)
-        self._harmonics = Harmonics.of(f0, orders, x[0, 0].numel())
+        self._harmonics = Harmonics.of(f0, orders, length)
+        self._length = length
         folded, usable = self._harmonics.folded, self._harmonics.usable
         self._usable = torch.stack([usable & ~folded, usable & folded]).double()  # [2, N or 1, K]
         repeats = len(x) // len(folded)
@@ -132,17 +141,31 @@ class HarmonicsAccumulator:
             finite = torch.ones_like(means[0], dtype=torch.bool)  # [n, c]
         counted = usable.unsqueeze(2) * finite.unsqueeze(-1)  # [2, n, c, K]
         self._counts[:, c] += counted.sum(1)
-        ac_power = torch.cat([side.m2 for side in chunk.moments], 1) / chunk.length
+        rows, mean = torch.cat(chunk.rows, 1), torch.cat(means, 1)
+        lines = chunk.length // self._length
+        if lines == 1:
+            ac_power = torch.cat([side.m2 for side in chunk.moments], 1) / chunk.length
+        else:
+            rows = rows.view(len(rows), -1, self._length)
+            mean = rows.mean(-1)
+            ac_power = (rows - mean.unsqueeze(-1)).square().mean(-1)
         # Both sides as 2c channels of one fit, the input's first.
-        fitted = fit(torch.cat(chunk.rows, 1), harmonics, torch.cat(means, 1), ac_power)
-        squares = fitted.amplitude.square()
+        fitted = fit(rows, harmonics, mean, ac_power)
+
+        def averaged(values: Tensor) -> Tensor:
+            if lines == 1:
+                return values
+            return values.view(len(values), -1, lines, *values.shape[2:]).mean(2)
+
+        squares = averaged(fitted.amplitude.square())
         channels = finite.shape[1]
         for side in range(2):
             square = squares[:, side * channels :][:, :channels].where(finite.unsqueeze(-1), 0)
             self._squares[side, :, c] += (counted * square).sum(1)
         has_fundamental = counted[0, :, :, 0]
-        residual_in, residual_out = fitted.noise_and_distortion.chunk(2, 1)
-        tone_dc = rectified_tone_dc(fitted.dc[:, :channels], fitted.amplitude[:, :channels, 0])
+        residual_in, residual_out = averaged(fitted.noise_and_distortion).chunk(2, 1)
+        first = channels * lines
+        tone_dc = averaged(rectified_tone_dc(fitted.dc[:, :first], fitted.amplitude[:, :first, 0]))
         for row, value in (
             (INPUTS, torch.ones_like(tone_dc)),
             (RESIDUAL_IN, residual_in),
