@@ -14,8 +14,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 # Kinds that are recorded when asked for, by what the dispatcher calls them.
-ASKED = {"leaky_relu": "LeakyReLU", "_prelu_kernel": "PReLU", "elu": "ELU", "gelu": "GELU",
-         "silu": "SiLU", "hardswish": "Hardswish"}  # fmt: skip
+ASKED = {"leaky_relu": "LeakyReLU", "prelu": "PReLU", "_prelu_kernel": "PReLU", "elu": "ELU",
+         "gelu": "GELU", "silu": "SiLU", "hardswish": "Hardswish"}  # fmt: skip
 LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
 
 

@@ -89,12 +89,13 @@ def disagreements(name):
         site = sites.loc[call]
         if channel_axis is None:
             channel_axis = site["channel_axis"]
-        now = [places[axis][call] for axis in axes if call in places[axis]]
-        now = [(axis, decimation) for axis, decimation in now if axis != channel_axis]
-        time = now[0][0] if "fs" in options and now else None
+        now = dict(places[axis][call] for axis in axes if call in places[axis])
+        if len(now) < len(axes) or channel_axis in now:  # height and width are one axis of tokens
+            now = {}
+        time = next(iter(now)) if "fs" in options and now else None
         problems = (
             *channels_of(site, channel_axis, layer, model),
-            *rate_of(site, [decimation for _, decimation in now], name),
+            *rate_of(site, now.values(), name),
             *numbers_of(report, site, seen, call, channel_axis, time),
         )
         yield from (f"{site['site']} {tuple(seen.inputs[call].shape)}: {p}" for p in problems)

@@ -32,9 +32,7 @@ SMP = """
 DPT DeepLabV3 DeepLabV3Plus FPN Linknet MAnet PAN PSPNet Segformer UPerNet Unet UnetPlusPlus
 """.split()  # noqa: SIM905
 MONAI = {
-    "AHNet": dict(
-        layers=(3, 4, 6, 3), spatial_dims=3, in_channels=1, out_channels=2, size=(64, 64, 64)
-    ),
+    "AHNet": dict(spatial_dims=2, in_channels=1, out_channels=2, size=(128, 160)),
     "AttentionUnet": dict(
         spatial_dims=2, in_channels=1, out_channels=2, channels=(8, 16, 32), strides=(2, 2)
     ),
@@ -47,7 +45,7 @@ MONAI = {
     "BasicUNet": dict(spatial_dims=3, features=(8, 8, 16, 16, 32, 8), size=(32, 32, 48)),
     "BasicUNetPlusPlus": dict(spatial_dims=2, features=(8, 8, 16, 16, 32, 8)),
     "Critic": dict(in_shape=(1, 64, 96), channels=(4, 8), strides=(2, 2), num_res_units=2),
-    "DAF3D": dict(size=(64, 64, 64)),
+    "DAF3D": dict(in_channels=1, out_channels=1, size=(64, 64, 64)),
     "DenseNet121": dict(spatial_dims=2, in_channels=1, out_channels=2),
     "DynUNet": dict(
         spatial_dims=2,
@@ -149,7 +147,7 @@ MONAI = {
     "SENet154": dict(spatial_dims=2, in_channels=1),
 }
 # Their size is not in their configuration, but in their code.
-OF_ONE_SIZE = ()
+OF_ONE_SIZE = {"halonet_h1"}
 KERAS = {
     "ConvNeXtTiny": {}, "DenseNet121": {}, "EfficientNetB0": {}, "EfficientNetV2B0": {},
     "InceptionResNetV2": {}, "InceptionV3": {}, "MobileNet": dict(alpha=0.25),
