@@ -35,7 +35,17 @@ def _no_fused_transformers():
     torch.backends.mha.set_fastpath_enabled(before)
 
 
-@pytest.mark.parametrize("name", zoo_models.NAMES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name, marks=pytest.mark.xfail(reason=zoo_models.WRONG[name], raises=AssertionError)
+        )
+        if name in zoo_models.WRONG
+        else name
+        for name in zoo_models.NAMES
+    ],
+)
 def test_calls_axes_rates_sources_and_numbers_of_the_zoo(name):
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")  # theirs, and ours about models without a ReLU
@@ -92,7 +102,8 @@ def disagreements(name):
         now = dict(places[axis][call] for axis in axes if call in places[axis])
         if len(now) < len(axes) or channel_axis in now:  # height and width are one axis of tokens
             now = {}
-        time = next(iter(now)) if "fs" in options and now else None
+        known = "fs" in options and not np.isnan(site["decimation"])
+        time = next(iter(now)) if known and now else None
         problems = (
             *channels_of(site, channel_axis, layer, model),
             *rate_of(site, now.values(), name),
@@ -112,9 +123,7 @@ def channels_of(site, channel_axis, layer, model):
 
 def rate_of(site, measured, name):
     """The decimation, to the accuracy of what was measured, where that was possible."""
-    if name in zoo_models.RATE_UNKNOWN:
-        if not np.isnan(site["decimation"]):
-            yield f"decimation {site['decimation']}, where it can't be known"
+    if np.isnan(site["decimation"]) and name in zoo_models.RATE_UNKNOWN:
         return
     for decimation in measured:
         if not 0.7 < site["decimation"] / decimation < 1.4:

@@ -222,7 +222,24 @@ SignalJEPA_PostLocal SignalJEPA_PreLocal FBCNet FBMSNet EMG2QwertyNet VEMG2Pose 
 SensingDynamics FBLightConvNet IFNet PBT SSTDPN BrainModule BENDR LUNA MEDFormer MVPFormer CBraMod
 DGCNN EEGDINO MetaNeuromotorHand STEEGFormer CodeBrain DANCE ZUNA
 """.split()  # noqa: SIM905
-RATE_UNKNOWN = ()
+# Where the rate is said to be unknown, rightly, although it can be measured.
+RATE_UNKNOWN = {
+    "braindecode:ContraWR": "torch.stft",
+    "braindecode:EMG2QwertyNet": "torch.stft",
+    "braindecode:MetaNeuromotorHand": "torch.stft",
+    "braindecode:EEGSimpleConv": "resampling by the phases of a strided convolution",
+    "braindecode:FBCNet": "a recursive filter",
+    "braindecode:FBMSNet": "a recursive filter",
+    "braindecode:FBLightConvNet": "a recursive filter",
+    "braindecode:IFNet": "a recursive filter",
+    "braindecode:LUNA": "time in the batch, and out of it",
+    "braindecode:STEEGFormer": "electrodes and time in one axis",
+}
+# What is wrong, for now.
+WRONG = {
+    "braindecode:SyncNet": "a weight that is clamped by its .data counts as an activation",
+    "braindecode:EMG2QwertyNet": "[T, N, ...] behind torch.stft: T is taken for the batch",
+}
 BUILDERS = {
     "timm": (timm_model, TIMM),
     "smp": (smp_model, SMP),
