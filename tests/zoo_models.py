@@ -220,7 +220,7 @@ AttentionBaseNet Labram EEGSimpleConv SPARCNet ContraWR EEGNeX EEGSym TSception 
 MSVTNet EEGMiner CTNet TCFormer SincShallowNet SCCNet SignalJEPA SignalJEPA_Contextual
 SignalJEPA_PostLocal SignalJEPA_PreLocal FBCNet FBMSNet EMG2QwertyNet VEMG2Pose NeuroPose
 SensingDynamics FBLightConvNet IFNet PBT SSTDPN BrainModule BENDR LUNA MEDFormer MVPFormer CBraMod
-DGCNN EEGDINO MetaNeuromotorHand STEEGFormer CodeBrain DANCE ZUNA
+DGCNN EEGDINO MetaNeuromotorHand STEEGFormer CodeBrain
 """.split()  # noqa: SIM905
 # Where the rate is said to be unknown, rightly, although it can be measured.
 RATE_UNKNOWN = {
