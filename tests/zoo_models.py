@@ -174,6 +174,7 @@ def timm_model(name):
 
 def smp_model(name):
     encoder, size = ("tu-test_vit", (160, 160)) if name == "DPT" else ("resnet18", (64, 96))
+    size = (128, 160) if name == "PAN" else size
     models = package("segmentation_models_pytorch")
     model = getattr(models, name)(encoder_name=encoder, encoder_weights=None).eval()
     return model, torch.randn(2, 3, *size), {}
@@ -224,6 +225,7 @@ DGCNN EEGDINO MetaNeuromotorHand STEEGFormer CodeBrain
 """.split()  # noqa: SIM905
 # Where the rate is said to be unknown, rightly, although it can be measured.
 RATE_UNKNOWN = {
+    "smp:DPT": "tokens become an image again",
     "braindecode:ContraWR": "torch.stft",
     "braindecode:EMG2QwertyNet": "torch.stft",
     "braindecode:MetaNeuromotorHand": "torch.stft",
