@@ -45,7 +45,6 @@ MONAI = {
     "BasicUNet": dict(spatial_dims=3, features=(8, 8, 16, 16, 32, 8), size=(32, 32, 48)),
     "BasicUNetPlusPlus": dict(spatial_dims=2, features=(8, 8, 16, 16, 32, 8)),
     "Critic": dict(in_shape=(1, 64, 96), channels=(4, 8), strides=(2, 2), num_res_units=2),
-    "DAF3D": dict(in_channels=1, out_channels=1, size=(64, 64, 64)),
     "DenseNet121": dict(spatial_dims=2, in_channels=1, out_channels=2),
     "DynUNet": dict(
         spatial_dims=2,
