@@ -62,7 +62,7 @@ MONAI = {
     "HoVerNet": dict(in_channels=3, channels=3, size=(256, 256)),
     "MedNeXtS": dict(spatial_dims=2, in_channels=1, out_channels=2),
     "PatchDiscriminator": dict(spatial_dims=2, channels=8, in_channels=1),
-    "QuickNAT": dict(),
+    "Quicknat": dict(),
     "RegUNet": dict(spatial_dims=2, in_channels=1, num_channel_initial=4, depth=2),
     "LocalNet": dict(
         spatial_dims=2,
