@@ -43,6 +43,17 @@ def sites_of(model, *args, **options):
     return recorder.report().sites()["site"].tolist()
 
 
+def same(a, b):
+    """Whether two outputs are bit-identical."""
+    if isinstance(a, torch.Tensor):
+        return a.shape == b.shape and torch.equal(a.nan_to_num(7.0), b.nan_to_num(7.0))
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if a is None:
+        return b is None
+    return len(a) == len(b) and all(map(same, a, b))
+
+
 class Swish(nn.Module):
     """A activation of the user's own, with a ReLU in it."""
 
