@@ -280,6 +280,26 @@ COMPARISON_COLUMNS = {
     "why": Column("", "why the site cannot be compared"),
 }
 
+# Columns of `importance`, beside `site` … `kind` and `n_samples`.
+IMPORTANCE_COLUMNS = {
+    "operation": Column("", "what was changed in the activation's output"),
+    "metric": Column("", "what baseline and value are"),
+    "baseline": Column("the metric's", "metric of the unchanged model"),
+    "value": Column("the metric's", "metric with this site changed"),
+    "change": Column("the metric's", "value − baseline"),
+    "change_low": Column(
+        "the metric's",
+        "lower end of the 95 % confidence interval of change over inputs, from the paired scores of "
+        "each input; NaN where interval begins with unknown",
+    ),
+    "change_high": Column("the metric's", "upper end of it"),
+    "interval": Column(
+        "",
+        "how the interval was computed: by studentized bootstrap, of blocks of consecutive inputs if "
+        "neighbours depend on each other; or why it is unknown",
+    ),
+}
+
 # Metrics of `importance`.
 METRICS = {
     "mae": Column("the targets' unit", "mean absolute error"),
@@ -303,7 +323,11 @@ def markdown() -> str:
     """The data dictionary: the text of docs/definitions.md."""
     source = "Generated from spectroscope/schema.py, as are `Report.describe()` and the HTML page."
     lines = ["# Columns", "", source]
-    tables = {"Report": COLUMNS, "Comparison": COMPARISON_COLUMNS}
+    tables = {
+        "Report": COLUMNS,
+        "Comparison": COMPARISON_COLUMNS,
+        "importance": IMPORTANCE_COLUMNS,
+    }
     for title, columns in tables.items():
         lines += ["", f"## {title}", "", "| column | unit | definition |", "|---|---|---|"]
         for name, (unit, definition) in columns.items():

@@ -57,6 +57,7 @@ def ablate(
             ((batch.arguments, batch.targets_of(specimen)) for batch in batches(specimen)),
             measure,
             operations=(remove_dc, mean_dc(means), only_dc),
+            block=specimen.block,
             progress=progress,
             fs=specimen.fs,
             channel_axis=specimen.channel_axis,
