@@ -226,27 +226,56 @@ COLUMNS = {
     "n_inputs": Column("1", "number of inputs in amplitude_in and amplitude_out"),
     "amplitude_in": Column(
         "activation",
-        "amplitude of the input's component at freq, RMS over inputs; NaN where it cannot be "
-        "separated from another harmonic, DC or its own mirror image",
+        "amplitude of the input's component at freq, RMS over inputs: those in which it lies 1/T "
+        "or more from DC, its own mirror image and every other of the K harmonics, folded or not; "
+        "NaN where there are none",
     ),
     "amplitude_out": Column(
+        "activation", "amplitude of the output's component at freq, RMS over the same inputs"
+    ),
+    "n_inputs_noise": Column(
+        "1",
+        "number of inputs in noise_floor and debiased: those of n_inputs with a frequency half-way "
+        "to the next harmonic that is apart from all harmonics",
+    ),
+    "noise_floor_in": Column(
         "activation",
-        "amplitude of the output's component at freq, RMS over inputs; NaN where amplitude_in is",
+        "amplitude that noise alone has at freq in the input, RMS over inputs, estimated half-way "
+        "to the harmonics below and above: √(4σ²/T) for white noise of variance σ². More inputs "
+        "don't lower it",
+    ),
+    "noise_floor_out": Column("activation", "likewise, in the output"),
+    "debiased_in": Column(
+        "activation",
+        "amplitude_in without noise: √(mean squared amplitude − noise_floor_in²), of the inputs of "
+        "n_inputs_noise; 0 where the noise is greater",
+    ),
+    "debiased_out": Column("activation", "likewise, in the output"),
+    "n_inputs_thd": Column(
+        "1",
+        "number of inputs in thd: those in which all harmonics 1 … K can be measured, and the "
+        "fundamental isn't folded",
     ),
     "thd_in": Column(
         "1",
-        "total harmonic distortion of the input: RMS of the harmonics 2 … K over the fundamental's",
+        "total harmonic distortion of the input: RMS of the harmonics 2 … K over the "
+        "fundamental's, in the inputs of n_inputs_thd; noise included",
     ),
-    "thd_out": Column(
+    "thd_out": Column("1", "likewise, of the output"),
+    "n_inputs_sinad": Column(
         "1",
-        "total harmonic distortion of the output: RMS of the harmonics 2 … K over the "
-        "fundamental's",
+        "number of inputs in sinad: those whose fundamental can be measured and isn't folded",
     ),
     "sinad_in": Column(
-        "dB", "power of the input's fundamental over the power of everything else but DC"
+        "dB",
+        "power of the input's fundamental over the power of everything else but DC, in the inputs "
+        "of n_inputs_sinad",
     ),
-    "sinad_out": Column(
-        "dB", "power of the output's fundamental over the power of everything else but DC"
+    "sinad_out": Column("dB", "likewise, of the output"),
+    "f0_confidence": Column(
+        "1",
+        "of f0='auto': mean over the inputs of n_inputs_sinad of a lower bound of the probability "
+        "that white noise has no component as strong; NaN if f0 was given",
     ),
     "status": Column(
         "",
@@ -289,14 +318,14 @@ IMPORTANCE_COLUMNS = {
     "change": Column("the metric's", "value − baseline"),
     "change_low": Column(
         "the metric's",
-        "lower end of the 95 % confidence interval of change over inputs, from the paired scores of "
-        "each input; NaN where interval begins with unknown",
+        "lower end of the 95 % confidence interval of change over inputs, from the paired scores "
+        "of each input; NaN where interval begins with unknown",
     ),
     "change_high": Column("the metric's", "upper end of it"),
     "interval": Column(
         "",
-        "how the interval was computed: by studentized bootstrap, of blocks of consecutive inputs if "
-        "neighbours depend on each other; or why it is unknown",
+        "how the interval was computed: by studentized bootstrap, of blocks of consecutive inputs "
+        "if neighbours depend on each other; or why it is unknown",
     ),
 }
 

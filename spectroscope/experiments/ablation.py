@@ -81,8 +81,8 @@ def importance(
 
     Raises:
         TypeError: as in `record`.
-        RequestError: the model is in training mode, `block` is less than 1, a metric isn't known or doesn't fit the
-            outputs, targets are missing or too few, or as in `intervene`.
+        RequestError: the model is in training mode, `block` is less than 1, a metric isn't known or
+            doesn't fit the outputs, targets are missing or too few, or as in `intervene`.
     """
     if model.training:
         raise RequestError("importance takes a model in eval mode: call model.eval() first")

@@ -180,7 +180,7 @@ def _most_variable(channels: pd.DataFrame, number: int) -> list[int]:
 
 def _harmonics(frame: pd.DataFrame) -> pd.DataFrame:
     """Medians over the channels; folded harmonics in rows of their own."""
-    values = ["freq", "amplitude_in", "amplitude_out"]
+    values = ["freq", "amplitude_in", "noise_floor_in", "amplitude_out", "noise_floor_out"]
     return frame.groupby(["harmonic", "folded"])[values].median().reset_index()
 
 

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from spectroscope.dsp.harmonics import dominant_frequency
+from spectroscope.dsp.harmonics import Tone, strongest_tone
 from spectroscope.errors import RequestError
 
 F0: TypeAlias = ArrayLike | Tensor | Literal["auto"] | None
@@ -20,8 +20,8 @@ class Fundamental:
 
     Args:
         f0: a frequency in the unit of `fs`, or one for each input of the batches to come, NaN
-            where unknown; ``"auto"``: the strongest component of each input of each batch; None:
-            unknown.
+            where unknown; ``"auto"``: the strongest tone of each input of each batch, NaN where
+            there is none; None: unknown.
         fs: samples per second of the model's input.
 
     Attributes:
@@ -34,7 +34,7 @@ class Fundamental:
     def __init__(self, f0: F0, fs: float):
         self.f0 = f0
         self._auto = isinstance(f0, str)
-        self._estimates: dict[int, Tensor | None] = {}  # by thread: a batch runs in one
+        self._estimates: dict[int, Tone | None] = {}  # by thread: a batch runs in one
         # In cycles per sample of the model's input, [N] or [1].
         self._fixed: Tensor | None = None
         if self._auto:
@@ -60,9 +60,9 @@ class Fundamental:
             self._estimates[thread] = None
             x = next((arg for arg in args if isinstance(arg, Tensor) and arg.dim() == 3), None)
             if x is not None and x.is_floating_point():
-                self._estimates[thread] = dominant_frequency(x.detach())
+                self._estimates[thread] = strongest_tone(x.detach())
 
-    def at_site(self, decimation: float, inputs: int) -> Tensor | str | None:
+    def at_site(self, decimation: float, inputs: int) -> Tone | str | None:
         """The fundamentals of the batch that runs in this thread.
 
         Args:
@@ -70,14 +70,19 @@ class Fundamental:
             inputs: number of inputs of the activation.
 
         Returns:
-            ``[N]`` or ``[1]``, float64, in cycles per sample of the site; or the reason why they
-            are unknown at this site; None: no `f0` was given.
+            Each ``[N]`` or ``[1]``, in cycles per sample of the site, with NaN as the confidence of
+            an `f0` that was given; or the reason why they are unknown at this site; None: no `f0`
+            was given.
         """
-        cycles = self._estimates.get(threading.get_ident()) if self._auto else self._fixed
-        if cycles is None:
+        if self._auto:
+            tone = self._estimates.get(threading.get_ident())
+        else:
+            given = self._fixed
+            tone = None if given is None else Tone(given, torch.full_like(given, math.nan))
+        if tone is None:
             return "no harmonics: f0='auto' found no input [N, C, T]" if self._auto else None
         if math.isnan(decimation):
             return "no harmonics: its sampling rate isn't known; pass it as decimation="
-        if len(cycles) not in (1, inputs):
-            return f"no harmonics: {len(cycles)} values of f0 for {inputs} inputs"
-        return cycles * decimation
+        if len(tone.freq) not in (1, inputs):
+            return f"no harmonics: {len(tone.freq)} values of f0 for {inputs} inputs"
+        return tone._replace(freq=tone.freq * decimation)

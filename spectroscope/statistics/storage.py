@@ -20,7 +20,7 @@ from spectroscope.statistics.moments import DCMoments
 from spectroscope.statistics.recording import Recording, SiteRecord
 from spectroscope.statistics.run_shard import RunShard
 
-FORMAT = 3
+FORMAT = 4
 
 
 class StoredStatistic(Statistic):
