@@ -134,7 +134,9 @@ COLUMNS = {
         "above it if its frequency along the height or the width is",
     ),
     "power_above": Column(
-        "activation²", "output power above next_nyquist, which the downsampling removes or folds"
+        "activation²",
+        "output power above next_nyquist, which the downsampling removes or folds: the sum of "
+        "power's bins over the window's equivalent noise bandwidth",
     ),
     "peak_freq": Column(
         "see freq_unit",
@@ -162,16 +164,19 @@ COLUMNS = {
         "fraction of the channels whose output was > 0 at every value: a ReLU passed everything",
     ),
     "nonfinite": Column(
-        "1", "number of input values that are NaN or ±Inf; all other columns exclude them"
+        "1",
+        "number of input values that are NaN or ±Inf. DC, AC and active_fraction of a side exclude "
+        "these values alone; what is of both sides or of frequencies (preserved, introduced, "
+        "spectra, harmonics) excludes an input from a channel in which any of its values isn't "
+        "finite. NaN in a table: no value is left",
     ),
-    "nonfinite_out": Column(
-        "1", "number of output values that are NaN or ±Inf; all other columns exclude them"
-    ),
+    "nonfinite_out": Column("1", "number of output values that are NaN or ±Inf, excluded likewise"),
     "side": Column("", "in or out: input or output of the activation"),
     "freq": Column(
         "see freq_unit",
-        "frequency of the bin; for images of the radial bin, √(fy² + fx²); for harmonics of the "
-        "harmonic, folded (mean over the inputs)",
+        "frequency of the bin; for images of the radial bin, which has all components whose "
+        "√(fy² + fx²) is nearest to this multiple of 1/max(H, W) cycles per pixel of the site; for "
+        "harmonics of the harmonic, folded (mean over the inputs)",
     ),
     "freq_y": Column(
         "see freq_unit",
@@ -188,9 +193,12 @@ COLUMNS = {
     ),
     "power": Column(
         "activation²",
-        "one-sided power spectrum, averaged over inputs: a tone A·cos reads A²/2, the DC bin the "
-        "mean squared DC; with the boxcar window the bins add up to the mean square "
-        "(scipy.signal.periodogram, scaling='spectrum'). For images summed over each radial bin",
+        "one-sided power spectrum (scipy.signal.periodogram, scaling='spectrum'), averaged over "
+        "the inputs, each counted once: a tone A·cos reads A²/2, the DC bin the mean squared DC. "
+        "With the boxcar window the bins add up to the mean square. With another the bins other "
+        "than DC add up to the AC power times the window's equivalent noise bandwidth in bins, on "
+        "average over phases; this, preserved and introduced are not divided by it, while "
+        "power_above and all fractions are. For images summed over each radial bin",
     ),
     "density": Column(
         "activation² per freq_unit",
@@ -210,8 +218,9 @@ COLUMNS = {
     ),
     "coherence": Column(
         "1",
-        "magnitude-squared coherence, |cross|²/(power in · power out); biased towards 1 by 1/n "
-        "for n inputs",
+        "magnitude-squared coherence, |cross|²/(power in · power out). Biased towards 1 by 1/n for "
+        "an average of n spectra: of n_inputs, times the frames of each; for images times the "
+        "number of components in the ring. NaN where n is 1",
     ),
     "preserved": Column("activation²", "power of gain·x at this frequency: gain²·power in"),
     "introduced": Column(
@@ -223,7 +232,9 @@ COLUMNS = {
         "",
         "whether k·f0 lies above the site's Nyquist frequency, and appears at freq",
     ),
-    "n_inputs": Column("1", "number of inputs in amplitude_in and amplitude_out"),
+    "n_inputs": Column(
+        "1", "number of inputs averaged in this row (of harmonics, in amplitude_in and _out)"
+    ),
     "amplitude_in": Column(
         "activation",
         "amplitude of the input's component at freq, RMS over inputs: those in which it lies 1/T "
@@ -296,8 +307,8 @@ COMPARISON_COLUMNS = {
     ),
     "welch_t": Column(
         "1",
-        "dc_out_change over its standard error for independent inputs (Welch's t); if A and B have "
-        "the same inputs it is too small rather than too large",
+        "dc_out_change over its standard error for independent inputs (Welch's t). If A and B have "
+        "the same inputs, spectroscope.paired_t of each input's DC is the test",
     ),
     "effect_rms": Column("1", "root mean square of effect_size over the channels"),
     "effect_max": Column("1", "the effect_size of largest magnitude"),

@@ -4,6 +4,7 @@ import builtins
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from helpers import nothing_is_left
 from torch import nn
@@ -37,6 +38,23 @@ def test_dc_by_sample_is_the_mean(tones):
         found = rows.pivot(index="sample", columns="channel", values="dc_out").to_numpy()
         np.testing.assert_allclose(found, expected, atol=1e-6)
     assert nothing_is_left()
+
+
+def test_paired_t_is_scipys(tones):
+    model, x, _ = tones
+    one, two = dc_by_sample(model, [x]), dc_by_sample(model, [1.01 * x + 0.01])
+    table = spectroscope.paired_t(one, two)
+    for (site, channel), row in table.set_index(["site", "channel"]).iterrows():
+        before, after = (
+            frame[(frame["site"] == site) & (frame["channel"] == channel)]["dc_out"].to_numpy(float)
+            for frame in (one, two)
+        )
+        expected = scipy.stats.ttest_rel(after, before)
+        assert row["paired_t"] == pytest.approx(expected.statistic, rel=1e-9, nan_ok=True)
+        assert row["p"] == pytest.approx(expected.pvalue, rel=1e-9, nan_ok=True)
+        assert row["n_samples"] == 240
+    with pytest.raises(spectroscope.RequestError, match="of the same inputs"):
+        spectroscope.paired_t(one, two[two["sample"] < 200])
 
 
 def test_dc_tells_what_the_waveform_does_not(tones, monkeypatch):

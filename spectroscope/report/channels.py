@@ -53,6 +53,21 @@ class MeanSpectra(NamedTuple):
         return MeanSpectra(self.power_in * scale, self.power_out * scale, self.cross * scale)
 
 
+def amplitude(power: Floats, lengths: tuple[int, ...]) -> Floats:
+    """Amplitudes of cosines with these powers: √(2·power), but √power at DC and Nyquist.
+
+    Args:
+        power: ``[..., bins]``, one-sided.
+        lengths: of the transformed axes.
+    """
+    double = np.full(power.shape[-1], 2.0)
+    double[0] = 1
+    if len(lengths) == 1 and lengths[0] % 2 == 0:
+        double[-1] = 1
+    amplitudes: Floats = np.sqrt(double * power)
+    return amplitudes
+
+
 def sum_radial_bins(sums: SpectralSums, values: Tensor) -> Tensor:
     """`values` ``[C, B]`` with an image's components summed into radial bins."""
     if len(sums.axes) == 1:

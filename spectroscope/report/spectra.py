@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from spectroscope.dsp.decomposition import coherence, introduced_power
 from spectroscope.dsp.spectra import Transform, Window, noise_bandwidth
-from spectroscope.report.channels import Decomposition, MeanSpectra, to_numpy
+from spectroscope.report.channels import Decomposition, MeanSpectra, amplitude, to_numpy
 from spectroscope.statistics import harmonics as rows
 from spectroscope.statistics.recording import Recording, SiteRecord
 
@@ -62,10 +62,17 @@ def cross_spectra(recording: Recording, record: SiteRecord) -> Iterator[pd.DataF
     rate = SiteRate.of(recording, record)
     mean = MeanSpectra.of(sums)
     gain = Decomposition.of(record, recording.window).gain[:, np.newaxis]
+    # What a bin averages: the components of a ring, of each frame and of each input.
+    inputs, components = to_numpy(sums.inputs)[:, np.newaxis], np.ones(mean.power_in.shape[1])
+    if len(sums.axes) == 2:
+        transform = Transform.of(sums.axes, "boxcar", torch.device("cpu"))
+        components = to_numpy(transform.components_per_bin())
+    frames = math.prod(length or 1 for length in record.shape[1:]) / math.prod(sums.axes)
     values = {
         "cross_real": mean.cross.real,
         "cross_imag": mean.cross.imag,
-        "coherence": coherence(*mean),
+        "n_inputs": np.broadcast_to(inputs, mean.power_in.shape).astype(np.int64),
+        "coherence": coherence(*mean, inputs * frames * components),
         "preserved": gain**2 * mean.power_in,
         "introduced": introduced_power(mean.power_in, mean.power_out, mean.cross.real, gain),
     }
@@ -76,10 +83,15 @@ def cross_spectra(recording: Recording, record: SiteRecord) -> Iterator[pd.DataF
 def planes(recording: Recording, record: SiteRecord) -> Iterator[pd.DataFrame]:
     """Rows of `Report.planes`."""
     sums = record.spectra
-    if sums is None or len(sums.axes) != 2:
+    if sums is None or len(record.shape) < 3 or not sums.axes:
         return
-    height, width = sums.axes
-    if sums.power.shape[2] != height * (width // 2 + 1):
+    last = record.shape[-2:]  # one of them is 1 where one axis was transformed
+    height, width = sums.axes if len(sums.axes) == 2 else (length or 0 for length in last)
+    powers = to_numpy(sums.power)
+    if width == 1 < height:  # a line, whose frequencies are one-sided
+        order = np.abs(np.fft.fftfreq(height, 1 / height)).round().astype(int)
+        powers = powers[..., order] / np.where((order == 0) | (2 * order == height), 1, 2)
+    if powers.shape[2] != height * (width // 2 + 1):
         return
     rate = SiteRate.of(recording, record)
     fy, fx = np.meshgrid(
@@ -87,8 +99,8 @@ def planes(recording: Recording, record: SiteRecord) -> Iterator[pd.DataFrame]:
     )
     inputs = to_numpy(sums.inputs)[:, None]
     inputs[inputs == 0] = np.nan
-    for side, total in zip(("in", "out"), sums.power, strict=True):
-        power = to_numpy(total) / inputs
+    for side, total in zip(("in", "out"), powers, strict=True):
+        power = total / inputs
         frame = _frame(record, fy.ravel(), rate, {"side": side}, {"power": power})
         frame = frame.rename(columns={"freq": "freq_y"})
         frame.insert(4, "freq_x", np.tile(fx.ravel(), len(total)))
@@ -250,12 +262,7 @@ def _scaled(
         density: Floats = power / (components * width)
         return density
     if scaling == "amplitude":
-        double = np.full(power.shape[1], 2.0)
-        double[0] = 1
-        if len(lengths) == 1 and lengths[0] % 2 == 0:
-            double[-1] = 1
-        amplitude: Floats = np.sqrt(double * power)
-        return amplitude
+        return amplitude(power, lengths)
     return power
 
 
@@ -264,7 +271,7 @@ def _frame(
     freq: Floats,
     rate: SiteRate,
     labels: dict[str, str],
-    values: dict[str, Floats],
+    values: dict[str, NDArray[Any]],
 ) -> pd.DataFrame:
     """Long frame of values ``[C, F]``."""
     channels = record.channels
