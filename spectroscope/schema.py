@@ -39,11 +39,11 @@ COLUMNS = {
     ),
     "n_samples": Column("1", "number of inputs (batch items) recorded"),
     "dc_in": Column(
-        "activation", "mean of the activation's input over time or space and over inputs"
+        "activation",
+        "mean over inputs of each input's own DC, its mean over time or space, before the "
+        "activation. Inputs count alike, whatever their length",
     ),
-    "dc_out": Column(
-        "activation", "mean of the activation's output over time or space and over inputs"
-    ),
+    "dc_out": Column("activation", "likewise, after the activation"),
     "dc_out_std": Column(
         "activation",
         "standard deviation over inputs (of the population) of each input's own output DC: "
@@ -62,7 +62,9 @@ COLUMNS = {
         "output DC for a Gaussian input with the measured mean μ and standard deviation σ: "
         "σφ(μ/σ) + μΦ(μ/σ) for ReLU; for ReLU6 minus the same at μ − 6; NaN for other kinds",
     ),
-    "dc_gaussian_residual": Column("activation", "dc_out − dc_gaussian"),
+    "dc_gaussian_residual": Column(
+        "activation", "mean of all output values, minus dc_gaussian, which is of all input values"
+    ),
     "dc_tone": Column(
         "activation",
         "output DC if each input were its own DC μ plus its fundamental of amplitude A: mean of "
@@ -83,27 +85,33 @@ COLUMNS = {
     "dc_residual": Column("activation", "dc_out − dc_predicted"),
     "preserved_fraction": Column(
         "1",
-        "power of gain·x over power of the output y, DC included; x is the activation's input. "
-        "For a site, this, introduced_fraction and above_next_nyquist are ratios of the power of "
-        "all channels together",
+        "fraction of the output's AC power that is a scaled copy of the input: of the output y = "
+        "gain·x + (y − gain·x), with regression_gain, the power of gain·x over that of y, both "
+        "about their means over all inputs. In [0, 1]: the squared correlation of input and "
+        "output. Of a channel over all its values, of a site over those of all channels; likewise "
+        "dc_fraction, introduced_fraction and above_next_nyquist. NaN where the output is constant",
     ),
     "introduced_fraction": Column(
         "1",
-        "power of y − gain·x over power of the output y, DC included. For ReLU the two parts are "
-        "½x and ½|x|, of equal power; their fractions add up to 1 only where x·|x| has mean 0",
+        "fraction of the output's AC power that is not: the power of y − gain·x over that of y. "
+        "1 − preserved_fraction",
     ),
     "introduced_dc_fraction": Column(
         "1",
-        "part of introduced_fraction at DC: mean squared DC of each input's y − gain·x (each "
-        "frame's for video). With a window other than the boxcar this and the next two columns "
-        "are estimates, and need not add up to introduced_fraction",
+        "part of introduced_fraction in the variation of the DC: variance over inputs of the DC of "
+        "each input's y − gain·x (each frame's for video). With a window other than the boxcar "
+        "this and the next two columns are estimates, and need not add up to introduced_fraction",
     ),
     "introduced_in_band_fraction": Column(
         "1", "part of introduced_fraction at frequencies other than DC, up to band_edge"
     ),
     "introduced_above_band_fraction": Column("1", "part of introduced_fraction above band_edge"),
-    "split": Column("", "half: gain is ½, for ReLU; regression: gain is regression_gain"),
-    "gain": Column("1", "factor of the input x in the preserved part, gain·x"),
+    "half_x_ratio": Column(
+        "1",
+        "of ReLU(x) = ½x + ½|x|, power of ½x over the output's power, both with DC; may exceed 1, "
+        "because the halves cancel where x < 0. NaN for other kinds",
+    ),
+    "half_abs_ratio": Column("1", "likewise, power of ½|x| over the output's power"),
     "regression_gain": Column(
         "1",
         "covariance of output and input over the input's variance, over all values "
@@ -222,7 +230,9 @@ COLUMNS = {
         "an average of n spectra: of n_inputs, times the frames of each; for images times the "
         "number of components in the ring. NaN where n is 1",
     ),
-    "preserved": Column("activation²", "power of gain·x at this frequency: gain²·power in"),
+    "preserved": Column(
+        "activation²", "power of gain·x at this frequency, gain = regression_gain: gain²·power in"
+    ),
     "introduced": Column(
         "activation²",
         "power of y − gain·x at this frequency: power out − 2·gain·cross_real + gain²·power in",

@@ -1,9 +1,8 @@
 """The preserved and the introduced part of an activation's output, from power and cross-spectra.
 
-ReLU(x) = ½x + ½|x|: the first half keeps the input's spectrum, the second is everything new
-(Kechris et al., 2024). For any other activation the preserved part is the regression of the output
-on the input, with Bussgang's gain ("Crosscorrelation functions of amplitude-distorted Gaussian
-signals", 1952).
+The preserved part is the regression of the output on the input, with Bussgang's gain
+("Crosscorrelation functions of amplitude-distorted Gaussian signals", 1952). For an input without
+DC, distributed symmetrically, that is the ½x of ReLU(x) = ½x + ½|x| (Kechris et al., 2024).
 """
 
 import numpy as np
@@ -11,11 +10,12 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
+
 RELU_GAIN = 0.5
 
 
 def introduced_power(
-    power_in: Floats, power_out: Floats, cross: Floats, gain: float | Floats = RELU_GAIN
+    power_in: Floats, power_out: Floats, cross: Floats, gain: float | Floats
 ) -> Floats:
     """Power of y − gain·x: S_y − 2·gain·Re S_xy + gain²·S_x, at each frequency.
 

@@ -23,7 +23,10 @@ def predictions(recording: Recording, record: SiteRecord) -> Iterator[pd.DataFra
     measured = columns["dc_out"]
     # By assumption: measured and predicted DC.
     dcs = {
-        "gaussian": (measured, columns["dc_gaussian"]),
+        "gaussian": (
+            columns["dc_gaussian"] + columns["dc_gaussian_residual"],
+            columns["dc_gaussian"],
+        ),
         "tone": (columns["dc_tone"] + columns["dc_tone_residual"], columns["dc_tone"]),
     }
     sums = record.spectra
