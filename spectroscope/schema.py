@@ -86,14 +86,15 @@ COLUMNS = {
     "preserved_fraction": Column(
         "1",
         "fraction of the output's AC power that is a scaled copy of the input: of the output y = "
-        "gain·x + (y − gain·x), with regression_gain, the power of gain·x over that of y, both "
-        "about their means over all inputs. In [0, 1]: the squared correlation of input and "
-        "output. Of a channel over all its values, of a site over those of all channels; likewise "
-        "dc_fraction, introduced_fraction and above_next_nyquist. NaN where the output is constant",
+        "gain·x + (y − gain·x), with regression_gain, the variance of gain·x over that of y, both "
+        "over all values of all inputs, so that a DC that varies between inputs counts as AC. In "
+        "[0, 1]: the squared correlation of input and output. Of a channel over all its values, of "
+        "a site over those of all channels, as are dc_fraction, introduced_fraction and "
+        "above_next_nyquist. NaN where the output is constant",
     ),
     "introduced_fraction": Column(
         "1",
-        "fraction of the output's AC power that is not: the power of y − gain·x over that of y. "
+        "fraction of the output's AC power that is not: the variance of y − gain·x over that of y. "
         "1 − preserved_fraction",
     ),
     "introduced_dc_fraction": Column(
