@@ -30,7 +30,7 @@ class Site(NamedTuple):
     @property
     def place(self) -> str:
         """`module` or `module/function`: the site without the call number."""
-        return _place(self.module, self.function)
+        return place_of(self.module, self.function)
 
     @property
     def name(self) -> str:
@@ -76,6 +76,7 @@ class CoverageRow:
         selected: whether `select` matches.
         fired: number of observed calls.
         reason: why calls are missing from the recording; empty if none are.
+        remark: what was assumed of calls that are recorded; empty if nothing was.
     """
 
     module: str
@@ -84,11 +85,12 @@ class CoverageRow:
     selected: bool = False
     fired: int = 0
     reason: str = ""
+    remark: str = ""
 
     @property
     def place(self) -> str:
         """`module` or `module/function`."""
-        return _place(self.module, self.function)
+        return place_of(self.module, self.function)
 
     @property
     def status(self) -> str:
@@ -119,5 +121,6 @@ class Downsampling(NamedTuple):
         return self.place.rpartition("/")[2]
 
 
-def _place(module: str, function: str) -> str:
+def place_of(module: str, function: str) -> str:
+    """The name of a site without the call number."""
     return f"{module}/{function}" if function else module

@@ -69,7 +69,7 @@ def importance(
             1: the inputs are independent. Of inputs that depend on their neighbours, such as
             overlapping windows, some four times as many as depend on each other.
         progress: show a bar on standard error.
-        options: `fs`, `kinds`, `channels`, `channel_axis`, `decimation` of
+        options: `fs`, `kinds`, `channels`, `channel_axis`, `time_axis`, `decimation` of
             :func:`spectroscope.intervene`.
 
     Returns:

@@ -99,8 +99,8 @@ class Chunk:
         self.channels = channels
         self._relu = call.is_relu
         self._moments = call.shared(compiled_moments)
-        self._input = call.input[inputs, channels]
-        self._output = None if self._relu else call.output[inputs, channels]
+        self._input = call.transformed_last(call.input)[inputs, channels]
+        self._output = None if self._relu else call.transformed_last(call.output)[inputs, channels]
         self.shape = self._input.shape
         self.length = self._input[0, 0].numel()
 

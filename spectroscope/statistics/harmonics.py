@@ -1,11 +1,11 @@
 """Amplitudes of harmonics on both sides of an activation, summed over inputs."""
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from spectroscope.capture.axes import transformed_axes
 from spectroscope.dsp.harmonics import Harmonics, Tone, fit
 from spectroscope.dsp.theory.tones import rectified_tone_dc
 from spectroscope.errors import RequestError
@@ -67,13 +67,15 @@ class HarmonicSums(NamedTuple):
 
 
 class HarmonicAmplitudes(ChunkedStatistic):
-    """Amplitudes of harmonics of ``[N, C, T]`` on both sides, as :class:`HarmonicSums`.
+    """Amplitudes of harmonics on both sides, as :class:`HarmonicSums`.
 
-    Inputs whose fundamental is unknown are left out, and so are activations of other shapes.
+    Inputs whose fundamental is unknown are left out, and so are activations with no or several
+    transformed axes.
 
     Args:
         fundamental: of the inputs; None: unknown. May be replaced between batches.
         orders: K, number of harmonics.
+        timed: leave out activations whose transformed axis isn't the time of the model's input.
     """
 
     name = "harmonics"
@@ -87,19 +89,24 @@ class HarmonicAmplitudes(ChunkedStatistic):
         "fundamental": (ROWS, "C"),
     }
 
-    def __init__(self, fundamental: Fundamental | None = None, orders: int = 8):
+    def __init__(
+        self, fundamental: Fundamental | None = None, orders: int = 8, *, timed: bool = False
+    ):
         self.fundamental = fundamental or Fundamental(None, 1.0)
         self.orders = orders
+        self._timed = timed
 
     def start(self, call: "ActivationCall") -> "Arrays | HarmonicsAccumulator":
         """See :class:`ChunkedStatistic`."""
         x = call.input
-        if len(transformed_axes(tuple(x.shape[1:]))) != 1:
+        if len(call.transformed) != 1:
             return {}
-        tone = self.fundamental.at_site(call.decimation, len(x))
+        time_lost = self._timed and not call.layout.is_time
+        tone = self.fundamental.at_site(math.nan if time_lost else call.decimation, len(x))
         if isinstance(tone, str):
             call.note(tone)
-        return HarmonicsAccumulator(x, tone, self.orders) if isinstance(tone, Tone) else {}
+        length = x.shape[call.transformed[0]]
+        return HarmonicsAccumulator(x, length, tone, self.orders) if isinstance(tone, Tone) else {}
 
     def merged(self, first: Arrays, second: Arrays) -> Arrays:
         """See :meth:`Statistic.merged`.
@@ -117,16 +124,18 @@ class HarmonicsAccumulator:
     """The sums of one batch.
 
     Args:
-        x: ``[N, C, T]``, for shape and device.
+        x: ``[N, C, ...]``, for shape and device.
+        length: T, of the transformed axis; means are taken over the other axes.
         tone: ``[N]``, or ``[1]`` for all inputs, in cycles per sample of the site; NaN: unknown.
         orders: K.
     """
 
-    def __init__(self, x: Tensor, tone: Tone, orders: int):
+    def __init__(self, x: Tensor, length: int, tone: Tone, orders: int):
         # Asynchronous: the kernels that read them run later on the same stream.
         f0, confidence = (part.to(x.device, non_blocking=x.is_cuda) for part in tone)
         self._confidence = confidence.nan_to_num(0)
-        self._harmonics = harmonics = Harmonics.of(f0, orders, x[0, 0].numel())
+        self._length = length
+        self._harmonics = harmonics = Harmonics.of(f0, orders, length)
         known = ~harmonics.f0.isnan().unsqueeze(-1)
         repeats = len(x) // len(f0)
         by_folding = _by_folding(known, harmonics.folded)
@@ -146,14 +155,24 @@ class HarmonicsAccumulator:
             harmonics, confidence = Harmonics(*(field[n] for field in harmonics)), confidence[n]
         if finite is None:
             finite = torch.ones_like(means[0], dtype=torch.bool)  # [n, c]
-        ac_power = torch.cat([side.m2 for side in chunk.moments], 1) / chunk.length
+        rows, mean = torch.cat(chunk.rows, 1), torch.cat(means, 1)
+        lines = chunk.length // self._length
+        if lines == 1:
+            ac_power = torch.cat([side.m2 for side in chunk.moments], 1) / chunk.length
+        else:
+            rows = rows.view(len(rows), -1, self._length)
+            mean = rows.mean(-1)
+            ac_power = (rows - mean.unsqueeze(-1)).square().mean(-1)
         # Both sides as 2c channels of one fit, the input's first.
-        fitted = fit(torch.cat(chunk.rows, 1), harmonics, torch.cat(means, 1), ac_power)
-        # [side, n, c, K], without what isn't finite.
-        squares, noise = (
-            torch.stack(values.chunk(2, 1)).where(finite.unsqueeze(-1), 0)
-            for values in (fitted.amplitude.square(), fitted.noise)
-        )
+        fitted = fit(rows, harmonics, mean, ac_power)
+
+        def by_side(values: Tensor) -> Tensor:
+            """``[side, n, c, ...]``, the mean over lines, without what isn't finite."""
+            averaged = values.view(len(values), -1, lines, *values.shape[2:]).mean(2)
+            sides = torch.stack(averaged.chunk(2, 1))
+            return sides.where(finite.view(*finite.shape, *[1] * (sides.dim() - 3)), 0)
+
+        squares, noise = by_side(fitted.amplitude.square()), by_side(fitted.noise)
         for mask, counts, sums, values in (
             (harmonics.usable, "counts", "squares", squares),
             (harmonics.noise_known, "noise_counts", "noise", torch.stack([noise, squares])),
@@ -163,15 +182,15 @@ class HarmonicsAccumulator:
             self._sums[sums][..., c, :] += (counted * values.unsqueeze(-4)).sum(-3)
         has_fundamental = (harmonics.usable & ~harmonics.folded)[:, :1]  # [n, 1]
         complete = has_fundamental & harmonics.usable.all(-1, keepdim=True)
-        dc = fitted.dc.chunk(2, 1)[0]
         fundamental, distortion = squares[..., 0], squares[..., 1:].sum(-1)
-        residual = fitted.noise_and_distortion.chunk(2, 1)
-        ones = torch.ones_like(dc)
-        rows = (  # in their order
-            *(ones, *fundamental, *residual, rectified_tone_dc(dc, fundamental[0].sqrt())),
-            *(means[1], confidence.unsqueeze(-1) * ones, ones, *fundamental, *distortion),
+        residual = by_side(fitted.noise_and_distortion)
+        tone_dc = by_side(rectified_tone_dc(fitted.dc, fitted.amplitude[..., 0]))[0]
+        ones = torch.ones_like(tone_dc)
+        totals = (  # in the order of the rows
+            *(ones, *fundamental, *residual, tone_dc, means[1], confidence.unsqueeze(-1) * ones),
+            *(ones, *fundamental, *distortion),
         )
-        for row, value in enumerate(rows):
+        for row, value in enumerate(totals):
             used = finite & (complete if row >= COMPLETE_INPUTS else has_fundamental)
             self._sums["fundamental"][row, c] += value.where(used, 0).sum(0)
 

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from spectroscope.capture.axes import transformed_axes
 from spectroscope.dsp.kernels.dispatch import add_products
 from spectroscope.dsp.spectra import Transform, Window, max_norm_bin_count, radial_bin_count
 from spectroscope.statistics.base import Arrays, IncompatibleError
@@ -76,7 +75,7 @@ class Spectra(ChunkedStatistic):
     def start(self, call: "ActivationCall") -> "Arrays | SpectraAccumulator":
         """See :class:`ChunkedStatistic`."""
         x = call.input
-        lengths = tuple(x.shape[1 + axis] for axis in transformed_axes(tuple(x.shape[1:])))
+        lengths = tuple(x.shape[axis] for axis in call.transformed)
         if lengths:
             return SpectraAccumulator(x, lengths, self.window, plane=self.plane)
         no_bins = x.new_zeros(x.shape[1], 0, dtype=torch.float64)
@@ -167,7 +166,8 @@ class SpectraAccumulator:
     def _transformed(self, rows: Tensor, mean: Tensor, side: str) -> tuple[Tensor, Tensor]:
         """Components of one side, ``[n, c, frames, F, 2]``, and its DC, ``[n, c, frames]``.
 
-        Each frame of a video contributes 1/frames of its power to that of the input.
+        Each frame of a video contributes 1/frames of its power to that of the input, and so does
+        each line of an activation that is transformed along time only.
         """
         x = rows.view(*mean.shape, -1, *self._transform.lengths)
         mean = mean.unsqueeze(2) if x.shape[2] == 1 else x.flatten(3).mean(-1)
