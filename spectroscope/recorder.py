@@ -69,8 +69,8 @@ def record(
             needs the memory of an activation); of each frame of video. False: only the DC table.
         f0: fundamental of the inputs, in the unit of `fs`. The amplitudes of its harmonics in
             activations ``[N, C, T]`` are fitted at their exact frequencies. A number; one number
-            per input (set `recorder.f0` before each batch); or ``"auto"``: the strongest component
-            of each input; `report.about` says of which one.
+            per input (set `recorder.f0` before each batch); or ``"auto"``: the strongest tone of
+            each input, unknown where there is none; `report.about` says of which input of a model.
         harmonics: number of harmonics, the fundamental included.
         window: of the spectra, as for ``scipy.signal.get_window``. With any but the boxcar the DC
             is subtracted first and added back exactly.

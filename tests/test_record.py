@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.signal
+import scipy.stats
 import torch
-from helpers import nothing_is_left
+from helpers import nothing_is_left, report_of
 from torch import nn
 from torch.nn.modules import module as module_hooks
 
@@ -51,6 +52,30 @@ def brute_force(x, y):
         "dc_fraction": (own**2).mean() / (y**2).mean(),
         "dc_gaussian": spectroscope.theory.gaussian_dc(x.mean(), x.std()),
     }
+
+
+def test_inputs_of_different_lengths_count_alike():
+    """In mean and deviation of the DC: so Welch's t is that of the inputs' own DCs."""
+    lengths = {"a": [5, 50, 500, 20], "b": [300, 7, 12]}
+    owns, reports = {}, {}
+    for name, of_name in lengths.items():
+        batches = [torch.randn(1, 2, length) + 0.1 * length**0.5 for length in of_name]
+        owns[name] = np.concatenate([b.double().relu().mean(-1).numpy() for b in batches])
+        with pytest.warns(UserWarning, match="no spectra"):
+            reports[name] = report_of(nn.ReLU(), *batches)
+        table = reports[name].dc()
+        np.testing.assert_allclose(table["dc_out"], owns[name].mean(0), rtol=1e-6)
+        np.testing.assert_allclose(table["dc_out_std"], owns[name].std(0), rtol=1e-6)
+        mean_in = np.mean([b.double().mean(-1)[0].numpy() for b in batches], 0)
+        np.testing.assert_allclose(table["dc_in"], mean_in, rtol=1e-6)
+        every = torch.cat(batches, -1)[0].double().numpy()
+        expected = spectroscope.theory.gaussian_dc(every.mean(1), every.std(1))
+        np.testing.assert_allclose(table["dc_gaussian"], expected, rtol=1e-6)
+        residual = np.maximum(every, 0).mean(1) - expected
+        np.testing.assert_allclose(table["dc_gaussian_residual"], residual, rtol=1e-4)
+    change = reports["a"].compare(reports["b"]).channels()
+    t = scipy.stats.ttest_ind(owns["b"], owns["a"], equal_var=False).statistic
+    np.testing.assert_allclose(change["welch_t"], t, rtol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(7, 3, 33), (5, 3, 6, 7), (2, 3, 2, 3, 4), (9, 3)])
@@ -314,10 +339,10 @@ def test_nonfinite_values_are_counted_and_kept_out():
     assert dc["nonfinite"].tolist() == [3, 50]
     assert dc["nonfinite_out"].tolist() == [2, 50]  # ReLU(−Inf) is 0
     for channel in range(2):
-        finite_in = x[:, channel][x[:, channel].isfinite()].double()
         finite_out = y[:, channel][y[:, channel].isfinite()].double()
-        assert dc["dc_in"][channel] == pytest.approx(finite_in.mean().item(), rel=1e-12)
-        assert dc["dc_out"][channel] == pytest.approx(finite_out.mean().item(), rel=1e-12)
+        for name, side in (("dc_in", x), ("dc_out", y)):  # inputs count alike
+            own = [row[row.isfinite()].double().mean().item() for row in side[:, channel]]
+            assert dc[name][channel] == pytest.approx(np.nanmean(own), rel=1e-12)
         active = (finite_out > 0).double().mean().item()
         assert dc["active_fraction"][channel] == pytest.approx(active, rel=1e-12)
         own = [row[row.isfinite()].double().mean().item() for row in y[:, channel]]
@@ -400,10 +425,9 @@ def test_inputs_of_different_lengths_share_statistics_and_have_no_common_spectru
         model(short)
         model(long)
     report = recorder.report()
-    both = torch.cat([short.flatten(), long.flatten()]).double()
     row = report.dc().iloc[0]
-    assert row["dc_in"] == pytest.approx(both.mean().item(), rel=1e-12)
     own = torch.cat([short.double().relu().mean(2), long.double().relu().mean(2)])
+    assert row["dc_out"] == pytest.approx(own.mean().item(), rel=1e-12)
     assert row["dc_out_std"] == pytest.approx(own.std(correction=0).item(), rel=1e-12)
     assert report.sites()["shape"].item() == (1, None)
     with pytest.raises(spectroscope.RequestError, match="inputs of one length"):

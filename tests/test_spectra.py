@@ -72,6 +72,43 @@ def test_cross_spectra_and_coherence_are_scipys(model, length, window):
     assert_close(values(table, "cross_imag"), expected.imag)
     coherence = np.abs(expected) ** 2 / (power_spectrum(x, window) * power_spectrum(y, window))
     np.testing.assert_allclose(values(table, "coherence"), coherence, rtol=1e-10)
+    assert table["n_inputs"].eq(4).all()
+    alone = report_of(model, x[:1], kinds=[Late]).cross_spectra()
+    assert alone["coherence"].isna().all()
+    frames = report_of(nn.ReLU(), torch.randn(1, 1, 8, 5, 5)).cross_spectra()
+    assert frames["coherence"].notna().all()
+
+
+@pytest.mark.parametrize("shape", [(64,), (12, 16)])
+def test_coherence_of_independent_noise_is_its_bias(shape):
+    class Other(nn.Module):
+        def forward(self, x):
+            return torch.randn_like(x)
+
+    inputs, channels = 5, 400
+    x = torch.randn(inputs, channels, *shape)
+    table = report_of(Other(), x, kinds=[Other]).cross_spectra()
+    found = values(table, "coherence").mean(0)
+    components = np.ones(len(found))
+    if len(shape) == 2:
+        frequency = np.hypot(*np.meshgrid(*map(np.fft.fftfreq, shape), indexing="ij"))
+        components = np.bincount(np.floor(frequency * max(shape) + 0.5 + 1e-10).astype(int).flat)
+    np.testing.assert_allclose(found, 1 / (inputs * components), rtol=0.2)
+
+
+@pytest.mark.parametrize("window", ["boxcar", "hann", "blackman"])
+def test_power_above_is_the_power_of_the_bins_over_the_noise_bandwidth(window):
+    model = nn.Sequential(nn.ReLU(), nn.AvgPool1d(4))
+    x = torch.randn(2000, 1, 64)
+    report = report_of(model, x, window=window)
+    taper = scipy.signal.get_window(window, 64)
+    width = 64 * (taper**2).sum() / taper.sum() ** 2
+    power = values(report.spectra(), "power", "out")[0]
+    above = report.aliasing()["power_above"].item()
+    assert above == pytest.approx(power[9:].sum() / width, rel=1e-9)
+    # Parseval, on average over phases.
+    y = x.relu()
+    assert power[1:].sum() / width == pytest.approx(y.var(-1, correction=0).mean().item(), rel=0.02)
 
 
 @pytest.mark.parametrize("shape", [(2,), (64,), (65,), (8, 8), (7, 12), (3, 6, 5)])
@@ -129,7 +166,8 @@ def test_inputs_that_are_not_finite_are_left_out_of_both_sides(window):
         cross = cross_spectrum(finite, finite.relu(), window)
         assert_close(values(report.cross_spectra(), "cross_real")[[c]], cross.real)
         added = values(report.cross_spectra(), "introduced")[[c]]
-        assert_close(added, power_spectrum(finite.abs() / 2, window))
+        gain = np.polyfit(finite.flatten(), finite.relu().flatten(), 1)[0]
+        assert_close(added, power_spectrum(finite.relu() - gain * finite, window))
 
 
 @pytest.mark.parametrize("kind", [nn.ReLU, nn.LeakyReLU])
@@ -149,7 +187,10 @@ def test_a_million_samples():
     report = report_of(nn.ReLU(), x)
     for side, tensor in (("in", x), ("out", x.relu())):
         assert_close(values(report.spectra(), "power", side), power_spectrum(tensor))
-    assert_close(values(report.cross_spectra(), "introduced"), power_spectrum(x.abs() / 2))
+    x = x.double()
+    gain = np.polyfit(x.flatten(), x.relu().flatten(), 1)[0]
+    added = power_spectrum(x.relu() - gain * x)
+    assert_close(values(report.cross_spectra(), "introduced"), added)
 
 
 @pytest.mark.parametrize("window", TAPERS)

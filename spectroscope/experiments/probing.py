@@ -59,7 +59,8 @@ def probe(
     Returns:
         One row per site: `channels`, `values` (of one input's activation), `n_samples`, `score`
         (``"R2"``, of several outputs that of all their variance, or ``"accuracy"``), `dc` and `all`
-        (the scores of the two read-outs), `chance` (of predicting the mean, or the largest class).
+        (the scores of the two read-outs), `chance` (the score in the same folds of predicting the
+        mean of the training part, or its largest class).
 
     Raises:
         TypeError: as in `record`.
@@ -80,8 +81,7 @@ def probe(
     if len(y) < 2 * (folds if isinstance(folds, int) else 1):
         raise RequestError(f"{len(y)} inputs are too few for {folds=}")
     judge = _accuracy if classes else _r2
-    _, counts = np.unique(y, return_counts=True)
-    chance = counts.max() / counts.sum() if classes else 0.0
+    chance = judge(np.zeros((len(y), 1), np.float32), y, folds)  # a read-out of nothing
     rows = []
     whole = found.whole()
     for name, dc in tqdm(found.dc().items(), desc="read-outs", disable=not progress):

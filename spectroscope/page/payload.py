@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from spectroscope.capture.activations import RELU
 from spectroscope.page.findings import quantity
 from spectroscope.schema import COLUMNS
 
@@ -37,7 +36,7 @@ _NOT_OF_CHANNELS = ["site", *_IN_SITE_NAME, "kind", "n_samples", "channel"]
 DEPTH = {
     "dc_fraction": "DC power over output power",
     "active_fraction": "fraction of output values above 0",
-    "introduced_fraction": "introduced power over output power",
+    "introduced_fraction": "introduced power over the output's AC power",
 }
 NO_SPECTRA = "No spectra: they need spectra=True and inputs of one length greater than 1."
 
@@ -58,14 +57,13 @@ def _informative(table: pd.DataFrame) -> pd.DataFrame:
     """`table` without uninformative columns; those that the schema doesn't know come last.
 
     Uninformative are: columns that are all NaN; counts of non-finite values that are all 0, which
-    the findings report; and `preserved_fraction` of ReLUs, which equals `introduced_fraction`.
+    the findings report; and `preserved_fraction`, which is 1 − `introduced_fraction`.
     """
     if table.empty:
         return table
     empty = [name for name in table if table[name].isna().all()]
     zero = [c for c in ("nonfinite", "nonfinite_out") if c in table and not table[c].any()]
-    same = ["preserved_fraction"] if (table["kind"] == RELU.kind).all() else []
-    table = table.drop(columns={*empty, *zero, *same})
+    table = table.drop(columns={*empty, *zero, "preserved_fraction"}, errors="ignore")
     return table[sorted(table, key=lambda name: name not in COLUMNS)]
 
 
@@ -180,7 +178,7 @@ def _most_variable(channels: pd.DataFrame, number: int) -> list[int]:
 
 def _harmonics(frame: pd.DataFrame) -> pd.DataFrame:
     """Medians over the channels; folded harmonics in rows of their own."""
-    values = ["freq", "amplitude_in", "amplitude_out"]
+    values = ["freq", "amplitude_in", "noise_floor_in", "amplitude_out", "noise_floor_out"]
     return frame.groupby(["harmonic", "folded"])[values].median().reset_index()
 
 

@@ -72,7 +72,7 @@ class Report:
     def sites(self) -> pd.DataFrame:
         """One row per site: channel means of :meth:`dc` without NaN, and sums of its counts.
 
-        Preserved and introduced fraction and the fraction above the next Nyquist frequency are
+        DC, preserved and introduced fraction and the fraction above the next Nyquist frequency are
         ratios of the power of all channels together: in a mean, channels with almost no power
         would weigh as much as the others.
         """
@@ -81,9 +81,10 @@ class Report:
     def introduced(self) -> pd.DataFrame:
         """What each activation preserved of its input, what it added, and at which frequencies.
 
-        One row per site × channel. For ReLU the powers are of ½x and ½|x|; for other kinds of
-        gain·x and y − gain·x, with the gain by regression. Fractions by frequency need spectra;
-        otherwise they are NaN.
+        One row per site × channel. The output y is split into gain·x and y − gain·x, with
+        Bussgang's gain, by regression: then the powers of the parts add up. For ReLU the powers of
+        the paper's ½x and ½|x| are given too. Fractions by frequency need spectra; otherwise they
+        are NaN.
         """
         return tables.introduced(self._recording)
 

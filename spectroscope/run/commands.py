@@ -68,6 +68,7 @@ def ablate(
             measure,
             operations=(remove_dc, mean_dc(means), only_dc),
             kinds=kinds,
+            block=specimen.block,
             progress=progress,
             fs=specimen.fs,
             channel_axis=specimen.channel_axis,

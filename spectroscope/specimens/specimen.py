@@ -41,6 +41,8 @@ class Specimen:
         with_targets: batches are ``(inputs, targets)``.
         error: function of (outputs, targets) that returns the error of each input, ``[N]``.
         error_name: name of the averaged error, with its unit.
+        block: number of consecutive inputs that :func:`spectroscope.importance` resamples together;
+            more than 1 if neighbours depend on each other.
         labels: function of (outputs of a batch, index of its first input) that returns one line of
             text per input, to show that the model works. Used only for the first few inputs.
         channel_axis: as in :func:`spectroscope.record`.
@@ -64,6 +66,7 @@ class Specimen:
     with_targets: bool = False
     error: Callable[[Tensor, Tensor], Tensor] | None = None
     error_name: str = "error"
+    block: int = 1
     labels: Callable[[Tensor, int], Sequence[str]] | None = None
     channel_axis: ChannelAxis = "auto"
     time_axis: TimeAxis = "auto"

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from spectroscope.capture.inputs import Input, InputAxes
-from spectroscope.dsp.harmonics import dominant_frequency
+from spectroscope.dsp.harmonics import Tone, strongest_tone
 from spectroscope.errors import RequestError
 
 F0: TypeAlias = ArrayLike | Tensor | Literal["auto"] | None
@@ -22,8 +22,8 @@ class Fundamental:
 
     Args:
         f0: a frequency in the unit of `fs`, or one for each input of the batches to come, NaN
-            where unknown; ``"auto"``: the strongest component of each input of each batch; None:
-            unknown.
+            where unknown; ``"auto"``: the strongest tone of each input of each batch, NaN where
+            there is none; None: unknown.
         fs: samples per second of the model's input.
 
     Attributes:
@@ -40,7 +40,7 @@ class Fundamental:
         self.input = ""
         self._axes: InputAxes | None = None
         # By thread, as a batch runs in one: along the time axis, and along axis 1 of [N, T, C].
-        self._estimates: dict[int, tuple[Tensor, ...]] = {}
+        self._estimates: dict[int, tuple[Tone, ...]] = {}
         # In cycles per sample of the model's input, [N] or [1].
         self._fixed: Tensor | None = None
         if self._auto:
@@ -84,7 +84,7 @@ class Fundamental:
         # Which axis is time may only be known when a convolution has run.
         either = (time, 1) if axes.may_be_channels_last(inputs) else (time,)
         self._estimates[thread] = tuple(
-            dominant_frequency(x.movedim(axis, -1).flatten(1, -2)) for axis in either
+            strongest_tone(x.movedim(axis, -1).flatten(1, -2)) for axis in either
         )
 
     @property
@@ -92,9 +92,9 @@ class Fundamental:
         """Where estimates come from, for the reader; empty if there are none."""
         if not self.input or self._axes is None:
             return ""
-        return f"strongest component of input {self.input}, along axis {self._axes.time_axis}"
+        return f"strongest tone of input {self.input}, along axis {self._axes.time_axis}"
 
-    def at_site(self, decimation: float, inputs: int) -> Tensor | str | None:
+    def at_site(self, decimation: float, inputs: int) -> Tone | str | None:
         """The fundamentals of the batch that runs in this thread.
 
         Args:
@@ -102,20 +102,22 @@ class Fundamental:
             inputs: number of inputs of the activation.
 
         Returns:
-            ``[N]`` or ``[1]``, float64, in cycles per sample of the site; or the reason why they
-            are unknown at this site; None: no `f0` was given.
+            Each ``[N]`` or ``[1]``, in cycles per sample of the site, with NaN as the confidence of
+            an `f0` that was given; or the reason why they are unknown at this site; None: no `f0`
+            was given.
         """
-        cycles = self._fixed
         if self._auto:
             estimates = self._estimates.get(threading.get_ident())
             if not estimates:
                 return "no harmonics: f0='auto' found no input [N, C, T]"
             last = len(estimates) == 1 or self._axes is None or not self._axes.channels_last
-            cycles = estimates[0 if last else 1]
-        if cycles is None:
+            tone = estimates[0 if last else 1]
+        elif self._fixed is not None:
+            tone = Tone(self._fixed, torch.full_like(self._fixed, math.nan))
+        else:
             return None
         if math.isnan(decimation):
             return "no harmonics: its sampling rate isn't known; pass it as decimation="
-        if len(cycles) not in (1, inputs):
-            return f"no harmonics: {len(cycles)} values of f0 for {inputs} inputs"
-        return cycles * decimation
+        if len(tone.freq) not in (1, inputs):
+            return f"no harmonics: {len(tone.freq)} values of f0 for {inputs} inputs"
+        return tone._replace(freq=tone.freq * decimation)

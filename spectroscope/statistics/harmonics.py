@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from spectroscope.dsp.harmonics import Harmonics, fit
+from spectroscope.dsp.harmonics import Harmonics, Tone, fit
 from spectroscope.dsp.theory.tones import rectified_tone_dc
 from spectroscope.errors import RequestError
 from spectroscope.statistics.base import Arrays
@@ -17,14 +17,24 @@ if TYPE_CHECKING:
     from spectroscope.capture.call import ActivationCall
 
 
-# Rows of `HarmonicSums.fundamental`.
+# Rows of `HarmonicSums.fundamental`: of inputs whose fundamental is usable and not folded,
 (
     INPUTS,  # number of inputs
+    FUNDAMENTAL_IN,  # squared amplitude of the fundamental, of the input
+    FUNDAMENTAL_OUT,  # likewise, of the output
     RESIDUAL_IN,  # power of the input without DC and fundamental
     RESIDUAL_OUT,  # power of the output without DC and fundamental
     TONE_DC,  # DC of the ReLU of the input's own DC plus fundamental
     OUTPUT_DC,  # DC of the output
-) = range(5)
+    CONFIDENCE,  # confidence of an estimated fundamental; 0 of one that was given
+    # and of those of them whose every harmonic is usable.
+    COMPLETE_INPUTS,
+    COMPLETE_FUNDAMENTAL_IN,
+    COMPLETE_FUNDAMENTAL_OUT,
+    COMPLETE_HARMONICS_IN,  # sum of the squared amplitudes of harmonics 2 … K
+    COMPLETE_HARMONICS_OUT,
+) = range(13)
+ROWS = 13
 
 
 class HarmonicSums(NamedTuple):
@@ -40,14 +50,19 @@ class HarmonicSums(NamedTuple):
         counts: ``[folded, C, K]``, number of inputs in `squares`: those in which the harmonic is
             usable and both sides are finite.
         squares: ``[side, folded, C, K]``, squared amplitudes of input (0) and output (1).
-        fundamental: ``[5, C]``, over the inputs in `counts` whose fundamental isn't folded: the
-            rows named above.
+        noise_counts: ``[folded, C, K]``, number of inputs in `noise`: those of `counts` in which
+            the noise is known.
+        noise: ``[2, side, folded, C, K]``, squared amplitudes of the noise (0), and squared
+            amplitudes of the harmonic in the same inputs (1).
+        fundamental: ``[ROWS, C]``, the rows named above.
     """
 
     freq: Tensor
     inputs: Tensor
     counts: Tensor
     squares: Tensor
+    noise_counts: Tensor
+    noise: Tensor
     fundamental: Tensor
 
 
@@ -69,7 +84,9 @@ class HarmonicAmplitudes(ChunkedStatistic):
         "inputs": (2, "K"),
         "counts": (2, "C", "K"),
         "squares": (2, 2, "C", "K"),
-        "fundamental": (5, "C"),
+        "noise_counts": (2, "C", "K"),
+        "noise": (2, 2, 2, "C", "K"),
+        "fundamental": (ROWS, "C"),
     }
 
     def __init__(
@@ -85,11 +102,11 @@ class HarmonicAmplitudes(ChunkedStatistic):
         if len(call.transformed) != 1:
             return {}
         time_lost = self._timed and not call.layout.is_time
-        f0 = self.fundamental.at_site(math.nan if time_lost else call.decimation, len(x))
-        if isinstance(f0, str):
-            call.note(f0)
+        tone = self.fundamental.at_site(math.nan if time_lost else call.decimation, len(x))
+        if isinstance(tone, str):
+            call.note(tone)
         length = x.shape[call.transformed[0]]
-        return HarmonicsAccumulator(x, length, f0, self.orders) if isinstance(f0, Tensor) else {}
+        return HarmonicsAccumulator(x, length, tone, self.orders) if isinstance(tone, Tone) else {}
 
     def merged(self, first: Arrays, second: Arrays) -> Arrays:
         """See :meth:`Statistic.merged`.
@@ -109,38 +126,35 @@ class HarmonicsAccumulator:
     Args:
         x: ``[N, C, ...]``, for shape and device.
         length: T, of the transformed axis; means are taken over the other axes.
-        f0: ``[N]``, or ``[1]`` for all inputs, in cycles per sample of the site; NaN: unknown.
+        tone: ``[N]``, or ``[1]`` for all inputs, in cycles per sample of the site; NaN: unknown.
         orders: K.
     """
 
-    def __init__(self, x: Tensor, length: int, f0: Tensor, orders: int):
-        # Asynchronous: the kernels that read f0 run later on the same stream.
-        f0 = f0.to(x.device, non_blocking=x.is_cuda)
-        self._harmonics = Harmonics.of(f0, orders, length)
+    def __init__(self, x: Tensor, length: int, tone: Tone, orders: int):
+        # Asynchronous: the kernels that read them run later on the same stream.
+        f0, confidence = (part.to(x.device, non_blocking=x.is_cuda) for part in tone)
+        self._confidence = confidence.nan_to_num(0)
         self._length = length
-        folded, usable = self._harmonics.folded, self._harmonics.usable
-        self._usable = torch.stack([usable & ~folded, usable & folded]).double()  # [2, N or 1, K]
-        repeats = len(x) // len(folded)
-        known = ~self._harmonics.f0.isnan().unsqueeze(-1)
-        by_folding = torch.stack([known & ~folded, known & folded]).double()
-        self._freq = (by_folding * self._harmonics.freq.nan_to_num(0)).sum(1) * repeats
+        self._harmonics = harmonics = Harmonics.of(f0, orders, length)
+        known = ~harmonics.f0.isnan().unsqueeze(-1)
+        repeats = len(x) // len(f0)
+        by_folding = _by_folding(known, harmonics.folded)
+        self._freq = (by_folding * harmonics.freq.nan_to_num(0)).sum(1) * repeats
         self._inputs = by_folding.sum(1) * repeats
-        channels = x.shape[1]
-        self._counts = x.new_zeros(2, channels, orders, dtype=torch.float64)
-        self._squares = x.new_zeros(2, 2, channels, orders, dtype=torch.float64)
-        self._fundamental = x.new_zeros(5, channels, dtype=torch.float64)
+        sizes = {"C": x.shape[1], "K": orders, 2: 2, ROWS: ROWS}
+        self._sums = {
+            name: x.new_zeros([sizes[size] for size in shape], dtype=torch.float64)
+            for name, shape in HarmonicAmplitudes.layout.items()
+        }
 
     def add(self, chunk: Chunk) -> None:
         """See :class:`spectroscope.statistics.chunks.Accumulator`."""
         n, c, finite, means = chunk.inputs, chunk.channels, chunk.finite, chunk.means
-        harmonics, usable = self._harmonics, self._usable
-        if len(harmonics.f0) > 1:
-            harmonics = Harmonics(*(tensor[n] for tensor in harmonics))
-            usable = usable[:, n]
+        harmonics, confidence = self._harmonics, self._confidence
+        if len(confidence) > 1:
+            harmonics, confidence = Harmonics(*(field[n] for field in harmonics)), confidence[n]
         if finite is None:
             finite = torch.ones_like(means[0], dtype=torch.bool)  # [n, c]
-        counted = usable.unsqueeze(2) * finite.unsqueeze(-1)  # [2, n, c, K]
-        self._counts[:, c] += counted.sum(1)
         rows, mean = torch.cat(chunk.rows, 1), torch.cat(means, 1)
         lines = chunk.length // self._length
         if lines == 1:
@@ -152,30 +166,39 @@ class HarmonicsAccumulator:
         # Both sides as 2c channels of one fit, the input's first.
         fitted = fit(rows, harmonics, mean, ac_power)
 
-        def averaged(values: Tensor) -> Tensor:
-            if lines == 1:
-                return values
-            return values.view(len(values), -1, lines, *values.shape[2:]).mean(2)
+        def by_side(values: Tensor) -> Tensor:
+            """``[side, n, c, ...]``, the mean over lines, without what isn't finite."""
+            averaged = values.view(len(values), -1, lines, *values.shape[2:]).mean(2)
+            sides = torch.stack(averaged.chunk(2, 1))
+            return sides.where(finite.view(*finite.shape, *[1] * (sides.dim() - 3)), 0)
 
-        squares = averaged(fitted.amplitude.square())
-        channels = finite.shape[1]
-        for side in range(2):
-            square = squares[:, side * channels :][:, :channels].where(finite.unsqueeze(-1), 0)
-            self._squares[side, :, c] += (counted * square).sum(1)
-        has_fundamental = counted[0, :, :, 0]
-        residual_in, residual_out = averaged(fitted.noise_and_distortion).chunk(2, 1)
-        first = channels * lines
-        tone_dc = averaged(rectified_tone_dc(fitted.dc[:, :first], fitted.amplitude[:, :first, 0]))
-        for row, value in (
-            (INPUTS, torch.ones_like(tone_dc)),
-            (RESIDUAL_IN, residual_in),
-            (RESIDUAL_OUT, residual_out),
-            (TONE_DC, tone_dc),
-            (OUTPUT_DC, means[1]),
+        squares, noise = by_side(fitted.amplitude.square()), by_side(fitted.noise)
+        for mask, counts, sums, values in (
+            (harmonics.usable, "counts", "squares", squares),
+            (harmonics.noise_known, "noise_counts", "noise", torch.stack([noise, squares])),
         ):
-            self._fundamental[row, c] += (has_fundamental * value.where(finite, 0)).sum(0)
+            counted = _by_folding(mask, harmonics.folded).unsqueeze(2) * finite.unsqueeze(-1)
+            self._sums[counts][:, c] += counted.sum(1)  # counted: [folded, n, c, K]
+            self._sums[sums][..., c, :] += (counted * values.unsqueeze(-4)).sum(-3)
+        has_fundamental = (harmonics.usable & ~harmonics.folded)[:, :1]  # [n, 1]
+        complete = has_fundamental & harmonics.usable.all(-1, keepdim=True)
+        fundamental, distortion = squares[..., 0], squares[..., 1:].sum(-1)
+        residual = by_side(fitted.noise_and_distortion)
+        tone_dc = by_side(rectified_tone_dc(fitted.dc, fitted.amplitude[..., 0]))[0]
+        ones = torch.ones_like(tone_dc)
+        totals = (  # in the order of the rows
+            *(ones, *fundamental, *residual, tone_dc, means[1], confidence.unsqueeze(-1) * ones),
+            *(ones, *fundamental, *distortion),
+        )
+        for row, value in enumerate(totals):
+            used = finite & (complete if row >= COMPLETE_INPUTS else has_fundamental)
+            self._sums["fundamental"][row, c] += value.where(used, 0).sum(0)
 
     def arrays(self) -> Arrays:
         """See :class:`spectroscope.statistics.chunks.Accumulator`."""
-        sums = self._freq, self._inputs, self._counts, self._squares, self._fundamental
-        return HarmonicSums(*sums)._asdict()
+        return self._sums | {"freq": self._freq, "inputs": self._inputs}
+
+
+def _by_folding(mask: Tensor, folded: Tensor) -> Tensor:
+    """``[2, N, K]``, float64: where `mask` holds and the harmonic isn't folded, and where it is."""
+    return torch.stack([mask & ~folded, mask & folded]).double()

@@ -47,8 +47,8 @@ class DCMoments(ChunkedStatistic):
         """See :meth:`Statistic.compute`; `spectroscope.schema` defines the columns."""
         x, y = (SideMoments.of(ChannelMoments(table), side) for side in (0, 1))
         return {
-            "dc_in": x.mean,
-            "dc_out": y.mean,
+            "dc_in": x.mean_dc,
+            "dc_out": y.mean_dc,
             "dc_out_std": _sqrt(y.dc.m2[0] / y.dc.weight[0]),
             "ac_rms_in": _sqrt(x.ac),
             "ac_rms_out": _sqrt(y.ac),
@@ -89,6 +89,11 @@ class SideMoments(NamedTuple):
     def mean(self) -> Tensor:
         """``[C]``, of all values."""
         return self.dc.mean[1] * self.values / self.values
+
+    @property
+    def mean_dc(self) -> Tensor:
+        """``[C]``, of the inputs' DCs, each counted once."""
+        return self.dc.mean[0].where(self.dc.weight[0] > 0, torch.nan)
 
     @property
     def dc_variance(self) -> Tensor:
