@@ -86,7 +86,7 @@ class Transform:
             x: real, ``[..., *lengths]``; overwritten if there is a window.
 
         Returns:
-            Complex, ``[..., *shape]``.
+            Complex, ``[..., *shape]``, in the precision of x.
         """
         if self.tapered:
             x.mul_(self._taper)

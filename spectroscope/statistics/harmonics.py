@@ -7,10 +7,11 @@ from torch import Tensor
 
 from spectroscope.capture.axes import transformed_axes
 from spectroscope.dsp.harmonics import Harmonics, fit
+from spectroscope.dsp.moments import X_M2, Y_M2
 from spectroscope.dsp.theory.tones import rectified_tone_dc
 from spectroscope.errors import RequestError
 from spectroscope.statistics.base import Arrays
-from spectroscope.statistics.chunks import Chunk, ChunkedStatistic
+from spectroscope.statistics.chunks import Block, Chunk, ChunkedStatistic
 from spectroscope.statistics.fundamentals import Fundamental
 
 if TYPE_CHECKING:
@@ -123,34 +124,40 @@ class HarmonicsAccumulator:
 
     def add(self, chunk: Chunk) -> None:
         """See :class:`spectroscope.statistics.chunks.Accumulator`."""
-        n, c, finite, means = chunk.inputs, chunk.channels, chunk.finite, chunk.means
+        n, c, moments = chunk.inputs, chunk.channels, chunk.moments
         harmonics, usable = self._harmonics, self._usable
         if len(harmonics.f0) > 1:
             harmonics = Harmonics(*(tensor[n] for tensor in harmonics))
             usable = usable[:, n]
-        if finite is None:
-            finite = torch.ones_like(means[0], dtype=torch.bool)  # [n, c]
+        finite = moments.finite.T  # [n, c]
         counted = usable.unsqueeze(2) * finite.unsqueeze(-1)  # [2, n, c, K]
         self._counts[:, c] += counted.sum(1)
-        ac_power = torch.cat([side.m2 for side in chunk.moments], 1) / chunk.length
-        # Both sides as 2c channels of one fit, the input's first.
-        fitted = fit(torch.cat(chunk.rows, 1), harmonics, torch.cat(means, 1), ac_power)
-        squares = fitted.amplitude.square()
-        channels = finite.shape[1]
+        # Channels and lines of both sides are channels of one fit. The lines lack their means.
+        sides = torch.stack([side.double() for side in chunk.lines]).permute(2, 0, 1, 3, 4)
+        means = moments.means.permute(2, 0, 1, 3)  # [n, 2, c, lines]
+        power = moments.fields[X_M2 : Y_M2 + 1].permute(2, 0, 1, 3) / moments.length
+        fitted = fit(
+            sides.flatten(1, 3), harmonics, torch.zeros_like(means).flatten(1), power.flatten(1)
+        )
+        amplitude = fitted.amplitude.unflatten(1, means.shape[1:])
+        squares = amplitude.square().mean(3).where(finite[:, None, :, None], 0)
         for side in range(2):
-            square = squares[:, side * channels :][:, :channels].where(finite.unsqueeze(-1), 0)
-            self._squares[side, :, c] += (counted * square).sum(1)
+            self._squares[side, :, c] += (counted * squares[:, side]).sum(1)
+        input_dc = (means + fitted.dc.view(means.shape))[:, 0]
+        tone_dc = rectified_tone_dc(input_dc, amplitude[:, 0, ..., 0]).mean(-1)
+        residual = fitted.noise_and_distortion.view(means.shape).mean(-1)
         has_fundamental = counted[0, :, :, 0]
-        residual_in, residual_out = fitted.noise_and_distortion.chunk(2, 1)
-        tone_dc = rectified_tone_dc(fitted.dc[:, :channels], fitted.amplitude[:, :channels, 0])
         for row, value in (
             (INPUTS, torch.ones_like(tone_dc)),
-            (RESIDUAL_IN, residual_in),
-            (RESIDUAL_OUT, residual_out),
+            (RESIDUAL_IN, residual[:, 0]),
+            (RESIDUAL_OUT, residual[:, 1]),
             (TONE_DC, tone_dc),
-            (OUTPUT_DC, means[1]),
+            (OUTPUT_DC, means[:, 1].mean(-1)),
         ):
             self._fundamental[row, c] += (has_fundamental * value.where(finite, 0)).sum(0)
+
+    def finish(self, block: Block) -> None:
+        """See :class:`spectroscope.statistics.chunks.Accumulator`."""
 
     def arrays(self) -> Arrays:
         """See :class:`spectroscope.statistics.chunks.Accumulator`."""

@@ -8,9 +8,10 @@ from torch import Tensor
 
 from spectroscope.capture.axes import transformed_axes
 from spectroscope.dsp.kernels.dispatch import add_products
+from spectroscope.dsp.kernels.parallel import workspace
 from spectroscope.dsp.spectra import Transform, Window, max_norm_bin_count, radial_bin_count
 from spectroscope.statistics.base import Arrays, IncompatibleError
-from spectroscope.statistics.chunks import Chunk, ChunkedStatistic, workspace
+from spectroscope.statistics.chunks import Block, Chunk, ChunkedStatistic
 
 if TYPE_CHECKING:
     from spectroscope.capture.call import ActivationCall
@@ -125,37 +126,50 @@ class SpectraAccumulator:
         channels, bins = x.shape[1], self._transform.bins
         max_norm_bins = max_norm_bin_count(*lengths) if len(lengths) == 2 else 0
         self._inputs = x.new_zeros(channels, dtype=torch.float64)
-        self._dc = x.new_zeros(3, channels, dtype=torch.float64)  # squared DCs: x², y², x·y
         self._sums = x.new_zeros(3, channels, bins, dtype=torch.float64)
         self._imaginary = x.new_zeros(channels, bins, dtype=torch.float64)
         self._max_norm_power = x.new_zeros(channels, max_norm_bins, dtype=torch.float64)
-        # Channels of the last chunk, and sums of their components, not summed into bins yet.
-        self._channels = slice(0, 0)
-        self._pending: tuple[Tensor, Tensor] | None = None
-        self._scale = math.nan  # from squared components to power
+        # Of the blocks in work, by their first channel: sums of components, not yet of bins.
+        self._pending: dict[int, tuple[Tensor, Tensor]] = {}
 
     def add(self, chunk: Chunk) -> None:
         """See :class:`spectroscope.statistics.chunks.Accumulator`."""
-        c, (x_rows, y_rows) = chunk.channels, chunk.rows
-        if self._channels != c or self._pending is None:
-            self._sum_pending()
-            channels, components = chunk.shape[1], math.prod(self._transform.shape)
+        c, components = chunk.channels, math.prod(self._transform.shape)
+        if c.start not in self._pending:
+            channels = c.stop - c.start
             imaginary = channels if self._transform.radial_bin is None else 0
-            self._channels = c
-            self._pending = (
-                x_rows.new_zeros(3, channels, components),
-                x_rows.new_zeros(imaginary, components),
+            self._pending[c.start] = (
+                self._sums.new_zeros(3, channels, components),
+                self._sums.new_zeros(imaginary, components),
             )
-        x, x_mean = self._transformed(x_rows, chunk.means[0], "input")
-        y, y_mean = self._transformed(y_rows, chunk.means[1], "output")
-        self._inputs[c] += chunk.shape[0] if chunk.finite is None else chunk.finite.sum(0)
-        add_products(x, y, *self._pending)
-        pairs = torch.stack([x_mean, y_mean, x_mean]) * torch.stack([x_mean, y_mean, y_mean])
-        self._dc[:, c].add_(pairs.sum((1, 3)), alpha=1 / x.shape[2])
+        x, y = (self._transformed(lines) for lines in chunk.lines)
+        add_products(x, y, *self._pending[c.start])
+
+    def finish(self, block: Block) -> None:
+        """See :class:`spectroscope.statistics.chunks.Accumulator`."""
+        c, shape = block.channels, self._transform.shape
+        lines = block.moments.fields.shape[3]
+        # Each line, or frame of a video, contributes 1/lines of its power to that of the input.
+        scale = 1 / (lines * self._transform.points**2)
+        powers, imaginary = (
+            sums.mul_(scale).view(*sums.shape[:-1], *shape)
+            for sums in self._pending.pop(c.start)
+        )
+        # The lines were transformed without their means, which are all of the DC bin.
+        means = block.moments.means
+        dc = (means[[0, 1, 0]] * means[[0, 1, 1]]).sum((2, 3)) / lines
+        self._inputs[c] = block.moments.finite.sum(1).double()
+        self._sums[:, c] = self._transform.sum_bins(powers)
+        self._sums[:, c, 0] = dc
+        if self._transform.radial_bin is None:
+            self._imaginary[c] = self._transform.sum_bins(imaginary)
+            self._imaginary[c, 0] = 0
+        if self._max_norm_power.shape[1]:
+            self._max_norm_power[c] = self._transform.sum_max_norm_bins(powers[1])
+            self._max_norm_power[c, 0] = dc[1]
 
     def arrays(self) -> Arrays:
         """See :class:`spectroscope.statistics.chunks.Accumulator`."""
-        self._sum_pending()
         return {
             "lengths": torch.tensor(self._transform.lengths),
             "inputs": self._inputs,
@@ -164,35 +178,9 @@ class SpectraAccumulator:
             "max_norm_power": self._max_norm_power,
         }
 
-    def _transformed(self, rows: Tensor, mean: Tensor, side: str) -> tuple[Tensor, Tensor]:
-        """Components of one side, ``[n, c, frames, F, 2]``, and its DC, ``[n, c, frames]``.
-
-        Each frame of a video contributes 1/frames of its power to that of the input.
-        """
-        x = rows.view(*mean.shape, -1, *self._transform.lengths)
-        mean = mean.unsqueeze(2) if x.shape[2] == 1 else x.flatten(3).mean(-1)
-        if self._transform.tapered:  # in a workspace: other statistics read the rows
-            tapered = workspace(f"tapered {side}", tuple(x.shape), x, torch.float64)
-            x = torch.sub(x, mean.view(*mean.shape, *[1] * len(self._transform.lengths)),
-                          out=tapered)  # fmt: skip
-        self._scale = 1 / (x.shape[2] * self._transform.points**2)
-        return torch.view_as_real(self._transform(x).flatten(3)), mean
-
-    def _sum_pending(self) -> None:
-        """Sum the pending components into bins."""
-        if self._pending is None:
-            return
-        c, shape = self._channels, self._transform.shape
-        powers, imaginary = (
-            sums.mul_(self._scale).view(*sums.shape[:-1], *shape) for sums in self._pending
-        )
-        self._sums[:, c] = self._transform.sum_bins(powers)
-        # The DC bin comes from the means: a window leaks AC power into it.
-        self._sums[:, c, 0] = self._dc[:, c]
-        if self._transform.radial_bin is None:
-            self._imaginary[c] = self._transform.sum_bins(imaginary)
-            self._imaginary[c, 0] = 0
-        if self._max_norm_power.shape[1]:
-            self._max_norm_power[c] = self._transform.sum_max_norm_bins(powers[1])
-            self._max_norm_power[c, 0] = self._dc[1, c]
-        self._pending = None
+    def _transformed(self, lines: Tensor) -> Tensor:
+        """Components of one side, ``[c, n · lines, F]``."""
+        x = lines.flatten(1, 2).view(lines.shape[0], -1, *self._transform.lengths)
+        if self._transform.tapered:  # in a workspace: other statistics read the lines
+            x = workspace("tapered", tuple(x.shape), x.dtype, x.device).copy_(x)
+        return self._transform(x).flatten(2)

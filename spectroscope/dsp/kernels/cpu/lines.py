@@ -1,0 +1,166 @@
+"""Moments of lines of both sides of an activation, and the lines without their means.
+
+A line is a run of values next to each other in memory. It is read once for the sums, from which its
+first value is subtracted so that they keep their digits far from 0, and again, from the cache, for
+what is left without its mean.
+
+Indices are unsigned: numba tests an index that could be negative each time it is used, and then
+vectorises nothing.
+"""
+
+import numpy as np
+
+from spectroscope.dsp.kernels.cpu.compilation import (
+    compile_exactly,
+    compile_reordered,
+    retry_uncached,
+)
+from spectroscope.dsp.moments import (
+    X_FINITE,
+    X_M2,
+    X_MEAN,
+    XY,
+    Y_FINITE,
+    Y_M2,
+    Y_MEAN,
+    Y_POSITIVE,
+)
+
+
+@compile_reordered
+def _sums_of_relu(x, x_pivot, y_pivot):
+    """Sums of a = x − x_pivot, b = ReLU(x) − y_pivot, a², b², 0, and the number of x > 0."""
+    x_sum = y_sum = xx = yy = positive = 0.0
+    for i in range(x.size):
+        value = np.float64(x[np.uint64(i)])
+        a, b = value - x_pivot, max(value, 0.0) - y_pivot
+        x_sum += a
+        y_sum += b
+        xx += a * a
+        yy += b * b
+        positive += 1.0 if value > 0 else 0.0
+    return x_sum, y_sum, xx, yy, 0.0, positive
+
+
+@compile_reordered
+def _sums(x, y, x_pivot, y_pivot):
+    """As :func:`_sums_of_relu`, of a given y, and with the sum of a·b."""
+    x_sum = y_sum = xx = yy = xy = positive = 0.0
+    for i in range(x.size):
+        k = np.uint64(i)
+        value = np.float64(y[k])
+        a, b = np.float64(x[k]) - x_pivot, value - y_pivot
+        x_sum += a
+        y_sum += b
+        xx += a * a
+        yy += b * b
+        xy += a * b
+        positive += 1.0 if value > 0 else 0.0
+    return x_sum, y_sum, xx, yy, xy, positive
+
+
+@compile_exactly
+def _subtract(values, mean, out):
+    """Write values − mean, which has twice the digits of the values."""
+    high = out.dtype.type(mean)
+    low = out.dtype.type(mean - high)
+    for i in range(values.size):
+        k = np.uint64(i)
+        out[k] = (values[k] - high) - low
+
+
+@compile_exactly
+def _subtract_from_relu(values, mean, out):
+    """As :func:`_subtract`, from the values' ReLU."""
+    high = out.dtype.type(mean)
+    low = out.dtype.type(mean - high)
+    zero = out.dtype.type(0)
+    for i in range(values.size):
+        k = np.uint64(i)
+        out[k] = (max(values[k], zero) - high) - low
+
+
+@compile_exactly
+def _finite_moments(values, rectify):
+    """Mean, M2, number > 0 and number of the finite values."""
+    finite = total = positive = m2 = 0.0
+    for value in values:
+        v = max(np.float64(value), 0.0) if rectify and value < 0 else np.float64(value)
+        if np.isfinite(v):
+            finite += 1.0
+            total += v
+            positive += 1.0 if v > 0 else 0.0
+    mean = total / max(finite, 1.0)
+    for value in values:
+        v = max(np.float64(value), 0.0) if rectify and value < 0 else np.float64(value)
+        if np.isfinite(v):
+            m2 += (v - mean) * (v - mean)
+    return mean, m2, positive, finite
+
+
+@retry_uncached
+@compile_exactly
+def center_lines(
+    x, x_strides, y, y_strides, rectify, samples, length, moments, sample, x_out, y_out
+):
+    """Moments of lines, and the lines without their means.
+
+    Args:
+        x: the input's memory, from the first value on.
+        x_strides: of samples and channels in `x`; the lines of a channel follow each other.
+        y: the output's memory, likewise; not read if `rectify`.
+        y_strides: likewise.
+        rectify: the output is ReLU(x).
+        samples: n.
+        length: T, of the lines.
+        moments: ``[LINE_FIELDS, c, N, f]``, see `spectroscope.dsp.moments`; of n samples, written to.
+        sample: the first of those n.
+        x_out: ``[c, n, f, T]``, written to: the lines without their means, and 0 where any of the
+            f lines isn't finite on both sides. Nothing is written if it is empty.
+        y_out: likewise.
+    """
+    channels, lines = moments.shape[1], moments.shape[3]
+    write = x_out.size > 0
+    for c in range(channels):
+        for n in range(samples):
+            all_finite = True
+            for f in range(lines):
+                first = n * x_strides[0] + c * x_strides[1] + f * length
+                a = x[first : first + length]
+                first = n * y_strides[0] + c * y_strides[1] + f * length
+                b = a if rectify else y[first : first + length]
+                x_pivot = np.float64(a[0])
+                y_pivot = max(x_pivot, 0.0) if rectify else np.float64(b[0])
+                if rectify:
+                    sums = _sums_of_relu(a, x_pivot, y_pivot)
+                else:
+                    sums = _sums(a, b, x_pivot, y_pivot)
+                x_sum, y_sum, xx, yy, xy, positive = sums
+                if np.isfinite(xx) and np.isfinite(yy):
+                    x_near, y_near = x_sum / length, y_sum / length
+                    x_mean, y_mean = x_pivot + x_near, y_pivot + y_near
+                    xx, yy = max(xx - x_sum * x_near, 0.0), max(yy - y_sum * y_near, 0.0)
+                    xy -= x_sum * y_near
+                    if rectify:  # Σxy = Σy², because x = y or y = 0
+                        xy = yy + length * (y_mean * (y_mean - x_mean))
+                    x_finite = y_finite = np.float64(length)
+                    if write:
+                        _subtract(a, x_mean, x_out[c, n, f])
+                        if rectify:
+                            _subtract_from_relu(a, y_mean, y_out[c, n, f])
+                        else:
+                            _subtract(b, y_mean, y_out[c, n, f])
+                else:
+                    all_finite = False
+                    xy = 0.0
+                    x_mean, xx, _, x_finite = _finite_moments(a, False)
+                    y_mean, yy, positive, y_finite = _finite_moments(b, rectify)
+                to = sample + n
+                moments[X_MEAN, c, to, f], moments[Y_MEAN, c, to, f] = x_mean, y_mean
+                moments[X_M2, c, to, f], moments[Y_M2, c, to, f] = xx, yy
+                moments[XY, c, to, f], moments[Y_POSITIVE, c, to, f] = xy, positive
+                moments[X_FINITE, c, to, f], moments[Y_FINITE, c, to, f] = x_finite, y_finite
+            if write and not all_finite:
+                x_out[c, n] = 0
+                y_out[c, n] = 0
+    return 0
