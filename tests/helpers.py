@@ -14,7 +14,6 @@ from torch.nn.modules import module as module_hooks
 import spectroscope
 from spectroscope.capture import hooks
 
-
 # How closely numbers agree, by "What always holds" in docs/architecture.md. Means, counts and sums
 # are added in float64: relative.
 DC_TABLE = 1e-9

@@ -116,9 +116,7 @@ class Chunk(NamedTuple):
     lines: tuple[Tensor, Tensor]
 
 
-def _read(
-    call: "ActivationCall", accumulators: list[Accumulator], *, reads_lines: bool
-) -> None:
+def _read(call: "ActivationCall", accumulators: list[Accumulator], *, reads_lines: bool) -> None:
     """Read a batch: all inputs of the first channels, then of the next channels."""
     x, y = call.input, None if call.is_relu else call.output
     samples, channels = x.shape[:2]
@@ -148,7 +146,10 @@ def _read(
             shape = count, inputs.stop - n, lines, length
             out = None
             if reads_lines:
-                out = tuple(workspace(side, shape, dtype, x.device) for side in ("x", "y"))
+                out = (
+                    workspace("x", shape, dtype, x.device),
+                    workspace("y", shape, dtype, x.device),
+                )
             center_lines(x[inputs, c], None if y is None else y[inputs, c], fields, n, out)
             if out is not None:
                 chunk = Chunk(c, inputs, LineMoments(fields[:, :, inputs], length), out)

@@ -139,7 +139,7 @@ class HarmonicsAccumulator:
         fitted = fit(
             sides.flatten(1, 3), harmonics, torch.zeros_like(means).flatten(1), power.flatten(1)
         )
-        amplitude = fitted.amplitude.unflatten(1, means.shape[1:])
+        amplitude = fitted.amplitude.view(*means.shape, -1)
         squares = amplitude.square().mean(3).where(finite[:, None, :, None], 0)
         for side in range(2):
             self._squares[side, :, c] += (counted * squares[:, side]).sum(1)

@@ -152,8 +152,7 @@ class SpectraAccumulator:
         # Each line, or frame of a video, contributes 1/lines of its power to that of the input.
         scale = 1 / (lines * self._transform.points**2)
         powers, imaginary = (
-            sums.mul_(scale).view(*sums.shape[:-1], *shape)
-            for sums in self._pending.pop(c.start)
+            sums.mul_(scale).view(*sums.shape[:-1], *shape) for sums in self._pending.pop(c.start)
         )
         # The lines were transformed without their means, which are all of the DC bin.
         means = block.moments.means

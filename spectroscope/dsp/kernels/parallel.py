@@ -73,7 +73,9 @@ if hasattr(os, "register_at_fork"):  # a child has none of its parent's threads
 _workspaces = threading.local()
 
 
-def workspace(purpose: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+def workspace(
+    purpose: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
+) -> Tensor:
     """Uninitialised workspace on `device`.
 
     On the CPU each thread keeps one per `purpose`: faulting in fresh pages for every chunk would

@@ -113,7 +113,7 @@ def center_lines(
         rectify: the output is ReLU(x).
         samples: n.
         length: T, of the lines.
-        moments: ``[LINE_FIELDS, c, N, f]``, see `spectroscope.dsp.moments`; of n samples, written to.
+        moments: ``[LINE_FIELDS, c, N, f]``, of which n samples are written.
         sample: the first of those n.
         x_out: ``[c, n, f, T]``, written to: the lines without their means, and 0 where any of the
             f lines isn't finite on both sides. Nothing is written if it is empty.

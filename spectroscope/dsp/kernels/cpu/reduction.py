@@ -71,7 +71,12 @@ def _dc(means, finite, by_value, out):
 @compile_reordered
 def _joint(moments, length, out):
     """Write the fields of `CoMoments` to `out`, over the inputs that are finite on both sides."""
-    x, y, x_finite, y_finite = moments[X_MEAN], moments[Y_MEAN], moments[X_FINITE], moments[Y_FINITE]
+    x, y, x_finite, y_finite = (
+        moments[X_MEAN],
+        moments[Y_MEAN],
+        moments[X_FINITE],
+        moments[Y_FINITE],
+    )
     pairs = x_near = y_near = xx = yy = xy = 0.0
     x_pivot, y_pivot = x[0], y[0]
     for i in range(x.size):
