@@ -27,7 +27,9 @@ from spectroscope.dsp.moments import (
     XY,
     Y_M2,
     Y_POSITIVE,
+    LineMoments,
 )
+from spectroscope.dsp.spectra import Transform
 
 pytestmark = pytest.mark.usefixtures("two_threads")
 
@@ -157,19 +159,46 @@ def test_a_million_values_are_added_without_loss(side_by_side):
 
 
 @pytest.mark.parametrize("spectra", [1, 4, 5, 8])
-@pytest.mark.parametrize("components", [1, 3, 512, 513, 1100])
+@pytest.mark.parametrize("lengths", [(2,), (1030,), (2060,), (3, 5), (40, 54)])
 @pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
-def test_products_are_numpys(spectra, components, dtype):
+def test_products_are_numpys(spectra, lengths, dtype):
+    transform = Transform.of(lengths, "boxcar", torch.device("cpu"))
+    components = len(transform.weights)
     x, y = torch.randn(2, 3, spectra, components, dtype=dtype)
-    sums = torch.randn(3, 3, components, dtype=torch.float64)
-    imaginary = torch.randn(3, components, dtype=torch.float64)
+    sums = torch.randn(3, 5, transform.bins, dtype=torch.float64)
+    imaginary = torch.randn(0 if transform.radial else 5, transform.bins, dtype=torch.float64)
+    max_norm = torch.zeros(5, 40 if transform.radial else 0, dtype=torch.float64)
     before = sums.clone(), imaginary.clone()
-    dispatch.add_products(x, y, sums, imaginary)
+    dispatch.add_products(x, y, transform, 1, sums, imaginary, max_norm)
     x, y = (side.numpy().astype(complex) for side in (x, y))
     cross = (x.conj() * y).sum(1)
-    expected = [(abs(x) ** 2).sum(1), (abs(y) ** 2).sum(1), cross.real]
-    np.testing.assert_allclose(sums - before[0], expected, rtol=0, atol=1e-12 * spectra)
-    np.testing.assert_allclose(imaginary - before[1], cross.imag, rtol=0, atol=1e-12 * spectra)
+    weights = transform.weights.numpy()
+    expected = [(abs(x) ** 2).sum(1), (abs(y) ** 2).sum(1), cross.real, cross.imag]
+    of_bins = np.zeros((4, 5, transform.bins))
+    of_max_norm = np.zeros(max_norm.shape)
+    for k in range(components):
+        of_bins[:, 1:4, transform.bin[k]] += weights[k] * np.stack(expected)[:, :, k]
+        if transform.radial:
+            of_max_norm[1:4, transform.max_norm_bin[k]] += weights[k] * expected[1][:, k]
+    tolerance = {"rtol": 1e-13, "atol": 1e-12 * spectra}
+    np.testing.assert_allclose(sums - before[0], of_bins[:3], **tolerance)
+    np.testing.assert_allclose(max_norm, of_max_norm, **tolerance)
+    if not transform.radial:
+        np.testing.assert_allclose(imaginary - before[1], of_bins[3], **tolerance)
+
+
+def test_products_of_means_leave_out_incomplete_inputs():
+    x = 3 + torch.randn(2, 4, 3, 5, dtype=torch.float64)
+    x[1, 2, 0, 4] = torch.nan
+    moments = LineMoments.of(x, x.square())
+    out = torch.full((4, 4), 7.0, dtype=torch.float64)
+    dispatch.mean_products(moments, 1, out)
+    assert (out[:, [0, 3]] == 7).all()
+    assert out[0].tolist() == [7, 4, 3, 7]
+    for c, rest in ((0, [0, 1, 2, 3]), (1, [0, 1, 3])):
+        a, b = x[c, rest].mean(-1).numpy(), x[c, rest].square().mean(-1).numpy()
+        expected = [(a * a).sum(), (b * b).sum(), (a * b).sum()]
+        np.testing.assert_allclose(out[1:, 1 + c], expected, rtol=1e-13)
 
 
 def record(model, *batches, **options):

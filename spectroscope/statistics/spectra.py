@@ -1,13 +1,12 @@
 """Power and cross-spectra of both sides of an activation, summed over inputs."""
 
-import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from spectroscope.capture.axes import transformed_axes
-from spectroscope.dsp.kernels.dispatch import add_products
+from spectroscope.dsp.kernels.dispatch import add_products, mean_products
 from spectroscope.dsp.kernels.parallel import workspace
 from spectroscope.dsp.spectra import Transform, Window, max_norm_bin_count, radial_bin_count
 from spectroscope.statistics.base import Arrays, IncompatibleError
@@ -125,55 +124,42 @@ class SpectraAccumulator:
         self._transform = Transform.of(lengths, window, x.device, plane)
         channels, bins = x.shape[1], self._transform.bins
         max_norm_bins = max_norm_bin_count(*lengths) if len(lengths) == 2 else 0
-        self._inputs = x.new_zeros(channels, dtype=torch.float64)
+        imaginary = 0 if self._transform.radial else channels
         self._sums = x.new_zeros(3, channels, bins, dtype=torch.float64)
-        self._imaginary = x.new_zeros(channels, bins, dtype=torch.float64)
+        self._imaginary = x.new_zeros(imaginary, bins, dtype=torch.float64)
         self._max_norm_power = x.new_zeros(channels, max_norm_bins, dtype=torch.float64)
-        # Of the blocks in work, by their first channel: sums of components, not yet of bins.
-        self._pending: dict[int, tuple[Tensor, Tensor]] = {}
+        self._of_means = x.new_empty(4, channels, dtype=torch.float64)
+        self._lines = x[0, 0].numel() // self._transform.points
 
     def add(self, chunk: Chunk) -> None:
         """See :class:`spectroscope.statistics.chunks.Accumulator`."""
-        c, components = chunk.channels, math.prod(self._transform.shape)
-        if c.start not in self._pending:
-            channels = c.stop - c.start
-            imaginary = channels if self._transform.radial_bin is None else 0
-            self._pending[c.start] = (
-                self._sums.new_zeros(3, channels, components),
-                self._sums.new_zeros(imaginary, components),
-            )
         x, y = (self._transformed(lines) for lines in chunk.lines)
-        add_products(x, y, *self._pending[c.start])
+        add_products(
+            x, y, self._transform, chunk.channels.start,
+            self._sums, self._imaginary, self._max_norm_power,
+        )  # fmt: skip
 
     def finish(self, block: Block) -> None:
         """See :class:`spectroscope.statistics.chunks.Accumulator`."""
-        c, shape = block.channels, self._transform.shape
-        lines = block.moments.fields.shape[3]
-        # Each line, or frame of a video, contributes 1/lines of its power to that of the input.
-        scale = 1 / (lines * self._transform.points**2)
-        powers, imaginary = (
-            sums.mul_(scale).view(*sums.shape[:-1], *shape) for sums in self._pending.pop(c.start)
-        )
-        # The lines were transformed without their means, which are all of the DC bin.
-        means = block.moments.means
-        dc = (means[[0, 1, 0]] * means[[0, 1, 1]]).sum((2, 3)) / lines
-        self._inputs[c] = block.moments.finite.sum(1).double()
-        self._sums[:, c] = self._transform.sum_bins(powers)
-        self._sums[:, c, 0] = dc
-        if self._transform.radial_bin is None:
-            self._imaginary[c] = self._transform.sum_bins(imaginary)
-            self._imaginary[c, 0] = 0
-        if self._max_norm_power.shape[1]:
-            self._max_norm_power[c] = self._transform.sum_max_norm_bins(powers[1])
-            self._max_norm_power[c, 0] = dc[1]
+        mean_products(block.moments, block.channels.start, self._of_means)
 
     def arrays(self) -> Arrays:
         """See :class:`spectroscope.statistics.chunks.Accumulator`."""
+        # Each line, or frame of a video, contributes 1/lines of its power to that of the input.
+        for sums in (self._sums, self._imaginary, self._max_norm_power):
+            sums *= 1 / (self._lines * self._transform.points**2)
+        # The lines were transformed without their means, which are all of the DC bin.
+        dc = self._of_means[1:] / self._lines
+        self._sums[:, :, 0] = dc
+        self._imaginary[:, 0] = 0
+        if self._max_norm_power.shape[1]:
+            self._max_norm_power[:, 0] = dc[1]
+        imaginary = torch.zeros_like(self._sums[2]) if self._transform.radial else self._imaginary
         return {
             "lengths": torch.tensor(self._transform.lengths),
-            "inputs": self._inputs,
+            "inputs": self._of_means[0],
             "power": self._sums[:2],
-            "cross": torch.complex(self._sums[2], self._imaginary),
+            "cross": torch.complex(self._sums[2], imaginary),
             "max_norm_power": self._max_norm_power,
         }
 

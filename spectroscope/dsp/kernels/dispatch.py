@@ -20,6 +20,7 @@ from spectroscope.dsp.moments import (
     ChannelMoments,
     LineMoments,
 )
+from spectroscope.dsp.spectra import Transform
 from spectroscope.errors import first_line
 
 
@@ -154,26 +155,67 @@ def merge_moments(first: ChannelMoments, second: ChannelMoments) -> ChannelMomen
     return first.merge(second)
 
 
-def add_products(x: Tensor, y: Tensor, sums: Tensor, imaginary: Tensor) -> None:
-    """Add |X|², |Y|² and conj(X)·Y over spectra, in float64.
+def add_products(
+    x: Tensor,
+    y: Tensor,
+    transform: Transform,
+    channel: int,
+    sums: Tensor,
+    imaginary: Tensor,
+    max_norm: Tensor,
+) -> None:
+    """Add |X|², |Y|² and conj(X)·Y over spectra and over the components of each bin, in float64.
 
     Args:
         x: complex, ``[c, m, F]``, X of m spectra of each channel.
         y: likewise, Y.
-        sums: float64, ``[3, c, F]``, updated in place: |X|², |Y|² and the real part of conj(X)·Y.
-        imaginary: float64, ``[c, F]``, updated in place: the imaginary part of conj(X)·Y;
-            ``[0, F]``: not needed.
+        transform: whose components and bins these are.
+        channel: the first of the c channels among C.
+        sums: float64, ``[3, C, B]``, added to: |X|², |Y|² and the real part of conj(X)·Y.
+        imaginary: float64, ``[C, B]``, added to: its imaginary part; ``[0, B]``: not needed.
+        max_norm: float64, ``[C, S]``, added to: |Y|² in max-norm bins, if there are any.
     """
-    if x.is_cuda and (gpu := gpu_kernels(x.device)) is not None:
-        gpu.add_products(torch.view_as_real(x), torch.view_as_real(y), sums, imaginary)
-    elif x.is_cpu and (cpu := cpu_kernels()) is not None:
+    if x.is_cpu and (cpu := cpu_kernels()) is not None:
         sides = (torch.view_as_real(side).flatten(2).numpy() for side in (x, y))
-        cpu.add_products(*sides, sums.numpy(), imaginary.numpy())
+        indices = transform.weights, transform.bin, transform.max_norm_bin
+        cpu.add_products(
+            *sides, *(index.numpy() for index in indices), channel,
+            sums.numpy(), imaginary.numpy(), max_norm.numpy(),
+        )  # fmt: skip
+        return
+    components = sums.new_empty(4, x.shape[0], x.shape[2])
+    if x.is_cuda and (gpu := gpu_kernels(x.device)) is not None:
+        gpu.products(torch.view_as_real(x), torch.view_as_real(y), components)
     else:
         x, y = x.to(torch.complex128), y.to(torch.complex128)
         cross = (x.conj() * y).sum(1)
-        sums += torch.stack([(x.conj() * x).sum(1).real, (y.conj() * y).sum(1).real, cross.real])
-        imaginary += cross.imag[: len(imaginary)]
+        squares = ((side.conj() * side).real.sum(1) for side in (x, y))
+        torch.stack([*squares, cross.real, cross.imag], out=components)
+    components *= transform.weights
+    c = slice(channel, channel + x.shape[0])
+    sums[:, c].index_add_(2, transform.bin, components[:3])
+    if len(imaginary):
+        imaginary[c].index_add_(1, transform.bin, components[3])
+    if max_norm.shape[1]:
+        max_norm[c].index_add_(1, transform.max_norm_bin, components[1])
+
+
+def mean_products(moments: LineMoments, channel: int, out: Tensor) -> None:
+    """Products of the means of lines, summed over the inputs that are finite on both sides.
+
+    Args:
+        moments: of c channels.
+        channel: the first of them among C.
+        out: float64, ``[4, C]``, written to: the number of those inputs, and the sums of squares of
+            the input's means, of the output's means, and of their products.
+    """
+    if out.is_cpu and (cpu := cpu_kernels()) is not None:
+        cpu.mean_products(moments.fields.numpy(), moments.length, channel, out.numpy())
+        return
+    x, y = moments.means
+    c = slice(channel, channel + x.shape[0])
+    out[0, c] = moments.finite.sum(1)
+    out[1:, c] = torch.stack([x * x, y * y, x * y]).sum((2, 3))
 
 
 _CPU_TYPES = torch.float32, torch.float64

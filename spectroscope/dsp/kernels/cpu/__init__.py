@@ -8,5 +8,6 @@ kept on disk.
 
 from spectroscope.dsp.kernels.cpu.lines import center_lines as center_lines
 from spectroscope.dsp.kernels.cpu.products import add_products as add_products
+from spectroscope.dsp.kernels.cpu.products import mean_products as mean_products
 from spectroscope.dsp.kernels.cpu.reduction import merge as merge
 from spectroscope.dsp.kernels.cpu.reduction import reduce_batch as reduce_batch

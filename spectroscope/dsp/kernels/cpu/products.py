@@ -7,6 +7,7 @@ from spectroscope.dsp.kernels.cpu.compilation import (
     compile_reordered,
     retry_uncached,
 )
+from spectroscope.dsp.moments import X_FINITE, X_MEAN, Y_FINITE, Y_MEAN
 
 # Real and imaginary parts whose sums stay in the nearest cache.
 _BLOCK = 1024
@@ -38,43 +39,87 @@ def _add_four(x, y, first, last, sums):
 
 
 @compile_reordered
-def _add_imaginary(a, b, total):
-    for i in range(total.size):
+def _add_imaginary(x, y, sums):
+    for i in range(sums.size):
         re, im = np.uint64(2 * i), np.uint64(2 * i + 1)
-        p, q, r, s = np.float64(a[re]), np.float64(b[re]), np.float64(a[im]), np.float64(b[im])
-        total[np.uint64(i)] += p * s - r * q
+        a, b, c, d = np.float64(x[re]), np.float64(y[re]), np.float64(x[im]), np.float64(y[im])
+        sums[np.uint64(i)] += a * d - c * b
 
 
 @retry_uncached
 @compile_exactly
-def add_products(x, y, sums, imaginary):
-    """Add |X|², |Y|², Re conj(X)·Y and, unless `imaginary` is empty, Im conj(X)·Y over spectra.
+def add_products(x, y, weights, bins, max_norm_bins, channel, sums, imaginary, max_norm):
+    """Add |X|², |Y|² and conj(X)·Y over spectra, and over the components of each bin.
 
     Args:
         x: ``[c, m, 2·F]``, real and imaginary parts interleaved, of m spectra of each channel.
         y: likewise.
-        sums: float64, ``[3, c, F]``, added to.
-        imaginary: float64, ``[c, F]``, added to, or of no channels.
+        weights: ``[F]``, of the components.
+        bins: ``[F]``, bin of each component.
+        max_norm_bins: ``[F]``, likewise; or empty.
+        channel: the first of the c channels among C.
+        sums: float64, ``[3, C, B]``, added to: |X|², |Y|² and the real part of conj(X)·Y.
+        imaginary: float64, ``[C, B]``, added to: its imaginary part; or of no channels.
+        max_norm: float64, ``[C, S]``, added to: |Y|² in max-norm bins, if there are any.
     """
     spectra, parts = x.shape[1], x.shape[2]
-    work = np.empty((3, _BLOCK))
+    work, work_imaginary = np.empty((3, _BLOCK)), np.empty(_BLOCK // 2)
     for c in range(x.shape[0]):
+        to = channel + c
         for first in range(0, parts, _BLOCK):
             last = min(first + _BLOCK, parts)
-            size = last - first
             work[:] = 0
             fours = spectra - spectra % 4
             for m in range(0, fours, 4):
                 _add_four(x[c, m : m + 4], y[c, m : m + 4], first, last, work)
             for m in range(fours, spectra):
                 _add_one(x[c, m, first:last], y[c, m, first:last], work)
-            to = first // 2
-            for row in range(3):
-                for k in range(size // 2):
-                    sums[row, c, to + k] += work[row, 2 * k] + work[row, 2 * k + 1]
+            count = (last - first) // 2
+            for k in range(count):
+                component = first // 2 + k
+                weight, b = weights[component], bins[component]
+                power = work[1, 2 * k] + work[1, 2 * k + 1]
+                sums[0, to, b] += weight * (work[0, 2 * k] + work[0, 2 * k + 1])
+                sums[1, to, b] += weight * power
+                sums[2, to, b] += weight * (work[2, 2 * k] + work[2, 2 * k + 1])
+                if max_norm_bins.size:
+                    max_norm[to, max_norm_bins[component]] += weight * power
             if len(imaginary):
+                work_imaginary[:] = 0
                 for m in range(spectra):
-                    _add_imaginary(
-                        x[c, m, first:last], y[c, m, first:last], imaginary[c, to : to + size // 2]
-                    )
+                    _add_imaginary(x[c, m, first:last], y[c, m, first:last], work_imaginary[:count])
+                for k in range(count):
+                    component = first // 2 + k
+                    imaginary[to, bins[component]] += weights[component] * work_imaginary[k]
+    return 0
+
+
+@retry_uncached
+@compile_exactly
+def mean_products(moments, length, channel, out):
+    """Sum products of the means of lines over the inputs that are finite on both sides.
+
+    Args:
+        moments: ``[LINE_FIELDS, c, N, lines]``, see `spectroscope.dsp.moments`.
+        length: of the lines.
+        channel: the first of the c channels among C.
+        out: ``[4, C]``, written to: the number of inputs, and the sums of squares of x's means, of
+            y's means, and of their products.
+    """
+    for c in range(moments.shape[1]):
+        inputs = xx = yy = xy = 0.0
+        for n in range(moments.shape[2]):
+            complete = True
+            for f in range(moments.shape[3]):
+                finite = min(moments[X_FINITE, c, n, f], moments[Y_FINITE, c, n, f])
+                complete = complete and finite == length
+            if complete:
+                inputs += 1.0
+                for f in range(moments.shape[3]):
+                    x, y = moments[X_MEAN, c, n, f], moments[Y_MEAN, c, n, f]
+                    xx += x * x
+                    yy += y * y
+                    xy += x * y
+        out[0, channel + c], out[1, channel + c] = inputs, xx
+        out[2, channel + c], out[3, channel + c] = yy, xy
     return 0

@@ -10,15 +10,13 @@ _TILE = 1024
 
 
 @triton.jit(do_not_specialize=["channels", "components", "spectra"])
-def _add_products(
+def _products(
     x,
     y,
     sums,
-    imag,
     channels,
     components,
     spectra,
-    IMAG: tl.constexpr,  # noqa: N803
     SPECTRA: tl.constexpr,  # noqa: N803
     COMPONENTS: tl.constexpr,  # noqa: N803
 ):
@@ -43,34 +41,29 @@ def _add_products(
         xx += a * a + b * b
         yy += c * c + d * d
         xy += a * c + b * d
-        if IMAG:
-            xy_imag += a * d - b * c
+        xy_imag += a * d - b * c
     at = channel * components + component
     size = channels.to(tl.int64) * components
-    tl.store(sums + at, tl.load(sums + at, valid, 0.0) + tl.sum(xx, 0), valid)
-    at += size
-    tl.store(sums + at, tl.load(sums + at, valid, 0.0) + tl.sum(yy, 0), valid)
-    at += size
-    tl.store(sums + at, tl.load(sums + at, valid, 0.0) + tl.sum(xy, 0), valid)
-    if IMAG:
-        at -= 2 * size
-        tl.store(imag + at, tl.load(imag + at, valid, 0.0) + tl.sum(xy_imag, 0), valid)
+    tl.store(sums + at, tl.sum(xx, 0), valid)
+    tl.store(sums + at + size, tl.sum(yy, 0), valid)
+    tl.store(sums + at + 2 * size, tl.sum(xy, 0), valid)
+    tl.store(sums + at + 3 * size, tl.sum(xy_imag, 0), valid)
 
 
-def add_products(x: Tensor, y: Tensor, sums: Tensor, imag: Tensor) -> None:
-    """As :func:`spectroscope.dsp.kernels.dispatch.add_products`.
+def products(x: Tensor, y: Tensor, sums: Tensor) -> None:
+    """|X|², |Y|² and conj(X)·Y, summed over spectra.
 
     Args:
         x: real and imaginary parts, ``[c, m, F, 2]``.
         y: likewise.
-        sums: ``[3, c, F]``, added to.
-        imag: ``[c, F]``, added to, or of no channels.
+        sums: float64, ``[4, c, F]``, written to: |X|², |Y|², and real and imaginary parts of
+            conj(X)·Y.
     """
     channels, spectra, components, _ = x.shape
     spectrum_block = min(32, triton.next_power_of_2(spectra))
     component_block = min(256, _TILE // spectrum_block)
     with torch.cuda.device(x.device):
-        _add_products[(channels * triton.cdiv(components, component_block),)](
-            x.contiguous(), y.contiguous(), sums, imag, channels, components, spectra,
-            len(imag) > 0, spectrum_block, component_block,
+        _products[(channels * triton.cdiv(components, component_block),)](
+            x.contiguous(), y.contiguous(), sums, channels, components, spectra,
+            spectrum_block, component_block,
         )  # fmt: skip
