@@ -76,9 +76,9 @@ def exact_product(x, y):
 
 
 def read(x, y=None):
-    """Moments ``[LINE_FIELDS, C, N]`` and both sides without means ``[C, N, T]``, compiled."""
+    """Moments ``[LINE_FIELDS, C, N]`` and both sides without means ``[N, C, T]``, compiled."""
     fields = torch.full((LINE_FIELDS, x.shape[1], len(x), 1), 7.0, dtype=torch.float64)
-    shape = (*fields.shape[1:], x[0, 0].numel())
+    shape = (*x.shape[:2], 1, x[0, 0].numel())
     out = torch.full((2, *shape), 7.0, dtype=dispatch.computed_in(x.dtype)).unbind()
     dispatch.center_lines(x, y, fields, 0, out)
     return fields[..., 0], [side.squeeze(2) for side in out]
@@ -103,7 +103,7 @@ def assert_exact(x, y=None):
                     assert row[Y_POSITIVE] == positive
                 left = given - mean if finite_throughout else torch.zeros_like(given)
                 atol = eps * left.abs().max().item() + 1e-15 * largest + 5e-324
-                torch.testing.assert_close(lines[side][c, n].double(), left, rtol=eps, atol=atol)
+                torch.testing.assert_close(lines[side][n, c].double(), left, rtol=eps, atol=atol)
             if finite_throughout:
                 product = exact_product(*(side[n, c].tolist() for side in sides))
                 scale = (row[X_M2] * row[Y_M2]).sqrt().item()
@@ -164,16 +164,17 @@ def test_a_million_values_are_added_without_loss(side_by_side):
 def test_products_are_numpys(spectra, lengths, dtype):
     transform = Transform.of(lengths, "boxcar", torch.device("cpu"))
     components = len(transform.weights)
-    x, y = torch.randn(2, 3, spectra, components, dtype=dtype)
+    x, y = torch.randn(2, -(-spectra // 2), 3, 2 - spectra % 2, components, dtype=dtype)
     sums = torch.randn(3, 5, transform.bins, dtype=torch.float64)
     imaginary = torch.randn(0 if transform.radial else 5, transform.bins, dtype=torch.float64)
     max_norm = torch.zeros(5, 40 if transform.radial else 0, dtype=torch.float64)
     before = sums.clone(), imaginary.clone()
     dispatch.add_products(x, y, transform, 1, sums, imaginary, max_norm)
     x, y = (side.numpy().astype(complex) for side in (x, y))
-    cross = (x.conj() * y).sum(1)
+    cross = (x.conj() * y).sum((0, 2))
     weights = transform.weights.numpy()
-    expected = [(abs(x) ** 2).sum(1), (abs(y) ** 2).sum(1), cross.real, cross.imag]
+    squares = ((abs(side) ** 2).sum((0, 2)) for side in (x, y))
+    expected = [*squares, cross.real, cross.imag]
     of_bins = np.zeros((4, 5, transform.bins))
     of_max_norm = np.zeros(max_norm.shape)
     for k in range(components):

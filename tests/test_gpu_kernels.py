@@ -20,7 +20,7 @@ torch.manual_seed(0)
 
 def assert_same(x, y=None, lines=1):
     length = x[0, 0].numel() // lines
-    shape = x.shape[1], len(x), lines, length
+    shape = *x.shape[:2], lines, length
     results = []
     for on_gpu in (False, True):
         fields = torch.full((8, x.shape[1], len(x) + 3, lines), 7.0, dtype=torch.float64)
@@ -77,14 +77,14 @@ x[2, 2, 7] = -torch.inf
 for y in None, x - 1:
     assert_same(x, y)
     assert_same(x.view(3, 4, 5, 6), y if y is None else y.view(3, 4, 5, 6), lines=5)
-for shape in (3, 10, 35), (2, 2, 600), (1, 40, 3):
+for shape in (5, 3, 2, 35), (2, 2, 1, 600), (40, 1, 1, 3):
   for dtype in torch.complex128, torch.complex64:
     x, y = torch.randn(2, *shape, dtype=dtype)
-    sums = torch.full((4, shape[0], shape[2]), 7.0, dtype=torch.float64)
+    sums = torch.full((4, shape[1], shape[3]), 7.0, dtype=torch.float64)
     gpu.products(*map(torch.view_as_real, (x, y)), sums)
     x, y = x.to(torch.complex128), y.to(torch.complex128)
-    cross = (x.conj() * y).sum(1)
-    powers = [(side * side.conj()).real.sum(1) for side in (x, y)]
+    cross = (x.conj() * y).sum((0, 2))
+    powers = [(side * side.conj()).real.sum((0, 2)) for side in (x, y)]
     expected = torch.stack([*powers, cross.real, cross.imag])
     torch.testing.assert_close(sums, expected, rtol=1e-12, atol=1e-12)
 print("the same")

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 # cache between passes, and the overhead of the calls is small (docs/performance.md). Moments alone
 # are one pass. On a GPU fewer kernel launches pay.
 _BUDGET_CPU, _BUDGET_MOMENTS, _BUDGET_GPU = 1 << 17, 1 << 20, 1 << 24
+# Values next to each other in memory that are read together.
+_RUN = 1 << 12
 # Channels that lie side by side in memory are read together: as many as a cache line has.
 _CACHE_LINE = 16
 # So many blocks of channels, for as many threads, if none is then smaller than this.
@@ -105,7 +107,7 @@ class Chunk(NamedTuple):
         channels: slice of the channels.
         inputs: slice of the inputs.
         moments: of their lines.
-        lines: both sides, ``[c, n, lines, T]``, without the means of the lines, of the type in
+        lines: both sides, ``[n, c, lines, T]``, without the means of the lines, of the type in
             which they are transformed; 0 in inputs that aren't finite on both sides. Read-only, in
             a workspace of this thread that the next chunk overwrites.
     """
@@ -129,6 +131,7 @@ def _read(call: "ActivationCall", accumulators: list[Accumulator], *, reads_line
         budget = _BUDGET_CPU if reads_lines else _BUDGET_MOMENTS
     c_step = budget // (samples * values)
     if x.is_cpu:
+        c_step = max(c_step, _RUN // values)
         least = -(-_SMALLEST_BLOCK // (samples * values))
         c_step = min(c_step, max(-(-channels // _BLOCKS), least))
         if x.stride(1) == 1 and values > 1:
@@ -143,7 +146,7 @@ def _read(call: "ActivationCall", accumulators: list[Accumulator], *, reads_line
         fields = x.new_empty(LINE_FIELDS, count, samples, lines, dtype=torch.float64)
         for n in range(0, samples, n_step):
             inputs = slice(n, min(n + n_step, samples))
-            shape = count, inputs.stop - n, lines, length
+            shape = inputs.stop - n, count, lines, length
             out = None
             if reads_lines:
                 out = (

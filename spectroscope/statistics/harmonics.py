@@ -133,7 +133,7 @@ class HarmonicsAccumulator:
         counted = usable.unsqueeze(2) * finite.unsqueeze(-1)  # [2, n, c, K]
         self._counts[:, c] += counted.sum(1)
         # Channels and lines of both sides are channels of one fit. The lines lack their means.
-        sides = torch.stack([side.double() for side in chunk.lines]).permute(2, 0, 1, 3, 4)
+        sides = torch.stack([side.double() for side in chunk.lines]).transpose(0, 1)
         means = moments.means.permute(2, 0, 1, 3)  # [n, 2, c, lines]
         power = moments.fields[X_M2 : Y_M2 + 1].permute(2, 0, 1, 3) / moments.length
         fitted = fit(

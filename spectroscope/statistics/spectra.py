@@ -164,8 +164,8 @@ class SpectraAccumulator:
         }
 
     def _transformed(self, lines: Tensor) -> Tensor:
-        """Components of one side, ``[c, n · lines, F]``."""
-        x = lines.flatten(1, 2).view(lines.shape[0], -1, *self._transform.lengths)
+        """Components of one side, ``[n, c, lines, F]``."""
+        x = lines.view(*lines.shape[:3], *self._transform.lengths)
         if self._transform.tapered:  # in a workspace: other statistics read the lines
             x = workspace("tapered", tuple(x.shape), x.dtype, x.device).copy_(x)
-        return self._transform(x).flatten(2)
+        return self._transform(x).flatten(3)

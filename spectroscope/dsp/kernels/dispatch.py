@@ -76,7 +76,7 @@ def center_lines(
         moments: ``[LINE_FIELDS, c, N, lines]``, float64, contiguous; of the n inputs from `first`
             on, written to.
         first: number of the first input.
-        out: the lines of both sides without their means, each ``[c, n, lines, T]``, contiguous and
+        out: the lines of both sides without their means, each ``[n, c, lines, T]``, contiguous and
             of the type :func:`computed_in`, written to: 0 in inputs that aren't finite on both
             sides. None: moments alone.
     """
@@ -95,10 +95,10 @@ def center_lines(
         x_flat, x_strides = _memory(x)
         y_flat, y_strides = (x_flat, x_strides) if y is None else _memory(y)
         kept = [side.numpy() for side in out or (x.new_empty(0, 0, 0, 0),) * 2]
-        length = x.shape[2] // lines
+        shape = *x.shape[:2], lines
         cpu.center_lines(
-            x_flat, x_strides, y_flat, y_strides, y is None, len(x), length,
-            moments.numpy(), first, *kept,
+            x_flat, x_strides, y_flat, y_strides, y is None, shape, x.shape[2] // lines,
+            moments.view(LINE_FIELDS, -1).numpy(), moments.shape[2], first, *kept,
         )  # fmt: skip
 
 
@@ -127,7 +127,8 @@ def _center_lines(
         return
     finite = lines.finite[..., None, None]
     for side, mean, to in zip((x, y), (X_MEAN, Y_MEAN), out, strict=True):
-        to.copy_((side - moments[mean].unsqueeze(-1)).where(finite, 0))
+        left = (side - moments[mean].unsqueeze(-1)).where(finite, 0)
+        to.copy_(left.transpose(0, 1))
 
 
 def reduce_batch(moments: LineMoments) -> ChannelMoments:
@@ -167,7 +168,7 @@ def add_products(
     """Add |X|², |Y|² and conj(X)·Y over spectra and over the components of each bin, in float64.
 
     Args:
-        x: complex, ``[c, m, F]``, X of m spectra of each channel.
+        x: complex, ``[n, c, lines, F]``, X of n inputs.
         y: likewise, Y.
         transform: whose components and bins these are.
         channel: the first of the c channels among C.
@@ -176,23 +177,23 @@ def add_products(
         max_norm: float64, ``[C, S]``, added to: |Y|² in max-norm bins, if there are any.
     """
     if x.is_cpu and (cpu := cpu_kernels()) is not None:
-        sides = (torch.view_as_real(side).flatten(2).numpy() for side in (x, y))
+        sides = (torch.view_as_real(side).flatten(3).numpy() for side in (x, y))
         indices = transform.weights, transform.bin, transform.max_norm_bin
         cpu.add_products(
             *sides, *(index.numpy() for index in indices), channel,
             sums.numpy(), imaginary.numpy(), max_norm.numpy(),
         )  # fmt: skip
         return
-    components = sums.new_empty(4, x.shape[0], x.shape[2])
+    components = sums.new_empty(4, x.shape[1], x.shape[3])
     if x.is_cuda and (gpu := gpu_kernels(x.device)) is not None:
         gpu.products(torch.view_as_real(x), torch.view_as_real(y), components)
     else:
         x, y = x.to(torch.complex128), y.to(torch.complex128)
-        cross = (x.conj() * y).sum(1)
-        squares = ((side.conj() * side).real.sum(1) for side in (x, y))
+        cross = (x.conj() * y).sum((0, 2))
+        squares = ((side.conj() * side).real.sum((0, 2)) for side in (x, y))
         torch.stack([*squares, cross.real, cross.imag], out=components)
     components *= transform.weights
-    c = slice(channel, channel + x.shape[0])
+    c = slice(channel, channel + x.shape[1])
     sums[:, c].index_add_(2, transform.bin, components[:3])
     if len(imaginary):
         imaginary[c].index_add_(1, transform.bin, components[3])

@@ -101,7 +101,7 @@ def _finite_moments(values, rectify):
 @retry_uncached
 @compile_exactly
 def center_lines(
-    x, x_strides, y, y_strides, rectify, samples, length, moments, sample, x_out, y_out
+    x, x_strides, y, y_strides, rectify, shape, length, moments, batch, sample, x_out, y_out
 ):
     """Moments of lines, and the lines without their means.
 
@@ -111,18 +111,21 @@ def center_lines(
         y: the output's memory, likewise; not read if `rectify`.
         y_strides: likewise.
         rectify: the output is ReLU(x).
-        samples: n.
+        shape: n samples, c channels and f lines.
         length: T, of the lines.
-        moments: ``[LINE_FIELDS, c, N, f]``, of which n samples are written.
+        moments: ``[LINE_FIELDS, c · N · f]``, in the layout of `spectroscope.dsp.moments`, of
+            which n samples are written.
+        batch: N.
         sample: the first of those n.
-        x_out: ``[c, n, f, T]``, written to: the lines without their means, and 0 where any of the
+        x_out: ``[n, c, f, T]``, written to: the lines without their means, and 0 where any of the
             f lines isn't finite on both sides. Nothing is written if it is empty.
         y_out: likewise.
     """
-    channels, lines = moments.shape[1], moments.shape[3]
+    samples, channels, lines = shape
+    inverse = 1 / length
     write = x_out.size > 0
-    for c in range(channels):
-        for n in range(samples):
+    for n in range(samples):
+        for c in range(channels):
             all_finite = True
             for f in range(lines):
                 first = n * x_strides[0] + c * x_strides[1] + f * length
@@ -137,7 +140,7 @@ def center_lines(
                     sums = _sums(a, b, x_pivot, y_pivot)
                 x_sum, y_sum, xx, yy, xy, positive = sums
                 if np.isfinite(xx) and np.isfinite(yy):
-                    x_near, y_near = x_sum / length, y_sum / length
+                    x_near, y_near = x_sum * inverse, y_sum * inverse
                     x_mean, y_mean = x_pivot + x_near, y_pivot + y_near
                     xx, yy = max(xx - x_sum * x_near, 0.0), max(yy - y_sum * y_near, 0.0)
                     xy -= x_sum * y_near
@@ -145,22 +148,22 @@ def center_lines(
                         xy = yy + length * (y_mean * (y_mean - x_mean))
                     x_finite = y_finite = np.float64(length)
                     if write:
-                        _subtract(a, x_mean, x_out[c, n, f])
+                        _subtract(a, x_mean, x_out[n, c, f])
                         if rectify:
-                            _subtract_from_relu(a, y_mean, y_out[c, n, f])
+                            _subtract_from_relu(a, y_mean, y_out[n, c, f])
                         else:
-                            _subtract(b, y_mean, y_out[c, n, f])
+                            _subtract(b, y_mean, y_out[n, c, f])
                 else:
                     all_finite = False
                     xy = 0.0
                     x_mean, xx, _, x_finite = _finite_moments(a, False)
                     y_mean, yy, positive, y_finite = _finite_moments(b, rectify)
-                to = sample + n
-                moments[X_MEAN, c, to, f], moments[Y_MEAN, c, to, f] = x_mean, y_mean
-                moments[X_M2, c, to, f], moments[Y_M2, c, to, f] = xx, yy
-                moments[XY, c, to, f], moments[Y_POSITIVE, c, to, f] = xy, positive
-                moments[X_FINITE, c, to, f], moments[Y_FINITE, c, to, f] = x_finite, y_finite
+                k = np.uint64((c * batch + sample + n) * lines + f)
+                moments[X_MEAN, k], moments[Y_MEAN, k] = x_mean, y_mean
+                moments[X_M2, k], moments[Y_M2, k] = xx, yy
+                moments[XY, k], moments[Y_POSITIVE, k] = xy, positive
+                moments[X_FINITE, k], moments[Y_FINITE, k] = x_finite, y_finite
             if write and not all_finite:
-                x_out[c, n] = 0
-                y_out[c, n] = 0
+                x_out[n, c] = 0
+                y_out[n, c] = 0
     return 0

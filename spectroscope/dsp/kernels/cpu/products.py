@@ -25,10 +25,8 @@ def _add_one(x, y, sums):
 
 
 @compile_reordered
-def _add_four(x, y, first, last, sums):
+def _add_four(p, q, r, s, t, u, v, w, sums):
     """As :func:`_add_one`, of four spectra: sums are read and written a fourth of the times."""
-    p, q, r, s = x[0, first:last], x[1, first:last], x[2, first:last], x[3, first:last]
-    t, u, v, w = y[0, first:last], y[1, first:last], y[2, first:last], y[3, first:last]
     for i in range(p.size):
         k = np.uint64(i)
         a, b, c, d = np.float64(p[k]), np.float64(q[k]), np.float64(r[k]), np.float64(s[k])
@@ -52,7 +50,7 @@ def add_products(x, y, weights, bins, max_norm_bins, channel, sums, imaginary, m
     """Add |X|², |Y|² and conj(X)·Y over spectra, and over the components of each bin.
 
     Args:
-        x: ``[c, m, 2·F]``, real and imaginary parts interleaved, of m spectra of each channel.
+        x: ``[n, c, f, 2·F]``, real and imaginary parts interleaved.
         y: likewise.
         weights: ``[F]``, of the components.
         bins: ``[F]``, bin of each component.
@@ -62,18 +60,32 @@ def add_products(x, y, weights, bins, max_norm_bins, channel, sums, imaginary, m
         imaginary: float64, ``[C, B]``, added to: its imaginary part; or of no channels.
         max_norm: float64, ``[C, S]``, added to: |Y|² in max-norm bins, if there are any.
     """
-    spectra, parts = x.shape[1], x.shape[2]
+    lines, parts = x.shape[2], x.shape[3]
+    spectra = x.shape[0] * lines
+    fours = spectra - spectra % 4
     work, work_imaginary = np.empty((3, _BLOCK)), np.empty(_BLOCK // 2)
-    for c in range(x.shape[0]):
+    for c in range(x.shape[1]):
         to = channel + c
         for first in range(0, parts, _BLOCK):
             last = min(first + _BLOCK, parts)
             work[:] = 0
-            fours = spectra - spectra % 4
             for m in range(0, fours, 4):
-                _add_four(x[c, m : m + 4], y[c, m : m + 4], first, last, work)
+                i, j, k, n = m // lines, (m + 1) // lines, (m + 2) // lines, (m + 3) // lines
+                e, f, g, h = m % lines, (m + 1) % lines, (m + 2) % lines, (m + 3) % lines
+                _add_four(
+                    x[i, c, e, first:last],
+                    x[j, c, f, first:last],
+                    x[k, c, g, first:last],
+                    x[n, c, h, first:last],
+                    y[i, c, e, first:last],
+                    y[j, c, f, first:last],
+                    y[k, c, g, first:last],
+                    y[n, c, h, first:last],
+                    work,
+                )
             for m in range(fours, spectra):
-                _add_one(x[c, m, first:last], y[c, m, first:last], work)
+                n, f = m // lines, m % lines
+                _add_one(x[n, c, f, first:last], y[n, c, f, first:last], work)
             count = (last - first) // 2
             for k in range(count):
                 component = first // 2 + k
@@ -87,7 +99,8 @@ def add_products(x, y, weights, bins, max_norm_bins, channel, sums, imaginary, m
             if len(imaginary):
                 work_imaginary[:] = 0
                 for m in range(spectra):
-                    _add_imaginary(x[c, m, first:last], y[c, m, first:last], work_imaginary[:count])
+                    a, b = x[m // lines, c, m % lines], y[m // lines, c, m % lines]
+                    _add_imaginary(a[first:last], b[first:last], work_imaginary[:count])
                 for k in range(count):
                     component = first // 2 + k
                     imaginary[to, bins[component]] += weights[component] * work_imaginary[k]

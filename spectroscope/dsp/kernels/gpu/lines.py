@@ -33,7 +33,7 @@ def _load(x, y, time, inside, RELU: tl.constexpr):  # noqa: N803
 @triton.jit(
     do_not_specialize=[
         "count", "lines", "length", "x_sample", "x_channel", "y_sample", "y_channel",
-        "samples", "batch", "sample",
+        "channels", "batch", "sample",
     ]
 )  # fmt: skip
 def _center_lines(
@@ -49,7 +49,7 @@ def _center_lines(
     x_channel,
     y_sample,
     y_channel,
-    samples,
+    channels,
     batch,
     sample,
     fields,
@@ -58,11 +58,11 @@ def _center_lines(
     LINES: tl.constexpr,  # noqa: N803
     TIMES: tl.constexpr,  # noqa: N803
 ):
-    """Some lines, numbered as in ``[c, n, lines]``; `count` is their number in all."""
+    """Some lines, numbered as in ``[n, c, lines]``; `count` is their number in all."""
     number = tl.program_id(0) * LINES + tl.arange(0, LINES)
     valid = number < count
     line, at = (number % lines).to(tl.int64), number // lines
-    n, c = (at % samples).to(tl.int64), (at // samples).to(tl.int64)
+    n, c = (at // channels).to(tl.int64), (at % channels).to(tl.int64)
     x_line = (x + n * x_sample + c * x_channel + line * length)[:, None]
     y_line = (y + n * y_sample + c * y_channel + line * length)[:, None]
     x_sum = tl.zeros((LINES, TIMES), tl.float64)
@@ -121,7 +121,7 @@ def center_lines(
         y: likewise; None: ReLU(x).
         moments: ``[LINE_FIELDS, c, N, lines]``, contiguous; of n inputs, written to.
         sample: the first of those n.
-        out: each ``[c, n, lines, T]``, contiguous, written to; None: moments alone.
+        out: each ``[n, c, lines, T]``, contiguous, written to; None: moments alone.
     """
     samples, channels, values = x.shape
     lines = moments.shape[3]
@@ -133,10 +133,10 @@ def center_lines(
     with torch.cuda.device(x.device):
         _center_lines[(triton.cdiv(count, at_once),)](
             x, given, moments, x_out, y_out, count, lines, length, x.stride(0), x.stride(1),
-            given.stride(0), given.stride(1), samples, moments.shape[2], sample,
+            given.stride(0), given.stride(1), channels, moments.shape[2], sample,
             moments[0].numel(), y is None, out is not None, at_once, times,
         )  # fmt: skip
     if out is not None and lines > 1:  # a line that isn't finite takes the others with it
         of_chunk = layout.LineMoments(moments[:, :, sample : sample + samples], length)
         for side in out:
-            side.masked_fill_(~of_chunk.finite[..., None, None], 0)
+            side.masked_fill_(~of_chunk.finite.T[..., None, None], 0)

@@ -9,7 +9,7 @@ from torch import Tensor
 _TILE = 1024
 
 
-@triton.jit(do_not_specialize=["channels", "components", "spectra"])
+@triton.jit(do_not_specialize=["channels", "components", "spectra", "lines"])
 def _products(
     x,
     y,
@@ -17,6 +17,7 @@ def _products(
     channels,
     components,
     spectra,
+    lines,
     SPECTRA: tl.constexpr,  # noqa: N803
     COMPONENTS: tl.constexpr,  # noqa: N803
 ):
@@ -32,7 +33,7 @@ def _products(
     for first in range(0, spectra, SPECTRA):
         spectrum = first + tl.arange(0, SPECTRA)
         inside = (spectrum < spectra)[:, None] & valid[None, :]
-        row = channel * spectra + spectrum
+        row = ((spectrum // lines) * channels + channel) * lines + spectrum % lines
         at = 2 * (row[:, None] * components + component[None, :])
         a = tl.load(x + at, inside, 0.0).to(tl.float64)
         b = tl.load(x + at + 1, inside, 0.0).to(tl.float64)
@@ -54,16 +55,17 @@ def products(x: Tensor, y: Tensor, sums: Tensor) -> None:
     """|X|², |Y|² and conj(X)·Y, summed over spectra.
 
     Args:
-        x: real and imaginary parts, ``[c, m, F, 2]``.
+        x: real and imaginary parts, ``[n, c, lines, F, 2]``.
         y: likewise.
         sums: float64, ``[4, c, F]``, written to: |X|², |Y|², and real and imaginary parts of
             conj(X)·Y.
     """
-    channels, spectra, components, _ = x.shape
+    samples, channels, lines, components, _ = x.shape
+    spectra = samples * lines
     spectrum_block = min(32, triton.next_power_of_2(spectra))
     component_block = min(256, _TILE // spectrum_block)
     with torch.cuda.device(x.device):
         _products[(channels * triton.cdiv(components, component_block),)](
             x.contiguous(), y.contiguous(), sums, channels, components, spectra,
-            spectrum_block, component_block,
+            lines, spectrum_block, component_block,
         )  # fmt: skip
