@@ -183,6 +183,7 @@ def _specimen(
         inputs=batches,
         n_inputs=len(inputs),
         fs=FS,
+        time_axis=1,  # [N, 256], or pairs of windows [N, 256, 2]
         metric=_scores,
         targets=None if truth is None else torch.from_numpy(truth),
         error=None if truth is None else _error,

@@ -31,7 +31,8 @@ ADAPTER_OPTIONS = {
     "fs": (float, "HZ", "sampling rate of the input"),
     "column": (str, "NAME", "column of the input"),
     "checkpoint": (str, "PATH", "weights of your own model, a state_dict"),
-    "channel_axis": (int, "AXIS", "axis of the channels in its activations; default: 1"),
+    "channel_axis": (int, "AXIS", "axis of the channels in its activations; default: automatic"),
+    "time_axis": (int, "AXIS", "time axis of the input [N, ...]; default: automatic"),
 }
 
 # Options of `inspect` that say how to run the specimen.

@@ -23,6 +23,7 @@ COLUMNS = {
     "kind": Column("", "kind of activation: ReLU, ReLU6, Hardtanh, …"),
     "channel": Column("", "channel of the activation, from 0"),
     "channels": Column("", "number of channels"),
+    "channel_axis": Column("", "channel axis of the activation in the model"),
     "shape": Column(
         "", "shape of one input's activation, (C, ...); None along axes where inputs differ"
     ),
@@ -255,6 +256,7 @@ COLUMNS = {
     "selected": Column("", "whether the recorder was asked to record it"),
     "fired": Column("1", "number of calls observed"),
     "reason": Column("", "why it cannot be seen, or is not recorded in full"),
+    "remark": Column("", "what was assumed of it where that isn't known; nothing is missing"),
 }
 
 # Columns of `Comparison`'s tables, beside those above with the suffixes `_a`, `_b` and `_change`.

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from spectroscope.capture.axes import Layout
 from spectroscope.capture.sites import Site
 
 T = TypeVar("T")
@@ -21,13 +22,14 @@ class ActivationCall:
         decimation: samples of the model's input per sample of the site, along the axes of time or
             space; NaN where unknown or different between them.
         is_relu: torch's own ReLU is called, so that the output is known before it runs.
+        layout: of the axes of the tensors in the model.
     """
 
     def __init__(
         self,
         site: Site,
         tensor: Tensor,
-        channel_axis: int,
+        layout: Layout,
         *,
         decimation: float = math.nan,
         is_relu: bool = False,
@@ -36,7 +38,7 @@ class ActivationCall:
         self.site = site
         self.decimation = decimation
         self.is_relu = is_relu
-        self._axis = channel_axis
+        self.layout = layout
         self._input = tensor
         self._output: Tensor | None = None
         self._note = note
@@ -50,7 +52,7 @@ class ActivationCall:
     @property
     def input(self) -> Tensor:
         """``[N, C, ...]``; an in-place activation overwrites it: see :meth:`keep_input`."""
-        return channels_first(self._input, self._axis)
+        return channels_first(self._input, self.layout)
 
     @property
     def output(self) -> Tensor:
@@ -60,7 +62,7 @@ class ActivationCall:
             RuntimeError: an activation other than ReLU has not run yet.
         """
         if self._output is not None:
-            return channels_first(self._output, self._axis)
+            return channels_first(self._output, self.layout)
         if not self.is_relu:
             raise RuntimeError(f"{self.name} has not run yet")
         return self.shared(_relu)
@@ -68,7 +70,17 @@ class ActivationCall:
     @property
     def channel_axis(self) -> int:
         """Channel axis of the tensors in the model."""
-        return self._axis
+        return self.layout.channel
+
+    @property
+    def transformed(self) -> tuple[int, ...]:
+        """The axes of ``[N, C, ...]`` that are Fourier transformed."""
+        return self.layout.transformed_in_order(self._input.dim())
+
+    def transformed_last(self, tensor: Tensor) -> Tensor:
+        """A view of `tensor` ``[N, C, ...]`` with the transformed axes last."""
+        count = len(self.transformed)
+        return tensor.movedim(self.transformed, tuple(range(-count, 0))) if count else tensor
 
     @property
     def device(self) -> torch.device:
@@ -110,14 +122,15 @@ class ActivationCall:
 
     def channels_restored(self, tensor: Tensor) -> Tensor:
         """A view of `tensor` ``[N, C, ...]`` with the axes as in the model."""
-        if self._axis % self._input.dim() == 0:
-            return tensor.squeeze(0)
-        return tensor.movedim(1, self._axis)
+        order = self.layout.order(self._input.dim())
+        tensor = tensor.squeeze(0) if self.layout.batch is None else tensor
+        return tensor.permute([order.index(axis) for axis in range(len(order))])
 
 
-def channels_first(tensor: Tensor, axis: int) -> Tensor:
-    """A view of `tensor` as ``[N, C, ...]`` from channels at `axis`; 0: no batch axis."""
-    return tensor.unsqueeze(0) if axis % tensor.dim() == 0 else tensor.movedim(axis, 1)
+def channels_first(tensor: Tensor, layout: Layout) -> Tensor:
+    """A view of `tensor` as ``[N, C, ...]``; N is 1 without a batch axis."""
+    tensor = tensor.permute(layout.order(tensor.dim()))
+    return tensor.unsqueeze(0) if layout.batch is None else tensor
 
 
 def _relu(call: ActivationCall) -> Tensor:

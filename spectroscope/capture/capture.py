@@ -10,13 +10,15 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from spectroscope.capture import activations, hooks
-from spectroscope.capture.axes import AxisTracker
+from spectroscope.capture.axes import ChannelAxis, Layout, TimeAxis
+from spectroscope.capture.axis_tracker import AxisTracker
 from spectroscope.capture.call import run_on_copy
 from spectroscope.capture.discovery import Discovery
 from spectroscope.capture.dispatch import CallObserver, Change, Dispatcher, Finish
 from spectroscope.capture.downsampling import DownsamplingLog, Provenance
-from spectroscope.capture.frames import calls_itself
-from spectroscope.capture.sites import CoverageRow, Downsampling, Select, Shape, Site
+from spectroscope.capture.frames import calls_itself, keyword_arguments
+from spectroscope.capture.inputs import Input, InputAxes, SamplingRate, inputs_of
+from spectroscope.capture.sites import CoverageRow, Downsampling, Select, Site
 from spectroscope.errors import first_line
 
 
@@ -45,14 +47,15 @@ class Frame:
 class _ThreadState(threading.local):
     """The forward pass that runs in this thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, inputs: InputAxes) -> None:
+        self._inputs = inputs
         self.running: list[Frame] = []
         self.calls: Counter[str] = Counter()
         self.restart()
 
     def restart(self) -> None:
         """Forget the tensors of the previous forward."""
-        self.axes = AxisTracker()
+        self.axes = AxisTracker(self._inputs)
         self.provenance = Provenance(self.axes)
 
 
@@ -68,10 +71,13 @@ class Capture:
         kinds: as in :class:`spectroscope.capture.discovery.Discovery`.
         channel_axis: as in :class:`spectroscope.capture.dispatch.Dispatcher`.
         decimation: as in :class:`spectroscope.capture.dispatch.Dispatcher`.
-        on_forward: called with the positional arguments before each forward of the model.
+        fs: as in :class:`spectroscope.capture.inputs.InputAxes`.
+        time_axis: as in :class:`spectroscope.capture.inputs.InputAxes`.
+        on_forward: called with the inputs before each forward of the model.
 
     Attributes:
         discovery: the activations of the model, and the parts that can't be observed.
+        inputs: time axis and sampling rate of the model's inputs.
         ran: ``"model"`` after the model's own forward ran, ``"parts"`` if only that of submodules
             did, or None.
     """
@@ -84,18 +90,23 @@ class Capture:
         change: Change | None = None,
         select: Select = None,
         kinds: Iterable[str | type[nn.Module]] = (),
-        channel_axis: int | Mapping[str, int] = 1,
+        channel_axis: ChannelAxis = "auto",
         decimation: float | Mapping[str, float] | None = None,
-        on_forward: Callable[[tuple[Any, ...]], None] = lambda args: None,
+        fs: SamplingRate = None,
+        time_axis: TimeAxis = "auto",
+        on_forward: Callable[[list[Input]], None] = lambda inputs: None,
     ):
         self.discovery = Discovery(model, select, kinds)
         self.ran: Literal["model", "parts"] | None = None
         self._downsamplings = DownsamplingLog()
-        self._dispatcher = Dispatcher(observe, change, channel_axis, decimation)
+        self.inputs = InputAxes(fs, time_axis)
+        self._dispatcher = Dispatcher(
+            observe, change, channel_axis, decimation, timed=self.inputs.fs is not None
+        )
         self._model = model
         self._on_forward = on_forward
         self._entered: Counter[str] = Counter()  # calls of activation modules, by place
-        self._thread = _ThreadState()
+        self._thread = _ThreadState(self.inputs)
         self._attached_in: int | None = None  # id of the thread
 
     def attach(self) -> None:
@@ -107,7 +118,7 @@ class Capture:
         if self._attached_in is not None:
             raise RuntimeError("this recorder is already recording")
         self.discovery.scan()  # modules may have been replaced since the last scan
-        self._thread = _ThreadState()
+        self._thread = _ThreadState(self.inputs)
         self._attached_in = threading.get_ident()
         try:
             hooks.register(self)
@@ -150,9 +161,9 @@ class Capture:
         self._entered = Counter(state["entered"])
         self._downsamplings.load_state_dict(state["downsamplings"])
 
-    def next_downsampling(self, site: Site, shape: Shape) -> Downsampling | None:
-        """The next downsampling after a site whose activations have shape ``(C, ...)``."""
-        return self._downsamplings.next(site.name, self._dispatcher.channel_axis.of(site), shape)
+    def next_downsampling(self, site: Site, layout: Layout) -> Downsampling | None:
+        """The next downsampling after a site whose activations have this layout."""
+        return self._downsamplings.next(site.name, layout)
 
     @property
     def attached(self) -> bool:
@@ -188,8 +199,9 @@ class Capture:
             thread.calls.clear()
             thread.restart()
             if module is self._model:
-                thread.axes.start(args)
-                self._on_forward(args)
+                inputs = inputs_of(module, args, keyword_arguments(module))
+                thread.axes.start(inputs)
+                self._on_forward(inputs)
         name = names[0] if len(names) == 1 else self._called_name(names)
         in_custom = False
         if thread.running:
@@ -209,9 +221,8 @@ class Capture:
                         # It may work in place.
                         finish = partial(finish, original_input=tensor.clone())
                 else:
-                    self.discovery.set_reason(
-                        name, module, "it was called without a positional tensor"
-                    )
+                    reason = "it was called without a positional tensor"
+                    self.discovery.set_reason(name, module, reason)
         thread.running.append(Frame(module, name, kind, in_custom, finish))
 
     def on_module_exit(self, module: nn.Module, output: Any) -> Any:
@@ -249,7 +260,7 @@ class Capture:
                 reason = "its ReLU is part of a fused kernel"
                 self.discovery.add_unobservable(frame.name, frame.module, reason, function=name)
         axes, provenance = thread.axes, thread.provenance
-        if wrap is finish is None and not axes.any_tracked(args, kwargs):
+        if wrap is finish is None and not axes.concerns(name, args, kwargs):
             return None
         place = f"{frame.name}/{name.strip('_')}".lstrip("/")
 
@@ -307,8 +318,7 @@ class Capture:
         calls[row.place] += 1
         if not self.discovery.selects(site):
             return None
-        axes = self._thread.axes.of(tensor)
-        finish = self._dispatcher.start(site, tensor, axes, row, is_relu=is_relu)
+        finish = self._dispatcher.start(site, tensor, self._thread.axes, row, is_relu=is_relu)
 
         def finish_call(output: Any, original_input: Tensor | None = None) -> Tensor | None:
             new = finish(output) if original_input is None else finish(output, original_input)

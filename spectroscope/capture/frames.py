@@ -2,12 +2,15 @@
 
 import sys
 import types
+from typing import Any
 
 import torch
 from torch import nn
 from torch.utils import checkpoint
 
-from spectroscope.capture.axes import tensors
+from spectroscope.capture.tensors import tensors
+
+_CALL_GLOBALS = nn.Module._call_impl.__globals__
 
 
 def will_be_recomputed() -> bool:
@@ -21,6 +24,16 @@ def will_be_recomputed() -> bool:
                 return True
         frame = frame.f_back
     return False
+
+
+def keyword_arguments(module: nn.Module) -> dict[str, Any]:
+    """The keyword arguments of `module`, which is about to run: its global hooks don't get them."""
+    frame: types.FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_globals is _CALL_GLOBALS and frame.f_locals.get("self") is module:
+            return dict(frame.f_locals.get("kwargs") or {})
+        frame = frame.f_back
+    return {}
 
 
 def calls_itself(module: nn.Module) -> bool:

@@ -76,6 +76,7 @@ class CoverageRow:
         selected: whether `select` matches.
         fired: number of observed calls.
         reason: why calls are missing from the recording; empty if none are.
+        remark: what was assumed of calls that are recorded; empty if nothing was.
     """
 
     module: str
@@ -84,6 +85,7 @@ class CoverageRow:
     selected: bool = False
     fired: int = 0
     reason: str = ""
+    remark: str = ""
 
     @property
     def place(self) -> str:

@@ -67,7 +67,7 @@ def importance(
         operations: by name, or functions that have one.
         select: which sites, as in :func:`spectroscope.record`.
         progress: show a bar on standard error.
-        options: `fs`, `kinds`, `channels`, `channel_axis`, `decimation` of
+        options: `fs`, `kinds`, `channels`, `channel_axis`, `time_axis`, `decimation` of
             :func:`spectroscope.intervene`.
 
     Returns:

@@ -2,7 +2,7 @@
 
 import itertools
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from spectroscope.capture.axes import ChannelAxis
 from spectroscope.capture.call import ActivationCall
 from spectroscope.capture.capture import Capture
 from spectroscope.capture.session import CaptureSession
@@ -33,7 +34,7 @@ def dc_by_sample(
     path: str | os.PathLike[str] | None = None,
     select: Select = None,
     kinds: Iterable[str | type[nn.Module]] = (),
-    channel_axis: int | Mapping[str, int] = 1,
+    channel_axis: ChannelAxis = "auto",
     progress: bool = False,
 ) -> pd.DataFrame | None:
     """Output DC of each input, at every site and channel.
@@ -86,7 +87,7 @@ class DCReader(CaptureSession):
         *,
         select: Select = None,
         kinds: Iterable[str | type[nn.Module]] = (),
-        channel_axis: int | Mapping[str, int] = 1,
+        channel_axis: ChannelAxis = "auto",
     ):
         self._found: dict[str, Tensor] = {}
         self._left_out: dict[str, str] = {}

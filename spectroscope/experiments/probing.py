@@ -1,6 +1,6 @@
 """`probe`: how well the DC alone of each site tells what is sought, beside all of it."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from spectroscope.capture.axes import ChannelAxis
 from spectroscope.capture.call import ActivationCall
 from spectroscope.capture.capture import Capture
 from spectroscope.capture.session import CaptureSession
@@ -33,7 +34,7 @@ def probe(
     targets: ArrayLike | Tensor | None = None,
     select: Select = None,
     kinds: Iterable[str | type[nn.Module]] = (),
-    channel_axis: int | Mapping[str, int] = 1,
+    channel_axis: ChannelAxis = "auto",
     folds: Any = 5,
     progress: bool = False,
 ) -> pd.DataFrame:

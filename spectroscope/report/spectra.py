@@ -31,10 +31,10 @@ class SiteRate(NamedTuple):
 
     @classmethod
     def of(cls, recording: Recording, record: SiteRecord) -> "SiteRate":
-        """The rate of a site, in Hz if `fs` was given and it isn't an image."""
-        axes = sum(length is None or length > 1 for length in record.shape[1:])
+        """The rate of a site, in Hz if `fs` was given and the transformed axis is time."""
+        axes = len(record.layout.transformed)
         known = not math.isnan(record.decimation)
-        if known and axes < 2 and recording.fs is not None:
+        if known and record.layout.is_time and recording.fs is not None:
             return cls(recording.fs / record.decimation, "Hz")
         unit = "cycles/sample" if axes < 2 else "cycles/pixel"
         return cls(1 / record.decimation, unit) if known else cls(1.0, f"{unit} of the site")

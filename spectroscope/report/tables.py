@@ -23,7 +23,8 @@ _MEANS = ["dc_in", "dc_out", "dc_out_std", "ac_rms_in", "ac_rms_out", "active_fr
           "dc_fraction", "dc_gaussian", "dc_gaussian_residual", "dc_tone",
           "dc_tone_residual"]  # fmt: skip
 _COUNTS = ["nonfinite", "nonfinite_out"]
-_COVERAGE = ["place", "module", "function", "kind", "status", "selected", "fired", "reason"]
+_COVERAGE = ["place", "module", "function", "kind", "status", "selected", "fired", "reason",
+             "remark"]  # fmt: skip
 
 
 def user_columns(recording: Recording) -> dict[str, Column]:
@@ -55,14 +56,16 @@ def sites(recording: Recording) -> pd.DataFrame:
     """See `Report.sites`."""
     rows = []
     for record in recording.records.values():
-        known = not np.isnan(record.decimation)
-        fs = spectra.SiteRate.of(recording, record).fs if known else np.nan
+        fs, unit = spectra.SiteRate.of(recording, record)
+        if np.isnan(record.decimation) or (recording.fs is not None and unit != "Hz"):
+            fs = np.nan
         decomposition = Decomposition.of(record, recording.window)
         downsampling = recording.downsamplings.get(record.site.name)
         rows.append(
             _site_columns(record)
             | {
                 "channels": record.channels,
+                "channel_axis": record.layout.channel,
                 "shape": record.shape,
                 "fs": fs,
                 "nyquist": fs / 2,
@@ -77,8 +80,8 @@ def sites(recording: Recording) -> pd.DataFrame:
             }
             | dead_and_always_on(record)
         )
-    columns = [*SITE_COLUMNS, "channels", "shape", "fs", "nyquist", "decimation", "n_samples",
-               "preserved_fraction", "introduced_fraction", "above_next_nyquist",
+    columns = [*SITE_COLUMNS, "channels", "channel_axis", "shape", "fs", "nyquist", "decimation",
+               "n_samples", "preserved_fraction", "introduced_fraction", "above_next_nyquist",
                "feeds_global_pooling", "dead_fraction", "always_on_fraction"]  # fmt: skip
     by_site = dc(recording).groupby("site", sort=False)
     means = by_site[[*_MEANS, *user_columns(recording)]].mean()

@@ -60,6 +60,7 @@ def ablate(
             progress=progress,
             fs=specimen.fs,
             channel_axis=specimen.channel_axis,
+            time_axis=specimen.time_axis,
         )
     return table.assign(metric=specimen.error_name) if measure is specimen.error else table
 

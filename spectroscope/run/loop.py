@@ -109,6 +109,7 @@ def inspect(
         spectra=spectra,
         statistics=statistics,
         channel_axis=specimen.channel_axis,
+        time_axis=specimen.time_axis,
         about=notes | dict(about or {}),
     )
     options = {

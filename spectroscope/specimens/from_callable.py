@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spectroscope.capture.axes import ChannelAxis, TimeAxis
 from spectroscope.errors import RequestError, first_line
 from spectroscope.io import load_array, load_checkpoint
 from spectroscope.specimens.specimen import Specimen
@@ -21,7 +22,8 @@ def from_callable(
     input: str | os.PathLike[str] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     fs: float | None = None,
-    channel_axis: int = 1,
+    channel_axis: ChannelAxis = "auto",
+    time_axis: TimeAxis = "auto",
 ) -> Specimen:
     """Specimen from a callable that returns a model or a Specimen.
 
@@ -32,14 +34,17 @@ def from_callable(
         checkpoint: weights of the model: a `state_dict` written by `torch.save`.
         fs: sampling rate of a 1-D input in Hz.
         channel_axis: as in :func:`spectroscope.record`.
+        time_axis: as in :func:`spectroscope.record`.
 
     Raises:
         RequestError: the callable does not exist, raises, or returns something else; a file can't
-            be read; or `input`, `checkpoint` or `fs` is given for a Specimen.
+            be read; or another argument is given for a Specimen.
     """
     made = _call(path)
     options = {"input": input, "checkpoint": checkpoint, "fs": fs}
     given = [name for name, value in options.items() if value is not None]
+    axes = {"channel_axis": channel_axis, "time_axis": time_axis}
+    given += [name for name, value in axes.items() if value != "auto"]
     if isinstance(made, Specimen):
         if given:
             raise RequestError(f"{path} returns a Specimen, which has its own {', '.join(given)}")
@@ -64,6 +69,7 @@ def from_callable(
         n_inputs=len(x),
         fs=fs,
         channel_axis=channel_axis,
+        time_axis=time_axis,
     )
 
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from spectroscope.capture.axes import transformed_axes
 from spectroscope.dsp.kernels.dispatch import center_lines, computed_in
 from spectroscope.dsp.kernels.parallel import parallel_for, workspace
 from spectroscope.dsp.moments import LINE_FIELDS, LineMoments
@@ -120,11 +119,12 @@ class Chunk(NamedTuple):
 
 def _read(call: "ActivationCall", accumulators: list[Accumulator], *, reads_lines: bool) -> None:
     """Read a batch: all inputs of the first channels, then of the next channels."""
-    x, y = call.input, None if call.is_relu else call.output
+    x = call.transformed_last(call.input)
+    y = None if call.is_relu else call.transformed_last(call.output)
     samples, channels = x.shape[:2]
     values = x[0, 0].numel()
-    axes = transformed_axes(tuple(x.shape[1:]))
-    length = math.prod(x.shape[1 + axis] for axis in axes) if axes else values
+    axes = len(call.transformed)
+    length = math.prod(x.shape[-axes:]) if axes else values
     lines = values // length
     budget = _BUDGET_GPU
     if x.is_cpu:

@@ -1,11 +1,11 @@
 """Amplitudes of harmonics on both sides of an activation, summed over inputs."""
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from spectroscope.capture.axes import transformed_axes
 from spectroscope.dsp.harmonics import Harmonics, fit
 from spectroscope.dsp.moments import X_M2, Y_M2
 from spectroscope.dsp.theory.tones import rectified_tone_dc
@@ -53,13 +53,15 @@ class HarmonicSums(NamedTuple):
 
 
 class HarmonicAmplitudes(ChunkedStatistic):
-    """Amplitudes of harmonics of ``[N, C, T]`` on both sides, as :class:`HarmonicSums`.
+    """Amplitudes of harmonics on both sides, as :class:`HarmonicSums`.
 
-    Inputs whose fundamental is unknown are left out, and so are activations of other shapes.
+    Inputs whose fundamental is unknown are left out, and so are activations with no or several
+    transformed axes.
 
     Args:
         fundamental: of the inputs; None: unknown. May be replaced between batches.
         orders: K, number of harmonics.
+        timed: leave out activations whose transformed axis isn't the time of the model's input.
     """
 
     name = "harmonics"
@@ -71,19 +73,24 @@ class HarmonicAmplitudes(ChunkedStatistic):
         "fundamental": (5, "C"),
     }
 
-    def __init__(self, fundamental: Fundamental | None = None, orders: int = 8):
+    def __init__(
+        self, fundamental: Fundamental | None = None, orders: int = 8, *, timed: bool = False
+    ):
         self.fundamental = fundamental or Fundamental(None, 1.0)
         self.orders = orders
+        self._timed = timed
 
     def start(self, call: "ActivationCall") -> "Arrays | HarmonicsAccumulator":
         """See :class:`ChunkedStatistic`."""
         x = call.input
-        if len(transformed_axes(tuple(x.shape[1:]))) != 1:
+        if len(call.transformed) != 1:
             return {}
-        f0 = self.fundamental.at_site(call.decimation, len(x))
+        time_lost = self._timed and not call.layout.is_time
+        f0 = self.fundamental.at_site(math.nan if time_lost else call.decimation, len(x))
         if isinstance(f0, str):
             call.note(f0)
-        return HarmonicsAccumulator(x, f0, self.orders) if isinstance(f0, Tensor) else {}
+        length = x.shape[call.transformed[0]]
+        return HarmonicsAccumulator(x, length, f0, self.orders) if isinstance(f0, Tensor) else {}
 
     def merged(self, first: Arrays, second: Arrays) -> Arrays:
         """See :meth:`Statistic.merged`.
@@ -101,15 +108,16 @@ class HarmonicsAccumulator:
     """The sums of one batch.
 
     Args:
-        x: ``[N, C, T]``, for shape and device.
+        x: ``[N, C, ...]``, for shape and device.
+        length: T, of the transformed axis; means are taken over the other axes.
         f0: ``[N]``, or ``[1]`` for all inputs, in cycles per sample of the site; NaN: unknown.
         orders: K.
     """
 
-    def __init__(self, x: Tensor, f0: Tensor, orders: int):
+    def __init__(self, x: Tensor, length: int, f0: Tensor, orders: int):
         # Asynchronous: the kernels that read f0 run later on the same stream.
         f0 = f0.to(x.device, non_blocking=x.is_cuda)
-        self._harmonics = Harmonics.of(f0, orders, x[0, 0].numel())
+        self._harmonics = Harmonics.of(f0, orders, length)
         folded, usable = self._harmonics.folded, self._harmonics.usable
         self._usable = torch.stack([usable & ~folded, usable & folded]).double()  # [2, N or 1, K]
         repeats = len(x) // len(folded)

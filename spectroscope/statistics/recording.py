@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from spectroscope.capture.axes import Layout
 from spectroscope.capture.sites import CoverageRow, Downsampling, Shape, Site
 from spectroscope.dsp.moments import ChannelMoments
 from spectroscope.dsp.spectra import Window
@@ -34,6 +35,7 @@ class SiteRecord:
     Attributes:
         site: the activation call.
         shape: of one input, ``(C, ...)``; None along axes where inputs differ.
+        layout: of the axes of the activation in the model.
         decimation: samples of the model's input per sample of the site, along each axis of time or
             space; NaN where unknown, or different between axes or inputs.
         inputs: number of inputs (batch items) recorded.
@@ -42,6 +44,7 @@ class SiteRecord:
 
     site: Site
     shape: Shape
+    layout: Layout
     decimation: float
     inputs: int
     state: State
@@ -103,6 +106,9 @@ class SiteRecord:
             return f"{self.channels} channels, then {other.channels}"
         if len(self.shape) != len(other.shape):
             return f"{len(self.shape) - 1} axes of time or space, then {len(other.shape) - 1}"
+        if self.layout.leading != other.layout.leading:
+            axes = f"{self.layout.channel}, then {other.layout.channel}"
+            return f"channels at axis {axes}"
         return None
 
     def merge(
@@ -130,7 +136,8 @@ class SiteRecord:
         shape = tuple(a if a == b else None for a, b in zip(self.shape, other.shape, strict=True))
         decimation = self.decimation if self.decimation == other.decimation else math.nan
         inputs = self.inputs + other.inputs
-        return SiteRecord(self.site, shape, decimation, inputs, state), reasons
+        layout = self.layout._replace(is_time=self.layout.is_time and other.layout.is_time)
+        return SiteRecord(self.site, shape, layout, decimation, inputs, state), reasons
 
 
 @dataclass(frozen=True)
@@ -204,6 +211,7 @@ class Recording:
                 selected=own.selected or row.selected,
                 fired=own.fired + row.fired,
                 reason=own.reason or row.reason or dropped.get(name, ""),
+                remark=own.remark or row.remark,
             )
         downsamplings = {**other.downsamplings, **self.downsamplings}
         about = {

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from spectroscope.capture.axes import transformed_axes
 from spectroscope.dsp.kernels.dispatch import add_products, mean_products
 from spectroscope.dsp.kernels.parallel import workspace
 from spectroscope.dsp.spectra import Transform, Window, max_norm_bin_count, radial_bin_count
@@ -76,7 +75,7 @@ class Spectra(ChunkedStatistic):
     def start(self, call: "ActivationCall") -> "Arrays | SpectraAccumulator":
         """See :class:`ChunkedStatistic`."""
         x = call.input
-        lengths = tuple(x.shape[1 + axis] for axis in transformed_axes(tuple(x.shape[1:])))
+        lengths = tuple(x.shape[axis] for axis in call.transformed)
         if lengths:
             return SpectraAccumulator(x, lengths, self.window, plane=self.plane)
         no_bins = x.new_zeros(x.shape[1], 0, dtype=torch.float64)

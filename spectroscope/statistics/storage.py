@@ -12,6 +12,7 @@ import numpy as np
 import scipy.signal
 import torch
 
+from spectroscope.capture.axes import Layout
 from spectroscope.capture.sites import CoverageRow, Downsampling, Site
 from spectroscope.errors import RequestError
 from spectroscope.statistics.base import COLUMN, Arrays, Statistic, by_name, without_columns
@@ -20,7 +21,7 @@ from spectroscope.statistics.moments import DCMoments
 from spectroscope.statistics.recording import Recording, SiteRecord
 from spectroscope.statistics.run_shard import RunShard
 
-FORMAT = 3
+FORMAT = 4
 
 
 class StoredStatistic(Statistic):
@@ -72,6 +73,7 @@ def write(
             {
                 "site": record.site._asdict(),
                 "shape": record.shape,
+                "layout": record.layout._asdict(),
                 "decimation": decimation,
                 "inputs": record.inputs,
                 "dropped": [name for name, state in record.state.items() if state is None],
@@ -146,6 +148,22 @@ def read_with_more(
         raise RequestError(f"{path} is not a saved report, or damaged ({reason})") from error
 
 
+def _layout(stored: Mapping[str, Any], size: int) -> Layout:
+    """The layout of a site whose activations have `size` axes beside that of the inputs."""
+    batch, channel = stored["batch"], int(stored["channel"])
+    layout = Layout(
+        None if batch is None else int(batch),
+        channel,
+        tuple(map(int, stored["transformed"])),
+        bool(stored["is_time"]),
+    )
+    dim = size + len(layout.leading) - 1
+    axes = [*layout.leading, *layout.transformed]
+    if len(set(axes)) < len(axes) or not all(0 <= axis < dim for axis in axes):
+        raise ValueError(f"{layout}")
+    return layout
+
+
 def _recording(
     header: Mapping[str, Any], arrays: np.lib.npyio.NpzFile, known: Mapping[str, Statistic]
 ) -> Recording:
@@ -179,6 +197,7 @@ def _recording(
         record = SiteRecord(
             Site(**entry["site"]),
             shape,
+            _layout(entry["layout"], len(shape)),
             math.nan if entry["decimation"] is None else float(entry["decimation"]),
             int(entry["inputs"]),
             state,

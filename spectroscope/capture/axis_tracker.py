@@ -1,0 +1,104 @@
+"""Axis tracking: the role and the decimation of each axis of every tensor of one forward.
+
+The decimation of an axis is the number of input samples to one of its own. Lengths don't give it:
+an unpadded convolution shortens without decimating, and the lengths 299, 149, 147, 73 in Inception
+v3 are decimations 1, 2, 2, 4. So it is carried along with the tensors through every torch function:
+a stride multiplies it, an interpolation divides it, a transposition moves it. So is the role: a
+convolution or a linear layer makes an axis of channels. After any function that isn't known to
+preserve them, both are unknown.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from spectroscope.capture.axes import Axes, Axis
+from spectroscope.capture.axis_rules import MAKES_CHANNELS, FunctionCall, output_axes
+from spectroscope.capture.inputs import Input, InputAxes
+from spectroscope.capture.tensors import TensorMap, tensors
+
+
+class AxisTracker:
+    """The axes of the tensors of one forward.
+
+    Args:
+        inputs: time axis and sampling rate of the model's inputs.
+
+    Attributes:
+        started: whether the inputs of the model are known.
+    """
+
+    def __init__(self, inputs: InputAxes) -> None:
+        self.started = False
+        self._inputs = inputs
+        self._may_be_channels_last = False
+        self._axes: TensorMap[Axes] = TensorMap()
+
+    def start(self, inputs: Sequence[Input]) -> None:
+        """Track the model's `inputs`."""
+        self.started = bool(inputs)
+        self._may_be_channels_last = self._inputs.may_be_channels_last(inputs)
+        for given, axes in zip(inputs, self._inputs.axes(inputs), strict=True):
+            self._axes.set(given.tensor, axes)
+
+    def of(self, tensor: Tensor) -> Axes | None:
+        """The axes of `tensor`, or None if it isn't tracked."""
+        axes = self._axes.get(tensor)
+        return axes if axes is not None and len(axes) == tensor.dim() else None
+
+    def concerns(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Cheap pre-check: may :meth:`update` have something to do?"""
+        return name.lstrip("_") in MAKES_CHANNELS or any(
+            self._axes.may_contain(value) or isinstance(value, list | tuple)
+            for value in (*args, *kwargs.values())
+        )
+
+    def update(
+        self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> list[tuple[Tensor, Axes]]:
+        """Track the output of a torch function that has run.
+
+        Args:
+            name: the function's name, from `activations.function_name`.
+            args: its positional arguments.
+            kwargs: its keyword arguments.
+            output: its result.
+
+        Returns:
+            The tracked tensors among the arguments, with their axes.
+        """
+        name = name.lstrip("_")
+        inputs = [*tensors(args), *tensors(kwargs.values())]
+        if self._may_be_channels_last and name == "conv1d":
+            self._check_time(inputs)
+        tracked = [(tensor, axes) for tensor in inputs if (axes := self.of(tensor)) is not None]
+        if not inputs or not (tracked or name in MAKES_CHANNELS):
+            return []
+        call = FunctionCall(name, args, kwargs, inputs, tracked)
+        for tensor in tensors((output,)):
+            if len(tracked) == 1 and tensor is tracked[0][0]:
+                continue  # in-place function
+            axes = output_axes(call, tensor)
+            if axes is not None and len(axes) == tensor.dim():
+                self._axes.set(tensor, axes)
+            else:
+                self._axes.discard(tensor)
+        return tracked
+
+    def _check_time(self, inputs: list[Tensor]) -> None:
+        """Mend the axes of all tensors where a convolution slides along axis 1 of ``[N, T, C]``."""
+        axes = self.of(inputs[0])
+        if axes is None or axes[-1].role or axes[-1].decimation is None:
+            return
+        self._inputs.found_channels_last()
+        self._may_be_channels_last = False
+        self._axes.map(lambda axes: tuple(map(_swapped, axes)))
+
+
+def _swapped(axis: Axis) -> Axis:
+    """An axis of a tensor made from ``[N, T, C]`` that was taken for ``[N, C, T]``."""
+    if axis.role == "time":
+        return Axis("", axis.decimation)
+    from_axis_1 = not axis.role and axis.decimation is not None
+    return Axis("time", axis.decimation) if from_axis_1 else axis
