@@ -166,10 +166,12 @@ class LineMoments(NamedTuple):
     Attributes:
         fields: float64, ``[LINE_FIELDS, C, N, lines]``, in the layout declared above.
         length: number of values of a line.
+        complete: all values are known to be finite.
     """
 
     fields: Tensor
     length: int
+    complete: bool = False
 
     @classmethod
     def of(cls, x: Tensor, y: Tensor) -> "LineMoments":
@@ -217,7 +219,7 @@ class LineMoments(NamedTuple):
         sums[: Y_MEAN + 1] = within.mean
         sums[X_M2 : Y_M2 + 1] += within.m2
         sums[XY] = joint.m2[2]
-        return LineMoments(sums.unsqueeze(-1), self.length * lines)
+        return LineMoments(sums.unsqueeze(-1), self.length * lines, self.complete)
 
     def of_channels(self) -> ChannelMoments:
         """Moments of the channels, if each input is one line."""

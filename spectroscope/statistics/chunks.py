@@ -143,6 +143,7 @@ def _read(call: "ActivationCall", accumulators: list[Accumulator], *, reads_line
     def read_block(number: int) -> None:
         c = slice(number * c_step, min((number + 1) * c_step, channels))
         count = c.stop - c.start
+        complete = True
         fields = x.new_empty(LINE_FIELDS, count, samples, lines, dtype=torch.float64)
         for n in range(0, samples, n_step):
             inputs = slice(n, min(n + n_step, samples))
@@ -153,13 +154,14 @@ def _read(call: "ActivationCall", accumulators: list[Accumulator], *, reads_line
                     workspace("x", shape, dtype, x.device),
                     workspace("y", shape, dtype, x.device),
                 )
-            center_lines(x[inputs, c], None if y is None else y[inputs, c], fields, n, out)
+            given = None if y is None else y[inputs, c]
+            complete &= center_lines(x[inputs, c], given, fields, n, out)
             if out is not None:
                 chunk = Chunk(c, inputs, LineMoments(fields[:, :, inputs], length), out)
                 for accumulator in accumulators:
                     accumulator.add(chunk)
         for accumulator in accumulators:
-            accumulator.finish(Block(c, LineMoments(fields, length)))
+            accumulator.finish(Block(c, LineMoments(fields, length, complete)))
 
     blocks = -(-channels // c_step)
     if x.is_cpu:

@@ -67,7 +67,7 @@ def computed_in(dtype: torch.dtype) -> torch.dtype:
 
 def center_lines(
     x: Tensor, y: Tensor | None, moments: Tensor, first: int, out: tuple[Tensor, Tensor] | None
-) -> None:
+) -> bool:
     """Moments of the lines of both sides of an activation, and the lines without their means.
 
     Args:
@@ -79,27 +79,32 @@ def center_lines(
         out: the lines of both sides without their means, each ``[n, c, lines, T]``, contiguous and
             of the type :func:`computed_in`, written to: 0 in inputs that aren't finite on both
             sides. None: moments alone.
+
+    Returns:
+        Whether all values are known to be finite.
     """
     lines = moments.shape[3]
     gpu = gpu_kernels(x.device) if x.is_cuda else None
     cpu = cpu_kernels() if x.is_cpu else None
     if gpu is None and cpu is None:
         _center_lines(x, y, moments[:, :, first : first + len(x)], out)
-        return
+        return False
     x = _readable(x, "input")
     if y is not None:
         y = _readable(y, "output")
     if gpu is not None:
         gpu.center_lines(x, y, moments, first, out)
-    elif cpu is not None:
-        x_flat, x_strides = _memory(x)
-        y_flat, y_strides = (x_flat, x_strides) if y is None else _memory(y)
-        kept = [side.numpy() for side in out or (x.new_empty(0, 0, 0, 0),) * 2]
-        shape = *x.shape[:2], lines
-        cpu.center_lines(
-            x_flat, x_strides, y_flat, y_strides, y is None, shape, x.shape[2] // lines,
-            moments.view(LINE_FIELDS, -1).numpy(), moments.shape[2], first, *kept,
-        )  # fmt: skip
+        return False  # to ask whether they are would wait for the GPU
+    assert cpu is not None
+    x_flat, x_strides = _memory(x)
+    y_flat, y_strides = (x_flat, x_strides) if y is None else _memory(y)
+    kept = [side.view(-1).numpy() for side in out or (x.new_empty(0),) * 2]
+    shape = *x.shape[:2], lines
+    incomplete = cpu.center_lines(
+        x_flat, x_strides, y_flat, y_strides, y is None, shape, x.shape[2] // lines,
+        moments.view(LINE_FIELDS, -1).numpy(), moments.shape[2], first, *kept,
+    )  # fmt: skip
+    return bool(incomplete == 0)
 
 
 def _readable(x: Tensor, side: str) -> Tensor:
@@ -135,12 +140,13 @@ def reduce_batch(moments: LineMoments) -> ChannelMoments:
     """As :meth:`LineMoments.of_channels`, of any number of lines."""
     inputs = moments.of_inputs()
     fields = inputs.fields.squeeze(-1)
+    cpu = cpu_kernels() if fields.is_cpu and inputs.complete else None
+    if cpu is not None:
+        table = fields.new_empty(TABLE_ROWS, fields.shape[1])
+        cpu.reduce_batch(fields.view(LINE_FIELDS, -1).numpy(), inputs.length, table.numpy())
+        return ChannelMoments(table)
     if fields.is_cuda and (gpu := gpu_kernels(fields.device)) is not None:
         return ChannelMoments(gpu.reduce_batch(fields, inputs.length))
-    if fields.is_cpu and (cpu := cpu_kernels()) is not None:
-        table = fields.new_empty(TABLE_ROWS, fields.shape[1])
-        cpu.reduce_batch(fields.numpy(), inputs.length, table.numpy())
-        return ChannelMoments(table)
     return inputs.of_channels()
 
 

@@ -26,13 +26,16 @@ from spectroscope.dsp.moments import (
     Y_POSITIVE,
 )
 
+# Samples of a channel that are read one after another: their moments fill cache lines.
+_SAMPLES = 8
+
 
 @compile_reordered
-def _sums_of_relu(x, x_pivot, y_pivot):
+def _sums_of_relu(x, first, length, x_pivot, y_pivot):
     """Sums of a = x − x_pivot, b = ReLU(x) − y_pivot, a², b², 0, and the number of x > 0."""
     x_sum = y_sum = xx = yy = positive = 0.0
-    for i in range(x.size):
-        value = np.float64(x[np.uint64(i)])
+    for i in range(length):
+        value = np.float64(x[np.uint64(first + i)])
         a, b = value - x_pivot, max(value, 0.0) - y_pivot
         x_sum += a
         y_sum += b
@@ -43,13 +46,12 @@ def _sums_of_relu(x, x_pivot, y_pivot):
 
 
 @compile_reordered
-def _sums(x, y, x_pivot, y_pivot):
+def _sums(x, x_first, y, y_first, length, x_pivot, y_pivot):
     """As :func:`_sums_of_relu`, of a given y, and with the sum of a·b."""
     x_sum = y_sum = xx = yy = xy = positive = 0.0
-    for i in range(x.size):
-        k = np.uint64(i)
-        value = np.float64(y[k])
-        a, b = np.float64(x[k]) - x_pivot, value - y_pivot
+    for i in range(length):
+        value = np.float64(y[np.uint64(y_first + i)])
+        a, b = np.float64(x[np.uint64(x_first + i)]) - x_pivot, value - y_pivot
         x_sum += a
         y_sum += b
         xx += a * a
@@ -60,41 +62,39 @@ def _sums(x, y, x_pivot, y_pivot):
 
 
 @compile_exactly
-def _subtract(values, mean, out):
-    """Write values − mean, which has twice the digits of the values."""
+def _subtract(x, first, length, mean, out, to):
+    """Write x − mean, which has twice the digits of the values."""
     high = out.dtype.type(mean)
     low = out.dtype.type(mean - high)
-    for i in range(values.size):
-        k = np.uint64(i)
-        out[k] = (values[k] - high) - low
+    for i in range(length):
+        out[np.uint64(to + i)] = (x[np.uint64(first + i)] - high) - low
 
 
 @compile_exactly
-def _subtract_from_relu(values, mean, out):
-    """As :func:`_subtract`, from the values' ReLU."""
+def _subtract_from_relu(x, first, length, mean, out, to):
+    """As :func:`_subtract`, from ReLU(x)."""
     high = out.dtype.type(mean)
     low = out.dtype.type(mean - high)
     zero = out.dtype.type(0)
-    for i in range(values.size):
-        k = np.uint64(i)
-        out[k] = (max(values[k], zero) - high) - low
+    for i in range(length):
+        out[np.uint64(to + i)] = (max(x[np.uint64(first + i)], zero) - high) - low
 
 
 @compile_exactly
-def _finite_moments(values, rectify):
+def _finite_moments(x, first, length, rectify):
     """Mean, M2, number > 0 and number of the finite values."""
     finite = total = positive = m2 = 0.0
-    for value in values:
-        v = max(np.float64(value), 0.0) if rectify and value < 0 else np.float64(value)
-        if np.isfinite(v):
+    for i in range(first, first + length):
+        value = 0.0 if rectify and x[i] < 0 else np.float64(x[i])
+        if np.isfinite(value):
             finite += 1.0
-            total += v
-            positive += 1.0 if v > 0 else 0.0
+            total += value
+            positive += 1.0 if value > 0 else 0.0
     mean = total / max(finite, 1.0)
-    for value in values:
-        v = max(np.float64(value), 0.0) if rectify and value < 0 else np.float64(value)
-        if np.isfinite(v):
-            m2 += (v - mean) * (v - mean)
+    for i in range(first, first + length):
+        value = 0.0 if rectify and x[i] < 0 else np.float64(x[i])
+        if np.isfinite(value):
+            m2 += (value - mean) * (value - mean)
     return mean, m2, positive, finite
 
 
@@ -117,53 +117,65 @@ def center_lines(
             which n samples are written.
         batch: N.
         sample: the first of those n.
-        x_out: ``[n, c, f, T]``, written to: the lines without their means, and 0 where any of the
-            f lines isn't finite on both sides. Nothing is written if it is empty.
+        x_out: ``[n · c · f · T]``, written to: the lines without their means, and 0 where any of
+            the f lines isn't finite on both sides. Nothing is written if it is empty.
         y_out: likewise.
+
+    Returns:
+        Number of inputs, times channels, that aren't finite on both sides.
     """
     samples, channels, lines = shape
     inverse = 1 / length
     write = x_out.size > 0
-    for n in range(samples):
+    incomplete = 0
+    for first_sample in range(0, samples, _SAMPLES):
+        last_sample = min(first_sample + _SAMPLES, samples)
         for c in range(channels):
-            all_finite = True
-            for f in range(lines):
-                first = n * x_strides[0] + c * x_strides[1] + f * length
-                a = x[first : first + length]
-                first = n * y_strides[0] + c * y_strides[1] + f * length
-                b = a if rectify else y[first : first + length]
-                x_pivot = np.float64(a[0])
-                y_pivot = max(x_pivot, 0.0) if rectify else np.float64(b[0])
-                if rectify:
-                    sums = _sums_of_relu(a, x_pivot, y_pivot)
-                else:
-                    sums = _sums(a, b, x_pivot, y_pivot)
-                x_sum, y_sum, xx, yy, xy, positive = sums
-                if np.isfinite(xx) and np.isfinite(yy):
-                    x_near, y_near = x_sum * inverse, y_sum * inverse
-                    x_mean, y_mean = x_pivot + x_near, y_pivot + y_near
-                    xx, yy = max(xx - x_sum * x_near, 0.0), max(yy - y_sum * y_near, 0.0)
-                    xy -= x_sum * y_near
-                    if rectify:  # Σxy = Σy², because x = y or y = 0
-                        xy = yy + length * (y_mean * (y_mean - x_mean))
-                    x_finite = y_finite = np.float64(length)
-                    if write:
-                        _subtract(a, x_mean, x_out[n, c, f])
+            for n in range(first_sample, last_sample):
+                all_finite = True
+                out = (n * channels + c) * lines * length
+                for f in range(lines):
+                    first = n * x_strides[0] + c * x_strides[1] + f * length
+                    second = n * y_strides[0] + c * y_strides[1] + f * length
+                    x_pivot = np.float64(x[np.uint64(first)])
+                    if rectify:
+                        y_pivot = max(x_pivot, 0.0)
+                        sums = _sums_of_relu(x, first, length, x_pivot, y_pivot)
+                    else:
+                        y_pivot = np.float64(y[np.uint64(second)])
+                        sums = _sums(x, first, y, second, length, x_pivot, y_pivot)
+                    x_sum, y_sum, xx, yy, xy, positive = sums
+                    if np.isfinite(xx) and np.isfinite(yy):
+                        x_near, y_near = x_sum * inverse, y_sum * inverse
+                        x_mean, y_mean = x_pivot + x_near, y_pivot + y_near
+                        xx, yy = max(xx - x_sum * x_near, 0.0), max(yy - y_sum * y_near, 0.0)
+                        xy -= x_sum * y_near
+                        if rectify:  # Σxy = Σy², because x = y or y = 0
+                            xy = yy + length * (y_mean * (y_mean - x_mean))
+                        x_finite = y_finite = np.float64(length)
+                        if write:
+                            to = out + f * length
+                            _subtract(x, first, length, x_mean, x_out, to)
+                            if rectify:
+                                _subtract_from_relu(x, first, length, y_mean, y_out, to)
+                            else:
+                                _subtract(y, second, length, y_mean, y_out, to)
+                    else:
+                        all_finite = False
+                        xy = 0.0
+                        x_mean, xx, _, x_finite = _finite_moments(x, first, length, False)
                         if rectify:
-                            _subtract_from_relu(a, y_mean, y_out[n, c, f])
+                            other = _finite_moments(x, first, length, True)
                         else:
-                            _subtract(b, y_mean, y_out[n, c, f])
-                else:
-                    all_finite = False
-                    xy = 0.0
-                    x_mean, xx, _, x_finite = _finite_moments(a, False)
-                    y_mean, yy, positive, y_finite = _finite_moments(b, rectify)
-                k = np.uint64((c * batch + sample + n) * lines + f)
-                moments[X_MEAN, k], moments[Y_MEAN, k] = x_mean, y_mean
-                moments[X_M2, k], moments[Y_M2, k] = xx, yy
-                moments[XY, k], moments[Y_POSITIVE, k] = xy, positive
-                moments[X_FINITE, k], moments[Y_FINITE, k] = x_finite, y_finite
-            if write and not all_finite:
-                x_out[n, c] = 0
-                y_out[n, c] = 0
-    return 0
+                            other = _finite_moments(y, second, length, False)
+                        y_mean, yy, positive, y_finite = other
+                    k = np.uint64((c * batch + sample + n) * lines + f)
+                    moments[X_MEAN, k], moments[Y_MEAN, k] = x_mean, y_mean
+                    moments[X_M2, k], moments[Y_M2, k] = xx, yy
+                    moments[XY, k], moments[Y_POSITIVE, k] = xy, positive
+                    moments[X_FINITE, k], moments[Y_FINITE, k] = x_finite, y_finite
+                incomplete += 0 if all_finite else 1
+                if write and not all_finite:
+                    x_out[out : out + lines * length] = 0
+                    y_out[out : out + lines * length] = 0
+    return incomplete

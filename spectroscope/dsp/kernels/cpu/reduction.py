@@ -30,11 +30,9 @@ from spectroscope.dsp.moments import (
     SUMS,
     SUMS_SIDE,
     WEIGHT,
-    X_FINITE,
     X_M2,
     X_MEAN,
     XY,
-    Y_FINITE,
     Y_M2,
     Y_MEAN,
     Y_POSITIVE,
@@ -42,86 +40,65 @@ from spectroscope.dsp.moments import (
 
 
 @compile_reordered
-def _sum(values):
-    total = 0.0
-    for i in range(values.size):
-        total += values[np.uint64(i)]
-    return total
+def _sums(moments, first, samples):
+    """Sums over the inputs of a channel, of which the first is column `first` of `moments`.
 
-
-@compile_reordered
-def _dc(means, finite, by_value, out):
-    """Write weight, mean and M2 of some means to `out`; they count once, or `finite` times."""
-    weight = near = m2 = 0.0
-    most = np.inf if by_value else 1.0
-    pivot = means[0]
-    for i in range(means.size):
-        k = np.uint64(i)
-        w = min(finite[k], most)
-        weight += w
-        near += w * (means[k] - pivot)
-    near /= max(weight, 1.0)
-    for i in range(means.size):
-        k = np.uint64(i)
-        deviation = (means[k] - pivot) - near
-        m2 += min(finite[k], most) * (deviation * deviation)
-    out[WEIGHT], out[MEAN], out[M2] = weight, pivot + near, m2
-
-
-@compile_reordered
-def _joint(moments, length, out):
-    """Write the fields of `CoMoments` to `out`, over the inputs that are finite on both sides."""
-    x, y, x_finite, y_finite = (
-        moments[X_MEAN],
-        moments[Y_MEAN],
-        moments[X_FINITE],
-        moments[Y_FINITE],
-    )
-    pairs = x_near = y_near = xx = yy = xy = 0.0
-    x_pivot, y_pivot = x[0], y[0]
-    for i in range(x.size):
-        k = np.uint64(i)
-        w = 1.0 if min(x_finite[k], y_finite[k]) == length else 0.0
-        pairs += w
-        x_near += w * (x[k] - x_pivot)
-        y_near += w * (y[k] - y_pivot)
-    x_near /= max(pairs, 1.0)
-    y_near /= max(pairs, 1.0)
-    x_m2, y_m2, product = moments[X_M2], moments[Y_M2], moments[XY]
-    for i in range(x.size):
-        k = np.uint64(i)
-        w = 1.0 if min(x_finite[k], y_finite[k]) == length else 0.0
-        a, b = (x[k] - x_pivot) - x_near, (y[k] - y_pivot) - y_near
-        xx += w * (x_m2[k] + length * (a * a))
-        yy += w * (y_m2[k] + length * (b * b))
-        xy += w * (product[k] + length * (a * b))
-    out[PAIRS] = pairs * length
-    out[MEAN_X], out[MEAN_Y] = (x_pivot + x_near, y_pivot + y_near) if pairs > 0 else (0.0, 0.0)
-    out[M2_XX], out[M2_YY], out[M2_XY] = xx, yy, xy
+    Returns:
+        Means; sums of M2 and products; number of positive values; squares and products of the
+        means of inputs without their own mean.
+    """
+    x_sum = y_sum = xx = yy = xy = positive = 0.0
+    x_pivot, y_pivot = moments[X_MEAN, np.uint64(first)], moments[Y_MEAN, np.uint64(first)]
+    for i in range(samples):
+        k = np.uint64(first + i)
+        x_sum += moments[X_MEAN, k] - x_pivot
+        y_sum += moments[Y_MEAN, k] - y_pivot
+        xx += moments[X_M2, k]
+        yy += moments[Y_M2, k]
+        xy += moments[XY, k]
+        positive += moments[Y_POSITIVE, k]
+    x_near, y_near = x_sum / samples, y_sum / samples
+    x_between = y_between = between = 0.0
+    for i in range(samples):
+        k = np.uint64(first + i)
+        a, b = (moments[X_MEAN, k] - x_pivot) - x_near, (moments[Y_MEAN, k] - y_pivot) - y_near
+        x_between += a * a
+        y_between += b * b
+        between += a * b
+    means = x_pivot + x_near, y_pivot + y_near
+    return means, (xx, yy, xy), positive, (x_between, y_between, between)
 
 
 @retry_uncached
 @compile_exactly
 def reduce_batch(moments, length, table):
-    """Reduce moments of inputs to those of channels.
+    """Reduce moments of inputs that are finite throughout to those of channels.
 
     Args:
-        moments: ``[LINE_FIELDS, C, N]``.
+        moments: ``[LINE_FIELDS, C · N]``.
         length: number of values of an input.
         table: ``[TABLE_ROWS, C]``, written to.
     """
-    samples = moments.shape[2]
-    for c in range(moments.shape[1]):
-        channel = moments[:, c]
+    channels = table.shape[1]
+    samples = moments.shape[1] // channels
+    values = samples * length
+    for c in range(channels):
+        k = np.uint64(c)
+        means, within, positive, between = _sums(moments, c * samples, samples)
         for side in range(2):
-            means, finite = channel[X_MEAN + side], channel[X_FINITE + side]
-            dc, sums = table[DC + side * DC_SIDE :, c], table[SUMS + side * SUMS_SIDE :, c]
-            _dc(means, finite, False, dc[BY_ROW:])
-            _dc(means, finite, True, dc[BY_VALUE:])
-            sums[SUM_M2] = _sum(channel[X_M2 + side])
-            sums[SUM_POSITIVE] = _sum(channel[Y_POSITIVE]) if side == 1 else 0.0
-            sums[SUM_NONFINITE] = samples * length - dc[BY_VALUE + WEIGHT]
-        _joint(channel, length, table[JOINT:, c])
+            dc, sums = DC + side * DC_SIDE, SUMS + side * SUMS_SIDE
+            table[dc + BY_ROW + WEIGHT, k], table[dc + BY_VALUE + WEIGHT, k] = samples, values
+            table[dc + BY_ROW + MEAN, k] = table[dc + BY_VALUE + MEAN, k] = means[side]
+            table[dc + BY_ROW + M2, k] = between[side]
+            table[dc + BY_VALUE + M2, k] = between[side] * length
+            table[sums + SUM_M2, k] = within[side]
+            table[sums + SUM_POSITIVE, k] = positive if side == 1 else 0.0
+            table[sums + SUM_NONFINITE, k] = 0.0
+            table[JOINT + MEAN_X + side, k] = means[side]
+        table[JOINT + PAIRS, k] = values
+        for i in range(3):
+            table[JOINT + M2_XX + i, k] = within[i] + length * between[i]
+    return 0
 
 
 @retry_uncached
