@@ -4,8 +4,9 @@ import math
 from functools import lru_cache
 from typing import TypeAlias
 
-import scipy.signal
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from spectroscope.errors import RequestError
@@ -51,7 +52,7 @@ class Transform:
         self.tapered = window not in ("boxcar", "rectangular")
         taper = torch.ones((), dtype=torch.float64)
         for length in lengths if self.tapered else ():
-            along_axis = torch.from_numpy(scipy.signal.get_window(window, length))
+            along_axis = torch.from_numpy(get_window(window, length))
             taper = taper.unsqueeze(-1) * (along_axis / along_axis.mean())
         self._taper = taper.to(device)
         # A component counts twice, for its omitted conjugate, unless it is its own conjugate or
@@ -110,6 +111,16 @@ class Transform:
         return self.sum_bins(torch.ones_like(self.weights).view(self.shape))
 
 
+def get_window(window: Window, length: int) -> NDArray[np.float64]:
+    """``scipy.signal.get_window(window, length)``."""
+    if window in ("boxcar", "rectangular"):
+        return np.ones(length)
+    import scipy.signal  # takes a second, which the default window need not wait for
+
+    taper: NDArray[np.float64] = scipy.signal.get_window(window, length)
+    return taper
+
+
 def checked_window(window: Window) -> Window:
     """A window as ``scipy.signal.get_window`` takes it, in one spelling for each.
 
@@ -121,7 +132,7 @@ def checked_window(window: Window) -> Window:
         if not isinstance(name, str):
             raise TypeError("a name, or a tuple of a name and numbers, is taken")
         checked: Window = (name, *map(float, numbers)) if numbers else name
-        scipy.signal.get_window(checked, 8)
+        get_window(checked, 8)
     except (TypeError, ValueError) as error:
         raise RequestError(f"{window=}: {error}") from error
     return "boxcar" if checked == "rectangular" else checked
@@ -146,7 +157,7 @@ def noise_bandwidth(window: Window, lengths: tuple[int, ...]) -> float:
     use of windows for harmonic analysis with the DFT", *Proc. IEEE* 66, 1978). Over several axes it
     is the product of theirs.
     """
-    tapers = (scipy.signal.get_window(window, length) for length in lengths)
+    tapers = (get_window(window, length) for length in lengths)
     return math.prod(float(len(w) * (w**2).sum() / w.sum() ** 2) for w in tapers)
 
 
