@@ -359,7 +359,7 @@ def test_any_split_gives_the_same_harmonics(f0):
 
 
 def test_inputs_without_a_fundamental_or_not_finite_are_left_out():
-    x = torch.randn(4, 2, 100)
+    x = torch.randn(4, 2, 100, dtype=torch.float64)
     x[2, 1, 50] = torch.nan
     table = report_of(nn.ReLU(), x, f0=[0.031, math.nan, 0.043, 0.057], harmonics=3).harmonics()
     for c, rest in enumerate(([0, 2, 3], [0, 3])):
@@ -414,8 +414,9 @@ def test_as_many_fundamentals_as_inputs_or_none_are_found():
 def test_behind_a_stride_harmonics_fold_at_the_sites_own_rate():
     conv = nn.Conv1d(1, 1, 1, stride=2, bias=False)
     nn.init.ones_(conv.weight)
-    x = torch.randn(2, 1, 300)
-    table = report_of(nn.Sequential(conv, nn.ReLU()), x, fs=32, f0=3.1, harmonics=6).harmonics()
+    x = torch.randn(2, 1, 300, dtype=torch.float64)
+    model = nn.Sequential(conv, nn.ReLU()).double()
+    table = report_of(model, x, fs=32, f0=3.1, harmonics=6).harmonics()
     # At 16 Hz: 3.1, 6.2, then 9.3, 12.4, 15.5 and 18.6 folded.
     np.testing.assert_allclose(table["freq"], [3.1, 6.2, 6.7, 3.6, 0.5, 2.6], rtol=1e-13)
     assert table["folded"].tolist() == [False] * 2 + [True] * 4

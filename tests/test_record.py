@@ -10,7 +10,7 @@ import pytest
 import scipy.signal
 import scipy.stats
 import torch
-from helpers import nothing_is_left, report_of
+from helpers import DC_TABLE, SPECTRUM, assert_spectra_close, nothing_is_left, report_of
 from torch import nn
 from torch.nn.modules import module as module_hooks
 
@@ -162,7 +162,7 @@ def test_any_split_gives_the_same_tables(sizes):
     expected, found = whole.report(), split.report()
     for name in ("dc", "sites", "spectra"):
         pd.testing.assert_frame_equal(
-            getattr(found, name)(), getattr(expected, name)(), rtol=1e-12, atol=0
+            getattr(found, name)(), getattr(expected, name)(), rtol=DC_TABLE, atol=0
         )
 
 
@@ -181,9 +181,9 @@ def test_any_split_gives_the_same_table_of_long_signals_far_from_zero(shape):
         dcs = [sum(map(Fraction, row.tolist())) / shape[2] for row in x[:, channel]]
         mean = sum(dcs) / len(dcs)
         expected = math.sqrt(sum((dc - mean) ** 2 for dc in dcs) / len(dcs))
-        assert tables[0]["dc_out_std"][channel] == pytest.approx(expected, rel=1e-12)
+        assert tables[0]["dc_out_std"][channel] == pytest.approx(expected, rel=DC_TABLE)
     for table in tables[1:]:
-        pd.testing.assert_frame_equal(table, tables[0], rtol=1e-12, atol=0)
+        pd.testing.assert_frame_equal(table, tables[0], rtol=DC_TABLE, atol=0)
 
 
 def test_reports_merge_in_any_grouping():
@@ -352,7 +352,8 @@ def test_nonfinite_values_are_counted_and_kept_out():
     power = report.spectra().query("channel == 0 and side == 'in'")["power"]
     rest = x[[0, 2, 3, 4, 5], 0].double().numpy()
     _, expected = scipy.signal.periodogram(rest, scaling="spectrum", detrend=False)
-    np.testing.assert_allclose(power, expected.mean(0), rtol=1e-9)
+    expected = expected.mean(0)
+    np.testing.assert_allclose(power, expected, rtol=0, atol=SPECTRUM * expected.sum())
 
 
 def test_empty_batches_count_nothing():
@@ -412,7 +413,8 @@ def test_long_signals_and_many_channels_are_reduced_in_pieces():
     np.testing.assert_allclose(report.dc()["dc_in"], x.double().mean((0, 2)), rtol=1e-9)
     _, expected = scipy.signal.periodogram(x.double().numpy(), scaling="spectrum", detrend=False)
     power = report.spectra().query("side == 'in'")["power"].to_numpy().reshape(3, -1)
-    np.testing.assert_allclose(power, expected.mean(0), rtol=1e-9, atol=1e-15)
+    expected = expected.mean(0)
+    assert_spectra_close(power, expected, expected.sum(1))
 
 
 def test_inputs_of_different_lengths_share_statistics_and_have_no_common_spectrum():

@@ -76,10 +76,10 @@ def sum_radial_bins(sums: SpectralSums, values: Tensor) -> Tensor:
     if len(sums.axes) == 1:
         return values
     transform = Transform.of(sums.axes, "boxcar", values.device)
-    if transform.radial_bin is None or values.shape[1] == transform.bins:
+    if not transform.radial or values.shape[1] == transform.bins:
         return values
     radial = values.new_zeros(len(values), transform.bins)
-    return radial.index_add_(1, transform.radial_bin, values)
+    return radial.index_add_(1, transform.bin, values)
 
 
 def statistic_columns(statistic: Statistic, record: SiteRecord) -> dict[str, NDArray[Any]]:

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from spectroscope.dsp.harmonics import Harmonics, Tone, fit
+from spectroscope.dsp.moments import X_M2, Y_M2
 from spectroscope.dsp.theory.tones import rectified_tone_dc
 from spectroscope.errors import RequestError
 from spectroscope.statistics.base import Arrays
-from spectroscope.statistics.chunks import Chunk, ChunkedStatistic
+from spectroscope.statistics.chunks import Block, Chunk, ChunkedStatistic
 from spectroscope.statistics.fundamentals import Fundamental
 
 if TYPE_CHECKING:
@@ -134,7 +135,6 @@ class HarmonicsAccumulator:
         # Asynchronous: the kernels that read them run later on the same stream.
         f0, confidence = (part.to(x.device, non_blocking=x.is_cuda) for part in tone)
         self._confidence = confidence.nan_to_num(0)
-        self._length = length
         self._harmonics = harmonics = Harmonics.of(f0, orders, length)
         known = ~harmonics.f0.isnan().unsqueeze(-1)
         repeats = len(x) // len(f0)
@@ -149,28 +149,23 @@ class HarmonicsAccumulator:
 
     def add(self, chunk: Chunk) -> None:
         """See :class:`spectroscope.statistics.chunks.Accumulator`."""
-        n, c, finite, means = chunk.inputs, chunk.channels, chunk.finite, chunk.means
+        n, c, moments = chunk.inputs, chunk.channels, chunk.moments
         harmonics, confidence = self._harmonics, self._confidence
         if len(confidence) > 1:
             harmonics, confidence = Harmonics(*(field[n] for field in harmonics)), confidence[n]
-        if finite is None:
-            finite = torch.ones_like(means[0], dtype=torch.bool)  # [n, c]
-        rows, mean = torch.cat(chunk.rows, 1), torch.cat(means, 1)
-        lines = chunk.length // self._length
-        if lines == 1:
-            ac_power = torch.cat([side.m2 for side in chunk.moments], 1) / chunk.length
-        else:
-            rows = rows.view(len(rows), -1, self._length)
-            mean = rows.mean(-1)
-            ac_power = (rows - mean.unsqueeze(-1)).square().mean(-1)
-        # Both sides as 2c channels of one fit, the input's first.
-        fitted = fit(rows, harmonics, mean, ac_power)
+        finite = moments.finite.T  # [n, c]
+        # Channels and lines of both sides are channels of one fit. The lines lack their means.
+        sides = torch.stack([side.double() for side in chunk.lines]).transpose(0, 1)
+        means = moments.means.permute(2, 0, 1, 3)  # [n, 2, c, lines]
+        power = moments.fields[X_M2 : Y_M2 + 1].permute(2, 0, 1, 3) / moments.length
+        fitted = fit(
+            sides.flatten(1, 3), harmonics, torch.zeros_like(means).flatten(1), power.flatten(1)
+        )
 
         def by_side(values: Tensor) -> Tensor:
             """``[side, n, c, ...]``, the mean over lines, without what isn't finite."""
-            averaged = values.view(len(values), -1, lines, *values.shape[2:]).mean(2)
-            sides = torch.stack(averaged.chunk(2, 1))
-            return sides.where(finite.view(*finite.shape, *[1] * (sides.dim() - 3)), 0)
+            averaged = values.view(*means.shape, *values.shape[2:]).mean(3).transpose(0, 1)
+            return averaged.where(finite.view(*finite.shape, *[1] * (averaged.dim() - 3)), 0)
 
         squares, noise = by_side(fitted.amplitude.square()), by_side(fitted.noise)
         for mask, counts, sums, values in (
@@ -184,15 +179,19 @@ class HarmonicsAccumulator:
         complete = has_fundamental & harmonics.usable.all(-1, keepdim=True)
         fundamental, distortion = squares[..., 0], squares[..., 1:].sum(-1)
         residual = by_side(fitted.noise_and_distortion)
-        tone_dc = by_side(rectified_tone_dc(fitted.dc, fitted.amplitude[..., 0]))[0]
-        ones = torch.ones_like(tone_dc)
+        dc = means.flatten(1) + fitted.dc
+        tone_dc = by_side(rectified_tone_dc(dc, fitted.amplitude[..., 0]))[0]
+        ones, output_dc = torch.ones_like(tone_dc), means[:, 1].mean(-1)
         totals = (  # in the order of the rows
-            *(ones, *fundamental, *residual, tone_dc, means[1], confidence.unsqueeze(-1) * ones),
+            *(ones, *fundamental, *residual, tone_dc, output_dc, confidence.unsqueeze(-1) * ones),
             *(ones, *fundamental, *distortion),
         )
         for row, value in enumerate(totals):
             used = finite & (complete if row >= COMPLETE_INPUTS else has_fundamental)
             self._sums["fundamental"][row, c] += value.where(used, 0).sum(0)
+
+    def finish(self, block: Block) -> None:
+        """See :class:`spectroscope.statistics.chunks.Accumulator`."""
 
     def arrays(self) -> Arrays:
         """See :class:`spectroscope.statistics.chunks.Accumulator`."""
