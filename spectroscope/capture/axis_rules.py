@@ -55,7 +55,7 @@ def output_axes(call: FunctionCall, output: Tensor) -> Axes | None:
     first = call.inputs[0]
     if call.name in _RULES:
         axes = call.axes_of(first)
-        if axes is None and call.name not in MAKES_CHANNELS | _PRODUCTS:
+        if axes is None and call.name not in MAKES_CHANNELS | PRODUCTS:
             return None
         return _RULES[call.name](axes or (UNKNOWN,) * first.dim(), call, output)
     source, axes = call.tracked[0]
@@ -97,7 +97,7 @@ def _storage_id(tensor: Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
 
 
-def _per_axis(value: Any, count: int) -> list[int]:
+def per_axis(value: Any, count: int) -> list[int]:
     """One integer per axis, from one for all or a sequence."""
     values = list(value) if isinstance(value, list | tuple) else [value]
     return [int(v) for v in (values * count if len(values) == 1 else values)]
@@ -117,7 +117,7 @@ def _channels_second(axes: Axes) -> Axes:
 
 def _convolution(count: int, *, transposed: bool = False) -> _Rule:
     def rule(axes: Axes, call: FunctionCall, output: Tensor) -> Axes:
-        strides = _per_axis(call.argument(3, "stride", 1), count)
+        strides = per_axis(call.argument(3, "stride", 1), count)
         axes = scaled(axes, [Fraction(1, s) for s in strides] if transposed else strides)
         spatial = (axis if axis.role == "time" else Axis("", axis.decimation)
                    for axis in axes[-count:])  # fmt: skip
@@ -130,7 +130,7 @@ def _convolution(count: int, *, transposed: bool = False) -> _Rule:
 def _pooling(count: int, *, first: int = 1) -> _Rule:
     def rule(axes: Axes, call: FunctionCall, output: Tensor) -> Axes:
         kernel = call.argument(first, "kernel_size")
-        steps = _per_axis(call.argument(first + 1, "stride") or kernel, count)
+        steps = per_axis(call.argument(first + 1, "stride") or kernel, count)
         return scaled(_channels_second(axes) if len(axes) == count + 2 else axes, steps)
 
     return rule
@@ -312,7 +312,7 @@ MAKES_CHANNELS = frozenset(
     {"linear", "bilinear", "embedding"}
     | {f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3)}
 )
-_PRODUCTS = frozenset(("matmul", "rmatmul", "mm", "bmm", "addmm", "baddbmm", "einsum"))
+PRODUCTS = frozenset(("matmul", "rmatmul", "mm", "bmm", "addmm", "baddbmm", "einsum"))
 _RESHAPES = {"reshape", "view", "flatten", "unflatten", "ravel", "view_as", "reshape_as"}
 # The output keeps the axes of the inputs, though not the shape.
 _JOINING = {"cat", "concat", "concatenate"}

@@ -98,6 +98,7 @@ def write(
             site: [row.place, str(row.factor), row.between, row.whole]
             for site, row in recording.downsamplings.items()
         },
+        "only_mean": recording.only_mean,
         "coverage": [asdict(row) for row in recording.coverage.values()],
         "about": recording.about,
         "run_shard": None if recording.run_shard is None else recording.run_shard.to_json(),
@@ -216,6 +217,7 @@ def _recording(
             site: Downsampling(str(place), float(factor), int(between), bool(whole))
             for site, (place, factor, between, whole) in header["downsamplings"].items()
         },
+        {site: None if x is None else bool(x) for site, x in header["only_mean"].items()},
         {str(key): tuple(map(str, texts)) for key, texts in header.get("about", {}).items()},
         None if header["run_shard"] is None else RunShard.from_json(header["run_shard"]),
     )
