@@ -276,7 +276,8 @@ class Recorder(CaptureSession):
             state = reduce(self._statistics, call.to(_CPU) if call.device.type == "mps" else call)
         shape = tuple(call.input.shape)
         state = {name: arrays for name, arrays in state.items() if arrays is None or arrays}
-        return SiteRecord(call.site, shape[1:], call.layout, call.decimation, shape[0], state)
+        layout, decimation, tracked = call.reading[1:]
+        return SiteRecord(call.site, shape[1:], layout, decimation, shape[0], state, tracked)
 
     def _add(self, call: ActivationCall, new: SiteRecord) -> None:
         with self._lock, torch.no_grad():

@@ -15,6 +15,7 @@ from torch import nn
 
 import spectroscope
 from spectroscope.io import output_folder
+from spectroscope.statistics.storage import FORMAT
 
 
 @pytest.fixture
@@ -134,7 +135,7 @@ class Evil:
         (lambda path: np.savez(path, something=np.ones(3)), "not a saved report"),
         (
             lambda path: np.savez(path, header=np.array(json.dumps({"format": 999}))),
-            "format 999; this version reads 4",
+            f"format 999; this version reads {FORMAT}",
         ),
     ],
 )

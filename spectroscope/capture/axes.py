@@ -68,6 +68,23 @@ class Layout(NamedTuple):
         return [values[axis] for axis in axes]
 
 
+class Reading(NamedTuple):
+    """How the tensor of a site is read.
+
+    Attributes:
+        shape: of the tensor.
+        layout: of its axes.
+        decimation: samples of the model's input per sample of the site, along the axes of time or
+            space; NaN where unknown or different between them.
+        tracked: False: the forward wasn't tracked, and layout and decimation aren't known.
+    """
+
+    shape: tuple[int, ...]
+    layout: Layout
+    decimation: float
+    tracked: bool
+
+
 def layout_of(
     shape: Sequence[int | None], axes: Axes | None, channel_axis: int | None, *, timed: bool
 ) -> Layout:

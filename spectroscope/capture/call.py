@@ -1,14 +1,13 @@
 """`ActivationCall`: one call of an activation, to be recorded or changed."""
 
 import copy
-import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from spectroscope.capture.axes import Layout
+from spectroscope.capture.axes import Layout, Reading
 from spectroscope.capture.sites import Site
 
 T = TypeVar("T")
@@ -19,26 +18,22 @@ class ActivationCall:
 
     Attributes:
         site: `module`, `function`, `call` and `kind`.
-        decimation: samples of the model's input per sample of the site, along the axes of time or
-            space; NaN where unknown or different between them.
+        reading: layout of the axes of the tensors in the model, and decimation.
         is_relu: torch's own ReLU is called, so that the output is known before it runs.
-        layout: of the axes of the tensors in the model.
     """
 
     def __init__(
         self,
         site: Site,
         tensor: Tensor,
-        layout: Layout,
+        reading: Reading,
         *,
-        decimation: float = math.nan,
         is_relu: bool = False,
         note: Callable[[str], None] = lambda reason: None,
     ):
         self.site = site
-        self.decimation = decimation
+        self.reading = reading
         self.is_relu = is_relu
-        self.layout = layout
         self._input = tensor
         self._output: Tensor | None = None
         self._note = note
@@ -48,6 +43,16 @@ class ActivationCall:
     def name(self) -> str:
         """Name of the site, as in the reports."""
         return self.site.name
+
+    @property
+    def layout(self) -> Layout:
+        """Layout of the axes of the tensors in the model."""
+        return self.reading.layout
+
+    @property
+    def decimation(self) -> float:
+        """Samples of the model's input per sample; see :class:`Reading`."""
+        return self.reading.decimation
 
     @property
     def input(self) -> Tensor:

@@ -18,6 +18,7 @@ from spectroscope.capture.dispatch import CallObserver, Change, Dispatcher, Fini
 from spectroscope.capture.downsampling import DownsamplingLog, Provenance
 from spectroscope.capture.frames import calls_itself, keyword_arguments
 from spectroscope.capture.inputs import Input, InputAxes, SamplingRate, inputs_of
+from spectroscope.capture.memory import ForwardMemory
 from spectroscope.capture.sites import CoverageRow, Downsampling, Select, Site
 from spectroscope.errors import first_line
 
@@ -47,10 +48,11 @@ class Frame:
 class _ThreadState(threading.local):
     """The forward pass that runs in this thread."""
 
-    def __init__(self, inputs: InputAxes) -> None:
+    def __init__(self, inputs: InputAxes, *, remembers: bool) -> None:
         self._inputs = inputs
         self.running: list[Frame] = []
         self.calls: Counter[str] = Counter()
+        self.memory = ForwardMemory(enabled=remembers)
         self.restart()
 
     def restart(self) -> None:
@@ -106,7 +108,7 @@ class Capture:
         self._model = model
         self._on_forward = on_forward
         self._entered: Counter[str] = Counter()  # calls of activation modules, by place
-        self._thread = _ThreadState(self.inputs)
+        self._thread = _ThreadState(self.inputs, remembers=change is None)
         self._attached_in: int | None = None  # id of the thread
 
     def attach(self) -> None:
@@ -118,7 +120,7 @@ class Capture:
         if self._attached_in is not None:
             raise RuntimeError("this recorder is already recording")
         self.discovery.scan()  # modules may have been replaced since the last scan
-        self._thread = _ThreadState(self.inputs)
+        self._thread = _ThreadState(self.inputs, remembers=not self.changes_outputs)
         self._attached_in = threading.get_ident()
         try:
             hooks.register(self)
@@ -198,10 +200,14 @@ class Capture:
             self.ran = "model" if module is self._model else self.ran or "parts"
             thread.calls.clear()
             thread.restart()
+            inputs = inputs_of(module, args, keyword_arguments(module))
+            thread.memory.start((module, *((name, x.shape, x.dtype) for name, x in inputs)))
             if module is self._model:
-                inputs = inputs_of(module, args, keyword_arguments(module))
-                thread.axes.start(inputs)
+                if thread.memory.tracking:
+                    thread.axes.start(inputs)
                 self._on_forward(inputs)
+        if thread.memory.expects(module) is None:
+            thread.memory.add(module, matters=True)
         name = names[0] if len(names) == 1 else self._called_name(names)
         in_custom = False
         if thread.running:
@@ -228,16 +234,25 @@ class Capture:
     def on_module_exit(self, module: nn.Module, output: Any) -> Any:
         """See :class:`spectroscope.capture.hooks.Observer`."""
         running, new = self._thread.running, None
-        if running and any(frame.module is module for frame in reversed(running)):
+        if running and (
+            running[-1].module is module or any(frame.module is module for frame in running)
+        ):
             while (frame := running.pop()).module is not module:
                 pass
             if not running:
                 self._thread.restart()
+                if output is not None:
+                    self._thread.memory.finish()
             if frame.finish is not None:
                 new = frame.finish(output)
             if isinstance(module, nn.TransformerEncoderLayer) and not frame.ran_submodules:
                 self._report_fused(module, frame.name, ran=output is not None)
         return new
+
+    def ignores(self, function: Callable[..., Any]) -> bool:
+        """See :class:`spectroscope.capture.hooks.Observer`."""
+        thread = self._thread
+        return bool(thread.running) and thread.memory.expects(function) is False
 
     def on_function_call(
         self,
@@ -259,7 +274,10 @@ class Capture:
             elif "relu" in name and "relu" in name.split("_"):
                 reason = "its ReLU is part of a fused kernel"
                 self.discovery.add_unobservable(frame.name, frame.module, reason, function=name)
-        axes, provenance = thread.axes, thread.provenance
+        memory, axes, provenance = thread.memory, thread.axes, thread.provenance
+        memory.add(function, matters=not (wrap is finish is None))
+        if not memory.tracking:
+            return hooks.Interception(wrap, finish)
         if wrap is finish is None and not axes.concerns(name, args, kwargs):
             return None
         place = f"{frame.name}/{name.strip('_')}".lstrip("/")
@@ -318,13 +336,16 @@ class Capture:
         calls[row.place] += 1
         if not self.discovery.selects(site):
             return None
-        finish = self._dispatcher.start(site, tensor, self._thread.axes, row, is_relu=is_relu)
+        finish = self._dispatcher.start(
+            site, tensor, self._thread.axes, self._thread.memory, row, is_relu=is_relu
+        )
+        if self.changes_outputs or not self._thread.memory.tracking:
+            return finish
 
-        def finish_call(output: Any, original_input: Tensor | None = None) -> Tensor | None:
-            new = finish(output) if original_input is None else finish(output, original_input)
-            if isinstance(output, Tensor) and not self.changes_outputs:
+        def finish_call(output: Any) -> Tensor | None:
+            if isinstance(output, Tensor):
                 self._thread.provenance.add_site(site.name, output)
-            return new
+            return finish(output)
 
         return finish_call
 

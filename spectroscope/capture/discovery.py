@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from spectroscope.capture import activations, hooks
-from spectroscope.capture.sites import CoverageRow, Select, Site
+from spectroscope.capture.sites import CoverageRow, Select, Site, place_of
 from spectroscope.errors import RequestError
 from spectroscope.wrappers import is_wrapped
 
@@ -86,12 +86,12 @@ class Discovery:
         self, module: nn.Module, name: str, function: str, kind: str, calls: int = 0
     ) -> CoverageRow:
         """Get the row of a place, created if missing, and add `calls` to the calls that fired."""
-        new = CoverageRow(name, function, kind)
+        place = place_of(name, function)
         with self._lock:
-            row = self.rows.get(new.place)
+            row = self.rows.get(place)
             if row is None:
-                row = self.rows[new.place] = new
-                row.selected = self._matches_place(new.place, module)
+                row = self.rows[place] = CoverageRow(name, function, kind)
+                row.selected = self._matches_place(place, module)
             row.fired += calls
         return row
 

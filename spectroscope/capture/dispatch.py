@@ -11,6 +11,7 @@ from torch import Tensor
 from spectroscope.capture import hooks
 from spectroscope.capture.axes import (
     ChannelAxis,
+    Reading,
     axis_number,
     common_decimation,
     known_channel,
@@ -20,6 +21,7 @@ from spectroscope.capture.axes import (
 from spectroscope.capture.axis_tracker import AxisTracker
 from spectroscope.capture.call import ActivationCall, unreadable
 from spectroscope.capture.frames import will_be_recomputed
+from spectroscope.capture.memory import ForwardMemory
 from spectroscope.capture.sites import CoverageRow, PerSite, Site
 from spectroscope.errors import RequestError
 
@@ -80,6 +82,7 @@ class Dispatcher:
         site: Site,
         tensor: Tensor,
         tracker: AxisTracker,
+        memory: ForwardMemory,
         row: CoverageRow,
         *,
         is_relu: bool,
@@ -90,6 +93,7 @@ class Dispatcher:
             site: the call.
             tensor: input of the call.
             tracker: of the axes of the input.
+            memory: of how the inputs of earlier forwards were read.
             row: of the coverage, for the reason if the call can't be recorded.
             is_relu: torch's own ReLU is called.
 
@@ -106,27 +110,32 @@ class Dispatcher:
         def note(reason: str) -> None:
             row.reason = f"call {site.call}: {reason}"
 
-        axis, axes = self._channel_axis.of(site), tracker.of(tensor)
-        if reason := unreadable(tensor, known_channel(axes) if axis is None else axis):
+        reading = memory.recall(site, tensor.shape)
+        if reading is None:
+            axis, axes = self._channel_axis.of(site), tracker.of(tensor)
+            channel_axis = known_channel(axes) if axis is None else axis
+        else:
+            channel_axis = reading.layout.channel
+        if reason := unreadable(tensor, channel_axis):
             if self._change is not None:
                 return partial(_refuse, site, reason)
             note(reason)
             return partial(_finish, None, None, row)
-        tracked = axis is None and tracker.started
-        if tracked and self._change is None and (remark := unknown_channels(tensor.shape, axes)):
-            row.remark = f"call {site.call}: {remark}"
-        layout = layout_of(tensor.shape, axes, axis, timed=self._timed)
-        decimation = self._decimation.of(site)
-        if math.isnan(decimation):
-            decimation = common_decimation(axes, layout)
-        elif self._timed and len(layout.transformed) == 1:
-            layout = layout._replace(is_time=True)
+        if reading is None:
+            unknown = unknown_channels(tensor.shape, axes) if axis is None else None
+            if unknown and tracker.started and self._change is None:
+                row.remark = f"call {site.call}: {unknown}"
+            layout = layout_of(tensor.shape, axes, axis, timed=self._timed)
+            decimation = self._decimation.of(site)
+            if math.isnan(decimation):
+                decimation = common_decimation(axes, layout)
+            elif self._timed and len(layout.transformed) == 1:
+                layout = layout._replace(is_time=True)
+            reading = Reading(tuple(tensor.shape), layout, decimation, memory.tracking)
+            memory.add_reading(site, reading)
         if self._change is not None:
-            call = ActivationCall(site, tensor, layout, decimation=decimation)
-            return partial(self._finish_change, call, tensor, row)
-        call = ActivationCall(
-            site, tensor.detach(), layout, decimation=decimation, is_relu=is_relu, note=note
-        )
+            return partial(self._finish_change, ActivationCall(site, tensor, reading), tensor, row)
+        call = ActivationCall(site, tensor.detach(), reading, is_relu=is_relu, note=note)
         finish = self._observe(call) if self._observe is not None and tensor.numel() else None
         return partial(_finish, call, finish, row)
 

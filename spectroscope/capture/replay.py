@@ -117,6 +117,10 @@ class Replay:
         """See :class:`spectroscope.capture.hooks.Observer`."""
         raise error
 
+    def ignores(self, function: Callable[..., Any]) -> bool:
+        """See :class:`spectroscope.capture.hooks.Observer`."""
+        return False
+
     def on_function_call(
         self,
         function: Callable[..., Any],

@@ -30,7 +30,7 @@ class Site(NamedTuple):
     @property
     def place(self) -> str:
         """`module` or `module/function`: the site without the call number."""
-        return _place(self.module, self.function)
+        return place_of(self.module, self.function)
 
     @property
     def name(self) -> str:
@@ -90,7 +90,7 @@ class CoverageRow:
     @property
     def place(self) -> str:
         """`module` or `module/function`."""
-        return _place(self.module, self.function)
+        return place_of(self.module, self.function)
 
     @property
     def status(self) -> str:
@@ -121,5 +121,6 @@ class Downsampling(NamedTuple):
         return self.place.rpartition("/")[2]
 
 
-def _place(module: str, function: str) -> str:
+def place_of(module: str, function: str) -> str:
+    """The name of a site without the call number."""
     return f"{module}/{function}" if function else module

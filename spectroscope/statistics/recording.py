@@ -40,6 +40,8 @@ class SiteRecord:
             space; NaN where unknown, or different between axes or inputs.
         inputs: number of inputs (batch items) recorded.
         state: of each statistic that has any.
+        tracked: False: no forward with this site was tracked, so that layout and decimation aren't
+            known.
     """
 
     site: Site
@@ -48,6 +50,7 @@ class SiteRecord:
     decimation: float
     inputs: int
     state: State
+    tracked: bool = True
 
     @property
     def channels(self) -> int:
@@ -134,10 +137,17 @@ class SiteRecord:
                 except IncompatibleError as error:
                     reasons.append(str(error))
         shape = tuple(a if a == b else None for a, b in zip(self.shape, other.shape, strict=True))
-        decimation = self.decimation if self.decimation == other.decimation else math.nan
+        layout, decimation = self.layout, self.decimation
+        if self.shape == other.shape and self.tracked != other.tracked:
+            # Tensors of the same shape, of which those that weren't tracked have no say.
+            if other.tracked:
+                layout, decimation = other.layout, other.decimation
+        else:
+            layout = layout._replace(is_time=layout.is_time and other.layout.is_time)
+            decimation = decimation if decimation == other.decimation else math.nan
         inputs = self.inputs + other.inputs
-        layout = self.layout._replace(is_time=self.layout.is_time and other.layout.is_time)
-        return SiteRecord(self.site, shape, layout, decimation, inputs, state), reasons
+        tracked = self.tracked or other.tracked
+        return SiteRecord(self.site, shape, layout, decimation, inputs, state, tracked), reasons
 
 
 @dataclass(frozen=True)
