@@ -13,6 +13,7 @@ from spectroscope.capture import activations, hooks
 from spectroscope.capture.axes import ChannelAxis, Layout, TimeAxis
 from spectroscope.capture.axis_tracker import AxisTracker
 from spectroscope.capture.call import run_on_copy
+from spectroscope.capture.channel_sources import ChannelSources, Sources, SourceTracker
 from spectroscope.capture.discovery import Discovery
 from spectroscope.capture.dispatch import CallObserver, Change, Dispatcher, Finish
 from spectroscope.capture.downsampling import DownsamplingLog, Provenance
@@ -48,8 +49,8 @@ class Frame:
 class _ThreadState(threading.local):
     """The forward pass that runs in this thread."""
 
-    def __init__(self, inputs: InputAxes, *, remembers: bool) -> None:
-        self._inputs = inputs
+    def __init__(self, inputs: InputAxes, sources: ChannelSources, *, remembers: bool) -> None:
+        self._inputs, self._sources = inputs, sources
         self.running: list[Frame] = []
         self.calls: Counter[str] = Counter()
         self.memory = ForwardMemory(enabled=remembers)
@@ -59,6 +60,7 @@ class _ThreadState(threading.local):
         """Forget the tensors of the previous forward."""
         self.axes = AxisTracker(self._inputs)
         self.provenance = Provenance(self.axes)
+        self.sources = SourceTracker(self._sources)
 
 
 class Capture:
@@ -101,6 +103,8 @@ class Capture:
         self.discovery = Discovery(model, select, kinds)
         self.ran: Literal["model", "parts"] | None = None
         self._downsamplings = DownsamplingLog()
+        self._sources = ChannelSources(self._layer_of)
+        self._weights: dict[int, str] = {}  # layers by the identity of their weight
         self.inputs = InputAxes(fs, time_axis)
         self._dispatcher = Dispatcher(
             observe, change, channel_axis, decimation, timed=self.inputs.fs is not None
@@ -108,7 +112,7 @@ class Capture:
         self._model = model
         self._on_forward = on_forward
         self._entered: Counter[str] = Counter()  # calls of activation modules, by place
-        self._thread = _ThreadState(self.inputs, remembers=change is None)
+        self._thread = _ThreadState(self.inputs, self._sources, remembers=change is None)
         self._attached_in: int | None = None  # id of the thread
 
     def attach(self) -> None:
@@ -120,7 +124,12 @@ class Capture:
         if self._attached_in is not None:
             raise RuntimeError("this recorder is already recording")
         self.discovery.scan()  # modules may have been replaced since the last scan
-        self._thread = _ThreadState(self.inputs, remembers=not self.changes_outputs)
+        self._weights = {
+            id(parameter): names[0] if key == "weight" else f"{names[0]}.{key}".lstrip(".")
+            for module, names in self.discovery.names.items()
+            for key, parameter in module._parameters.items()
+        }
+        self._thread = _ThreadState(self.inputs, self._sources, remembers=not self.changes_outputs)
         self._attached_in = threading.get_ident()
         try:
             hooks.register(self)
@@ -152,6 +161,7 @@ class Capture:
             "ran": self.ran,
             "entered": dict(self._entered),
             "downsamplings": self._downsamplings.state_dict(),
+            "sources": self._sources.state_dict(),
         }
 
     def load_state_dict(
@@ -162,10 +172,19 @@ class Capture:
         self.ran = state["ran"]
         self._entered = Counter(state["entered"])
         self._downsamplings.load_state_dict(state["downsamplings"])
+        self._sources.load_state_dict(state["sources"])
 
     def next_downsampling(self, site: Site, layout: Layout) -> Downsampling | None:
         """The next downsampling after a site whose activations have this layout."""
         return self._downsamplings.next(site.name, layout)
+
+    def sources(self, site: Site, layout: Layout) -> Sources | None:
+        """The layers whose filters the channels of a site are; None if unknown."""
+        return self._sources.of(site.name, layout.channel)
+
+    def _layer_of(self, weight: Tensor) -> str | None:
+        """The name of the layer with this weight, which may be a view; None if there is none."""
+        return self._weights.get(id(weight if weight._base is None else weight._base))
 
     @property
     def attached(self) -> bool:
@@ -274,7 +293,9 @@ class Capture:
             elif "relu" in name and "relu" in name.split("_"):
                 reason = "its ReLU is part of a fused kernel"
                 self.discovery.add_unobservable(frame.name, frame.module, reason, function=name)
-        memory, axes, provenance = thread.memory, thread.axes, thread.provenance
+        memory, axes, provenance, sources = (
+            thread.memory, thread.axes, thread.provenance, thread.sources
+        )  # fmt: skip
         memory.add(function, matters=not (wrap is finish is None))
         if not memory.tracking:
             return hooks.Interception(wrap, finish)
@@ -286,6 +307,7 @@ class Capture:
             tracked = axes.update(name, args, kwargs, output)
             steps = provenance.update(place, tracked, args, kwargs, output) if tracked else {}
             self._downsamplings.add(steps)
+            sources.update(place, tracked, args, kwargs, output, axes.of)
             if finish is not None:
                 finish(output)
 
@@ -341,6 +363,7 @@ class Capture:
         )
         if self.changes_outputs or not self._thread.memory.tracking:
             return finish
+        self._thread.sources.add_site(site.name, tensor)
 
         def finish_call(output: Any) -> Tensor | None:
             if isinstance(output, Tensor):

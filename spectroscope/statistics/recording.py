@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from spectroscope.capture.axes import Layout
+from spectroscope.capture.channel_sources import Sources
 from spectroscope.capture.sites import CoverageRow, Downsampling, Shape, Site
 from spectroscope.dsp.moments import ChannelMoments
 from spectroscope.dsp.spectra import Window
@@ -161,6 +162,7 @@ class Recording:
         records: by site name, on the CPU.
         coverage: activations of the model, by place.
         downsamplings: next function that lowers the sampling rate after a site, by site name.
+        sources: layers whose filters the channels of a site are, by site name.
         about: run details for the reader: `model`, `recorded`, `versions` and the user's own, each
             with one text or, after a merge, several.
         run_shard: which shards of which run; None: not from a sharded run.
@@ -172,6 +174,7 @@ class Recording:
     records: Mapping[str, SiteRecord]
     coverage: Mapping[str, CoverageRow]
     downsamplings: Mapping[str, Downsampling]
+    sources: Mapping[str, Sources]
     about: Mapping[str, tuple[str, ...]]
     run_shard: RunShard | None = None
 
@@ -224,12 +227,21 @@ class Recording:
                 remark=own.remark or row.remark,
             )
         downsamplings = {**other.downsamplings, **self.downsamplings}
+        sources = {**other.sources, **self.sources}
         about = {
             key: tuple(dict.fromkeys((*self.about.get(key, ()), *other.about.get(key, ()))))
             for key in {**self.about, **other.about}
         }
         return Recording(
-            self.fs, self.window, statistics, records, coverage, downsamplings, about, run_shard
+            self.fs,
+            self.window,
+            statistics,
+            records,
+            coverage,
+            downsamplings,
+            sources,
+            about,
+            run_shard,
         )
 
 

@@ -13,6 +13,7 @@ import scipy.signal
 import torch
 
 from spectroscope.capture.axes import Layout
+from spectroscope.capture.channel_sources import SourceRange
 from spectroscope.capture.sites import CoverageRow, Downsampling, Site
 from spectroscope.errors import RequestError
 from spectroscope.statistics.base import COLUMN, Arrays, Statistic, by_name, without_columns
@@ -98,6 +99,7 @@ def write(
             site: [row.place, str(row.factor), row.between, row.whole]
             for site, row in recording.downsamplings.items()
         },
+        "sources": recording.sources,
         "coverage": [asdict(row) for row in recording.coverage.values()],
         "about": recording.about,
         "run_shard": None if recording.run_shard is None else recording.run_shard.to_json(),
@@ -215,6 +217,13 @@ def _recording(
         {
             site: Downsampling(str(place), float(factor), int(between), bool(whole))
             for site, (place, factor, between, whole) in header["downsamplings"].items()
+        },
+        {
+            str(site): tuple(
+                SourceRange(str(layer), int(channel), int(filter), int(size))
+                for layer, channel, filter, size in ranges
+            )
+            for site, ranges in header["sources"].items()
         },
         {str(key): tuple(map(str, texts)) for key, texts in header.get("about", {}).items()},
         None if header["run_shard"] is None else RunShard.from_json(header["run_shard"]),
