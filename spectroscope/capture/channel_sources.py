@@ -56,16 +56,16 @@ class ChannelSources:
 
     def __init__(self, layer_of: Callable[[Tensor], str | None]) -> None:
         self._layer_of = layer_of
-        self._layers: dict[str, int] = {}  # number of the first filter
+        self._layers: dict[tuple[str, int], int] = {}  # number of the first filter
         self._end = 0
         self._sites: dict[str, tuple[int | None, Sources]] = {}  # with the axis of the channels
 
     def add(self, layer: str, count: int) -> int:
         """The number of the first of the `count` filters of `layer`."""
-        if layer not in self._layers:
-            self._layers[layer] = self._end
+        if (layer, count) not in self._layers:
+            self._layers[layer, count] = self._end
             self._end += count
-        return self._layers[layer]
+        return self._layers[layer, count]
 
     def layer_of(self, weight: Tensor) -> str | None:
         """The name of the layer with this weight; None if it isn't a parameter."""
@@ -98,7 +98,7 @@ class ChannelSources:
 
     def _ranges(self, filters: _Filters) -> Sources:
         """The ranges of filters ``[summands, C]``."""
-        names = list(self._layers)
+        names = [layer for layer, _ in self._layers]
         firsts = np.array([*self._layers.values()])
         layers = np.searchsorted(firsts, filters, "right") - 1
         ranges = []
@@ -197,8 +197,8 @@ class SourceTracker:
         filters = self.of(source)
         dims = _dims(args[1] if len(args) > 1 else kwargs.get("dim", kwargs.get("dims")))
         if name in JOINING:
-            dim = (dims or [0])[0] % output.dim()
-            several = list(tensors(args))
+            dim = kwargs.get("axis", (dims or [0])[0]) % output.dim()
+            several = [*tensors(args), *tensors(kwargs.values())]
             return _concatenated([self.of(tensor) for tensor in several], several, dim)
         if name in _MIXES or (name == "getitem" and not shares_storage(output, source)):
             return None
