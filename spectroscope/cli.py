@@ -93,7 +93,8 @@ def _parser() -> argparse.ArgumentParser:
         subparser.add_argument(
             "specimen",
             metavar="SPECIMEN",
-            help="see `spectroscope list`; torchvision:resnet18; or package.module:callable",
+            help="see `spectroscope list`; torchvision:resnet18; package.module:callable; or "
+            "model.keras",
         )
         subparser.add_argument("--out", metavar="DIR", help="write tables and figures to DIR")
         for name, (kind, metavar, text) in options.items():

@@ -300,13 +300,22 @@ class Recorder(CaptureSession):
         return not self._records
 
     def _warning(self) -> str | None:
-        warning = super()._warning()
-        if warning is None and self._capture.ran == "parts":
-            return (
-                "only parts of it ran (as by model.forward(x) instead of model(x)): calls are "
-                "numbered within each part"
-            )
-        return warning or self._unknown_rates()
+        texts = super()._warning(), self._ran_apart() or self._unknown_rates()
+        return "; ".join(text for text in texts if text) or None
+
+    def _ran_apart(self) -> str | None:
+        """The warning about methods and submodules that ran outside ``model(x)``, or None."""
+        methods = ", ".join(self._capture.methods)
+        if not methods:
+            return None
+        ran = "only parts of it ran" if self._capture.ran == "parts" else "parts of it ran apart"
+        text = (
+            f"{ran} ({methods}), not model(x) through nn.Module.__call__: calls are numbered "
+            "within each, and decimations are unknown"
+        )
+        if "another thread" in methods:
+            text += "; functions called outside of modules in another thread can't be seen"
+        return text
 
     def _unknown_rates(self) -> str | None:
         """The warning about sites whose sampling rate `fs` doesn't give, or None."""

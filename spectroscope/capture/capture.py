@@ -3,7 +3,7 @@
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
@@ -11,56 +11,27 @@ from torch import Tensor, nn
 
 from spectroscope.capture import activations, hooks
 from spectroscope.capture.axes import ChannelAxis, Layout, TimeAxis
-from spectroscope.capture.axis_tracker import AxisTracker
 from spectroscope.capture.call import run_on_copy
-from spectroscope.capture.channel_sources import ChannelSources, Sources, SourceTracker
+from spectroscope.capture.channel_sources import ChannelSources, Sources
 from spectroscope.capture.discovery import Discovery
 from spectroscope.capture.dispatch import CallObserver, Change, Dispatcher, Finish
-from spectroscope.capture.downsampling import DownsamplingLog, Provenance
-from spectroscope.capture.frames import calls_itself, keyword_arguments
+from spectroscope.capture.downsampling import DownsamplingLog
+from spectroscope.capture.frames import (
+    FrameValue,
+    calls_itself,
+    keyword_arguments,
+    line_of,
+    outermost_method,
+    running_methods,
+)
 from spectroscope.capture.inputs import Input, InputAxes, SamplingRate, inputs_of
 from spectroscope.capture.memory import ForwardMemory
+from spectroscope.capture.passes import Frame, Pass, ThreadState
 from spectroscope.capture.sites import CoverageRow, Downsampling, Select, Site
 from spectroscope.errors import first_line
 
-
-@dataclass(slots=True)
-class Frame:
-    """A module that is running.
-
-    Attributes:
-        module: the module.
-        name: qualified name; of a module with several names, the one it was called under.
-        kind: of activation, or None if it isn't an activation to be recorded.
-        in_custom: it is, or runs inside, an activation of the user's own class, whose calls of
-            other activations are part of it.
-        finish: called with the output; may return the replacement of the output.
-        ran_submodules: it has called a module.
-    """
-
-    module: nn.Module
-    name: str
-    kind: str | None
-    in_custom: bool
-    finish: Callable[[Any], Any] | None
-    ran_submodules: bool = False
-
-
-class _ThreadState(threading.local):
-    """The forward pass that runs in this thread."""
-
-    def __init__(self, inputs: InputAxes, sources: ChannelSources, *, remembers: bool) -> None:
-        self._inputs, self._sources = inputs, sources
-        self.running: list[Frame] = []
-        self.calls: Counter[str] = Counter()
-        self.memory = ForwardMemory(enabled=remembers)
-        self.restart()
-
-    def restart(self) -> None:
-        """Forget the tensors of the previous forward."""
-        self.axes = AxisTracker(self._inputs)
-        self.provenance = Provenance(self.axes)
-        self.sources = SourceTracker(self._sources)
+# Calls at one place in one pass outside `model(x)`, above which the method is taken for a loop.
+_MAX_CALLS = 256
 
 
 class Capture:
@@ -84,6 +55,8 @@ class Capture:
         inputs: time axis and sampling rate of the model's inputs.
         ran: ``"model"`` after the model's own forward ran, ``"parts"`` if only that of submodules
             did, or None.
+        methods: methods, such as `encode()`, and submodules whose activations ran outside
+            ``model(x)``.
     """
 
     def __init__(
@@ -102,6 +75,7 @@ class Capture:
     ):
         self.discovery = Discovery(model, select, kinds)
         self.ran: Literal["model", "parts"] | None = None
+        self.methods: dict[str, None] = {}
         self._downsamplings = DownsamplingLog()
         self._sources = ChannelSources(self._layer_of)
         self._weights: dict[int, str] = {}  # layers by the identity of their weight
@@ -112,7 +86,8 @@ class Capture:
         self._model = model
         self._on_forward = on_forward
         self._entered: Counter[str] = Counter()  # calls of activation modules, by place
-        self._thread = _ThreadState(self.inputs, self._sources, remembers=change is None)
+        self._without_values: set[str] = set()  # places called with a tensor on the meta device
+        self._thread = ThreadState(remembers=not self.changes_outputs)
         self._attached_in: int | None = None  # id of the thread
 
     def attach(self) -> None:
@@ -129,7 +104,7 @@ class Capture:
             for module, names in self.discovery.names.items()
             for key, parameter in module._parameters.items()
         }
-        self._thread = _ThreadState(self.inputs, self._sources, remembers=not self.changes_outputs)
+        self._thread = ThreadState(remembers=not self.changes_outputs)
         self._attached_in = threading.get_ident()
         try:
             hooks.register(self)
@@ -154,11 +129,15 @@ class Capture:
                     f"ran {times} times without an activation call that can be seen; if it has a "
                     "forward of its own, kinds=[its class] records it as one activation"
                 )
+        for place in self._without_values:
+            if not self.discovery.rows[place].fired:
+                self.discovery.rows[place].reason = "it was only called with tensors without values"
 
     def state_dict(self) -> dict[str, Any]:
         """State beside the coverage, as plain data for :meth:`load_state_dict`."""
         return {
             "ran": self.ran,
+            "methods": list(self.methods),
             "entered": dict(self._entered),
             "downsamplings": self._downsamplings.state_dict(),
             "sources": self._sources.state_dict(),
@@ -170,6 +149,7 @@ class Capture:
         """Restore the state saved by :meth:`state_dict`, and the coverage."""
         self.discovery.rows = {place: replace(row) for place, row in coverage.items()}
         self.ran = state["ran"]
+        self.methods = dict.fromkeys(state["methods"])
         self._entered = Counter(state["entered"])
         self._downsamplings.load_state_dict(state["downsamplings"])
         self._sources.load_state_dict(state["sources"])
@@ -215,18 +195,19 @@ class Capture:
         if thread.running and module is self._model and not calls_itself(module):
             # A KeyboardInterrupt, unlike an Exception, ends a forward without calling the hooks.
             thread.running.clear()
-        if not thread.running:
-            self.ran = "model" if module is self._model else self.ran or "parts"
-            thread.calls.clear()
-            thread.restart()
+        outermost = None
+        if not thread.running and module is self._model:
+            self.ran, outermost = "model", Pass(self.inputs, self._sources, thread.memory)
+            thread.enter(outermost)
             inputs = inputs_of(module, args, keyword_arguments(module))
-            thread.memory.start((module, *((name, x.shape, x.dtype) for name, x in inputs)))
-            if module is self._model:
-                if thread.memory.tracking:
-                    thread.axes.start(inputs)
-                self._on_forward(inputs)
-        if thread.memory.expects(module) is None:
-            thread.memory.add(module, matters=True)
+            thread.memory.start(tuple((name, x.shape, x.dtype, x.is_meta) for name, x in inputs))
+            if thread.memory.tracking:
+                outermost.axes.start(inputs)
+            self._on_forward(inputs)
+        elif not thread.running:
+            self._enter_method()
+        if (current := thread.current) is not None and current.memory.expects(module) is None:
+            current.memory.add(module, matters=True)
         name = names[0] if len(names) == 1 else self._called_name(names)
         in_custom = False
         if thread.running:
@@ -248,7 +229,7 @@ class Capture:
                 else:
                     reason = "it was called without a positional tensor"
                     self.discovery.set_reason(name, module, reason)
-        thread.running.append(Frame(module, name, kind, in_custom, finish))
+        thread.running.append(Frame(module, name, kind, in_custom, finish, outermost))
 
     def on_module_exit(self, module: nn.Module, output: Any) -> Any:
         """See :class:`spectroscope.capture.hooks.Observer`."""
@@ -258,10 +239,8 @@ class Capture:
         ):
             while (frame := running.pop()).module is not module:
                 pass
-            if not running:
-                self._thread.restart()
-                if output is not None:
-                    self._thread.memory.finish()
+            if frame.outermost is not None and output is not None:
+                frame.outermost.memory.finish()
             if frame.finish is not None:
                 new = frame.finish(output)
             if isinstance(module, nn.TransformerEncoderLayer) and not frame.ran_submodules:
@@ -270,8 +249,8 @@ class Capture:
 
     def ignores(self, function: Callable[..., Any]) -> bool:
         """See :class:`spectroscope.capture.hooks.Observer`."""
-        thread = self._thread
-        return bool(thread.running) and thread.memory.expects(function) is False
+        current = self._thread.current if self._thread.running else None
+        return current is not None and current.memory.expects(function) is False
 
     def on_function_call(
         self,
@@ -281,27 +260,28 @@ class Capture:
         wrapped: bool,
     ) -> hooks.Interception | None:
         """See :class:`spectroscope.capture.hooks.Observer`."""
-        thread = self._thread
-        if not thread.running:
+        thread, name = self._thread, activations.function_name(function)
+        if thread.current is None and name not in activations.FUNCTIONS:
             return None
-        name = activations.function_name(function)
-        frame = thread.running[-1]
         wrap = finish = None
-        if not frame.in_custom:
+        if not (thread.running and thread.running[-1].in_custom):
             if name in activations.FUNCTIONS:
                 wrap, finish = self._activate(name, args, kwargs, wrapped)
-            elif "relu" in name and "relu" in name.split("_"):
+            elif "relu" in name and "relu" in name.split("_") and (frame := self._caller()):
                 reason = "its ReLU is part of a fused kernel"
                 self.discovery.add_unobservable(frame.name, frame.module, reason, function=name)
-        memory, axes, provenance, sources = (
-            thread.memory, thread.axes, thread.provenance, thread.sources
-        )  # fmt: skip
+        current = thread.current
+        if current is None:
+            return None
+        memory, axes, provenance = current.memory, current.axes, current.provenance
+        sources = current.sources
         memory.add(function, matters=not (wrap is finish is None))
         if not memory.tracking:
             return hooks.Interception(wrap, finish)
         if wrap is finish is None and not axes.concerns(name, args, kwargs):
             return None
-        place = f"{frame.name}/{name.strip('_')}".lstrip("/")
+        frame = self._innermost()
+        place = f"{frame.name if frame else ''}/{name.strip('_')}".lstrip("/")
 
         def on_output(output: Any) -> None:
             tracked = axes.update(name, args, kwargs, output)
@@ -334,13 +314,60 @@ class Capture:
         if match is None or match[0].kind not in self.discovery.kinds.names:
             return hooks.Interception()
         activation, tensor = match
-        frame = self._thread.running[-1]
+        frame = self._caller()
+        if frame is None:
+            return hooks.Interception()
         is_relu = activation is activations.RELU and not wrapped
         place = "" if frame.kind else function
         finish = self._start_call(frame.module, frame.name, place, activation.kind, tensor, is_relu)
         if finish is None or not self.changes_outputs:
             return hooks.Interception(on_output=finish)
         return hooks.Interception(wrap=partial(run_on_copy, activation.functions[function], finish))
+
+    def _innermost(self) -> Frame | None:
+        """The innermost module whose call is seen; in a traced graph, that which was traced."""
+        if not self._thread.running:
+            return None
+        frame = self._thread.running[-1]
+        origins = self.discovery.origins.get(frame.module)
+        if not origins:
+            return frame
+        name, kind = origins.get(line_of(type(frame.module).forward.__code__), ("", None))
+        return Frame(frame.module, f"{frame.name}.{name}".strip("."), kind)
+
+    def _caller(self) -> Frame | None:
+        """The module that calls a function: of those on the stack the innermost, or None.
+
+        Not each comes through `nn.Module.__call__`: `model.encode(x)` and `module.forward(x)`
+        don't.
+        """
+        innermost = self._innermost()
+        if innermost is not None and innermost.kind:
+            return innermost
+        _, module = next(running_methods(self.discovery.names), (None, None))
+        if module is None or any(outer.module is module for outer in self._thread.running):
+            return innermost
+        if innermost is None:
+            self._enter_method()
+        kind = self.discovery.kind_of[module]
+        if isinstance(module, self.discovery.kinds.classes):
+            kind = None  # its output isn't seen
+        return Frame(module, self._called_name(self.discovery.names[module]), kind)
+
+    def _enter_method(self) -> None:
+        """Enter the pass of the outermost method that runs, other than ``model(x)``."""
+        frame, module, method = outermost_method(self._model, self.discovery.names)
+        outermost = FrameValue.get(frame, self._thread)
+        if outermost is None:
+            name = f"{self.discovery.names[module][0]}.{method}".strip(".")
+            if threading.get_ident() != self._attached_in:
+                name += " in another thread"
+            outermost = Pass(
+                self.inputs, self._sources, ForwardMemory(enabled=False), name or "itself"
+            )
+            FrameValue.set(frame, self._thread, outermost)
+            self.ran = self.ran or "parts"
+        self._thread.enter(outermost)
 
     def _start_call(
         self,
@@ -352,22 +379,31 @@ class Capture:
         is_relu: bool = False,
     ) -> Finish | None:
         """Name a call and pass it on; None if it isn't selected."""
-        calls = self._thread.calls
+        if tensor.is_meta and not self.changes_outputs:  # Keras builds and compiles models so
+            self._without_values.add(self.discovery.row(module, name, function, kind).place)
+            return None
+        current = self._thread.current
+        assert current is not None  # entered with the outermost module or method
+        if current.name:
+            self.methods[current.name] = None
         row = self.discovery.row(module, name, function, kind, calls=1)
-        site = Site(name, function, calls[row.place], kind)
-        calls[row.place] += 1
+        site = Site(name, function, current.calls[row.place], kind)
+        current.calls[row.place] += 1
         if not self.discovery.selects(site):
             return None
+        if current.name and site.call >= _MAX_CALLS:
+            row.reason = f"called more than {_MAX_CALLS} times in one {current.name}: call model(x)"
+            return None
         finish = self._dispatcher.start(
-            site, tensor, self._thread.axes, self._thread.memory, row, is_relu=is_relu
+            site, tensor, current.axes, current.memory, row, is_relu=is_relu
         )
-        if self.changes_outputs or not self._thread.memory.tracking:
+        if self.changes_outputs or not current.memory.tracking:
             return finish
-        self._thread.sources.add_site(site.name, tensor)
+        current.sources.add_site(site.name, tensor)
 
         def finish_call(output: Any) -> Tensor | None:
             if isinstance(output, Tensor):
-                self._thread.provenance.add_site(site.name, output)
+                current.provenance.add_site(site.name, output)
             return finish(output)
 
         return finish_call

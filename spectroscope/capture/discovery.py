@@ -2,6 +2,7 @@
 
 import difflib
 import fnmatch
+import sys
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -9,7 +10,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from spectroscope.capture import activations, hooks
+from spectroscope.capture import activations, graphs, hooks
 from spectroscope.capture.sites import CoverageRow, Select, Site, place_of
 from spectroscope.errors import RequestError
 from spectroscope.wrappers import is_wrapped
@@ -29,6 +30,7 @@ class Discovery:
         rows: coverage by place: every activation, and what can't be observed.
         names: all qualified names of every module.
         kind_of: the kind of activation that a module is, or None.
+        origins: by traced graph and line of its code, as :func:`graphs.origins`.
         kinds: the kinds to observe.
         compiled: whether the model has compiled parts.
 
@@ -47,6 +49,7 @@ class Discovery:
         self.rows: dict[str, CoverageRow] = {}
         self.names: dict[nn.Module, list[str]] = {}
         self.kind_of: dict[nn.Module, str | None] = {}
+        self.origins: dict[nn.Module, dict[int, tuple[str, str | None]]] = {}
         self.kinds = activations.Kinds.of(kinds)
         self.compiled = False
         self._model = model
@@ -60,6 +63,7 @@ class Discovery:
         """Name every module; add rows for activation modules and for what can't be observed."""
         self.names.clear()
         self.kind_of.clear()
+        self.origins.clear()
         scripted: list[str] = []
         for name, module in _walk(self._model):
             compiled = module._compiled_call_impl is not None or hasattr(module, "_orig_mod")
@@ -67,6 +71,8 @@ class Discovery:
             first = module not in self.names
             self.names.setdefault(module, []).append(name)
             self.kind_of[module] = self.kinds.of_module(module)
+            if first and isinstance(module, torch.fx.GraphModule):
+                self.origins[module] = graphs.origins(module)
             if any(name.startswith(prefix) for prefix in scripted):
                 continue
             if isinstance(module, torch.jit.ScriptModule):
@@ -180,10 +186,24 @@ def _walk(
     causes no infinite recursion.
     """
     yield name, module
-    for key, child in module._modules.items():  # named_children() yields a shared child only once
+    for key, child in _children(module):
         if child is not None and child is not module and child not in ancestors:
             path = name if is_wrapped(module, key) else f"{name}.{key}" if name else key
             yield from _walk(child, path, (*ancestors, module))
+
+
+def _children(module: nn.Module) -> list[tuple[str, nn.Module | None]]:
+    """Submodules by name; layers of Keras, most of which torch doesn't know, by their own."""
+    children = list(module._modules.items())  # named_children() yields a shared child only once
+    layer_class = getattr(sys.modules.get("keras"), "Layer", ())
+    if not isinstance(module, layer_class):
+        return children
+    layers: dict[str, nn.Module | None] = {}
+    for layer in module._flatten_layers(include_self=False, recursive=False):
+        # Only the layers of a functional model are sure to have different names.
+        twins = sum(other.partition("@")[0] == layer.name for other in layers)
+        layers[f"{layer.name}@{twins}" if twins else layer.name] = layer
+    return [*layers.items(), *((k, m) for k, m in children if not isinstance(m, layer_class))]
 
 
 def _is_fused(module: nn.Module) -> bool:

@@ -272,5 +272,5 @@ def _log_above_one(ax: Axes, fractions: NDArray[np.float64]) -> None:
 
 def _set_title(ax: Axes, frame: pd.DataFrame) -> None:
     sites = frame["site"].unique()
-    title = checks.shorten(sites)[0] if len(sites) == 1 else f"{len(sites)} sites"
+    title = checks.title(frame, sites[0]) if len(sites) == 1 else f"{len(sites)} sites"
     style.set_default_title(ax, title)

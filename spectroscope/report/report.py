@@ -325,7 +325,10 @@ class Report:
         if not frames:
             sites = ", ".join(record.site.name for record in records[:3])
             raise RequestError(f"no {missing} at {sites or 'any site'}: that needs {needs}")
-        return pd.concat(frames, ignore_index=True)
+        table = pd.concat(frames, ignore_index=True)
+        # For titles of plots.
+        table.attrs["source"] = {r.site.name: sources.source(self._recording, r) for r in records}
+        return table
 
 
 def load(path: str | os.PathLike[str], *, statistics: Iterable[Statistic] = ()) -> Report:

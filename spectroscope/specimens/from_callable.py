@@ -3,6 +3,7 @@
 import importlib
 import os
 import sys
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -53,23 +54,43 @@ def from_callable(
         raise RequestError(
             f"{path} returns a {type(made).__name__}, not an nn.Module or a Specimen"
         )
-    if input is None:
-        raise RequestError(
-            f"{path} returns a model: pass its inputs, [N, ...], as --input x.npy or x.pt"
-        )
     if checkpoint is not None:
         load_checkpoint(made, checkpoint)
-    x = _cast_like(load_array(input), made)
+    return on_input(made, path, input, fs=fs, channel_axis=channel_axis, time_axis=time_axis)
+
+
+def on_input(
+    model: nn.Module,
+    path: str,
+    input: str | os.PathLike[str] | None,
+    **facts: Any,
+) -> Specimen:
+    """Specimen from a model and a file of inputs.
+
+    Args:
+        model: the model.
+        path: where it is from.
+        input: the file.
+        facts: further attributes of the specimen.
+
+    Raises:
+        RequestError: `input` is missing or can't be read.
+    """
+    if input is None:
+        raise RequestError(
+            f"{path} is a model: pass its inputs, [N, ...], as --input x.npy or x.pt"
+        )
+    x = _cast_like(load_array(input), model)
+    with suppress(NotImplementedError):  # of `torch.export`, whose modules are always in one mode
+        model.eval()
     return Specimen(
         name=path,
-        description=f"{type(made).__name__} on {os.path.basename(input)}",
+        description=f"{type(model).__name__} on {os.path.basename(input)}",
         license="your own",
-        model=made.eval(),
+        model=model,
         inputs=torch.split(x, BATCH),
         n_inputs=len(x),
-        fs=fs,
-        channel_axis=channel_axis,
-        time_axis=time_axis,
+        **facts,
     )
 
 
