@@ -210,6 +210,10 @@ class Recorder(CaptureSession):
             name: self._capture.next_downsampling(record.site, record.layout)
             for name, record in records.items()
         }
+        sources = {
+            name: self._capture.sources(record.site, record.layout)
+            for name, record in records.items()
+        }
         return Recording(
             self._fs,
             self._window,
@@ -218,6 +222,7 @@ class Recorder(CaptureSession):
             self._capture.discovery.snapshot(),
             {name: row for name, row in downsamplings.items() if row is not None},
             {name: self._capture.only_mean.get(name) for name in records},
+            {name: ranges for name, ranges in sources.items() if ranges is not None},
             {key: (text,) for key, text in about.items()},
         )
 

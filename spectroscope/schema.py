@@ -22,6 +22,13 @@ COLUMNS = {
     "call": Column("", "number of the call of the module within one forward of the model, from 0"),
     "kind": Column("", "kind of activation: ReLU, ReLU6, Hardtanh, …"),
     "channel": Column("", "channel of the activation, from 0"),
+    "source": Column(
+        "",
+        "convolution or linear layer whose outputs the channels are, through elementwise functions "
+        "and pooling; + where outputs are added, “from” the first channel where concatenated; NA: "
+        "unknown",
+    ),
+    "filter": Column("", "index of the channel among the outputs of `source`"),
     "channels": Column("", "number of channels"),
     "channel_axis": Column("", "channel axis of the activation in the model"),
     "shape": Column(

@@ -104,6 +104,7 @@ def test_inspect_writes_everything(out):
         "columns.csv",
         "coverage.csv",
         "dc.csv",
+        "dead.csv",
         "harmonics.csv",
         "introduced.csv",
         "report.html",

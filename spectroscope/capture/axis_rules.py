@@ -60,15 +60,15 @@ def output_axes(call: FunctionCall, output: Tensor) -> Axes | None:
         return _RULES[call.name](axes or (UNKNOWN,) * first.dim(), call, output)
     source, axes = call.tracked[0]
     same_layout = output.shape == source.shape and output.stride() == source.stride()
-    if call.name in _RESHAPES and source is first:
+    if call.name in RESHAPES and source is first:
         return reshaped(axes, source.shape, output.shape)
     if source.is_complex() and output.shape == source.shape:
         return axes  # real or imaginary part, which may be a view
-    if not same_layout and _storage_id(output) == _storage_id(source):
+    if not same_layout and shares_storage(output, source):
         return view_axes(axes, source, output)
-    if call.name in _UNKNOWN:
+    if call.name in UNKNOWN_AXES:
         return None
-    if call.name in _SCRAMBLED or call.name.startswith("fft_"):
+    if call.name in SCRAMBLED or call.name.startswith("fft_"):
         dim = call.argument(2 if call.name.startswith("fft_") else 1, "dim", -1)
         return scrambled(axes, dim) if output.dim() == len(axes) and source is first else None
     if call.name == "getitem":
@@ -85,7 +85,7 @@ def output_axes(call: FunctionCall, output: Tensor) -> Axes | None:
             return reduced
     if same_layout and len(call.tracked) == 1:
         return axes
-    if call.name in _JOINING:
+    if call.name in JOINING:
         return merged([axes for _, axes in call.tracked])
     lower = any(tensor.dim() > output.dim() for tensor, _ in call.tracked)
     if not lower and any(output.shape == tensor.shape for tensor in call.inputs):
@@ -93,8 +93,9 @@ def output_axes(call: FunctionCall, output: Tensor) -> Axes | None:
     return None
 
 
-def _storage_id(tensor: Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata)
+def shares_storage(first: Tensor, second: Tensor) -> bool:
+    """Whether one tensor is a view of the other, or both of a third."""
+    return bool(first.untyped_storage()._cdata == second.untyped_storage()._cdata)
 
 
 def per_axis(value: Any, count: int) -> list[int]:
@@ -251,7 +252,7 @@ def _einsum(axes: Axes, call: FunctionCall, output: Tensor) -> Axes | None:
 
 def _unfold(axes: Axes, call: FunctionCall, output: Tensor) -> Axes | None:
     first = call.inputs[0]
-    if _storage_id(output) == _storage_id(first):  # Tensor.unfold
+    if shares_storage(output, first):  # Tensor.unfold
         return view_axes(axes, first, output)
     return (axes[0], CHANNEL, UNKNOWN) if len(axes) == 4 else None  # F.unfold
 
@@ -313,13 +314,13 @@ MAKES_CHANNELS = frozenset(
     | {f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3)}
 )
 PRODUCTS = frozenset(("matmul", "rmatmul", "mm", "bmm", "addmm", "baddbmm", "einsum"))
-_RESHAPES = {"reshape", "view", "flatten", "unflatten", "ravel", "view_as", "reshape_as"}
+RESHAPES = {"reshape", "view", "flatten", "unflatten", "ravel", "view_as", "reshape_as"}
 # The output keeps the axes of the inputs, though not the shape.
-_JOINING = {"cat", "concat", "concatenate"}
+JOINING = {"cat", "concat", "concatenate"}
 _REDUCTIONS = {"mean", "sum", "amax", "amin", "max", "min", "median", "std", "var", "prod",
                "logsumexp", "nanmean", "nansum"}  # fmt: skip
 # The output has the axes of the input, but samples in another order.
-_SCRAMBLED = {"sort", "argsort", "gather", "scatter", "index_select", "take_along_dim"}
+SCRAMBLED = {"sort", "argsort", "gather", "scatter", "index_select", "take_along_dim"}
 # The output may have the shape of an input, but not the axes.
-_UNKNOWN = {"tensordot", "inverse", "take", "grid_sample", "cdist", "outer", "stft",
+UNKNOWN_AXES = {"tensordot", "inverse", "take", "grid_sample", "cdist", "outer", "stft",
             "istft"}  # fmt: skip

@@ -13,6 +13,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 from spectroscope.capture import activations, hooks
 from spectroscope.capture.axes import Axes, ChannelAxis, Layout, TimeAxis
 from spectroscope.capture.call import run_on_copy
+from spectroscope.capture.channel_sources import ChannelSources, Sources
 from spectroscope.capture.discovery import Discovery
 from spectroscope.capture.dispatch import CallObserver, Change, Dispatcher, Finish
 from spectroscope.capture.downsampling import DownsamplingLog
@@ -81,6 +82,8 @@ class Capture:
         self.methods: dict[str, None] = {}
         self._downsamplings = DownsamplingLog()
         self.only_mean: dict[str, OnlyMean] = {}
+        self._sources = ChannelSources(self._layer_of)
+        self._weights: dict[int, str] = {}  # layers by the identity of their weight
         self.inputs = InputAxes(fs, time_axis)
         self._dispatcher = Dispatcher(
             observe, change, channel_axis, decimation, timed=self.inputs.fs is not None
@@ -90,7 +93,12 @@ class Capture:
         self._entered: Counter[str] = Counter()  # calls of activation modules, by place
         self._without_values: set[str] = set()  # places called with a tensor on the meta device
         self._new_pass = partial(
-            Pass, self.inputs, self.discovery.buffers, self._downsamplings, self.only_mean
+            Pass,
+            self.inputs,
+            self.discovery.buffers,
+            self._downsamplings,
+            self.only_mean,
+            self._sources,
         )
         self._thread = ThreadState(remembers=not self.changes_outputs)
         self._attached_in: int | None = None  # id of the thread
@@ -104,6 +112,11 @@ class Capture:
         if self._attached_in is not None:
             raise RuntimeError("this recorder is already recording")
         self.discovery.scan()  # modules may have been replaced since the last scan
+        self._weights = {
+            id(parameter): names[0] if key == "weight" else f"{names[0]}.{key}".lstrip(".")
+            for module, names in self.discovery.names.items()
+            for key, parameter in module._parameters.items()
+        }
         self._thread = ThreadState(remembers=not self.changes_outputs)
         self._attached_in = threading.get_ident()
         try:
@@ -141,6 +154,7 @@ class Capture:
             "entered": dict(self._entered),
             "downsamplings": self._downsamplings.state_dict(),
             "only_mean": dict(self.only_mean),
+            "sources": self._sources.state_dict(),
         }
 
     def load_state_dict(
@@ -154,10 +168,19 @@ class Capture:
         self._downsamplings.load_state_dict(state["downsamplings"])
         self.only_mean.clear()
         self.only_mean.update(state["only_mean"])
+        self._sources.load_state_dict(state["sources"])
 
     def next_downsampling(self, site: Site, layout: Layout) -> Downsampling | None:
         """The next downsampling after a site whose activations have this layout."""
         return self._downsamplings.next(site.name, layout)
+
+    def sources(self, site: Site, layout: Layout) -> Sources | None:
+        """The layers whose filters the channels of a site are; None if unknown."""
+        return self._sources.of(site.name, layout.channel)
+
+    def _layer_of(self, weight: Tensor) -> str | None:
+        """The name of the layer with this weight, which may be a view; None if there is none."""
+        return self._weights.get(id(weight if weight._base is None else weight._base))
 
     @property
     def attached(self) -> bool:
@@ -424,6 +447,7 @@ class Capture:
         )
         if self.changes_outputs or not current.memory.tracking:
             return finish
+        current.sources.add_site(site.name, tensor)
 
         def finish_call(output: Any) -> Tensor | None:
             if isinstance(output, Tensor):

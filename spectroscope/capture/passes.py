@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from spectroscope.capture.axis_tracker import AxisTracker
+from spectroscope.capture.channel_sources import ChannelSources, SourceTracker
 from spectroscope.capture.downsampling import DownsamplingLog, Provenance
 from spectroscope.capture.idioms import Idioms
 from spectroscope.capture.inputs import InputAxes
@@ -26,6 +27,7 @@ class Pass:
         buffers: as in :class:`AxisTracker`.
         downsamplings: is updated.
         only_mean: as in :class:`GlobalPooling`.
+        sources: as in :class:`SourceTracker`.
         memory: of the forwards that it may repeat.
         name: as the attribute.
 
@@ -34,6 +36,7 @@ class Pass:
         calls: the activation calls so far, by place.
         memory: of the forwards that it may repeat.
         axes: of the tensors of this pass.
+        sources: the filters of the tensors of this pass.
         idioms: ReLUs in other words.
     """
 
@@ -43,6 +46,7 @@ class Pass:
         buffers: TensorMap[bool],
         downsamplings: DownsamplingLog,
         only_mean: dict[str, OnlyMean],
+        sources: ChannelSources,
         memory: ForwardMemory,
         name: str = "",
     ) -> None:
@@ -50,6 +54,7 @@ class Pass:
         self.calls: Counter[str] = Counter()
         self.memory = memory
         self.axes = AxisTracker(inputs, buffers)
+        self.sources = SourceTracker(sources)
         self.idioms = Idioms()
         self._provenance = Provenance(self.axes)
         self._downsamplings = downsamplings
@@ -68,6 +73,7 @@ class Pass:
             if tracked:
                 steps = self._provenance.update(place, tracked, args, kwargs, output)
                 self._downsamplings.add(steps)
+            self.sources.update(place, tracked, args, kwargs, output, axes.of)
             if pooling.active:
                 pooling.update(name, args, kwargs, output)
 

@@ -24,10 +24,10 @@ QUANTILES = (0.1, 0.5, 0.9)
 DIGITS = 4
 
 # The first columns of the table of layers. The other columns of `Report.sites()` follow.
-_FIRST = ["site", "kind", "channels", "shape", "dc_fraction", "active_fraction", "dead_fraction",
-          "always_on_fraction", "introduced_fraction", "above_next_nyquist", "dc_out", "dc_out_std",
-          "dc_gaussian", "ac_rms_out", "dc_in", "ac_rms_in", "fs", "nyquist",
-          "decimation"]  # fmt: skip
+_FIRST = ["site", "source", "kind", "channels", "shape", "dc_fraction", "active_fraction",
+          "dead_fraction", "always_on_fraction", "introduced_fraction", "above_next_nyquist",
+          "dc_out", "dc_out_std", "dc_gaussian", "ac_rms_out", "dc_in", "ac_rms_in", "fs",
+          "nyquist", "decimation"]  # fmt: skip
 # Parts of the site's name.
 _IN_SITE_NAME = ["module", "function", "call"]
 # The same for all channels of a site, or the number of the row.
@@ -83,10 +83,12 @@ def embedded(
             spectra_of[site] = Spectra(frame[frame["site"] == site])
     lines = _lines_per_site([spectra.power["out"].shape for spectra in spectra_of.values()])
     layers = []
-    for site in sites["site"]:
+    for site, source in zip(sites["site"], sites["source"], strict=True):
         channels = channels_of[site]
         values = _informative(channels).drop(columns=_NOT_OF_CHANNELS)
         layer: dict[str, Any] = {"site": site, "channels": _columns(values)}
+        if isinstance(source, str):
+            layer["source"] = source
         if site in spectra_of:
             layer["spectra"] = spectra_of[site].embedded(_most_variable(channels, lines))
         else:

@@ -249,5 +249,5 @@ def _over_channels(frame: pd.DataFrame, column: str, words: str, ax: Axes | None
 
 def _set_title(ax: Axes, frame: pd.DataFrame) -> None:
     sites = frame["site"].unique()
-    title = checks.shorten(sites)[0] if len(sites) == 1 else f"{len(sites)} sites"
+    title = checks.title(frame, sites[0]) if len(sites) == 1 else f"{len(sites)} sites"
     style.set_default_title(ax, title)

@@ -12,7 +12,7 @@ import pandas as pd
 
 from spectroscope.errors import RequestError
 from spectroscope.io import output_folder
-from spectroscope.report import export, predictions, spectra, tables
+from spectroscope.report import export, predictions, sources, spectra, tables
 from spectroscope.schema import COLUMNS
 from spectroscope.statistics import storage
 from spectroscope.statistics.base import Statistic
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 FILE = "report.npz"
 
 # Tables that `Report.save` writes as CSV, and those too long for CSV.
-_CSV_TABLES = ["dc", "sites", "introduced", "coverage", "aliasing", "harmonics"]
+_CSV_TABLES = ["dc", "sites", "introduced", "coverage", "dead", "aliasing", "harmonics"]
 _LONG_TABLES = ["spectra", "cross_spectra"]
 # What is missing at sites without spectra, and what recording them needs.
 _SPECTRA = ("spectra were recorded", "spectra=True and inputs of one length, longer than 1")
@@ -97,7 +97,8 @@ class Report:
         """Power spectra, one row per site, channel, side and frequency.
 
         Args:
-            select: a glob or globs over module names or sites; None: all sites with a spectrum.
+            select: a glob or globs over module names or sites; those that match none, over the
+                layers in the column `source` of :meth:`sites`. None: all sites with a spectrum.
             scaling: ``"spectrum"``: column `power`; ``"density"``: power per frequency, column
                 `density`; ``"amplitude"``: amplitude of a cosine of that power, column `amplitude`.
 
@@ -181,6 +182,14 @@ class Report:
     def coverage(self) -> pd.DataFrame:
         """Every place with activations, and every part of the model that can't be observed."""
         return tables.coverage(self._recording)
+
+    def dead(self) -> pd.DataFrame:
+        """Channels whose output was never > 0, with the filter that makes each.
+
+        One row per channel and layer: where outputs of several layers are added, all of them. A
+        channel can be pruned by removing its filters. `source` and `filter` are NA where unknown.
+        """
+        return sources.dead(self._recording)
 
     def describe(self) -> pd.DataFrame:
         """Unit and definition of every column of every table."""
@@ -309,7 +318,7 @@ class Report:
         if select is not None:
             globs = [select] if isinstance(select, str) else list(select)
             names = [record.site.name for record in records]
-            records = [r for r in records if any(r.site.matches(glob) for glob in globs)]
+            records = sources.matching(self._recording, globs)
             if not records:
                 near = ", ".join(difflib.get_close_matches(str(select), names, n=3, cutoff=0))
                 raise RequestError(f"no site matches {select!r}; there are, for example, {near}")
@@ -317,7 +326,10 @@ class Report:
         if not frames:
             sites = ", ".join(record.site.name for record in records[:3])
             raise RequestError(f"no {missing} at {sites or 'any site'}: that needs {needs}")
-        return pd.concat(frames, ignore_index=True)
+        table = pd.concat(frames, ignore_index=True)
+        # For titles of plots.
+        table.attrs["source"] = {r.site.name: sources.source(self._recording, r) for r in records}
+        return table
 
 
 def load(path: str | os.PathLike[str], *, statistics: Iterable[Statistic] = ()) -> Report:

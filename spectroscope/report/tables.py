@@ -14,6 +14,7 @@ from spectroscope.report.channels import (
     statistic_columns,
     to_numpy,
 )
+from spectroscope.report.sources import source
 from spectroscope.schema import Column
 from spectroscope.statistics.recording import Recording, SiteRecord
 
@@ -63,6 +64,7 @@ def sites(recording: Recording) -> pd.DataFrame:
         rows.append(
             _site_columns(record)
             | {
+                "source": source(recording, record),
                 "channels": record.channels,
                 "channel_axis": record.layout.channel,
                 "shape": record.shape,
@@ -78,9 +80,9 @@ def sites(recording: Recording) -> pd.DataFrame:
             }
             | dead_and_always_on(record)
         )
-    columns = [*SITE_COLUMNS, "channels", "channel_axis", "shape", "fs", "nyquist", "decimation",
-               "n_samples", "dc_fraction", "preserved_fraction", "introduced_fraction",
-               "above_next_nyquist",
+    columns = [*SITE_COLUMNS, "source", "channels", "channel_axis", "shape", "fs", "nyquist",
+               "decimation", "n_samples", "dc_fraction", "preserved_fraction",
+               "introduced_fraction", "above_next_nyquist",
                "feeds_global_pooling", "dead_fraction", "always_on_fraction"]  # fmt: skip
     by_site = dc(recording).groupby("site", sort=False)
     means = by_site[[*_MEANS, *user_columns(recording)]].mean()

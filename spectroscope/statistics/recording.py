@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 
 from spectroscope.capture import pooling
 from spectroscope.capture.axes import Layout
+from spectroscope.capture.channel_sources import Sources
 from spectroscope.capture.pooling import OnlyMean
 from spectroscope.capture.sites import CoverageRow, Downsampling, Shape, Site
 from spectroscope.dsp.moments import ChannelMoments
@@ -165,6 +166,7 @@ class Recording:
         only_mean: whether nothing but the mean over time or space goes on from a site, by site
             name; None: unknown.
         downsamplings: next function that lowers the sampling rate after a site, by site name.
+        sources: layers whose filters the channels of a site are, by site name.
         about: run details for the reader: `model`, `recorded`, `versions` and the user's own, each
             with one text or, after a merge, several.
         run_shard: which shards of which run; None: not from a sharded run.
@@ -177,6 +179,7 @@ class Recording:
     coverage: Mapping[str, CoverageRow]
     downsamplings: Mapping[str, Downsampling]
     only_mean: Mapping[str, OnlyMean]
+    sources: Mapping[str, Sources]
     about: Mapping[str, tuple[str, ...]]
     run_shard: RunShard | None = None
 
@@ -233,6 +236,7 @@ class Recording:
         only_mean = {**other.only_mean, **self.only_mean}
         for name in self.only_mean.keys() & other.only_mean.keys():
             only_mean[name] = pooling.merged(self.only_mean[name], other.only_mean[name])
+        sources = {**other.sources, **self.sources}
         about = {
             key: tuple(dict.fromkeys((*self.about.get(key, ()), *other.about.get(key, ()))))
             for key in {**self.about, **other.about}
@@ -245,6 +249,7 @@ class Recording:
             coverage,
             downsamplings,
             only_mean,
+            sources,
             about,
             run_shard,
         )

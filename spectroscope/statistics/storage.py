@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from spectroscope.capture.axes import Layout
+from spectroscope.capture.channel_sources import SourceRange
 from spectroscope.capture.sites import CoverageRow, Downsampling, Site
 from spectroscope.dsp.spectra import get_window
 from spectroscope.errors import RequestError
@@ -99,6 +100,7 @@ def write(
             for site, row in recording.downsamplings.items()
         },
         "only_mean": recording.only_mean,
+        "sources": recording.sources,
         "coverage": [asdict(row) for row in recording.coverage.values()],
         "about": recording.about,
         "run_shard": None if recording.run_shard is None else recording.run_shard.to_json(),
@@ -218,6 +220,13 @@ def _recording(
             for site, (place, factor, between, whole) in header["downsamplings"].items()
         },
         {site: None if x is None else bool(x) for site, x in header["only_mean"].items()},
+        {
+            str(site): tuple(
+                SourceRange(str(layer), int(channel), int(filter), int(size))
+                for layer, channel, filter, size in ranges
+            )
+            for site, ranges in header["sources"].items()
+        },
         {str(key): tuple(map(str, texts)) for key, texts in header.get("about", {}).items()},
         None if header["run_shard"] is None else RunShard.from_json(header["run_shard"]),
     )
