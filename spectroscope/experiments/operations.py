@@ -17,7 +17,7 @@ from torch import Tensor
 
 from spectroscope.capture.sites import Site
 from spectroscope.dsp.decomposition import RELU_GAIN
-from spectroscope.dsp.harmonics import Harmonics
+from spectroscope.dsp.harmonics import Harmonics, Tone
 from spectroscope.errors import RequestError
 from spectroscope.statistics.fundamentals import F0, Fundamental
 
@@ -184,17 +184,17 @@ class RemoveHarmonics:
         (axis,) = firing.transformed
         lines = output.movedim(axis, -1)
         samples, length = len(lines), lines.shape[-1]
-        f0 = Fundamental(self.f0, firing.fs or 1.0).at_site(firing.decimation, samples)
-        if not isinstance(f0, Tensor):
-            raise RequestError(f"remove_harmonics at {firing.name}: {f0}")
-        harmonics = Harmonics.of(f0.to(output.device), self._harmonics, length)
+        tone = Fundamental(self.f0, firing.fs or 1.0).at_site(firing.decimation, samples)
+        if not isinstance(tone, Tone):
+            raise RequestError(f"remove_harmonics at {firing.name}: {tone}")
+        harmonics = Harmonics.of(tone.freq.to(output.device), self._harmonics, length)
         time = torch.arange(length, dtype=torch.float64, device=output.device)
-        freq = torch.where(harmonics.usable, harmonics.freq, 0.0)  # NaN where f0 is unknown
+        freq = torch.where(harmonics.fitted, harmonics.freq, 0.0)  # NaN where f0 is unknown
         phase = 2 * math.pi * freq.unsqueeze(-1) * time  # [N or 1, K, T]
-        usable = harmonics.usable.repeat(1, 2).unsqueeze(-1)
-        tones = torch.cat([phase.cos(), phase.sin()], 1) * usable
+        fitted = harmonics.fitted.repeat(1, 2).unsqueeze(-1)
+        tones = torch.cat([phase.cos(), phase.sin()], 1) * fitted
         basis = torch.cat([torch.ones_like(tones[:, :1]), tones], 1)
-        # The pseudoinverse, because unusable harmonics are rows of zeros.
+        # The pseudoinverse, because harmonics that aren't fitted are rows of zeros.
         weights = torch.linalg.pinv(basis)[..., 1:]
         x = lines.flatten(1, -2).double()
         periodic = x @ weights @ tones
@@ -207,7 +207,7 @@ def remove_harmonics(f0: F0, harmonics: int = 8) -> RemoveHarmonics:
 
     The harmonics are fitted by least squares, as `record(..., f0=...)` measures them. A harmonic
     above the site's Nyquist frequency is removed at the frequency to which it folds. One that
-    cannot be distinguished from the DC or from another harmonic stays.
+    cannot be distinguished from the DC stays.
 
     Args:
         f0: fundamental in the unit of `fs`: a number, or one per input of a batch. In the latter
