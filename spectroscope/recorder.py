@@ -207,11 +207,11 @@ class Recorder(CaptureSession):
         origin = self._harmonics.fundamental.origin
         about = self._about | ({"f0": origin} if origin else {})
         downsamplings = {
-            name: self._capture.next_downsampling(record.site, record.layout)
+            name: self._capture.paths.next_downsampling(record.site, record.layout)
             for name, record in records.items()
         }
         sources = {
-            name: self._capture.sources(record.site, record.layout)
+            name: self._capture.paths.sources_of(record.site, record.layout)
             for name, record in records.items()
         }
         return Recording(
@@ -221,7 +221,7 @@ class Recorder(CaptureSession):
             records,
             self._capture.discovery.snapshot(),
             {name: row for name, row in downsamplings.items() if row is not None},
-            {name: self._capture.only_mean.get(name) for name in records},
+            {name: self._capture.paths.only_mean.get(name) for name in records},
             {name: ranges for name, ranges in sources.items() if ranges is not None},
             {key: (text,) for key, text in about.items()},
         )

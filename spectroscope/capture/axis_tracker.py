@@ -70,6 +70,14 @@ class AxisTracker:
         )
         return given and self.of(tensor) is None
 
+    def may_be_signal(self, tensor: Tensor) -> bool:
+        """Whether `tensor` may be a signal: not whole numbers, nor a loss, of all or each input."""
+        axes = self.of(tensor)
+        is_loss = tensor.dim() == 0 or (tensor.dim() == 1 and axes is not None
+                                        and axes[0].role == "batch")  # fmt: skip
+        is_integer = not (tensor.is_floating_point() or tensor.is_complex() or tensor.is_quantized)
+        return not is_loss and not is_integer
+
     def concerns(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Cheap pre-check: may :meth:`update` have something to do?"""
         name = name.lstrip("_")

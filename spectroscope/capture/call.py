@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from spectroscope.capture.activations import Reader
 from spectroscope.capture.axes import Layout, Reading
 from spectroscope.capture.sites import Site
 
@@ -195,3 +196,12 @@ def run_on_copy(
     if new is None:
         new = output
     return new if out is None else out.copy_(new)
+
+
+def reader_of(tensor: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Reader:
+    """Reads the argument of another call that is `tensor` in this one."""
+    position = next((i for i, value in enumerate(args) if value is tensor), None)
+    if position is not None:
+        return lambda args, kwargs: args[position]
+    key = next(key for key, value in kwargs.items() if value is tensor and key != "out")
+    return lambda args, kwargs: kwargs[key]

@@ -11,25 +11,20 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
 from spectroscope.capture import activations, hooks
-from spectroscope.capture.axes import Axes, ChannelAxis, Layout, TimeAxis
-from spectroscope.capture.call import run_on_copy
-from spectroscope.capture.channel_sources import ChannelSources, Sources
+from spectroscope.capture.axes import ChannelAxis, TimeAxis
+from spectroscope.capture.call import reader_of, run_on_copy
+from spectroscope.capture.callers import Callers
 from spectroscope.capture.discovery import Discovery
 from spectroscope.capture.dispatch import CallObserver, Change, Dispatcher, Finish
-from spectroscope.capture.downsampling import DownsamplingLog
 from spectroscope.capture.frames import (
-    FrameValue,
     calls_itself,
     keyword_arguments,
-    line_of,
-    outermost_method,
-    running_methods,
 )
 from spectroscope.capture.inputs import Input, InputAxes, SamplingRate, inputs_of
 from spectroscope.capture.memory import ForwardMemory
 from spectroscope.capture.passes import Frame, Pass, ThreadState
-from spectroscope.capture.pooling import OnlyMean
-from spectroscope.capture.sites import CoverageRow, Downsampling, Select, Site
+from spectroscope.capture.paths import Paths
+from spectroscope.capture.sites import CoverageRow, Select, Site
 from spectroscope.capture.tensors import nested_tensors
 from spectroscope.errors import first_line
 
@@ -56,7 +51,7 @@ class Capture:
     Attributes:
         discovery: the activations of the model, and the parts that can't be observed.
         inputs: time axis and sampling rate of the model's inputs.
-        only_mean: by site, whether nothing but the mean over time or space goes on.
+        paths: sources and downsamplings of the sites.
         ran: ``"model"`` after the model's own forward ran, ``"parts"`` if only that of submodules
             did, or None.
         methods: methods, such as `encode()`, and submodules whose activations ran outside
@@ -80,10 +75,7 @@ class Capture:
         self.discovery = Discovery(model, select, kinds)
         self.ran: Literal["model", "parts"] | None = None
         self.methods: dict[str, None] = {}
-        self._downsamplings = DownsamplingLog()
-        self.only_mean: dict[str, OnlyMean] = {}
-        self._sources = ChannelSources(self._layer_of)
-        self._weights: dict[int, str] = {}  # layers by the identity of their weight
+        self.paths = Paths()
         self.inputs = InputAxes(fs, time_axis)
         self._dispatcher = Dispatcher(
             observe, change, channel_axis, decimation, timed=self.inputs.fs is not None
@@ -92,15 +84,7 @@ class Capture:
         self._on_forward = on_forward
         self._entered: Counter[str] = Counter()  # calls of activation modules, by place
         self._without_values: set[str] = set()  # places called with a tensor on the meta device
-        self._new_pass = partial(
-            Pass,
-            self.inputs,
-            self.discovery.buffers,
-            self._downsamplings,
-            self.only_mean,
-            self._sources,
-        )
-        self._thread = ThreadState(remembers=not self.changes_outputs)
+        self._start_threads()
         self._attached_in: int | None = None  # id of the thread
 
     def attach(self) -> None:
@@ -112,12 +96,8 @@ class Capture:
         if self._attached_in is not None:
             raise RuntimeError("this recorder is already recording")
         self.discovery.scan()  # modules may have been replaced since the last scan
-        self._weights = {
-            id(parameter): names[0] if key == "weight" else f"{names[0]}.{key}".lstrip(".")
-            for module, names in self.discovery.names.items()
-            for key, parameter in module._parameters.items()
-        }
-        self._thread = ThreadState(remembers=not self.changes_outputs)
+        self.paths.set_layers(self.discovery.names)
+        self._start_threads()
         self._attached_in = threading.get_ident()
         try:
             hooks.register(self)
@@ -152,9 +132,7 @@ class Capture:
             "ran": self.ran,
             "methods": list(self.methods),
             "entered": dict(self._entered),
-            "downsamplings": self._downsamplings.state_dict(),
-            "only_mean": dict(self.only_mean),
-            "sources": self._sources.state_dict(),
+            "paths": self.paths.state_dict(),
         }
 
     def load_state_dict(
@@ -165,22 +143,19 @@ class Capture:
         self.ran = state["ran"]
         self.methods = dict.fromkeys(state["methods"])
         self._entered = Counter(state["entered"])
-        self._downsamplings.load_state_dict(state["downsamplings"])
-        self.only_mean.clear()
-        self.only_mean.update(state["only_mean"])
-        self._sources.load_state_dict(state["sources"])
+        self.paths.load_state_dict(state["paths"])
 
-    def next_downsampling(self, site: Site, layout: Layout) -> Downsampling | None:
-        """The next downsampling after a site whose activations have this layout."""
-        return self._downsamplings.next(site.name, layout)
+    def _start_threads(self) -> None:
+        """Forget what ran."""
+        self._thread = ThreadState(remembers=not self.changes_outputs)
+        self._callers = Callers(self._model, self.discovery, self._thread, self._new_method_pass)
 
-    def sources(self, site: Site, layout: Layout) -> Sources | None:
-        """The layers whose filters the channels of a site are; None if unknown."""
-        return self._sources.of(site.name, layout.channel)
+    def _new_pass(self, memory: ForwardMemory, name: str = "") -> Pass:
+        return Pass(self.inputs, self.discovery.buffers, self.paths, memory, name)
 
-    def _layer_of(self, weight: Tensor) -> str | None:
-        """The name of the layer with this weight, which may be a view; None if there is none."""
-        return self._weights.get(id(weight if weight._base is None else weight._base))
+    def _new_method_pass(self, name: str) -> Pass:
+        self.ran = self.ran or "parts"
+        return self._new_pass(ForwardMemory(enabled=False), name)
 
     @property
     def attached(self) -> bool:
@@ -221,7 +196,7 @@ class Capture:
                 outermost.axes.start(inputs)
             self._on_forward(inputs)
         elif not thread.running:
-            self._enter_method()
+            self._callers.enter_method()
         if (current := thread.current) is not None and current.memory.expects(module) is None:
             current.memory.add(module, matters=True)
         name = names[0] if len(names) == 1 else thread.called_name(names)
@@ -287,7 +262,7 @@ class Capture:
             idioms = None if thread.current is None else thread.current.idioms
             if name in activations.FUNCTIONS or (idioms and idioms.may_read(name)):
                 wrap, finish = self._activate(name, args, kwargs, wrapped)
-            elif "relu" in name and "relu" in name.split("_") and (frame := self._caller()):
+            elif "relu" in name and "relu" in name.split("_") and (frame := self._callers.caller()):
                 reason = "its ReLU is part of a fused kernel"
                 self.discovery.add_unobservable(frame.name, frame.module, reason, function=name)
             if idioms and (hidden := idioms.unobservable(name, args)):
@@ -299,7 +274,7 @@ class Capture:
         current.memory.add(function, matters=not (wrap is finish is note is None))
         track = None
         if current.memory.tracking:
-            frame = self._innermost()
+            frame = self._callers.innermost()
             place = f"{frame.name if frame else ''}/{name.strip('_')}".lstrip("/")
             track = current.track(place, name, args, kwargs)
         callbacks = [callback for callback in (track, note, finish) if callback is not None]
@@ -338,7 +313,7 @@ class Capture:
         if match is None:
             return hooks.Interception()
         activation, tensor = match
-        frame = self._caller()
+        frame = self._callers.caller()
         current = self._thread.current
         if frame is None or current is None:
             return hooks.Interception()
@@ -352,7 +327,7 @@ class Capture:
         if is_weight and frame.kind:
             self._entered[frame.name] -= 1
             self.discovery.discard_row(frame.name)
-        if is_weight or not (is_module or _may_be_activation(tensor, current.axes.of(tensor))):
+        if is_weight or not (is_module or current.axes.may_be_signal(tensor)):
             return hooks.Interception()
         place, kind = "" if is_module else function.strip("_"), activation.kind
         if kind not in self.discovery.kinds.names:
@@ -362,60 +337,18 @@ class Capture:
         finish = self._start_call(frame.module, frame.name, place, kind, tensor, is_relu)
         if finish is None or not self.changes_outputs:
             return hooks.Interception(on_output=finish)
-        return hooks.Interception(wrap=partial(run_on_copy, _reader(tensor, args, kwargs), finish))
+        return hooks.Interception(
+            wrap=partial(run_on_copy, reader_of(tensor, args, kwargs), finish)
+        )
 
     def _report_hidden(self, function: str, tensor: Tensor, reason: str) -> None:
         """Report a ReLU whose output the function doesn't return."""
-        current, frame = self._thread.current, self._caller()
+        current, frame = self._thread.current, self._callers.caller()
         if current is None or frame is None:
             return
-        axes = current.axes
-        if not axes.is_constant(tensor) and _may_be_activation(tensor, axes.of(tensor)):
+        if not current.axes.is_constant(tensor) and current.axes.may_be_signal(tensor):
             place = function.strip("_")
             self.discovery.add_unobservable(frame.name, frame.module, reason, function=place)
-
-    def _innermost(self) -> Frame | None:
-        """The innermost module whose call is seen; in a traced graph, that which was traced."""
-        if not self._thread.running:
-            return None
-        frame = self._thread.running[-1]
-        origins = self.discovery.origins.get(frame.module)
-        if not origins:
-            return frame
-        name, kind = origins.get(line_of(type(frame.module).forward.__code__), ("", None))
-        return Frame(frame.module, f"{frame.name}.{name}".strip("."), kind)
-
-    def _caller(self) -> Frame | None:
-        """The module that calls a function: of those on the stack the innermost, or None.
-
-        Not each comes through `nn.Module.__call__`: `model.encode(x)` and `module.forward(x)`
-        don't.
-        """
-        innermost = self._innermost()
-        if innermost is not None and innermost.kind:
-            return innermost
-        _, module = next(running_methods(self.discovery.names), (None, None))
-        if module is None or any(outer.module is module for outer in self._thread.running):
-            return innermost
-        if innermost is None:
-            self._enter_method()
-        kind = self.discovery.kind_of[module]
-        if isinstance(module, self.discovery.kinds.classes):
-            kind = None  # its output isn't seen
-        return Frame(module, self._thread.called_name(self.discovery.names[module]), kind)
-
-    def _enter_method(self) -> None:
-        """Enter the pass of the outermost method that runs, other than ``model(x)``."""
-        frame, module, method = outermost_method(self._model, self.discovery.names)
-        outermost = FrameValue.get(frame, self._thread)
-        if outermost is None:
-            name = f"{self.discovery.names[module][0]}.{method}".strip(".")
-            if threading.get_ident() != self._attached_in:
-                name += " in another thread"
-            outermost = self._new_pass(ForwardMemory(enabled=False), name or "itself")
-            FrameValue.set(frame, self._thread, outermost)
-            self.ran = self.ran or "parts"
-        self._thread.enter(outermost)
 
     def _start_call(
         self,
@@ -460,20 +393,3 @@ class Capture:
 
 def _nothing(output: Any) -> None:
     """Called with the output of a function that is only counted."""
-
-
-def _may_be_activation(tensor: Tensor, axes: Axes | None) -> bool:
-    """Whether `tensor` may be a signal: not whole numbers, nor one loss, nor one of each input."""
-    is_loss = tensor.dim() == 0 or (tensor.dim() == 1 and axes is not None
-                                    and axes[0].role == "batch")  # fmt: skip
-    is_integer = not (tensor.is_floating_point() or tensor.is_complex() or tensor.is_quantized)
-    return not is_loss and not is_integer
-
-
-def _reader(tensor: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> activations.Reader:
-    """Reads the argument of another call that is `tensor` in this one."""
-    position = next((i for i, value in enumerate(args) if value is tensor), None)
-    if position is not None:
-        return lambda args, kwargs: args[position]
-    key = next(key for key, value in kwargs.items() if value is tensor and key != "out")
-    return lambda args, kwargs: kwargs[key]

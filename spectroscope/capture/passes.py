@@ -10,12 +10,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from spectroscope.capture.axis_tracker import AxisTracker
-from spectroscope.capture.channel_sources import ChannelSources, SourceTracker
-from spectroscope.capture.downsampling import DownsamplingLog, Provenance
+from spectroscope.capture.channel_sources import SourceTracker
+from spectroscope.capture.downsampling import Provenance
 from spectroscope.capture.idioms import Idioms
 from spectroscope.capture.inputs import InputAxes
 from spectroscope.capture.memory import ForwardMemory
-from spectroscope.capture.pooling import GlobalPooling, OnlyMean
+from spectroscope.capture.paths import Paths
+from spectroscope.capture.pooling import GlobalPooling
 from spectroscope.capture.tensors import TensorMap
 
 
@@ -25,9 +26,7 @@ class Pass:
     Args:
         inputs: as in :class:`AxisTracker`.
         buffers: as in :class:`AxisTracker`.
-        downsamplings: is updated.
-        only_mean: as in :class:`GlobalPooling`.
-        sources: as in :class:`SourceTracker`.
+        paths: is updated.
         memory: of the forwards that it may repeat.
         name: as the attribute.
 
@@ -44,9 +43,7 @@ class Pass:
         self,
         inputs: InputAxes,
         buffers: TensorMap[bool],
-        downsamplings: DownsamplingLog,
-        only_mean: dict[str, OnlyMean],
-        sources: ChannelSources,
+        paths: Paths,
         memory: ForwardMemory,
         name: str = "",
     ) -> None:
@@ -54,11 +51,11 @@ class Pass:
         self.calls: Counter[str] = Counter()
         self.memory = memory
         self.axes = AxisTracker(inputs, buffers)
-        self.sources = SourceTracker(sources)
+        self.sources = SourceTracker(paths.sources)
         self.idioms = Idioms()
         self._provenance = Provenance(self.axes)
-        self._downsamplings = downsamplings
-        self._pooling = GlobalPooling(only_mean)
+        self._downsamplings = paths.downsamplings
+        self._pooling = GlobalPooling(paths.only_mean)
 
     def track(
         self, place: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
