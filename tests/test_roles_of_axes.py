@@ -196,7 +196,8 @@ class Net(nn.Module):
 
 @pytest.mark.parametrize("how", ["keyword", "dictionary", "dataclass", "nested lists"])
 def test_inputs_as_they_come(how):
-    x, model = torch.randn(2, 1, 64), Net()
+    x = torch.sin(2 * torch.pi * 0.1 * torch.arange(64.0)) + 0.1 * torch.randn(2, 1, 64)
+    model = Net()
     expected = recorded(model, x, fs=32.0, f0="auto")
     with torch.no_grad(), spectroscope.record(model, fs=32.0, f0="auto") as recorder:
         if how == "keyword":
