@@ -21,7 +21,7 @@ from spectroscope.statistics.moments import DCMoments
 from spectroscope.statistics.recording import Recording, SiteRecord
 from spectroscope.statistics.run_shard import RunShard
 
-FORMAT = 4
+FORMAT = 5
 
 
 class StoredStatistic(Statistic):
