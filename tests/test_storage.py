@@ -134,7 +134,7 @@ class Evil:
         (lambda path: np.savez(path, something=np.ones(3)), "not a saved report"),
         (
             lambda path: np.savez(path, header=np.array(json.dumps({"format": 999}))),
-            "format 999; this version reads 3",
+            "format 999; this version reads 5",
         ),
     ],
 )
