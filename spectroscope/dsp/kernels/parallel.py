@@ -51,19 +51,24 @@ def parallel_for(work: Callable[[int], None], count: int) -> None:
 
 @lru_cache(maxsize=1)
 def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_MOST_THREADS, "spectroscope", initializer=_use_one_torch_thread)
+    """Threads that have begun, each of which is one torch thread.
 
-
-def _use_one_torch_thread() -> None:
-    """Set torch's number of threads to 1 in this thread alone.
-
-    `set_num_threads` also sets the number for threads to come, which a thread of its own sets back.
+    `set_num_threads` also sets the number for threads to come, which one more thread sets back.
     """
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    pool = ThreadPoolExecutor(_MOST_THREADS, "spectroscope", initializer=_use_one_torch_thread)
+    begun = threading.Barrier(_MOST_THREADS)
+    for future in [pool.submit(begun.wait) for _ in range(_MOST_THREADS)]:
+        future.result()
     other = threading.Thread(target=torch.set_num_threads, args=(threads,))
     other.start()
     other.join()
+    return pool
+
+
+def _use_one_torch_thread() -> None:
+    torch.get_num_threads()  # which otherwise would take the number for new threads later
+    torch.set_num_threads(1)
 
 
 if hasattr(os, "register_at_fork"):  # a child has none of its parent's threads
