@@ -97,6 +97,8 @@ def _parser() -> argparse.ArgumentParser:
             "model.keras",
         )
         subparser.add_argument("--out", metavar="DIR", help="write tables and figures to DIR")
+        subparser.add_argument("--kinds", metavar="KINDS", type=lambda text: text.split(","),
+                               default=[], help="more activations: GELU,SiLU, or all")  # fmt: skip
         for name, (kind, metavar, text) in options.items():
             flag = f"--{name.replace('_', '-')}"
             subparser.add_argument(flag, metavar=metavar, type=kind, help=text)
@@ -157,7 +159,12 @@ def _ablate(arguments: argparse.Namespace) -> None:
     from spectroscope import run
     from spectroscope.run import text
 
-    table = run.ablate(specimen, metric=arguments.metric, progress=sys.stderr is not None)
+    table = run.ablate(
+        specimen,
+        metric=arguments.metric,
+        kinds=arguments.kinds,
+        progress=sys.stderr is not None,
+    )
     files = _written(arguments.out, lambda folder: run.export_ablation(specimen, table, folder))
     print(text.of_specimen(specimen), text.of_ablation(table), sep="\n", end=f"\n{files}")
 
@@ -199,6 +206,7 @@ def _inspect(arguments: argparse.Namespace) -> None:
             inspection = run.inspect(
                 specimen,
                 spectra=out is not None,
+                kinds=arguments.kinds,
                 about={"command": arguments.command},
                 progress=sys.stderr is not None and not quiet,
                 device=arguments.device if group is None else group.device,
@@ -227,6 +235,8 @@ def _inspect(arguments: argparse.Namespace) -> None:
     if not quiet:
         lines = text.of_specimen(specimen), text.of_inspection(inspection)
         print(*lines, sep="\n", end=f"\n{files}")
+        if inspection.report.sites().empty:
+            raise UnfinishedError(f"{specimen.name}: no activation was recorded")
 
 
 def _merge(arguments: argparse.Namespace) -> None:

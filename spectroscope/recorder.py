@@ -52,7 +52,8 @@ def record(
 
     Every call of a ReLU (`nn.ReLU`, `F.relu`, `torch.relu`, `x.relu_()`, `x.clamp(min=0)`,
     `torch.maximum(x, 0)`, `F.threshold(x, 0, 0)`), ReLU6 or hardtanh from 0 is recorded, in place
-    or not, as module or function. The model is not modified: its outputs and gradients are
+    or not, as module or function, and also in words such as `x * (x > 0)`. Weights, whole numbers
+    and losses are no activations. The model is not modified: its outputs and gradients are
     bit-identical, and all hooks are removed when the block ends, even by an exception. Activations
     are reduced as they occur; none is kept.
 
@@ -74,7 +75,9 @@ def record(
         window: of the spectra, as for ``scipy.signal.get_window``. With any but the boxcar the DC
             is subtracted first and added back exactly.
         kinds: activations to record beyond the ReLU family: ``"LeakyReLU"``, ``"PReLU"``,
-            ``"ELU"``, ``"GELU"``, ``"SiLU"``, ``"Hardswish"``, or a module class of your own.
+            ``"ELU"``, ``"GELU"``, ``"SiLU"``, ``"Hardswish"``, ``"Mish"``, ``"Softplus"``,
+            ``"SELU"``, ``"CELU"``, ``"Tanh"``, ``"Sigmoid"``, ``"Clamp"`` (to 0 and another limit),
+            a module class of your own, or ``"all"``.
         channel_axis: the axis of an activation's channels; -1 for ``[N, T, C]``, 0 for an input
             without a batch axis. ``"auto"``: where the layers before put them, otherwise 1. A
             dictionary gives it by glob, as in `select`; ``"auto"`` for other sites.
@@ -219,6 +222,7 @@ class Recorder(CaptureSession):
             self._capture.discovery.snapshot(),
             {name: row for name, row in downsamplings.items() if row is not None},
             {name: ranges for name, ranges in sources.items() if ranges is not None},
+            {name: self._capture.only_mean.get(name) for name in records},
             {key: (text,) for key, text in about.items()},
         )
 

@@ -133,8 +133,8 @@ COLUMNS = {
     ),
     "global_pooling": Column(
         "",
-        "whether the downsampling leaves one value for all of time or space: the DC, and nothing "
-        "folds",
+        "whether the downsampling is a mean over all of time or space: it leaves the DC, and "
+        "nothing folds",
     ),
     "next_nyquist": Column(
         "see freq_unit",
@@ -161,8 +161,9 @@ COLUMNS = {
     ),
     "feeds_global_pooling": Column(
         "",
-        "whether the next downsampling is global pooling with no other activation between: by "
-        "construction only the DC of the output goes on",
+        "whether, by construction, only the DC of the output goes on: each path from it ends in a "
+        "mean over all of time or space, with nothing but scaling and mixing of channels before; "
+        "NA if unknown",
     ),
     "dead_fraction": Column("1", "fraction of the channels whose output was never > 0"),
     "always_on_fraction": Column(
@@ -258,7 +259,8 @@ COLUMNS = {
     ),
     "status": Column(
         "",
-        "fired, never fired, incomplete (something isn't recorded: see reason) or cannot be seen",
+        "fired, never fired, incomplete (something isn't recorded: see reason), cannot be seen, or "
+        "not asked for (kinds= records it)",
     ),
     "selected": Column("", "whether the recorder was asked to record it"),
     "fired": Column("1", "number of calls observed"),

@@ -98,7 +98,7 @@ def shares_storage(first: Tensor, second: Tensor) -> bool:
     return bool(first.untyped_storage()._cdata == second.untyped_storage()._cdata)
 
 
-def _per_axis(value: Any, count: int) -> list[int]:
+def per_axis(value: Any, count: int) -> list[int]:
     """One integer per axis, from one for all or a sequence."""
     values = list(value) if isinstance(value, list | tuple) else [value]
     return [int(v) for v in (values * count if len(values) == 1 else values)]
@@ -118,7 +118,7 @@ def _channels_second(axes: Axes) -> Axes:
 
 def _convolution(count: int, *, transposed: bool = False) -> _Rule:
     def rule(axes: Axes, call: FunctionCall, output: Tensor) -> Axes:
-        strides = _per_axis(call.argument(3, "stride", 1), count)
+        strides = per_axis(call.argument(3, "stride", 1), count)
         axes = scaled(axes, [Fraction(1, s) for s in strides] if transposed else strides)
         spatial = (axis if axis.role == "time" else Axis("", axis.decimation)
                    for axis in axes[-count:])  # fmt: skip
@@ -131,7 +131,7 @@ def _convolution(count: int, *, transposed: bool = False) -> _Rule:
 def _pooling(count: int, *, first: int = 1) -> _Rule:
     def rule(axes: Axes, call: FunctionCall, output: Tensor) -> Axes:
         kernel = call.argument(first, "kernel_size")
-        steps = _per_axis(call.argument(first + 1, "stride") or kernel, count)
+        steps = per_axis(call.argument(first + 1, "stride") or kernel, count)
         return scaled(_channels_second(axes) if len(axes) == count + 2 else axes, steps)
 
     return rule

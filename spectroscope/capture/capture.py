@@ -8,9 +8,10 @@ from functools import partial
 from typing import Any, Literal
 
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
 
 from spectroscope.capture import activations, hooks
-from spectroscope.capture.axes import ChannelAxis, Layout, TimeAxis
+from spectroscope.capture.axes import Axes, ChannelAxis, Layout, TimeAxis
 from spectroscope.capture.call import run_on_copy
 from spectroscope.capture.channel_sources import ChannelSources, Sources
 from spectroscope.capture.discovery import Discovery
@@ -27,7 +28,9 @@ from spectroscope.capture.frames import (
 from spectroscope.capture.inputs import Input, InputAxes, SamplingRate, inputs_of
 from spectroscope.capture.memory import ForwardMemory
 from spectroscope.capture.passes import Frame, Pass, ThreadState
+from spectroscope.capture.pooling import OnlyMean
 from spectroscope.capture.sites import CoverageRow, Downsampling, Select, Site
+from spectroscope.capture.tensors import nested_tensors
 from spectroscope.errors import first_line
 
 # Calls at one place in one pass outside `model(x)`, above which the method is taken for a loop.
@@ -53,6 +56,7 @@ class Capture:
     Attributes:
         discovery: the activations of the model, and the parts that can't be observed.
         inputs: time axis and sampling rate of the model's inputs.
+        only_mean: by site, whether nothing but the mean over time or space goes on.
         ran: ``"model"`` after the model's own forward ran, ``"parts"`` if only that of submodules
             did, or None.
         methods: methods, such as `encode()`, and submodules whose activations ran outside
@@ -79,6 +83,7 @@ class Capture:
         self._downsamplings = DownsamplingLog()
         self._sources = ChannelSources(self._layer_of)
         self._weights: dict[int, str] = {}  # layers by the identity of their weight
+        self.only_mean: dict[str, OnlyMean] = {}
         self.inputs = InputAxes(fs, time_axis)
         self._dispatcher = Dispatcher(
             observe, change, channel_axis, decimation, timed=self.inputs.fs is not None
@@ -87,6 +92,14 @@ class Capture:
         self._on_forward = on_forward
         self._entered: Counter[str] = Counter()  # calls of activation modules, by place
         self._without_values: set[str] = set()  # places called with a tensor on the meta device
+        self._new_pass = partial(
+            Pass,
+            self.inputs,
+            self.discovery.buffers,
+            self._downsamplings,
+            self.only_mean,
+            self._sources,
+        )
         self._thread = ThreadState(remembers=not self.changes_outputs)
         self._attached_in: int | None = None  # id of the thread
 
@@ -122,9 +135,9 @@ class Capture:
         hooks.remove(self)
         if attached_in not in (None, threading.get_ident()):
             raise RuntimeError("a recording must end in the thread in which it began")
-        for place, times in self._entered.items():
-            row = self.discovery.rows[place]
-            if not row.fired and not row.reason:
+        for place, times in (+self._entered).items():
+            row = self.discovery.rows.get(place)
+            if row is not None and not row.fired and not row.reason:
                 row.reason = (
                     f"ran {times} times without an activation call that can be seen; if it has a "
                     "forward of its own, kinds=[its class] records it as one activation"
@@ -141,6 +154,7 @@ class Capture:
             "entered": dict(self._entered),
             "downsamplings": self._downsamplings.state_dict(),
             "sources": self._sources.state_dict(),
+            "only_mean": dict(self.only_mean),
         }
 
     def load_state_dict(
@@ -153,6 +167,8 @@ class Capture:
         self._entered = Counter(state["entered"])
         self._downsamplings.load_state_dict(state["downsamplings"])
         self._sources.load_state_dict(state["sources"])
+        self.only_mean.clear()
+        self.only_mean.update(state["only_mean"])
 
     def next_downsampling(self, site: Site, layout: Layout) -> Downsampling | None:
         """The next downsampling after a site whose activations have this layout."""
@@ -189,7 +205,7 @@ class Capture:
         """See :class:`spectroscope.capture.hooks.Observer`."""
         names = self.discovery.names.get(module)
         if names is None:
-            self._report_replica(module)
+            self.discovery.report_replica(module)
             return
         thread = self._thread
         if thread.running and module is self._model and not calls_itself(module):
@@ -197,7 +213,7 @@ class Capture:
             thread.running.clear()
         outermost = None
         if not thread.running and module is self._model:
-            self.ran, outermost = "model", Pass(self.inputs, self._sources, thread.memory)
+            self.ran, outermost = "model", self._new_pass(thread.memory)
             thread.enter(outermost)
             inputs = inputs_of(module, args, keyword_arguments(module))
             thread.memory.start(tuple((name, x.shape, x.dtype, x.is_meta) for name, x in inputs))
@@ -208,14 +224,16 @@ class Capture:
             self._enter_method()
         if (current := thread.current) is not None and current.memory.expects(module) is None:
             current.memory.add(module, matters=True)
-        name = names[0] if len(names) == 1 else self._called_name(names)
+        name = names[0] if len(names) == 1 else thread.called_name(names)
         in_custom = False
         if thread.running:
             in_custom = thread.running[-1].in_custom
             thread.running[-1].ran_submodules = True
+        in_custom |= isinstance(module, ParametrizationList)
         kind = None if in_custom else self.discovery.kind_of[module]
         finish = None
-        if kind is not None:
+        # Of a module that is given nothing but weights, the number is 0.
+        if kind is not None and (thread.memory.tracking or self._entered[name]):
             self._entered[name] += 1
             self.discovery.row(module, name, "", kind)
             if isinstance(module, self.discovery.kinds.classes):
@@ -240,11 +258,12 @@ class Capture:
             while (frame := running.pop()).module is not module:
                 pass
             if frame.outermost is not None and output is not None:
-                frame.outermost.memory.finish()
+                frame.outermost.finish([tensor for _, tensor in nested_tensors(output)])
             if frame.finish is not None:
                 new = frame.finish(output)
             if isinstance(module, nn.TransformerEncoderLayer) and not frame.ran_submodules:
-                self._report_fused(module, frame.name, ran=output is not None)
+                ran = output is not None
+                self.discovery.report_fused(module, frame.name, ran=ran)
         return new
 
     def ignores(self, function: Callable[..., Any]) -> bool:
@@ -265,31 +284,31 @@ class Capture:
             return None
         wrap = finish = None
         if not (thread.running and thread.running[-1].in_custom):
-            if name in activations.FUNCTIONS:
+            idioms = None if thread.current is None else thread.current.idioms
+            if name in activations.FUNCTIONS or (idioms and idioms.may_read(name)):
                 wrap, finish = self._activate(name, args, kwargs, wrapped)
             elif "relu" in name and "relu" in name.split("_") and (frame := self._caller()):
                 reason = "its ReLU is part of a fused kernel"
                 self.discovery.add_unobservable(frame.name, frame.module, reason, function=name)
+            if idioms and (hidden := idioms.unobservable(name, args)):
+                self._report_hidden(name, *hidden)
         current = thread.current
         if current is None:
             return None
-        memory, axes, provenance = current.memory, current.axes, current.provenance
-        sources = current.sources
-        memory.add(function, matters=not (wrap is finish is None))
-        if not memory.tracking:
-            return hooks.Interception(wrap, finish)
-        if wrap is finish is None and not axes.concerns(name, args, kwargs):
-            return None
-        frame = self._innermost()
-        place = f"{frame.name if frame else ''}/{name.strip('_')}".lstrip("/")
+        note = current.idioms.follow(function, name, args, kwargs)
+        current.memory.add(function, matters=not (wrap is finish is note is None))
+        track = None
+        if current.memory.tracking:
+            frame = self._innermost()
+            place = f"{frame.name if frame else ''}/{name.strip('_')}".lstrip("/")
+            track = current.track(place, name, args, kwargs)
+        callbacks = [callback for callback in (track, note, finish) if callback is not None]
+        if len(callbacks) < 2:
+            return hooks.Interception(wrap, *callbacks) if wrap or callbacks else None
 
         def on_output(output: Any) -> None:
-            tracked = axes.update(name, args, kwargs, output)
-            steps = provenance.update(place, tracked, args, kwargs, output) if tracked else {}
-            self._downsamplings.add(steps)
-            sources.update(place, tracked, args, kwargs, output, axes.of)
-            if finish is not None:
-                finish(output)
+            for callback in callbacks:
+                callback(output)
 
         return hooks.Interception(wrap, on_output)
 
@@ -311,18 +330,49 @@ class Capture:
     ) -> hooks.Interception:
         """Start a call of `function`, if it is an activation to be recorded."""
         match = activations.read(function, args, kwargs)
-        if match is None or match[0].kind not in self.discovery.kinds.names:
+        exact = match is not None and function in activations.EXACT
+        if match is None:
+            current = self._thread.current
+            tensor = None if current is None else current.idioms.read(function, args, kwargs)
+            match = None if tensor is None else (activations.RELU, tensor)
+        if match is None:
             return hooks.Interception()
         activation, tensor = match
         frame = self._caller()
-        if frame is None:
+        current = self._thread.current
+        if frame is None or current is None:
             return hooks.Interception()
-        is_relu = activation is activations.RELU and not wrapped
-        place = "" if frame.kind else function
-        finish = self._start_call(frame.module, frame.name, place, activation.kind, tensor, is_relu)
+        is_module = bool(frame.kind) or activations.of_module(frame.module) is activation
+        # A module is an activation whatever its input is, but for weights.
+        is_weight = (
+            tensor.is_floating_point()
+            and not current.memory.repeating
+            and current.axes.is_constant(tensor)
+        )
+        if is_weight and frame.kind:
+            self._entered[frame.name] -= 1
+            self.discovery.discard_row(frame.name)
+        if is_weight or not (is_module or _may_be_activation(tensor, current.axes.of(tensor))):
+            return hooks.Interception()
+        place, kind = "" if is_module else function.strip("_"), activation.kind
+        if kind not in self.discovery.kinds.names:
+            self.discovery.row(frame.module, frame.name, place, kind, calls=1, asked=False)
+            return hooks.Interception(on_output=_nothing)
+        is_relu = activation is activations.RELU and exact and not wrapped
+        finish = self._start_call(frame.module, frame.name, place, kind, tensor, is_relu)
         if finish is None or not self.changes_outputs:
             return hooks.Interception(on_output=finish)
-        return hooks.Interception(wrap=partial(run_on_copy, activation.functions[function], finish))
+        return hooks.Interception(wrap=partial(run_on_copy, _reader(tensor, args, kwargs), finish))
+
+    def _report_hidden(self, function: str, tensor: Tensor, reason: str) -> None:
+        """Report a ReLU whose output the function doesn't return."""
+        current, frame = self._thread.current, self._caller()
+        if current is None or frame is None:
+            return
+        axes = current.axes
+        if not axes.is_constant(tensor) and _may_be_activation(tensor, axes.of(tensor)):
+            place = function.strip("_")
+            self.discovery.add_unobservable(frame.name, frame.module, reason, function=place)
 
     def _innermost(self) -> Frame | None:
         """The innermost module whose call is seen; in a traced graph, that which was traced."""
@@ -352,7 +402,7 @@ class Capture:
         kind = self.discovery.kind_of[module]
         if isinstance(module, self.discovery.kinds.classes):
             kind = None  # its output isn't seen
-        return Frame(module, self._called_name(self.discovery.names[module]), kind)
+        return Frame(module, self._thread.called_name(self.discovery.names[module]), kind)
 
     def _enter_method(self) -> None:
         """Enter the pass of the outermost method that runs, other than ``model(x)``."""
@@ -362,9 +412,7 @@ class Capture:
             name = f"{self.discovery.names[module][0]}.{method}".strip(".")
             if threading.get_ident() != self._attached_in:
                 name += " in another thread"
-            outermost = Pass(
-                self.inputs, self._sources, ForwardMemory(enabled=False), name or "itself"
-            )
+            outermost = self._new_pass(ForwardMemory(enabled=False), name or "itself")
             FrameValue.set(frame, self._thread, outermost)
             self.ran = self.ran or "parts"
         self._thread.enter(outermost)
@@ -399,33 +447,33 @@ class Capture:
         )
         if self.changes_outputs or not current.memory.tracking:
             return finish
-        current.sources.add_site(site.name, tensor)
+        current.add_input(site.name, tensor)
 
         def finish_call(output: Any) -> Tensor | None:
             if isinstance(output, Tensor):
-                current.provenance.add_site(site.name, output)
+                layout = self._dispatcher.layout(site, output, current.axes.of(output))
+                current.add_site(site.name, output, layout.transformed)
             return finish(output)
 
         return finish_call
 
-    def _called_name(self, names: list[str]) -> str:
-        """The name of a shared module below the innermost running module that contains it."""
-        for frame in reversed(self._thread.running):
-            below = [name for name in names if not frame.name or name.startswith(f"{frame.name}.")]
-            if below:
-                return below[0]
-        return names[0]
 
-    def _report_fused(self, layer: nn.TransformerEncoderLayer, name: str, *, ran: bool) -> None:
-        """Report the activation of a layer on its fused path, which calls no modules."""
-        for activation in activations.ACTIVATIONS if ran else ():
-            kind, code = activation.kind, activation.encoder_code
-            if code == layer.activation_relu_or_gelu and kind in self.discovery.kinds.names:
-                reason = "one fused kernel; torch.backends.mha.set_fastpath_enabled(False) shows it"
-                self.discovery.add_unobservable(name, layer, reason, function=kind.lower())
+def _nothing(output: Any) -> None:
+    """Called with the output of a function that is only counted."""
 
-    def _report_replica(self, module: nn.Module) -> None:
-        """Report a copy of a module, which `nn.DataParallel` runs in another thread."""
-        if getattr(module, "_is_replica", False) and self.discovery.kinds.of_module(module):
-            reason = "nn.DataParallel runs copies of the model"
-            self.discovery.add_unobservable("(replicas)", module, reason)
+
+def _may_be_activation(tensor: Tensor, axes: Axes | None) -> bool:
+    """Whether `tensor` may be a signal: not whole numbers, nor one loss, nor one of each input."""
+    is_loss = tensor.dim() == 0 or (tensor.dim() == 1 and axes is not None
+                                    and axes[0].role == "batch")  # fmt: skip
+    is_integer = not (tensor.is_floating_point() or tensor.is_complex() or tensor.is_quantized)
+    return not is_loss and not is_integer
+
+
+def _reader(tensor: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> activations.Reader:
+    """Reads the argument of another call that is `tensor` in this one."""
+    position = next((i for i, value in enumerate(args) if value is tensor), None)
+    if position is not None:
+        return lambda args, kwargs: args[position]
+    key = next(key for key, value in kwargs.items() if value is tensor and key != "out")
+    return lambda args, kwargs: kwargs[key]

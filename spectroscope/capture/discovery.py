@@ -4,14 +4,18 @@ import difflib
 import fnmatch
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import ParametrizationList
 
 from spectroscope.capture import activations, graphs, hooks
+from spectroscope.capture.scripted import scripted_functions
 from spectroscope.capture.sites import CoverageRow, Select, Site, place_of
+from spectroscope.capture.tensors import TensorMap
 from spectroscope.errors import RequestError
 from spectroscope.wrappers import is_wrapped
 
@@ -23,7 +27,8 @@ class Discovery:
         model: any module.
         select: a glob or globs over names of modules, places or sites; or `(name, module) -> bool`,
             called with a place's name and module; None: all.
-        kinds: activations beyond the ReLU family: names such as ``"GELU"``, or module classes.
+        kinds: activations beyond the ReLU family: names such as ``"GELU"``, module classes, or
+            ``"all"``.
 
     Attributes:
         select: None, a function, or a list of globs.
@@ -32,6 +37,7 @@ class Discovery:
         kind_of: the kind of activation that a module is, or None.
         origins: by traced graph and line of its code, as :func:`graphs.origins`.
         kinds: the kinds to observe.
+        buffers: of all modules.
         compiled: whether the model has compiled parts.
 
     Raises:
@@ -51,6 +57,7 @@ class Discovery:
         self.kind_of: dict[nn.Module, str | None] = {}
         self.origins: dict[nn.Module, dict[int, tuple[str, str | None]]] = {}
         self.kinds = activations.Kinds.of(kinds)
+        self.buffers: TensorMap[bool] = TensorMap()
         self.compiled = False
         self._model = model
         globs = [select] if isinstance(select, str) else select
@@ -64,7 +71,7 @@ class Discovery:
         self.names.clear()
         self.kind_of.clear()
         self.origins.clear()
-        scripted: list[str] = []
+        skipped: list[str] = []  # prefixes of names
         for name, module in _walk(self._model):
             compiled = module._compiled_call_impl is not None or hasattr(module, "_orig_mod")
             self.compiled |= compiled
@@ -73,10 +80,13 @@ class Discovery:
             self.kind_of[module] = self.kinds.of_module(module)
             if first and isinstance(module, torch.fx.GraphModule):
                 self.origins[module] = graphs.origins(module)
-            if any(name.startswith(prefix) for prefix in scripted):
+            for buffer in module._buffers.values():
+                if buffer is not None:
+                    self.buffers.set(buffer, True)
+            if any(name.startswith(prefix) for prefix in skipped):
                 continue
             if isinstance(module, torch.jit.ScriptModule):
-                scripted.append(f"{name}." if name else "")
+                skipped.append(f"{name}." if name else "")
                 self.add_unobservable(name, module, "TorchScript runs it, where no hook fires")
             elif (
                 isinstance(module, hooks.FUSED_MODULES) and type(module) not in hooks.FUSED_MODULES
@@ -85,21 +95,49 @@ class Discovery:
                                       "which would disable its fused path")  # fmt: skip
             elif _is_fused(module):
                 self.add_unobservable(name, module, "convolution and ReLU are one quantized kernel")
-            elif first and (kind := self.kind_of[module]):
-                self.row(module, name, "", kind)
+            elif isinstance(module, ParametrizationList):
+                skipped.append(f"{name}.")  # modules that are given weights
+            elif first:
+                if kind := self.kind_of[module]:
+                    self.row(module, name, "", kind)
+                for function in scripted_functions(module):
+                    reason = "TorchScript runs it: its ReLU cannot be seen"
+                    self.add_unobservable(name, module, reason, function=function)
 
     def row(
-        self, module: nn.Module, name: str, function: str, kind: str, calls: int = 0
+        self,
+        module: nn.Module,
+        name: str,
+        function: str,
+        kind: str,
+        calls: int = 0,
+        *,
+        asked: bool = True,
     ) -> CoverageRow:
         """Get the row of a place, created if missing, and add `calls` to the calls that fired."""
         place = place_of(name, function)
         with self._lock:
             row = self.rows.get(place)
             if row is None:
-                row = self.rows[place] = CoverageRow(name, function, kind)
+                row = self.rows[place] = CoverageRow(name, function, kind, asked=asked)
                 row.selected = self._matches_place(place, module)
             row.fired += calls
         return row
+
+    def discard_row(self, name: str) -> None:
+        """Remove the row of a module that has run, but never as an activation."""
+        with self._lock:
+            row = self.rows.get(name)
+            if row is not None and not row.fired and not row.reason:
+                del self.rows[name]
+
+    def not_asked_for(self) -> Counter[str]:
+        """By kind, the number of selected calls of kinds that aren't observed."""
+        counts: Counter[str] = Counter()
+        for row in self.snapshot().values():
+            if row.selected and not row.asked:
+                counts[row.kind] += row.fired
+        return counts
 
     def add_unobservable(
         self, name: str, module: nn.Module, reason: str, function: str = ""
@@ -114,6 +152,24 @@ class Discovery:
         with self._lock:
             row = self.rows.setdefault(name, CoverageRow(name, "", type(module).__name__))
             row.reason = row.reason or reason
+
+    def report_fused(self, layer: nn.TransformerEncoderLayer, name: str, *, ran: bool) -> None:
+        """Report the activation of a layer on its fused path, which calls no modules."""
+        for activation in activations.ACTIVATIONS if ran else ():
+            kind, code = activation.kind, activation.encoder_code
+            if code is None or code != layer.activation_relu_or_gelu:
+                continue
+            if kind not in self.kinds.names:
+                self.row(layer, name, kind.lower(), kind, calls=1, asked=False)
+            else:
+                reason = "one fused kernel; torch.backends.mha.set_fastpath_enabled(False) shows it"
+                self.add_unobservable(name, layer, reason, function=kind.lower())
+
+    def report_replica(self, module: nn.Module) -> None:
+        """Report a copy of a module, which `nn.DataParallel` runs in another thread."""
+        if getattr(module, "_is_replica", False) and self.kinds.of_module(module):
+            reason = "nn.DataParallel runs copies of the model"
+            self.add_unobservable("(replicas)", module, reason)
 
     def describe_gaps(self) -> str:
         """The first three places with a reason, as text; empty if there are none."""

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from spectroscope.capture import hooks
 from spectroscope.capture.axes import (
+    Axes,
     ChannelAxis,
+    Layout,
     Reading,
     axis_number,
     common_decimation,
@@ -77,6 +79,10 @@ class Dispatcher:
         """Whether outputs are changed."""
         return self._change is not None
 
+    def layout(self, site: Site, tensor: Tensor, axes: Axes | None) -> Layout:
+        """How the axes of an activation at a site are read."""
+        return layout_of(tensor.shape, axes, self._channel_axis.of(site), timed=self._timed)
+
     def start(
         self,
         site: Site,
@@ -125,7 +131,7 @@ class Dispatcher:
             unknown = unknown_channels(tensor.shape, axes) if axis is None else None
             if unknown and tracker.started and self._change is None:
                 row.remark = f"call {site.call}: {unknown}"
-            layout = layout_of(tensor.shape, axes, axis, timed=self._timed)
+            layout = self.layout(site, tensor, axes)
             decimation = self._decimation.of(site)
             if math.isnan(decimation):
                 decimation = common_decimation(axes, layout)

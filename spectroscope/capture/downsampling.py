@@ -23,7 +23,7 @@ class DownsamplingStep(NamedTuple):
         place: calling module and function: `layer2.0.conv1/conv2d`.
         factors: decimation factor from each axis of the site's output; infinite for a mean over it.
         between: number of other activations in between.
-        whole: each decimated axis becomes one value, as in global pooling.
+        whole: a mean over all of each decimated axis, as in global average pooling.
     """
 
     place: str
@@ -97,7 +97,7 @@ class Provenance:
         before = decimations(tracked[0][1])
         steps: dict[str, DownsamplingStep] = {}
         for tensor in tensors((output,)):
-            mean = function == "mean"
+            mean = function in ("mean", "sum")
             axes = self._axes.of(tensor)
             after = None if axes is None else decimations(axes)
             if mean:
@@ -105,7 +105,8 @@ class Provenance:
             remaining = sources
             lowered = [] if function in _LOSSLESS else _lowered(before, after)
             if after is not None and lowered:
-                whole = mean or all(tensor.shape[axis] == 1 for axis in lowered)
+                single = "avg_pool" in function and all(tensor.shape[i] == 1 for i in lowered)
+                whole = mean or single
                 remaining = dict(sources)
                 for site, source in sources.items():
                     factors = _factors(source.axes, after)
@@ -146,7 +147,8 @@ class DownsamplingLog:
             factors = layout.select(step.factors)
             if factors and max(factors) > 1:
                 factor = factors[0] if len(set(factors)) == 1 else math.nan
-                candidates.append(Downsampling(step.place, factor, step.between, step.whole))
+                whole = step.whole and min(factors) > 1
+                candidates.append(Downsampling(step.place, factor, step.between, whole))
         return min(candidates, key=lambda step: (step.whole, step.between), default=None)
 
     def state_dict(self) -> dict[str, Any]:
@@ -207,7 +209,7 @@ def _factors(site: Decimations, after: Decimations) -> tuple[float, ...] | None:
 
 
 def _mean_axes(axes: Decimations, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Axes after a mean over time or space: infinitely decimated. None for any other mean."""
+    """Axes after a mean or sum over time or space: infinitely decimated. None for any other."""
     dim = args[1] if len(args) > 1 else kwargs.get("dim", kwargs.get("axis"))
     dims = dim if isinstance(dim, list | tuple) else [dim]
     over = {d % len(axes) for d in dims if isinstance(d, int)}

@@ -6,12 +6,15 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple, TypeAlias
 
+import torch
 from torch import Tensor, nn
 
 from spectroscope.capture.axes import Axes, Axis, TimeAxis, axis_number
 from spectroscope.capture.tensors import is_plain, nested_tensors
 from spectroscope.errors import RequestError
 
+# Types of positions, lengths and masks; images are of others.
+INTEGERS = (torch.bool, torch.int32, torch.int64)
 SamplingRate: TypeAlias = float | Mapping[str, float] | None
 
 

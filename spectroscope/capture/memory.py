@@ -51,6 +51,11 @@ class ForwardMemory:
         self._expected: list[tuple[Step, bool]] | None = None
         self._position = 0
 
+    @property
+    def repeating(self) -> bool:
+        """Whether the current forward has repeated an earlier one so far."""
+        return self._expected is not None
+
     def start(self, key: Hashable) -> None:
         """Begin a forward; `key` is what it has in common with those that may repeat it."""
         self._key, self._position = key, 0

@@ -7,20 +7,26 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from spectroscope.capture.axis_tracker import AxisTracker
 from spectroscope.capture.channel_sources import ChannelSources, SourceTracker
-from spectroscope.capture.downsampling import Provenance
+from spectroscope.capture.downsampling import DownsamplingLog, Provenance
+from spectroscope.capture.idioms import Idioms
 from spectroscope.capture.inputs import InputAxes
 from spectroscope.capture.memory import ForwardMemory
+from spectroscope.capture.pooling import GlobalPooling, OnlyMean
+from spectroscope.capture.tensors import TensorMap
 
 
 class Pass:
     """One outermost call: of the model, or of a method that was called instead.
 
     Args:
-        inputs: time axis and sampling rate of the model's inputs.
+        inputs: as in :class:`AxisTracker`.
+        buffers: as in :class:`AxisTracker`.
+        downsamplings: is updated.
+        only_mean: as in :class:`GlobalPooling`.
         sources: of the sites.
         memory: of the forwards that it may repeat.
         name: as the attribute.
@@ -28,21 +34,69 @@ class Pass:
     Attributes:
         name: of the method, such as `encode()`; empty for ``model(x)``.
         calls: the activation calls so far, by place.
-        axes: of the tensors of this pass.
         memory: of the forwards that it may repeat.
-        provenance: of the tensors of this pass.
-        sources: the filters of the tensors of this pass.
+        axes: of the tensors of this pass.
+        idioms: ReLUs in other words.
     """
 
     def __init__(
-        self, inputs: InputAxes, sources: ChannelSources, memory: ForwardMemory, name: str = ""
+        self,
+        inputs: InputAxes,
+        buffers: TensorMap[bool],
+        downsamplings: DownsamplingLog,
+        only_mean: dict[str, OnlyMean],
+        sources: ChannelSources,
+        memory: ForwardMemory,
+        name: str = "",
     ) -> None:
         self.name = name
         self.calls: Counter[str] = Counter()
         self.memory = memory
-        self.axes = AxisTracker(inputs)
-        self.provenance = Provenance(self.axes)
-        self.sources = SourceTracker(sources)
+        self.axes = AxisTracker(inputs, buffers)
+        self.idioms = Idioms()
+        self._provenance = Provenance(self.axes)
+        self._downsamplings = downsamplings
+        self._pooling = GlobalPooling(only_mean)
+        self._sources = SourceTracker(sources)
+
+    def track(
+        self, place: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Callable[[Any], None] | None:
+        """What to call with the output of a torch function that is about to run; None: nothing."""
+        axes, pooling = self.axes, self._pooling
+        if not pooling.active and not axes.concerns(name, args, kwargs):
+            return None
+
+        def update(output: Any) -> None:
+            tracked = axes.update(name, args, kwargs, output)
+            if tracked:
+                steps = self._provenance.update(place, tracked, args, kwargs, output)
+                self._downsamplings.add(steps)
+            self._sources.update(place, tracked, args, kwargs, output, axes.of)
+            if pooling.active:
+                pooling.update(name, args, kwargs, output)
+
+        return update
+
+    def add_input(self, site: str, tensor: Tensor) -> None:
+        """Track the input of an activation."""
+        self._sources.add_site(site, tensor)
+
+    def add_site(self, site: str, output: Tensor, transformed: tuple[int, ...]) -> None:
+        """Track the output of an activation with these axes of time or space."""
+        self._provenance.add_site(site, output)
+        if self.name:  # its end isn't seen
+            self._pooling.lose(site)
+        else:
+            self._pooling.add_site(site, output, transformed)
+
+    def finish(self, outputs: list[Tensor]) -> None:
+        """The model has returned `outputs`."""
+        self.memory.finish()
+        if self.memory.tracking:
+            self._pooling.end(outputs)
+        elif not self.memory.repeating:
+            self._pooling.lose()
 
 
 @dataclass(slots=True)
@@ -54,7 +108,7 @@ class Frame:
         name: qualified name; of a module with several names, the one it was called under.
         kind: of activation, or None if it isn't an activation to be recorded.
         in_custom: it is, or runs inside, an activation of the user's own class, whose calls of
-            other activations are part of it.
+            other activations are part of it, or a parametrization of weights.
         finish: called with the output; may return the replacement of the output.
         outermost: the pass, kept while the outermost module runs.
         ran_submodules: it has called a module.
@@ -100,3 +154,11 @@ class ThreadState(threading.local):
     def enter(self, outermost: Pass) -> None:
         """Make `outermost` the current pass, until nothing else refers to it."""
         self._current = weakref.ref(outermost)
+
+    def called_name(self, names: list[str]) -> str:
+        """The name of a shared module below the innermost running module that contains it."""
+        for frame in reversed(self.running):
+            below = [name for name in names if not frame.name or name.startswith(f"{frame.name}.")]
+            if below:
+                return below[0]
+        return names[0]

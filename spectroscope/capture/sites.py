@@ -76,6 +76,7 @@ class CoverageRow:
         selected: whether `select` matches.
         fired: number of observed calls.
         reason: why calls are missing from the recording; empty if none are.
+        asked: whether `kinds` has the kind.
         remark: what was assumed of calls that are recorded; empty if nothing was.
     """
 
@@ -85,6 +86,7 @@ class CoverageRow:
     selected: bool = False
     fired: int = 0
     reason: str = ""
+    asked: bool = True
     remark: str = ""
 
     @property
@@ -94,7 +96,9 @@ class CoverageRow:
 
     @property
     def status(self) -> str:
-        """`fired`, `never fired`, `incomplete` (see `reason`) or `cannot be seen`."""
+        """`fired`, `never fired`, `incomplete`, `cannot be seen` or `not asked for`."""
+        if not self.asked:
+            return "not asked for"
         if self.reason:
             return "incomplete" if self.fired else "cannot be seen"
         return "fired" if self.fired else "never fired"
@@ -107,7 +111,7 @@ class Downsampling(NamedTuple):
         place: calling module and function: `layer2.0.conv1/conv2d`.
         factor: decimation factor; infinite for a mean over all; NaN if it differs between axes.
         between: number of other activations that the signal passes before.
-        whole: all of time or space becomes one value, as in global pooling.
+        whole: a mean over all of time or space, as in global average pooling.
     """
 
     place: str

@@ -151,7 +151,7 @@ class Intervention(CaptureSession):
         missed = self.problems_of(
             row
             for row in discovery.rows.values()
-            if (row.reason or not row.fired) and discovery.asks_for(row)
+            if row.asked and (row.reason or not row.fired) and discovery.asks_for(row)
         )
         if not missed and isinstance(discovery.select, list):
             missed = [f"select={glob!r} (fits no call)" for glob in discovery.select

@@ -209,7 +209,7 @@ def rounded(values: Iterable[Any]) -> list[Any]:
 
 def _json(value: Any) -> Any:
     if not isinstance(value, float):
-        return value
+        return None if value is pd.NA else value
     if math.isnan(value):
         return None
     if math.isinf(value):
@@ -247,6 +247,8 @@ def summarize_coverage(coverage: pd.DataFrame) -> CoverageSummary:
     Args:
         coverage: `Report.coverage()`.
     """
+    others = coverage[coverage["status"] == "not asked for"]
+    coverage = coverage.drop(others.index)
     selected = coverage["selected"].astype(bool)
     fired = coverage["status"] == "fired"
     missed = coverage[~fired & (selected | (coverage["reason"] != ""))]
@@ -272,6 +274,13 @@ def summarize_coverage(coverage: pd.DataFrame) -> CoverageSummary:
         text = f"All {number:,} {adjective}activations fired, {calls} in total. None was missed."
     if unselected:
         text += f" {unselected:,} more {'was' if unselected == 1 else 'were'} not selected."
+    if calls_of_others := int(others["fired"].sum()):
+        kinds = ", ".join(others["kind"].unique())
+        be = "was" if calls_of_others == 1 else "were"
+        text += (
+            f" {quantity(calls_of_others, 'call')} of {kinds} {be} seen but not asked for: "
+            'kinds="all" records them.'
+        )
     columns = ["place", "kind", "status", "fired", "reason"]
     missed = missed[columns].replace({"place": {"": "the model itself"}})
     return CoverageSummary(missed, bool(number), warning, text)

@@ -61,7 +61,6 @@ def sites(recording: Recording) -> pd.DataFrame:
         if np.isnan(record.decimation) or (recording.fs is not None and unit != "Hz"):
             fs = np.nan
         decomposition = Decomposition.of(record, recording.window)
-        downsampling = recording.downsamplings.get(record.site.name)
         rows.append(
             _site_columns(record)
             | {
@@ -76,9 +75,7 @@ def sites(recording: Recording) -> pd.DataFrame:
                 "preserved_fraction": decomposition.site_fraction("preserved"),
                 "introduced_fraction": decomposition.site_fraction("introduced"),
                 "above_next_nyquist": spectra.above_next_nyquist(recording, record),
-                "feeds_global_pooling": downsampling is not None
-                and downsampling.whole
-                and downsampling.between == 0,
+                "feeds_global_pooling": recording.only_mean.get(record.site.name),
             }
             | dead_and_always_on(record)
         )
@@ -88,7 +85,8 @@ def sites(recording: Recording) -> pd.DataFrame:
                "feeds_global_pooling", "dead_fraction", "always_on_fraction"]  # fmt: skip
     by_site = dc(recording).groupby("site", sort=False)
     means = by_site[[*_MEANS, *user_columns(recording)]].mean()
-    return pd.DataFrame(rows, columns=columns).join(means.join(by_site[_COUNTS].sum()), on="site")
+    table = pd.DataFrame(rows, columns=columns).astype({"feeds_global_pooling": "boolean"})
+    return table.join(means.join(by_site[_COUNTS].sum()), on="site")
 
 
 def introduced(recording: Recording) -> pd.DataFrame:

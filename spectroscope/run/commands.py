@@ -11,8 +11,9 @@ from typing import Any
 
 import pandas as pd
 import torch
+from torch import nn
 
-from spectroscope.errors import RequestError
+from spectroscope.errors import RequestError, UnfinishedError
 from spectroscope.experiments.ablation import importance
 from spectroscope.experiments.operations import mean_dc, only_dc, remove_dc
 from spectroscope.io import output_folder
@@ -30,7 +31,11 @@ PAGE = "report.html"
 
 
 def ablate(
-    specimen: Specimen, *, metric: str | None = None, progress: bool = False
+    specimen: Specimen,
+    *,
+    metric: str | None = None,
+    kinds: Iterable[str | type[nn.Module]] = (),
+    progress: bool = False,
 ) -> pd.DataFrame:
     """Measure how much the model needs the DC of each activation, changing one at a time.
 
@@ -41,6 +46,7 @@ def ablate(
         specimen: model and inputs.
         metric: as in :func:`spectroscope.importance`. None: the specimen's own error, or else
             ``"relative_l2"``, the distance of the outputs from the unmodified model's.
+        kinds: as in :func:`spectroscope.record`.
         progress: show a progress bar on standard error.
 
     Returns:
@@ -48,15 +54,20 @@ def ablate(
 
     Raises:
         RequestError: as in :func:`spectroscope.importance`.
+        UnfinishedError: no activation was recorded.
     """
     measure: Any = metric or specimen.error or "relative_l2"
-    means = inspect(specimen, spectra=False, progress=progress).report
+    kinds = (kinds,) if isinstance(kinds, str | type) else tuple(kinds)
+    means = inspect(specimen, spectra=False, kinds=kinds, progress=progress).report
+    if means.sites().empty:
+        raise UnfinishedError(f"{specimen.name}: no activation was recorded")
     with torch.random.fork_rng([]):  # batches() seeds them
         table = importance(
             specimen.model,
             ((batch.arguments, batch.targets_of(specimen)) for batch in batches(specimen)),
             measure,
             operations=(remove_dc, mean_dc(means), only_dc),
+            kinds=kinds,
             progress=progress,
             fs=specimen.fs,
             channel_axis=specimen.channel_axis,

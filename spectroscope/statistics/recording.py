@@ -12,8 +12,10 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from spectroscope.capture import pooling
 from spectroscope.capture.axes import Layout
 from spectroscope.capture.channel_sources import Sources
+from spectroscope.capture.pooling import OnlyMean
 from spectroscope.capture.sites import CoverageRow, Downsampling, Shape, Site
 from spectroscope.dsp.moments import ChannelMoments
 from spectroscope.dsp.spectra import Window
@@ -161,6 +163,8 @@ class Recording:
         statistics: by name.
         records: by site name, on the CPU.
         coverage: activations of the model, by place.
+        only_mean: whether nothing but the mean over time or space goes on from a site, by site
+            name; None: unknown.
         downsamplings: next function that lowers the sampling rate after a site, by site name.
         sources: layers whose filters the channels of a site are, by site name.
         about: run details for the reader: `model`, `recorded`, `versions` and the user's own, each
@@ -175,6 +179,7 @@ class Recording:
     coverage: Mapping[str, CoverageRow]
     downsamplings: Mapping[str, Downsampling]
     sources: Mapping[str, Sources]
+    only_mean: Mapping[str, OnlyMean]
     about: Mapping[str, tuple[str, ...]]
     run_shard: RunShard | None = None
 
@@ -224,10 +229,14 @@ class Recording:
                 selected=own.selected or row.selected,
                 fired=own.fired + row.fired,
                 reason=own.reason or row.reason or dropped.get(name, ""),
+                asked=own.asked or row.asked,
                 remark=own.remark or row.remark,
             )
         downsamplings = {**other.downsamplings, **self.downsamplings}
         sources = {**other.sources, **self.sources}
+        only_mean = {**other.only_mean, **self.only_mean}
+        for name in self.only_mean.keys() & other.only_mean.keys():
+            only_mean[name] = pooling.merged(self.only_mean[name], other.only_mean[name])
         about = {
             key: tuple(dict.fromkeys((*self.about.get(key, ()), *other.about.get(key, ()))))
             for key in {**self.about, **other.about}
@@ -240,6 +249,7 @@ class Recording:
             coverage,
             downsamplings,
             sources,
+            only_mean,
             about,
             run_shard,
         )

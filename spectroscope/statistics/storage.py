@@ -100,6 +100,7 @@ def write(
             for site, row in recording.downsamplings.items()
         },
         "sources": recording.sources,
+        "only_mean": recording.only_mean,
         "coverage": [asdict(row) for row in recording.coverage.values()],
         "about": recording.about,
         "run_shard": None if recording.run_shard is None else recording.run_shard.to_json(),
@@ -225,6 +226,7 @@ def _recording(
             )
             for site, ranges in header["sources"].items()
         },
+        {site: None if x is None else bool(x) for site, x in header["only_mean"].items()},
         {str(key): tuple(map(str, texts)) for key, texts in header.get("about", {}).items()},
         None if header["run_shard"] is None else RunShard.from_json(header["run_shard"]),
     )
