@@ -125,6 +125,20 @@ def test_unknown_channels_are_said():
     assert recorded(model, torch.randn(2, 2, 20), channel_axis=2).sites()["channels"].item() == 4
 
 
+def test_an_unknown_batch_is_said():
+    """Frames come first: ``[frames, N, F]`` of N signals."""
+
+    def frames_first(x):
+        spectrogram = torch.stft(x, 16, return_complex=True, window=torch.ones(16)).abs()
+        return spectrogram.permute(2, 0, 1)
+
+    model = nn.Sequential(Calls(frames_first), nn.Linear(9, 4), nn.ReLU())
+    report = recorded(model, torch.randn(2, 64))
+    assert "batch axis isn't known: axis 0 was taken" in report.coverage()["remark"].item()
+    report = recorded(nn.Sequential(nn.Linear(9, 4), nn.ReLU()), torch.randn(2, 5, 9))
+    assert report.coverage()["remark"].item() == ""
+
+
 class EEG(nn.Module):
     """A network of the kind of EEGNet: [N, 1, electrodes, T]."""
 

@@ -238,7 +238,6 @@ RATE_UNKNOWN = {
 }
 # What is wrong, for now.
 WRONG = {
-    "braindecode:SyncNet": "a weight that is clamped by its .data counts as an activation",
     "braindecode:EMG2QwertyNet": "[T, N, ...] behind torch.stft: T is taken for the batch",
 }
 BUILDERS = {

@@ -148,8 +148,8 @@ def axis_number(channel_axis: Any) -> int | None:
     return None if channel_axis == "auto" else operator.index(channel_axis)
 
 
-def unknown_channels(shape: Sequence[int], axes: Axes | None) -> str | None:
-    """Why the channel axis isn't known, where that matters; None if it is, or doesn't.
+def unknown_axes(shape: Sequence[int], axes: Axes | None) -> str | None:
+    """Which of the batch and the channel axis isn't known, where that matters; None if both are.
 
     It doesn't matter without axes of time or space. Axis 1 of the model's inputs is taken as
     it is.
@@ -160,6 +160,13 @@ def unknown_channels(shape: Sequence[int], axes: Axes | None) -> str | None:
     if len(channels) > 1:
         places = " and ".join(map(str, channels))
         return f"axes {places} are both of channels: the last was taken (channel_axis= chooses)"
+    if (
+        axes is not None
+        and channels
+        and axes[0] == UNKNOWN
+        and all(a.role != "batch" for a in axes)
+    ):
+        return "its batch axis isn't known: axis 0 was taken, and n_samples counts that"
     if channels or (axes is not None and axes[1].decimation is not None):
         return None
     return "its channel axis isn't known: axis 1 was taken (channel_axis= gives it)"

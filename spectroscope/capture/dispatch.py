@@ -18,7 +18,7 @@ from spectroscope.capture.axes import (
     common_decimation,
     known_channel,
     layout_of,
-    unknown_channels,
+    unknown_axes,
 )
 from spectroscope.capture.axis_tracker import AxisTracker
 from spectroscope.capture.call import ActivationCall, unreadable
@@ -128,7 +128,7 @@ class Dispatcher:
             note(reason)
             return partial(_finish, None, None, row)
         if reading is None:
-            unknown = unknown_channels(tensor.shape, axes) if axis is None else None
+            unknown = unknown_axes(tensor.shape, axes) if axis is None else None
             if unknown and tracker.started and self._change is None:
                 row.remark = f"call {site.call}: {unknown}"
             layout = self.layout(site, tensor, axes)
