@@ -4,6 +4,7 @@ import math
 import operator
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 T = TypeVar("T")
@@ -55,17 +56,27 @@ class Layout(NamedTuple):
 
     def order(self, dim: int) -> tuple[int, ...]:
         """The axes in the order ``N, C, ...``, without N if there is no batch axis."""
-        return (*self.leading, *(i for i in range(dim) if i not in self.leading))
+        return _order(self, dim)
 
     def transformed_in_order(self, dim: int) -> tuple[int, ...]:
         """The transformed axes of ``[N, C, ...]``."""
-        order, first = self.order(dim), int(self.batch is None)
-        return tuple(sorted(order.index(axis) + first for axis in self.transformed))
+        return _transformed_in_order(self, dim)
 
     def select(self, values: Sequence[T]) -> list[T]:
         """The values of the transformed axes; of all axes of time or space if there are none."""
         axes = self.transformed or [i for i in range(len(values)) if i not in self.leading]
         return [values[axis] for axis in axes]
+
+
+@lru_cache
+def _order(layout: Layout, dim: int) -> tuple[int, ...]:
+    return (*layout.leading, *(i for i in range(dim) if i not in layout.leading))
+
+
+@lru_cache
+def _transformed_in_order(layout: Layout, dim: int) -> tuple[int, ...]:
+    order, first = layout.order(dim), int(layout.batch is None)
+    return tuple(sorted(order.index(axis) + first for axis in layout.transformed))
 
 
 class Reading(NamedTuple):

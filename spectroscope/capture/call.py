@@ -85,8 +85,9 @@ class ActivationCall:
 
     def transformed_last(self, tensor: Tensor) -> Tensor:
         """A view of `tensor` ``[N, C, ...]`` with the transformed axes last."""
-        count = len(self.transformed)
-        return tensor.movedim(self.transformed, tuple(range(-count, 0))) if count else tensor
+        axes, dim = self.transformed, tensor.dim()
+        last = tuple(range(dim - len(axes), dim))
+        return tensor if axes == last else tensor.movedim(axes, last)
 
     @property
     def device(self) -> torch.device:
@@ -134,7 +135,9 @@ class ActivationCall:
 
 
 def channels_first(tensor: Tensor, layout: Layout) -> Tensor:
-    """A view of `tensor` as ``[N, C, ...]``; N is 1 without a batch axis."""
+    """`tensor`, or a view of it, as ``[N, C, ...]``; N is 1 without a batch axis."""
+    if layout.channel == 1 and layout.batch == 0:
+        return tensor
     tensor = tensor.permute(layout.order(tensor.dim()))
     return tensor.unsqueeze(0) if layout.batch is None else tensor
 

@@ -183,11 +183,12 @@ class Capture:
             self.discovery.report_replica(module)
             return
         thread = self._thread
-        if thread.running and module is self._model and not calls_itself(module):
+        running = thread.running
+        if running and module is self._model and not calls_itself(module):
             # A KeyboardInterrupt, unlike an Exception, ends a forward without calling the hooks.
-            thread.running.clear()
+            running.clear()
         outermost = None
-        if not thread.running and module is self._model:
+        if not running and module is self._model:
             self.ran, outermost = "model", self._new_pass(thread.memory)
             thread.enter(outermost)
             inputs = inputs_of(module, args, keyword_arguments(module))
@@ -195,15 +196,15 @@ class Capture:
             if thread.memory.tracking:
                 outermost.axes.start(inputs)
             self._on_forward(inputs)
-        elif not thread.running:
+        elif not running:
             self._callers.enter_method()
         if (current := thread.current) is not None and current.memory.expects(module) is None:
             current.memory.add(module, matters=True)
         name = names[0] if len(names) == 1 else thread.called_name(names)
         in_custom = False
-        if thread.running:
-            in_custom = thread.running[-1].in_custom
-            thread.running[-1].ran_submodules = True
+        if running:
+            in_custom = running[-1].in_custom
+            running[-1].ran_submodules = True
         in_custom |= isinstance(module, ParametrizationList)
         kind = None if in_custom else self.discovery.kind_of[module]
         finish = None
@@ -222,7 +223,7 @@ class Capture:
                 else:
                     reason = "it was called without a positional tensor"
                     self.discovery.set_reason(name, module, reason)
-        thread.running.append(Frame(module, name, kind, in_custom, finish, outermost))
+        running.append(Frame(module, name, kind, in_custom, finish, outermost))
 
     def on_module_exit(self, module: nn.Module, output: Any) -> Any:
         """See :class:`spectroscope.capture.hooks.Observer`."""

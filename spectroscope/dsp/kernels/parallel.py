@@ -22,6 +22,12 @@ def parallel_for(work: Callable[[int], None], count: int) -> None:
     end isn't waited for. So the loop doesn't stall where another process has one of the cores, as
     torch's own parallel regions do. In these threads torch runs no parallel regions.
     """
+    threads = min(torch.get_num_threads(), _MOST_THREADS, count)
+    if threads < 2:
+        with torch.no_grad():
+            for number in range(count):
+                work(number)
+        return
     numbers = iter(range(count))
     lock = threading.Lock()
     inference = torch.is_inference_mode_enabled()  # like the grad mode, of a thread alone
@@ -35,9 +41,6 @@ def parallel_for(work: Callable[[int], None], count: int) -> None:
                     return
                 work(number)
 
-    threads = min(torch.get_num_threads(), _MOST_THREADS, count)
-    if threads < 2:
-        return take()
     pool = _pool()
     futures = [pool.submit(take) for _ in range(threads)]
     try:
@@ -46,7 +49,6 @@ def parallel_for(work: Callable[[int], None], count: int) -> None:
         running = [future for future in futures if not future.cancel()]
     for future in running:
         future.result()
-    return None
 
 
 @lru_cache(maxsize=1)
