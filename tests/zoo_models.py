@@ -225,6 +225,8 @@ DGCNN EEGDINO MetaNeuromotorHand STEEGFormer CodeBrain
 # Where the rate is said to be unknown, rightly, although it can be measured.
 RATE_UNKNOWN = {
     "smp:DPT": "tokens become an image again",
+    "timm:halonet_h1": "overlapping blocks of an image, and an image of blocks",
+    "timm:mobilevitv2_050": "blocks of an image by F.unfold, and an image by F.fold",
     "braindecode:ContraWR": "torch.stft",
     "braindecode:EMG2QwertyNet": "torch.stft",
     "braindecode:MetaNeuromotorHand": "torch.stft",
