@@ -171,7 +171,7 @@ def spectra_of(x, time, channel_axis):
         order = [axis for axis in range(x.ndim) if axis != channel_axis]
         yield line_power(x, [order[0], channel_axis, *order[1:]].index(time))
         return
-    for axis in range(2, x.ndim):
+    for axis in (0, *range(2, x.ndim)):
         yield line_power(x, axis)
-        for other in range(axis + 1, x.ndim):
+        for other in range(max(2, axis + 1), x.ndim):
             yield image_power(np.moveaxis(x, (axis, other), (-2, -1)))

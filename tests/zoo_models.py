@@ -16,15 +16,15 @@ gcvit_xxtiny ghostnet_050 hardcorenas_a hgnetv2_b0 hiera_tiny_224 hrnet_w18_smal
 inception_next_atto inception_resnet_v2 inception_v3 inception_v4 lcnetv2_small levit_128s
 lowformer_b0 test_mambaout maxvit_pico_rw_256 poolformerv2_s12 gmlp_ti16_224 mobilenetv3_small_050
 mobilevit_xxs mvitv2_tiny nest_tiny nextvit_small test_nfnet pit_ti_224 pvt_v2_b0 rdnet_tiny
-regnetx_002 repghostnet_050 repvit_m1 res2next50 resnest14d resnet18 resnetv2_18 rexnet_100
+regnetx_002 repghostnet_050 repvit_m1 res2next50 resnest14d resnet18 resnetv2_18
 selecsls42 legacy_seresnet18 sequencer2d_s shvit_s1 skresnet18 starnet_s050 swiftformer_xs
 swin_tiny_patch4_window7_224 swinv2_tiny_window8_256 swinv2_cr_tiny_224 tiny_vit_5m_224
 tnt_s_patch16_224 tresnet_m twins_svt_small vgg11_bn visformer_tiny test_vit vit_tiny_r_s16_p8_224
 test_vit_relpos samvit_base_patch16_224 vitamin_small_224 volo_d1_224 ese_vovnet19b_slim_dw
-legacy_xception xception41p xcit_nano_12_p8_224 mixer_s32_224 resmlp_12_224 bat_resnext26ts
+legacy_xception xception41p xcit_nano_12_p8_224 mixer_s32_224 resmlp_12_224
 lambda_resnet26t efficientnet_b0 resnext50_32x4d seresnet50 resnetblur50 ecaresnet50t
 mnasnet_small semnasnet_075 fbnetc_100 spnasnet_100 tinynet_e mixnet_s mobilenetv2_050
-mobilenetv4_conv_small gernet_s repvgg_a0 resnet26ts nf_resnet26 dm_nfnet_f0 ghostnetv2_100
+mobilenetv4_conv_small gernet_s repvgg_a0 nf_resnet26 dm_nfnet_f0 ghostnetv2_100
 cspresnet50 cspdarknet53 darknet53 vovnet39a tf_efficientnetv2_b0 crossvit_9_240 convnextv2_atto
 coatnet_pico_rw_224 mobilevitv2_050
 """.split()  # noqa: SIM905
@@ -59,7 +59,6 @@ MONAI = {
     ),
     "FlexibleUNet": dict(in_channels=1, out_channels=2, backbone="efficientnet-b0"),
     "HighResNet": dict(spatial_dims=3, size=(32, 32, 48)),
-    "HoVerNet": dict(in_channels=3, channels=3, size=(256, 256)),
     "MedNeXtS": dict(spatial_dims=2, in_channels=1, out_channels=2),
     "PatchDiscriminator": dict(spatial_dims=2, channels=8, in_channels=1),
     "Quicknat": dict(),
@@ -136,13 +135,6 @@ MONAI = {
         num_layers=2,
         num_heads=4,
     ),
-    "VoxelMorphUNet": dict(
-        spatial_dims=2,
-        in_channels=1,
-        unet_out_channels=8,
-        channels=(8, 8, 8, 8, 8, 8),
-        final_conv_channels=(8, 8),
-    ),
     "SENet154": dict(spatial_dims=2, in_channels=1),
 }
 # Their size is not in their configuration, but in their code.
@@ -150,7 +142,7 @@ OF_ONE_SIZE = {"halonet_h1"}
 KERAS = {
     "ConvNeXtTiny": {}, "DenseNet121": {}, "EfficientNetB0": {}, "EfficientNetV2B0": {},
     "InceptionResNetV2": {}, "InceptionV3": {}, "MobileNet": dict(alpha=0.25),
-    "MobileNetV2": dict(alpha=0.35), "MobileNetV3Small": {}, "NASNetMobile": {}, "ResNet50": {},
+    "MobileNetV2": dict(alpha=0.35), "MobileNetV3Small": {}, "ResNet50": {},
     "ResNet50V2": {}, "VGG16": {}, "Xception": {},
 }  # fmt: skip
 
@@ -207,7 +199,7 @@ def keras_model(name):
     keras = package("keras")
     if keras.config.backend() != "torch":
         pytest.skip(f"Keras's backend is {keras.config.backend()}, not torch")
-    size = (224, 224) if name == "NASNetMobile" else (96, 96)
+    size = (96, 96)
     options = {"weights": None, "input_shape": (*size, 3), **KERAS[name]}
     model = getattr(keras.applications, name)(**options)
     return model, torch.randn(2, *size, 3), {}
@@ -220,11 +212,13 @@ AttentionBaseNet Labram EEGSimpleConv SPARCNet ContraWR EEGNeX EEGSym TSception 
 MSVTNet EEGMiner CTNet TCFormer SincShallowNet SCCNet SignalJEPA SignalJEPA_Contextual
 SignalJEPA_PostLocal SignalJEPA_PreLocal FBCNet FBMSNet EMG2QwertyNet VEMG2Pose NeuroPose
 SensingDynamics FBLightConvNet IFNet PBT SSTDPN BrainModule BENDR LUNA MEDFormer MVPFormer CBraMod
-DGCNN EEGDINO MetaNeuromotorHand STEEGFormer CodeBrain
+EEGDINO MetaNeuromotorHand STEEGFormer CodeBrain
 """.split()  # noqa: SIM905
 # Where the rate is said to be unknown, rightly, although it can be measured.
 RATE_UNKNOWN = {
     "smp:DPT": "tokens become an image again",
+    "timm:edgenext_xx_small": "attention between channels, and tokens become an image again",
+    "timm:xcit_nano_12_p8_224": "attention between channels, and tokens become an image again",
     "timm:halonet_h1": "overlapping blocks of an image, and an image of blocks",
     "timm:mobilevitv2_050": "blocks of an image by F.unfold, and an image by F.fold",
     "braindecode:ContraWR": "torch.stft",
