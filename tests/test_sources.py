@@ -238,4 +238,5 @@ def test_a_call_of_other_layers_in_other_forwards_has_no_known_source():
     assert sources[["/relu#1"]].isna().all()
     assert sources["/relu#2"] == "b"
     of_both = report.dead().query("site == '/relu#1'")
-    assert len(of_both) == 4 and of_both["source"].isna().all()
+    assert len(of_both) == 4
+    assert of_both["source"].isna().all()
