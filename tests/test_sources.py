@@ -206,3 +206,37 @@ def test_gates_and_sums():
     assert named(parts, "skip", 1) == {1, 5}
     assert named(parts, "conv", 1) == {1}
     assert sum(part.size for part in parts) == 12
+
+
+class Alternating(nn.Module):
+    """A forward that skips its first block every second time, as stochastic depth does."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.a, self.b = (nn.Conv1d(n, 4, 3, padding=1) for n in (1, 4, 4))
+        self.forwards = 0
+
+    def forward(self, x):
+        x = F.relu(self.stem(x))
+        for block in (self.a, self.b)[self.forwards % 2 :]:
+            x = x + F.relu(block(x))
+        self.forwards += 1
+        return x
+
+
+def test_a_call_of_other_layers_in_other_forwards_has_no_known_source():
+    model, x = Alternating().eval(), torch.randn(2, 1, 16)
+    with torch.no_grad():
+        model.a.bias.fill_(-1e3)  # dead channels, but not of one filter
+        model.b.bias.fill_(-1e3)
+        with spectroscope.record(model, spectra=False) as recorder:
+            for _ in range(4):  # the second is not tracked from where it differs
+                model(x)
+    report = recorder.report()
+    sources = report.sites().set_index("site")["source"]
+    assert sources["/relu#0"] == "stem"
+    assert sources[["/relu#1"]].isna().all()
+    assert sources["/relu#2"] == "b"
+    of_both = report.dead().query("site == '/relu#1'")
+    assert len(of_both) == 4
+    assert of_both["source"].isna().all()

@@ -46,6 +46,9 @@ class SourceRange(NamedTuple):
 # Ranges may overlap: outputs of several layers are added.
 Sources: TypeAlias = tuple[SourceRange, ...]
 
+# No axis is the axis of the channels.
+_UNKNOWN: tuple[int | None, Sources] = (-1, ())
+
 
 class ChannelSources:
     """The sources of the sites of a model.
@@ -71,16 +74,19 @@ class ChannelSources:
         """The name of the layer with this weight; None if it isn't a parameter."""
         return self._layer_of(weight)
 
-    def set(self, site: str, filters: _Filters) -> None:
-        """Set the filters of the tensor at a site, unless they are known."""
-        long = [axis for axis, size in enumerate(filters.shape[1:]) if size > 1]
-        if site not in self._sites and len(long) < 2:
+    def set(self, site: str, filters: _Filters | None) -> None:
+        """Set the filters of the tensor at a site; they are unknown once two forwards differ."""
+        long = [] if filters is None else [i for i, n in enumerate(filters.shape[1:]) if n > 1]
+        sources = _UNKNOWN
+        if filters is not None and len(long) < 2:
             ranges = self._ranges(filters.reshape(len(filters), -1))
-            self._sites[site] = (long[0] if long else None), ranges
+            sources = (long[0] if long else None), ranges
+        if self._sites.setdefault(site, sources) != sources:
+            self._sites[site] = _UNKNOWN
 
     def of(self, site: str, channel_axis: int) -> Sources | None:
         """The sources of a site; None if unknown."""
-        axis, sources = self._sites.get(site, (-1, ()))
+        axis, sources = self._sites.get(site, _UNKNOWN)
         return sources if axis in (None, channel_axis) else None
 
     def state_dict(self) -> dict[str, Any]:
@@ -125,9 +131,7 @@ class SourceTracker:
 
     def add_site(self, site: str, tensor: Tensor) -> None:
         """Set `tensor` as the input of the activation call `site`."""
-        filters = self.of(tensor)
-        if filters is not None:
-            self._sources.set(site, filters)
+        self._sources.set(site, self.of(tensor))
 
     def of(self, tensor: Tensor) -> _Filters | None:
         """The filters of `tensor`; None if unknown."""
