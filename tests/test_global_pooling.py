@@ -118,6 +118,7 @@ OTHERS = {
     "another ReLU, in place": (LINE, lambda x: F.relu_(x - 1).mean(-1)),
     "linear layer over all": (LINE, nn.Sequential(nn.Flatten(), nn.Linear(48, 2))),
     "linear layer over time": (LINE, nn.Linear(12, 2)),
+    "dropped samples": (LINE, lambda x: F.dropout(x, 0.5, True).mean(-1)),
     "gate": (LINE, Gated()),
     "returned": (LINE, nn.Identity()),
     "returned beside the mean": (LINE, lambda x: (x, x.mean(-1))),

@@ -182,12 +182,17 @@ def _batch_norm(call: FunctionCall, tensor: Tensor, axes: _Axes, result: Tensor)
     return "other" if call.argument(5, "training") else axes
 
 
+def _dropout(call: FunctionCall, tensor: Tensor, axes: _Axes, result: Tensor) -> _Result:
+    return "other" if call.argument(2, "training", True) else axes
+
+
 _Rule: TypeAlias = Callable[[FunctionCall, Tensor, _Axes, Tensor], _Result]
 _RULES: dict[str, _Rule] = {
     "mean": _mean,
     "sum": _mean,
     "linear": _linear,
     "batch_norm": _batch_norm,
+    "dropout": _dropout,
     **{f"{kind}avg_pool{n}d": _average_pooling for n in (1, 2, 3) for kind in ("", "adaptive_")},
     **{f"conv{n}d": _convolution for n in (1, 2, 3)},
     **dict.fromkeys(
@@ -197,7 +202,7 @@ _RULES: dict[str, _Rule] = {
     **dict.fromkeys(
         ("add", "sub", "subtract", "rsub", "neg", "negative", "positive", "clone",
          "contiguous", "detach", "to", "float", "half", "bfloat16", "double", "type",
-         "type_as", "cpu", "cuda", "requires_grad", "copy", "dropout", "feature_dropout",
+         "type_as", "cpu", "cuda", "requires_grad", "copy", "feature_dropout",
          "dropout1d", "dropout2d", "dropout3d", "cat", "concat", "concatenate"),
         _same_axes,
     ),
