@@ -21,7 +21,7 @@ from spectroscope.schema import METRICS
 if TYPE_CHECKING:
     from spectroscope.specimens.specimen import Specimen
 
-# torch, pandas and seaborn are imported in the functions that need them: `--help`, `list` and a
+# torch, pandas and matplotlib are imported in the functions that need them: `--help`, `list` and a
 # misspelt name are answered without.
 
 # Options of `inspect` and `ablate` that are passed to the adapter, which refuses unknown ones.

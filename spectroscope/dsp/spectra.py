@@ -2,10 +2,11 @@
 
 import math
 from functools import lru_cache
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-import scipy.signal
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from spectroscope.errors import RequestError
@@ -50,7 +51,7 @@ class Transform:
         self.tapered = window not in ("boxcar", "rectangular")
         taper = torch.ones((), dtype=torch.float64)
         for length in lengths if self.tapered else ():
-            along_axis = torch.from_numpy(scipy.signal.get_window(window, length))
+            along_axis = torch.from_numpy(samples(window, length))
             taper = taper.unsqueeze(-1) * (along_axis / along_axis.mean())
         self._taper = taper.to(device)
         # A component counts twice, for its omitted conjugate, unless it is its own conjugate or
@@ -122,15 +123,24 @@ def checked_window(window: Window) -> Window:
     Raises:
         RequestError: SciPy doesn't know this name, or tuple of a name and numbers.
     """
+    if window in ("boxcar", "rectangular"):
+        return "boxcar"
     name, *numbers = window if isinstance(window, tuple) else (window,)
     try:
         if not isinstance(name, str):
             raise TypeError("a name, or a tuple of a name and numbers, is taken")
         checked: Window = (name, *map(float, numbers)) if numbers else name
-        scipy.signal.get_window(checked, 8)
+        samples(checked, 8)
     except (TypeError, ValueError) as error:
         raise RequestError(f"{window=}: {error}") from error
-    return "boxcar" if checked == "rectangular" else checked
+    return checked
+
+
+def samples(window: Window, length: int) -> NDArray[Any]:
+    """``[length]``, the periodic window of ``scipy.signal.get_window``."""
+    import scipy.signal  # deferred: half of the time of `from spectroscope import record`
+
+    return np.asarray(scipy.signal.get_window(window, length))
 
 
 def radial_bin_count(height: int, width: int) -> int:
@@ -152,7 +162,9 @@ def noise_bandwidth(window: Window, lengths: tuple[int, ...]) -> float:
     use of windows for harmonic analysis with the DFT", *Proc. IEEE* 66, 1978). Over several axes it
     is the product of theirs.
     """
-    tapers = (scipy.signal.get_window(window, length) for length in lengths)
+    if window == "boxcar":
+        return 1.0
+    tapers = (samples(window, length) for length in lengths)
     return math.prod(float(len(w) * (w**2).sum() / w.sum() ** 2) for w in tapers)
 
 

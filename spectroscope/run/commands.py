@@ -13,7 +13,6 @@ import pandas as pd
 import torch
 
 from spectroscope.errors import RequestError
-from spectroscope.experiments.ablation import importance
 from spectroscope.experiments.operations import mean_dc, only_dc, remove_dc
 from spectroscope.io import output_folder
 from spectroscope.report import Report
@@ -27,6 +26,7 @@ from spectroscope.statistics.base import Statistic
 SPECTRA = "spectra.png"
 ABLATION = "importance.png"
 PAGE = "report.html"
+_STYLE = ["seaborn-v0_8-whitegrid", "seaborn-v0_8-paper"]  # Matplotlib's own, without seaborn
 
 
 def ablate(
@@ -49,6 +49,8 @@ def ablate(
     Raises:
         RequestError: as in :func:`spectroscope.importance`.
     """
+    from spectroscope.experiments.ablation import importance  # deferred: it imports scipy.stats
+
     measure: Any = metric or specimen.error or "relative_l2"
     means = inspect(specimen, spectra=False, progress=progress).report
     with torch.random.fork_rng([]):  # batches() seeds them
@@ -104,14 +106,14 @@ def export_ablation(specimen: Specimen, table: pd.DataFrame, folder: Path) -> No
     Raises:
         RequestError: the folder can't be written to.
     """
-    import seaborn as sns
+    from matplotlib import style
     from matplotlib.figure import Figure
 
     from spectroscope import plots
 
     with output_folder(folder) as staging:
         table.to_csv(staging / "importance.csv", index=False)
-        with sns.axes_style("whitegrid"), sns.plotting_context("paper"):
+        with style.context(_STYLE):
             figure = Figure((7.5, 1.6 + 0.22 * table["site"].nunique()), layout="constrained")
             ax = plots.importance(table, ax=figure.subplots())
         ax.set_title(f"{specimen.name}: one ReLU changed at a time")
@@ -140,7 +142,7 @@ def export(specimen: Specimen, report: Report, folder: Path, *, parquet: bool = 
 
 def _plot_spectra(specimen: Specimen, spectra: pd.DataFrame, path: Path) -> None:
     # Imported late: other ranks of a distributed run need no matplotlib.
-    import seaborn as sns
+    from matplotlib import style
     from matplotlib.figure import Figure
 
     from spectroscope import plots
@@ -149,7 +151,7 @@ def _plot_spectra(specimen: Specimen, spectra: pd.DataFrame, path: Path) -> None
     panels = min(16, spectra["channel"].nunique())
     columns = min(4, panels)
     rows = math.ceil(panels / columns)
-    with sns.axes_style("whitegrid"), sns.plotting_context("paper"):
+    with style.context(_STYLE):
         # Not pyplot, which would keep the figure open.
         figure = Figure((1.2 + 2.6 * columns, 1 + 1.6 * rows), layout="constrained")
         grid = plots.filters(

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import scipy.signal
 import torch
 
 from spectroscope.capture.sites import CoverageRow, Downsampling, Site
+from spectroscope.dsp.spectra import checked_window
 from spectroscope.errors import RequestError
 from spectroscope.statistics.base import COLUMN, Arrays, Statistic, by_name, without_columns
 from spectroscope.statistics.built_in import BUILT_IN
@@ -151,7 +151,7 @@ def _recording(
 ) -> Recording:
     window = header["window"]
     window = tuple(window) if isinstance(window, list) else str(window)
-    scipy.signal.get_window(window, 8)
+    window = checked_window(window)
     fs = header["fs"]
     if fs is not None and not float(fs) > 0:
         raise ValueError("fs")

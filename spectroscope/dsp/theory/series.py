@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.signal import convolve
 from torch import Tensor
 
 from spectroscope.dsp.theory.arrays import Values, tensors
@@ -120,6 +119,8 @@ def relu_series_phasors(phasors: Values, terms: int, a: float | None = None) -> 
     >>> relu_series_phasors([0.0, 1.0], 2).real.round(4).tolist()  # a cosine, A = ½: g = cos 2ωt
     [[0.3536, 0.0, 0.0], [0.0, 0.0, 0.1768]]
     """
+    from scipy.signal import convolve  # deferred: importing it takes a second
+
     (given,), back = tensors(phasors)
     p = given.detach().cpu().numpy()
     if p.ndim != 1 or not len(p):
