@@ -14,7 +14,7 @@ from spectroscope.report.channels import (
     dead_and_always_on,
     statistic_columns,
 )
-from spectroscope.schema import Column
+from spectroscope.schema import Column, headline
 from spectroscope.statistics.recording import Recording, SiteRecord
 
 SITE_COLUMNS = ["site", "module", "function", "call", "kind"]
@@ -48,7 +48,8 @@ def dc(recording: Recording) -> pd.DataFrame:
     ]
     columns = [*SITE_COLUMNS, "channel", "n_samples", *_MEANS, "preserved_fraction",
                "introduced_fraction", *_COUNTS, *user_columns(recording)]  # fmt: skip
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
+    table = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
+    return _headline_first(table)
 
 
 def sites(recording: Recording) -> pd.DataFrame:
@@ -82,7 +83,8 @@ def sites(recording: Recording) -> pd.DataFrame:
                "feeds_global_pooling", "dead_fraction", "always_on_fraction"]  # fmt: skip
     by_site = dc(recording).groupby("site", sort=False)
     means = by_site[[*_MEANS, *user_columns(recording)]].mean()
-    return pd.DataFrame(rows, columns=columns).join(means.join(by_site[_COUNTS].sum()), on="site")
+    table = pd.DataFrame(rows, columns=columns)
+    return _headline_first(table.join(means.join(by_site[_COUNTS].sum()), on="site"))
 
 
 def introduced(recording: Recording) -> pd.DataFrame:
@@ -113,6 +115,11 @@ def coverage(recording: Recording) -> pd.DataFrame:
         for row in recording.coverage.values()
     ]
     return pd.DataFrame(rows, columns=_COVERAGE)
+
+
+def _headline_first(table: pd.DataFrame) -> pd.DataFrame:
+    first = headline(table.columns)
+    return table[[*first, *table.columns.drop(first)]]
 
 
 def _site_columns(record: SiteRecord) -> dict[str, Any]:

@@ -19,7 +19,7 @@ def from_callable(
     path: str,
     *,
     input: str | os.PathLike[str] | None = None,
-    checkpoint: str | os.PathLike[str] | None = None,
+    weights: str | os.PathLike[str] | None = None,
     fs: float | None = None,
     channel_axis: int = 1,
 ) -> Specimen:
@@ -29,16 +29,16 @@ def from_callable(
         path: ``"package.module:callable"``; it is called without arguments. Modules in the current
             folder are found too.
         input: inputs of the model, ``[N, ...]``: a ``.npy`` or ``.pt`` file. Required for a model.
-        checkpoint: weights of the model: a `state_dict` written by `torch.save`.
+        weights: of the model: a `state_dict` written by `torch.save`.
         fs: sampling rate of a 1-D input in Hz.
         channel_axis: as in :func:`spectroscope.record`.
 
     Raises:
         RequestError: the callable does not exist, raises, or returns something else; a file can't
-            be read; or `input`, `checkpoint` or `fs` is given for a Specimen.
+            be read; or `input`, `weights` or `fs` is given for a Specimen.
     """
     made = _call(path)
-    options = {"input": input, "checkpoint": checkpoint, "fs": fs}
+    options = {"input": input, "weights": weights, "fs": fs}
     given = [name for name, value in options.items() if value is not None]
     if isinstance(made, Specimen):
         if given:
@@ -52,8 +52,8 @@ def from_callable(
         raise RequestError(
             f"{path} returns a model: pass its inputs, [N, ...], as --input x.npy or x.pt"
         )
-    if checkpoint is not None:
-        load_checkpoint(made, checkpoint)
+    if weights is not None:
+        load_checkpoint(made, weights)
     x = _cast_like(load_array(input), made)
     return Specimen(
         name=path,
