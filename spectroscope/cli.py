@@ -108,8 +108,9 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--fail-above", metavar="EFFECT", type=float, help="exit with 1 if the DC "
                          "of a channel changed by more than EFFECT standard deviations over A's "
                          "inputs (see assert_close); 0.5 is moderate")  # fmt: skip
-    compare.add_argument("--allow", metavar="SHARE", type=float, default=0.01, help="with "
-                         "--fail-above: fraction of the channels that may; default: 0.01")  # fmt: skip
+    compare.add_argument("--allow", metavar="SHARE", type=float, default=0.01,
+                         help="with --fail-above: fraction of the channels that may; "
+                         "default: 0.01")  # fmt: skip
     merge = command("merge", _merge, "merge reports from shards of a run")
     merge.add_argument("folders", nargs="+", metavar="DIR", help="folder of a report")
     merge.add_argument("--out", metavar="DIR", required=True, help="write tables to DIR")

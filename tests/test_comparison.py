@@ -280,7 +280,7 @@ def test_the_floor_is_relative_to_the_layer_and_the_share_to_all_channels():
     then, now = report_of(model, x), report_of(model, y)
     spectroscope.assert_close(now, then, effect=0.7)
     spectroscope.assert_close(now, then, effect=0.5)  # 1 of 100 channels
-    with pytest.raises(AssertionError, match="1 of 100 channels .*share=0.0"):
+    with pytest.raises(AssertionError, match=r"1 of 100 channels .*share=0\.0"):
         spectroscope.assert_close(now, then, effect=0.5, share=0.0)
     y[:, 4] = 0.006
     with pytest.raises(AssertionError, match="2 of 100 channels"):

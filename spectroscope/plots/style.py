@@ -17,9 +17,9 @@ from spectroscope.plots.checks import shorten
 
 SIDES = {"in": "activation input", "out": "activation output"}
 # seaborn's palette "colorblind": distinct for the colour-blind, on white and on black. Nothing is
-# distinguished by colour alone. Importing seaborn takes a second, and its plot functions do not fit:
-# stripplot's jitter is random, heatmap has categorical axes, and lineplot ignores NaN, which here
-# means no power.
+# distinguished by colour alone. Importing seaborn takes a second, and its plot functions do not
+# fit: stripplot's jitter is random, heatmap has categorical axes, and lineplot ignores NaN, which
+# here means no power.
 _PALETTE = ["#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#ca9161", "#fbafe4", "#949494",
             "#ece133", "#56b4e9"]  # fmt: skip
 COLORS = [to_rgb(color) for color in _PALETTE]

@@ -6,7 +6,6 @@ from typing import Any
 
 from spectroscope.errors import RequestError
 
-
 # Entries of a fingerprint that identify the model.
 MODEL = ("model", "layers", "parameters and buffers")
 
