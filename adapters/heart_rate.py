@@ -87,6 +87,7 @@ def kid_ppg(
         truth,
         name="kid-ppg",
         description=f"KID-PPG, heart rate from wrist PPG, on {recording.source}",
+        samples=ppg_files.WINDOW + ppg_files.HOP,
         featured_site="block1.2.relu#1",
     )
 
@@ -131,6 +132,7 @@ def paper_ppg(
         recording.truth,
         name="paper-ppg",
         description=f"heart-rate network of Kechris et al. (2024), Fig. 3, on {recording.source}",
+        samples=ppg_files.WINDOW,
         featured_site="block1.2.relu#0",
     )
 
@@ -171,9 +173,13 @@ def _weights_file(path: PathLike) -> Path:
 
 def _specimen(
     model: nn.Module, inputs: Array, truth: Array | None, *, name: str, description: str,
-    featured_site: str,
+    samples: int, featured_site: str,
 ) -> Specimen:  # fmt: skip
-    """The specimen of `model` on `inputs`; `truth` is their heart rates in BPM, None if unknown."""
+    """The specimen of `model` on `inputs`.
+
+    `truth` is their heart rates in BPM, None if unknown. Each input is of `samples` samples of the
+    recording, the next one begins a hop later.
+    """
     batches = torch.split(torch.from_numpy(inputs).float(), BATCH)
     return Specimen(
         name=name,
@@ -183,10 +189,12 @@ def _specimen(
         inputs=batches,
         n_inputs=len(inputs),
         fs=FS,
+        time_axis=1,  # [N, 256], or pairs of windows [N, 256, 2]
         metric=_scores,
         targets=None if truth is None else torch.from_numpy(truth),
         error=None if truth is None else _error,
         error_name="heart-rate MAE (BPM)",
+        block=4 * math.ceil(samples / ppg_files.HOP),  # four times as many as share samples
         f0=(_estimates(model, batches) if truth is None else truth) / 60,
         f0_name="estimated heart rate" if truth is None else "heart rate",
         per_minute=True,

@@ -12,15 +12,14 @@ from collections.abc import Callable
 
 import torch
 
-from spectroscope.dsp.kernels.dispatch import merge_moments, relu_moments
-from spectroscope.dsp.moments import ChannelMoments
+from spectroscope.dsp.kernels.dispatch import merge_moments
+from spectroscope.dsp.moments import ChannelMoments, LineMoments
 
 
 def table(channels: int) -> ChannelMoments:
     """Moments of a batch of random activations ``[8, channels, 64]``."""
-    moments = relu_moments(torch.randn(8, channels, 64))
-    assert moments is not None, "needs numba"
-    return moments.reduce_batch()
+    x = torch.randn(channels, 8, 1, 64, dtype=torch.float64)
+    return LineMoments.of(x, x.relu()).of_channels()
 
 
 def microseconds(call: Callable[[], object], repeats: int) -> float:

@@ -16,6 +16,7 @@ from .experiments.operations import remove_dc as remove_dc
 from .experiments.operations import remove_harmonics as remove_harmonics
 from .experiments.operations import shuffle_dc as shuffle_dc
 from .experiments.per_sample import dc_by_sample as dc_by_sample
+from .experiments.per_sample import paired_t as paired_t
 from .experiments.probing import probe as probe
 from .recorder import Recorder as Recorder
 from .recorder import record as record

@@ -21,7 +21,7 @@ from spectroscope.schema import METRICS
 if TYPE_CHECKING:
     from spectroscope.specimens.specimen import Specimen
 
-# torch, pandas and matplotlib are imported in the functions that need them: `--help`, `list` and a
+# torch, pandas and seaborn are imported in the functions that need them: `--help`, `list` and a
 # misspelt name are answered without.
 
 # Options of `inspect` and `ablate` that are passed to the adapter, which refuses unknown ones.
@@ -30,7 +30,8 @@ ADAPTER_OPTIONS = {
     "input": (str, "PATH", "your data: a folder of images, a file of PPG, or an array [N, ...]"),
     "fs": (float, "HZ", "sampling rate of the input"),
     "column": (str, "NAME", "column of the input"),
-    "channel_axis": (int, "AXIS", "axis of the channels in its activations; default: 1"),
+    "channel_axis": (int, "AXIS", "axis of the channels in its activations; default: automatic"),
+    "time_axis": (int, "AXIS", "time axis of the input [N, ...]; default: automatic"),
 }
 
 # Options of `inspect` that say how to run the specimen.
@@ -91,9 +92,12 @@ def _parser() -> argparse.ArgumentParser:
         subparser.add_argument(
             "specimen",
             metavar="SPECIMEN",
-            help="see `spectroscope list`; torchvision:resnet18; or package.module:callable",
+            help="see `spectroscope list`; torchvision:resnet18; package.module:callable; or "
+            "model.keras",
         )
         subparser.add_argument("--out", metavar="DIR", help="write tables and figures to DIR")
+        subparser.add_argument("--kinds", metavar="KINDS", type=lambda text: text.split(","),
+                               default=[], help="more activations: GELU,SiLU, or all")  # fmt: skip
         for name, (kind, metavar, text) in options.items():
             flag = f"--{name.replace('_', '-')}"
             subparser.add_argument(flag, metavar=metavar, type=kind, help=text)
@@ -169,7 +173,12 @@ def _ablate(arguments: argparse.Namespace) -> None:
     from spectroscope import run
     from spectroscope.run import text
 
-    table = run.ablate(specimen, metric=arguments.metric, progress=sys.stderr is not None)
+    table = run.ablate(
+        specimen,
+        metric=arguments.metric,
+        kinds=arguments.kinds,
+        progress=sys.stderr is not None,
+    )
     files = _written(arguments.out, lambda folder: run.export_ablation(specimen, table, folder))
     print(text.of_specimen(specimen), text.of_ablation(table), sep="\n", end=f"\n{files}")
 
@@ -211,6 +220,7 @@ def _inspect(arguments: argparse.Namespace) -> None:
             inspection = run.inspect(
                 specimen,
                 spectra=out is not None,
+                kinds=arguments.kinds,
                 about={"command": arguments.command},
                 progress=sys.stderr is not None and not quiet,
                 device=arguments.device if group is None else group.device,
@@ -239,6 +249,8 @@ def _inspect(arguments: argparse.Namespace) -> None:
     if not quiet:
         lines = text.of_specimen(specimen), text.of_inspection(inspection)
         print(*lines, sep="\n", end=f"\n{files}")
+        if inspection.report.sites().empty:
+            raise UnfinishedError(f"{specimen.name}: no activation was recorded")
 
 
 def _merge(arguments: argparse.Namespace) -> None:

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from spectroscope.capture.axes import ChannelAxis, TimeAxis
 from spectroscope.capture.call import ActivationCall
 from spectroscope.capture.capture import Capture
+from spectroscope.capture.inputs import SamplingRate
 from spectroscope.capture.session import CaptureSession
 from spectroscope.capture.sites import Select
 from spectroscope.dsp.spectra import Window, checked_window
@@ -33,14 +35,15 @@ _CPU = torch.device("cpu")
 def record(
     model: nn.Module,
     *,
-    fs: float | None = None,
+    fs: SamplingRate = None,
     select: Select = None,
     spectra: bool | Literal["plane"] = True,
     f0: F0 = None,
     harmonics: int = 8,
     window: Window = "boxcar",
     kinds: Iterable[str | type[nn.Module]] = (),
-    channel_axis: int | Mapping[str, int] = 1,
+    channel_axis: ChannelAxis = "auto",
+    time_axis: TimeAxis = "auto",
     decimation: float | Mapping[str, float] | None = None,
     statistics: Iterable[Statistic] = (),
     about: Mapping[str, str] | None = None,
@@ -49,13 +52,16 @@ def record(
 
     Every call of a ReLU (`nn.ReLU`, `F.relu`, `torch.relu`, `x.relu_()`, `x.clamp(min=0)`,
     `torch.maximum(x, 0)`, `F.threshold(x, 0, 0)`), ReLU6 or hardtanh from 0 is recorded, in place
-    or not, as module or function. The model is not modified: its outputs and gradients are
+    or not, as module or function, and also in words such as `x * (x > 0)`. Weights, whole numbers
+    and losses are no activations. The model is not modified: its outputs and gradients are
     bit-identical, and all hooks are removed when the block ends, even by an exception. Activations
     are reduced as they occur; none is kept.
 
     Args:
         model: any `nn.Module`.
-        fs: samples per second of a 1-D input; None: frequencies in cycles per sample.
+        fs: samples per second of a 1-D input; None: frequencies in cycles per sample. Of inputs
+            with different rates a dictionary by the name of the argument, key or field, as
+            ``{"ppg": 64, "eda": 4}``; the first one is `fs` in what follows.
         select: activations to record: a glob or globs over names of modules (``"block1.*"``) or of
             calls (``"*#0"``, ``"*/clamp#*"``), or ``(name, module) -> bool``. None: all.
         spectra: record power spectra and the cross-spectrum of both sides: of ``[N, C, T]``; of
@@ -63,15 +69,20 @@ def record(
             needs the memory of an activation); of each frame of video. False: only the DC table.
         f0: fundamental of the inputs, in the unit of `fs`. The amplitudes of its harmonics in
             activations ``[N, C, T]`` are fitted at their exact frequencies. A number; one number
-            per input (set `recorder.f0` before each batch); or ``"auto"``: the strongest component
-            of each input.
+            per input (set `recorder.f0` before each batch); or ``"auto"``: the strongest tone of
+            each input, unknown where there is none; `report.about` says of which input of a model.
         harmonics: number of harmonics, the fundamental included.
         window: of the spectra, as for ``scipy.signal.get_window``. With any but the boxcar the DC
             is subtracted first and added back exactly.
         kinds: activations to record beyond the ReLU family: ``"LeakyReLU"``, ``"PReLU"``,
-            ``"ELU"``, ``"GELU"``, ``"SiLU"``, ``"Hardswish"``, or a module class of your own.
+            ``"ELU"``, ``"GELU"``, ``"SiLU"``, ``"Hardswish"``, ``"Mish"``, ``"Softplus"``,
+            ``"SELU"``, ``"CELU"``, ``"Tanh"``, ``"Sigmoid"``, ``"Clamp"`` (to 0 and another limit),
+            a module class of your own, or ``"all"``.
         channel_axis: the axis of an activation's channels; -1 for ``[N, T, C]``, 0 for an input
-            without a batch axis. A dictionary gives it by glob, as in `select`; 1 for other sites.
+            without a batch axis. ``"auto"``: where the layers before put them, otherwise 1. A
+            dictionary gives it by glob, as in `select`; ``"auto"`` for other sites.
+        time_axis: time axis of the model's inputs. ``"auto"``: the last, or of ``[N, T, C]`` the
+            one along which the first one-dimensional convolution slides.
         decimation: samples of the model's input per sample of the site, where it can't be derived
             from the operations that ran. A dictionary gives it by glob.
         statistics: your own statistics (:class:`spectroscope.Statistic`), recorded at each site;
@@ -103,6 +114,7 @@ def record(
         window=window,
         kinds=kinds,
         channel_axis=channel_axis,
+        time_axis=time_axis,
         decimation=decimation,
         statistics=statistics,
         about=about,
@@ -121,27 +133,39 @@ class Recorder(CaptureSession):
         self,
         model: nn.Module,
         *,
-        fs: float | None,
+        fs: SamplingRate,
         select: Select,
         spectra: bool | Literal["plane"],
         f0: F0,
         harmonics: int,
         window: Window,
         kinds: Iterable[str | type[nn.Module]],
-        channel_axis: int | Mapping[str, int],
+        channel_axis: ChannelAxis,
+        time_axis: TimeAxis,
         decimation: float | Mapping[str, float] | None,
         statistics: Iterable[Statistic],
         about: Mapping[str, str] | None,
     ):
-        if fs is not None and not (math.isfinite(fs) and fs > 0):
-            raise RequestError(f"{fs=} must be a positive number of samples per second, or None")
         if spectra not in (True, False, "plane"):
             raise RequestError(f"{spectra=} must be True, False or 'plane'")
         if operator.index(harmonics) < 1:
             raise RequestError(f"{harmonics=} must be 1 or more")
         self._window = checked_window(window) if spectra else "boxcar"
-        self._fs = None if fs is None else float(fs)
-        self._harmonics = HarmonicAmplitudes(Fundamental(f0, self._fs or 1.0), harmonics)
+        capture = Capture(
+            model,
+            self._observe,
+            select=select,
+            kinds=kinds,
+            channel_axis=channel_axis,
+            decimation=decimation,
+            fs=fs,
+            time_axis=time_axis,
+            on_forward=lambda x: self._harmonics.fundamental.on_forward(x, capture.inputs),
+        )
+        self._fs = capture.inputs.fs
+        self._harmonics = HarmonicAmplitudes(
+            Fundamental(f0, self._fs or 1.0), harmonics, timed=fs is not None
+        )
         configured: list[Statistic] = [self._harmonics]
         if spectra:
             configured.append(Spectra(self._window, plane=spectra == "plane"))
@@ -151,15 +175,6 @@ class Recorder(CaptureSession):
         self._statistics |= by_name(statistics, BUILT_IN)
         self._records: dict[str, SiteRecord] = {}
         self._lock = threading.Lock()
-        capture = Capture(
-            model,
-            self._observe,
-            select=select,
-            kinds=kinds,
-            channel_axis=channel_axis,
-            decimation=decimation,
-            on_forward=lambda args: self._harmonics.fundamental.on_forward(args),
-        )
         super().__init__(capture, type(unwrapped(model)).__name__, "recorded")
         self._about = run_details(model) | {str(k): str(v) for k, v in (about or {}).items()}
 
@@ -189,8 +204,14 @@ class Recorder(CaptureSession):
         """The plain data behind :meth:`report`, on the CPU."""
         with self._lock:
             records = {name: record.to(_CPU) for name, record in self._records.items()}
+        origin = self._harmonics.fundamental.origin
+        about = self._about | ({"f0": origin} if origin else {})
         downsamplings = {
-            name: self._capture.next_downsampling(record.site, record.shape)
+            name: self._capture.paths.next_downsampling(record.site, record.layout)
+            for name, record in records.items()
+        }
+        sources = {
+            name: self._capture.paths.sources_of(record.site, record.layout)
             for name, record in records.items()
         }
         return Recording(
@@ -200,7 +221,9 @@ class Recorder(CaptureSession):
             records,
             self._capture.discovery.snapshot(),
             {name: row for name, row in downsamplings.items() if row is not None},
-            {key: (text,) for key, text in self._about.items()},
+            {name: self._capture.paths.only_mean.get(name) for name in records},
+            {name: ranges for name, ranges in sources.items() if ranges is not None},
+            {key: (text,) for key, text in about.items()},
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -262,7 +285,8 @@ class Recorder(CaptureSession):
             state = reduce(self._statistics, call.to(_CPU) if call.device.type == "mps" else call)
         shape = tuple(call.input.shape)
         state = {name: arrays for name, arrays in state.items() if arrays is None or arrays}
-        return SiteRecord(call.site, shape[1:], call.decimation, shape[0], state)
+        layout, decimation, tracked = call.reading[1:]
+        return SiteRecord(call.site, shape[1:], layout, decimation, shape[0], state, tracked)
 
     def _add(self, call: ActivationCall, new: SiteRecord) -> None:
         with self._lock, torch.no_grad():
@@ -280,13 +304,36 @@ class Recorder(CaptureSession):
         return not self._records
 
     def _warning(self) -> str | None:
-        warning = super()._warning()
-        if warning is None and self._capture.ran == "parts":
+        texts = super()._warning(), self._ran_apart() or self._unknown_rates()
+        return "; ".join(text for text in texts if text) or None
+
+    def _ran_apart(self) -> str | None:
+        """The warning about methods and submodules that ran outside ``model(x)``, or None."""
+        methods = ", ".join(self._capture.methods)
+        if not methods:
+            return None
+        ran = "only parts of it ran" if self._capture.ran == "parts" else "parts of it ran apart"
+        text = (
+            f"{ran} ({methods}), not model(x) through nn.Module.__call__: calls are numbered "
+            "within each, and decimations are unknown"
+        )
+        if "another thread" in methods:
+            text += "; functions called outside of modules in another thread can't be seen"
+        return text
+
+    def _unknown_rates(self) -> str | None:
+        """The warning about sites whose sampling rate `fs` doesn't give, or None."""
+        if self._fs is None:
+            return None
+        records = [record for record in self._records.values() if record.layout.transformed]
+        if records and not any(
+            record.layout.is_time and not math.isnan(record.decimation) for record in records
+        ):
             return (
-                "only parts of it ran (as by model.forward(x) instead of model(x)): calls are "
-                "numbered within each part"
+                "the sampling rate of every site is unknown in spite of fs (decimation= gives it; "
+                "time_axis= is the time axis of the input)"
             )
-        return warning
+        return self._capture.inputs.problem or None
 
 
 def _matches_output(record: SiteRecord, output: Tensor) -> bool:

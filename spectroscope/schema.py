@@ -23,7 +23,15 @@ COLUMNS = {
     "call": Column("", "number of the call of the module within one forward of the model, from 0"),
     "kind": Column("", "kind of activation: ReLU, ReLU6, Hardtanh, …"),
     "channel": Column("", "channel of the activation, from 0"),
+    "source": Column(
+        "",
+        "convolution or linear layer whose outputs the channels are, through elementwise functions "
+        "and pooling; + where outputs are added, “from” the first channel where concatenated; NA: "
+        "unknown",
+    ),
+    "filter": Column("", "index of the channel among the outputs of `source`"),
     "channels": Column("", "number of channels"),
+    "channel_axis": Column("", "channel axis of the activation in the model"),
     "shape": Column(
         "", "shape of one input's activation, (C, ...); None along axes where inputs differ"
     ),
@@ -40,11 +48,11 @@ COLUMNS = {
     ),
     "n_samples": Column("1", "number of inputs (batch items) recorded"),
     "dc_in": Column(
-        "activation", "mean of the activation's input over time or space and over inputs"
+        "activation",
+        "mean over inputs of each input's own DC, its mean over time or space, before the "
+        "activation. Inputs count alike, whatever their length",
     ),
-    "dc_out": Column(
-        "activation", "mean of the activation's output over time or space and over inputs"
-    ),
+    "dc_out": Column("activation", "likewise, after the activation"),
     "dc_out_std": Column(
         "activation",
         "standard deviation over inputs (of the population) of each input's own output DC: "
@@ -63,7 +71,9 @@ COLUMNS = {
         "output DC for a Gaussian input with the measured mean μ and standard deviation σ: "
         "σφ(μ/σ) + μΦ(μ/σ) for ReLU; for ReLU6 minus the same at μ − 6; NaN for other kinds",
     ),
-    "dc_gaussian_residual": Column("activation", "dc_out − dc_gaussian"),
+    "dc_gaussian_residual": Column(
+        "activation", "mean of all output values, minus dc_gaussian, which is of all input values"
+    ),
     "dc_tone": Column(
         "activation",
         "output DC if each input were its own DC μ plus its fundamental of amplitude A: mean of "
@@ -84,27 +94,34 @@ COLUMNS = {
     "dc_residual": Column("activation", "dc_out − dc_predicted"),
     "preserved_fraction": Column(
         "1",
-        "power of gain·x over power of the output y, DC included; x is the activation's input. "
-        "For a site, this, introduced_fraction and above_next_nyquist are ratios of the power of "
-        "all channels together",
+        "fraction of the output's AC power that is a scaled copy of the input: of the output y = "
+        "gain·x + (y − gain·x), with regression_gain, the variance of gain·x over that of y, both "
+        "over all values of all inputs, so that a DC that varies between inputs counts as AC. In "
+        "[0, 1]: the squared correlation of input and output. Of a channel over all its values, of "
+        "a site over those of all channels, as are dc_fraction, introduced_fraction and "
+        "above_next_nyquist. NaN where the output is constant",
     ),
     "introduced_fraction": Column(
         "1",
-        "power of y − gain·x over power of the output y, DC included. For ReLU the two parts are "
-        "½x and ½|x|, of equal power; their fractions add up to 1 only where x·|x| has mean 0",
+        "fraction of the output's AC power that is not: the variance of y − gain·x over that of y. "
+        "1 − preserved_fraction",
     ),
     "introduced_dc_fraction": Column(
         "1",
-        "part of introduced_fraction at DC: mean squared DC of each input's y − gain·x (each "
-        "frame's for video). With a window other than the boxcar this and the next two columns "
-        "are estimates, and need not add up to introduced_fraction",
+        "part of introduced_fraction in the variation of the DC: variance over inputs of the DC of "
+        "each input's y − gain·x (each frame's for video). With a window other than the boxcar "
+        "this and the next two columns are estimates, and need not add up to introduced_fraction",
     ),
     "introduced_in_band_fraction": Column(
         "1", "part of introduced_fraction at frequencies other than DC, up to band_edge"
     ),
     "introduced_above_band_fraction": Column("1", "part of introduced_fraction above band_edge"),
-    "split": Column("", "half: gain is ½, for ReLU; regression: gain is regression_gain"),
-    "gain": Column("1", "factor of the input x in the preserved part, gain·x"),
+    "half_x_ratio": Column(
+        "1",
+        "of ReLU(x) = ½x + ½|x|, power of ½x over the output's power, both with DC; may exceed 1, "
+        "because the halves cancel where x < 0. NaN for other kinds",
+    ),
+    "half_abs_ratio": Column("1", "likewise, power of ½|x| over the output's power"),
     "regression_gain": Column(
         "1",
         "covariance of output and input over the input's variance, over all values "
@@ -126,8 +143,8 @@ COLUMNS = {
     ),
     "global_pooling": Column(
         "",
-        "whether the downsampling leaves one value for all of time or space: the DC, and nothing "
-        "folds",
+        "whether the downsampling is a mean over all of time or space: it leaves the DC, and "
+        "nothing folds",
     ),
     "next_nyquist": Column(
         "see freq_unit",
@@ -135,7 +152,9 @@ COLUMNS = {
         "above it if its frequency along the height or the width is",
     ),
     "power_above": Column(
-        "activation²", "output power above next_nyquist, which the downsampling removes or folds"
+        "activation²",
+        "output power above next_nyquist, which the downsampling removes or folds: the sum of "
+        "power's bins over the window's equivalent noise bandwidth",
     ),
     "peak_freq": Column(
         "see freq_unit",
@@ -154,8 +173,9 @@ COLUMNS = {
     ),
     "feeds_global_pooling": Column(
         "",
-        "whether the next downsampling is global pooling with no other activation between: by "
-        "construction only the DC of the output goes on",
+        "whether, by construction, only the DC of the output goes on: each path from it ends in a "
+        "mean over all of time or space, with nothing but scaling and mixing of channels before; "
+        "NA if unknown",
     ),
     "dead_fraction": Column("1", "fraction of the channels whose output was never > 0"),
     "always_on_fraction": Column(
@@ -163,16 +183,19 @@ COLUMNS = {
         "fraction of the channels whose output was > 0 at every value: a ReLU passed everything",
     ),
     "nonfinite": Column(
-        "1", "number of input values that are NaN or ±Inf; all other columns exclude them"
+        "1",
+        "number of input values that are NaN or ±Inf. DC, AC and active_fraction of a side exclude "
+        "these values alone; what is of both sides or of frequencies (preserved, introduced, "
+        "spectra, harmonics) excludes an input from a channel in which any of its values isn't "
+        "finite. NaN in a table: no value is left",
     ),
-    "nonfinite_out": Column(
-        "1", "number of output values that are NaN or ±Inf; all other columns exclude them"
-    ),
+    "nonfinite_out": Column("1", "number of output values that are NaN or ±Inf, excluded likewise"),
     "side": Column("", "in or out: input or output of the activation"),
     "freq": Column(
         "see freq_unit",
-        "frequency of the bin; for images of the radial bin, √(fy² + fx²); for harmonics of the "
-        "harmonic, folded (mean over the inputs)",
+        "frequency of the bin; for images of the radial bin, which has all components whose "
+        "√(fy² + fx²) is nearest to this multiple of 1/max(H, W) cycles per pixel of the site; for "
+        "harmonics of the harmonic, folded (mean over the inputs)",
     ),
     "freq_y": Column(
         "see freq_unit",
@@ -189,9 +212,12 @@ COLUMNS = {
     ),
     "power": Column(
         "activation²",
-        "one-sided power spectrum, averaged over inputs: a tone A·cos reads A²/2, the DC bin the "
-        "mean squared DC; with the boxcar window the bins add up to the mean square "
-        "(scipy.signal.periodogram, scaling='spectrum'). For images summed over each radial bin",
+        "one-sided power spectrum (scipy.signal.periodogram, scaling='spectrum'), averaged over "
+        "the inputs, each counted once: a tone A·cos reads A²/2, the DC bin the mean squared DC. "
+        "With the boxcar window the bins add up to the mean square. With another the bins other "
+        "than DC add up to the AC power times the window's equivalent noise bandwidth in bins, on "
+        "average over phases; this, preserved and introduced are not divided by it, while "
+        "power_above and all fractions are. For images summed over each radial bin",
     ),
     "density": Column(
         "activation² per freq_unit",
@@ -211,10 +237,13 @@ COLUMNS = {
     ),
     "coherence": Column(
         "1",
-        "magnitude-squared coherence, |cross|²/(power in · power out); biased towards 1 by 1/n "
-        "for n inputs",
+        "magnitude-squared coherence, |cross|²/(power in · power out). Biased towards 1 by 1/n for "
+        "an average of n spectra: of n_inputs, times the frames of each; for images times the "
+        "number of components in the ring. NaN where n is 1",
     ),
-    "preserved": Column("activation²", "power of gain·x at this frequency: gain²·power in"),
+    "preserved": Column(
+        "activation²", "power of gain·x at this frequency, gain = regression_gain: gain²·power in"
+    ),
     "introduced": Column(
         "activation²",
         "power of y − gain·x at this frequency: power out − 2·gain·cross_real + gain²·power in",
@@ -224,38 +253,71 @@ COLUMNS = {
         "",
         "whether k·f0 lies above the site's Nyquist frequency, and appears at freq",
     ),
-    "n_inputs": Column("1", "number of inputs in amplitude_in and amplitude_out"),
+    "n_inputs": Column(
+        "1", "number of inputs averaged in this row (of harmonics, in amplitude_in and _out)"
+    ),
     "amplitude_in": Column(
         "activation",
-        "amplitude of the input's component at freq, RMS over inputs; NaN where it cannot be "
-        "separated from another harmonic, DC or its own mirror image",
+        "amplitude of the input's component at freq, RMS over inputs: those in which it lies 1/T "
+        "or more from DC, its own mirror image and every other of the K harmonics, folded or not; "
+        "NaN where there are none",
     ),
     "amplitude_out": Column(
+        "activation", "amplitude of the output's component at freq, RMS over the same inputs"
+    ),
+    "n_inputs_noise": Column(
+        "1",
+        "number of inputs in noise_floor and debiased: those of n_inputs with a frequency half-way "
+        "to the next harmonic that is apart from all harmonics",
+    ),
+    "noise_floor_in": Column(
         "activation",
-        "amplitude of the output's component at freq, RMS over inputs; NaN where amplitude_in is",
+        "amplitude that noise alone has at freq in the input, RMS over inputs, estimated half-way "
+        "to the harmonics below and above: √(4σ²/T) for white noise of variance σ². More inputs "
+        "don't lower it",
+    ),
+    "noise_floor_out": Column("activation", "likewise, in the output"),
+    "debiased_in": Column(
+        "activation",
+        "amplitude_in without noise: √(mean squared amplitude − noise_floor_in²), of the inputs of "
+        "n_inputs_noise; 0 where the noise is greater",
+    ),
+    "debiased_out": Column("activation", "likewise, in the output"),
+    "n_inputs_thd": Column(
+        "1",
+        "number of inputs in thd: those in which all harmonics 1 … K can be measured, and the "
+        "fundamental isn't folded",
     ),
     "thd_in": Column(
         "1",
-        "total harmonic distortion of the input: RMS of the harmonics 2 … K over the fundamental's",
+        "total harmonic distortion of the input: RMS of the harmonics 2 … K over the "
+        "fundamental's, in the inputs of n_inputs_thd; noise included",
     ),
-    "thd_out": Column(
+    "thd_out": Column("1", "likewise, of the output"),
+    "n_inputs_sinad": Column(
         "1",
-        "total harmonic distortion of the output: RMS of the harmonics 2 … K over the "
-        "fundamental's",
+        "number of inputs in sinad: those whose fundamental can be measured and isn't folded",
     ),
     "sinad_in": Column(
-        "dB", "power of the input's fundamental over the power of everything else but DC"
+        "dB",
+        "power of the input's fundamental over the power of everything else but DC, in the inputs "
+        "of n_inputs_sinad",
     ),
-    "sinad_out": Column(
-        "dB", "power of the output's fundamental over the power of everything else but DC"
+    "sinad_out": Column("dB", "likewise, of the output"),
+    "f0_confidence": Column(
+        "1",
+        "of f0='auto': mean over the inputs of n_inputs_sinad of a lower bound of the probability "
+        "that white noise has no component as strong; NaN if f0 was given",
     ),
     "status": Column(
         "",
-        "fired, never fired, incomplete (something isn't recorded: see reason) or cannot be seen",
+        "fired, never fired, incomplete (something isn't recorded: see reason), cannot be seen, or "
+        "not asked for (kinds= records it)",
     ),
     "selected": Column("", "whether the recorder was asked to record it"),
     "fired": Column("1", "number of calls observed"),
     "reason": Column("", "why it cannot be seen, or is not recorded in full"),
+    "remark": Column("", "what was assumed of it where that isn't known; nothing is missing"),
 }
 
 # The columns of `Report.dc()` and `Report.sites()` that come first, and that `print(report)` shows.
@@ -279,8 +341,8 @@ COMPARISON_COLUMNS = {
     ),
     "welch_t": Column(
         "1",
-        "dc_out_change over its standard error for independent inputs (Welch's t); if A and B have "
-        "the same inputs it is too small rather than too large",
+        "dc_out_change over its standard error for independent inputs (Welch's t). If A and B have "
+        "the same inputs, spectroscope.paired_t of each input's DC is the test",
     ),
     "effect_rms": Column("1", "root mean square of effect_size over the channels"),
     "effect_max": Column("1", "the effect_size of largest magnitude"),
@@ -290,6 +352,26 @@ COMPARISON_COLUMNS = {
         "1", "number of channels whose output was never > 0 in A and is somewhere in B"
     ),
     "why": Column("", "why the site cannot be compared"),
+}
+
+# Columns of `importance`, beside `site` … `kind` and `n_samples`.
+IMPORTANCE_COLUMNS = {
+    "operation": Column("", "what was changed in the activation's output"),
+    "metric": Column("", "what baseline and value are"),
+    "baseline": Column("the metric's", "metric of the unchanged model"),
+    "value": Column("the metric's", "metric with this site changed"),
+    "change": Column("the metric's", "value − baseline"),
+    "change_low": Column(
+        "the metric's",
+        "lower end of the 95 % confidence interval of change over inputs, from the paired scores "
+        "of each input; NaN where interval begins with unknown",
+    ),
+    "change_high": Column("the metric's", "upper end of it"),
+    "interval": Column(
+        "",
+        "how the interval was computed: by studentized bootstrap, of blocks of consecutive inputs "
+        "if neighbours depend on each other; or why it is unknown",
+    ),
 }
 
 # Metrics of `importance`.
@@ -315,7 +397,11 @@ def markdown() -> str:
     """The data dictionary: the text of docs/definitions.md."""
     source = "Generated from spectroscope/schema.py, as are `Report.describe()` and the HTML page."
     lines = ["# Columns", "", source]
-    tables = {"Report": COLUMNS, "Comparison": COMPARISON_COLUMNS}
+    tables = {
+        "Report": COLUMNS,
+        "Comparison": COMPARISON_COLUMNS,
+        "importance": IMPORTANCE_COLUMNS,
+    }
     for title, columns in tables.items():
         lines += ["", f"## {title}", "", "| column | unit | definition |", "|---|---|---|"]
         for name, (unit, definition) in columns.items():

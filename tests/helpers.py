@@ -14,6 +14,12 @@ from torch.nn.modules import module as module_hooks
 import spectroscope
 from spectroscope.capture import hooks
 
+# How closely numbers agree, by "What always holds" in docs/architecture.md. Means, counts and sums
+# are added in float64: relative.
+DC_TABLE = 1e-9
+# Transforms of float32 are in float32: of a channel's total power.
+SPECTRUM = 1e-6
+
 
 class Calls(nn.Module):
     """Calls a function on what it is given."""
@@ -41,6 +47,17 @@ def sites_of(model, *args, **options):
     with spectroscope.record(model, **options) as recorder:
         model(*args)
     return recorder.report().sites()["site"].tolist()
+
+
+def same(a, b):
+    """Whether two outputs are bit-identical."""
+    if isinstance(a, torch.Tensor):
+        return a.shape == b.shape and torch.equal(a.nan_to_num(7.0), b.nan_to_num(7.0))
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if a is None:
+        return b is None
+    return len(a) == len(b) and all(map(same, a, b))
 
 
 class Swish(nn.Module):
@@ -71,8 +88,15 @@ def values(table, column, side=None):
 
 
 def assert_close(found, expected):
-    """Equal to rounding, which in tiny bins is that of the others."""
+    """Equal to rounding in float64, which in tiny bins is that of the others."""
     np.testing.assert_allclose(found, expected, rtol=1e-11, atol=1e-13 * np.abs(expected).mean())
+
+
+def assert_spectra_close(found, expected, total, dtype=torch.float32):
+    """``[C, F]`` are equal to rounding of transforms of `dtype`; `total` power is ``[C]``."""
+    if dtype == torch.float64:
+        assert_close(found, expected)
+    assert (np.abs(found - expected) <= SPECTRUM * np.asarray(total)[:, None]).all()
 
 
 def cross_spectrum(x, y, window="boxcar"):

@@ -11,12 +11,13 @@ import pytest
 import torch
 import torchvision
 from helpers import nothing_is_left
-from scipy import special
+from scipy import special, stats
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import spectroscope
 from spectroscope import cli, importance, intervene, only_dc, remove_dc, schema
+from spectroscope.experiments.intervals import change_interval
 from spectroscope.experiments.metrics import METRICS
 
 DOCS = Path(__file__).parents[1] / "docs/heart_rate.md"
@@ -134,10 +135,16 @@ def test_the_interval_is_that_of_the_mean_difference(regression):
             after = (model(x) - targets).abs().mean(1)
     assert row["baseline"] == pytest.approx(before.mean().item(), rel=1e-5)
     assert row["change"] == pytest.approx((after - before).mean().item(), rel=1e-4)
-    # The percentile interval of a mean is near to the normal one.
-    error = (after - before).std(correction=0).item() / 30**0.5
-    ends = row["change"] + 1.96 * error * np.array([-1, 1])
-    assert row[["change_low", "change_high"]].to_list() == pytest.approx(ends, abs=0.4 * error)
+    ends = row[["change_low", "change_high"]].to_list()
+    expected = change_interval(*(side.double().numpy() for side in (after, before)))
+    assert ends == pytest.approx(expected[:2], rel=1e-4)
+    paired = stats.ttest_rel(after.double(), before.double()).confidence_interval(0.95)
+    assert ends == pytest.approx(tuple(paired), abs=0.2 * (paired.high - paired.low))
+    assert row["interval"] == "studentized bootstrap"
+    blocks = importance(model, [(x, targets)], "mae", select="relu#0", block=6).iloc[0]
+    assert blocks["interval"] == "studentized bootstrap, blocks of 6 inputs"
+    with pytest.raises(spectroscope.RequestError, match="block=0 must be a number of inputs"):
+        importance(model, [(x, targets)], "mae", block=0)
 
 
 def test_global_pooling_reads_nothing_but_dc(regression):
@@ -223,6 +230,10 @@ def test_the_command(tmp_path, capsys, kid_ppg):
     table = pd.read_csv(tmp_path / "importance.csv").set_index(["site", "operation"])
     assert len(table) == 19 * 3
     assert table["n_samples"].eq(214).all()
+    # 10 s of recording, every 2 s: 5 inputs share samples.
+    interval = table["interval"].drop(("dense_relu#0", "only_dc"))  # has nothing but DC
+    assert interval.eq("studentized bootstrap, blocks of 20 inputs").all()
+    assert table["interval"]["dense_relu#0", "only_dc"].startswith("unknown: all scores changed")
     assert table["metric"].eq("heart-rate MAE (BPM)").all()
     # The same by hand at one call of a block that runs twice.
     inputs, truth = torch.cat(list(kid_ppg.inputs)), kid_ppg.targets
@@ -236,3 +247,9 @@ def test_the_command(tmp_path, capsys, kid_ppg):
     for site, *values in shown:
         row = table["value"][site][["remove_dc", "mean_dc", "only_dc"]]
         np.testing.assert_allclose(row, np.array(values, float), rtol=0.01)
+    claim = re.search(
+        r"above 0 at (\d+) of all 19 ReLUs, below 0 at (\d+)", DOCS.read_text("utf-8")
+    )
+    means = table.xs("mean_dc", level="operation")
+    counted = (means["change_low"] > 0).sum(), (means["change_high"] < 0).sum()
+    assert counted == tuple(map(int, claim.groups()))

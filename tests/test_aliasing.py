@@ -65,7 +65,7 @@ def test_functions_that_keep_or_raise_the_rate_are_no_downsampling(after):
 @pytest.mark.parametrize("window", ["boxcar", "hann"])
 @pytest.mark.parametrize("factor", [2, 3])
 def test_power_above_matches_scipy_periodogram(window, factor):
-    x = torch.randn(6, 3, 120)
+    x = torch.randn(6, 3, 120, dtype=torch.float64)
     report = recorded(nn.Sequential(nn.ReLU(), nn.AvgPool1d(factor)), x, fs=40.0, window=window)
     y = x.relu().double().numpy()
     freq, power = scipy.signal.periodogram(y, 40.0, window, detrend="constant", scaling="spectrum")

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -103,6 +104,7 @@ def test_inspect_writes_everything(out):
         "columns.csv",
         "coverage.csv",
         "dc.csv",
+        "dead.csv",
         "harmonics.csv",
         "introduced.csv",
         "report.html",
@@ -300,3 +302,36 @@ def test_without_the_extra_adapters_everything_else_works(small, tmp_path):
     assert lines[-1].endswith('pip install -e ".[adapters]"')
     assert "Traceback" not in done.stderr
     assert (tmp_path / "out" / "report.html").exists()
+
+
+GELU = """
+import torch
+from torch import nn
+
+import spectroscope
+
+
+def specimen():
+    model = nn.Sequential(nn.Conv1d(1, 2, 3), nn.GELU(), nn.Conv1d(2, 2, 3), nn.GELU())
+    return spectroscope.Specimen(
+        "gelu", "Two GELUs.", "MIT", model.eval(), inputs=[torch.randn(12, 1, 32)], n_inputs=12
+    )
+"""
+
+
+def test_where_nothing_was_recorded_the_status_is_1_and_kinds_help(tmp_path, monkeypatch, command):
+    (tmp_path / "gelus.py").write_text(GELU)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    remedy = '2 GELU calls were seen, none recorded: kinds=["GELU"] or kinds="all"'
+    for name in ("inspect", "ablate"):
+        with pytest.warns(UserWarning, match=re.escape(remedy)):
+            status, _, errors = command(name, "gelus:specimen")
+        assert status == 1
+        assert errors.splitlines()[-1] == "spectroscope: gelu: no activation was recorded"
+        for kinds in ("all", "GELU", "SiLU,GELU"):
+            status, printed, errors = command(name, "gelus:specimen", "--kinds", kinds)
+            assert (status, "1#0" in printed, "3#0" in printed) == (0, True, True), errors
+    assert "kind 'Gelu' is neither" in refused(
+        command("inspect", "gelus:specimen", "--kinds", "Gelu")
+    )

@@ -6,18 +6,30 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from fractions import Fraction
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers import DC_TABLE, assert_spectra_close, values
 from torch import nn
 
 import spectroscope
 from spectroscope.dsp.kernels import dispatch
 from spectroscope.dsp.kernels.parallel import parallel_for
-from spectroscope.dsp.moments import X_FINITE, X_M2, X_MEAN, Y_POSITIVE
+from spectroscope.dsp.moments import (
+    LINE_FIELDS,
+    X_FINITE,
+    X_M2,
+    X_MEAN,
+    XY,
+    Y_M2,
+    Y_POSITIVE,
+    LineMoments,
+)
+from spectroscope.dsp.spectra import Transform
 
 pytestmark = pytest.mark.usefixtures("two_threads")
 
@@ -33,36 +45,69 @@ SHAPES = [
 ]
 
 
-def exact(values):
-    """Mean, M2, number > 0 and number of the finite values, in rational arithmetic."""
-    ratios = [v.as_integer_ratio() for v in values if math.isfinite(v)]
-    if not ratios:
-        return 0.0, 0.0, 0, 0
+def whole(values):
+    """Whole numbers and a unit: each value is its number over the unit, exactly."""
+    ratios = [v.as_integer_ratio() for v in values]
     # Multiples of one power of two: whole numbers add up much faster than fractions.
     unit = max(below for _, below in ratios)
-    numbers = [above * (unit // below) for above, below in ratios]
-    count, total, squares = len(numbers), sum(numbers), sum(v * v for v in numbers)
-    mean, m2 = Fraction(total, count * unit), Fraction(count * squares - total**2, count * unit**2)
-    return float(mean), float(m2), sum(v > 0 for v in numbers), count
+    return [above * (unit // below) for above, below in ratios], unit
 
 
-def assert_exact(x):
-    """The moments of `x` are exact to a few units in the last place."""
-    moments = dispatch.relu_moments(x)
-    given = x.double().flatten(2)
-    rows = moments.rows
-    if moments.one_pass:
-        rows[X_FINITE:] = given.shape[2]
+def exact(values):
+    """Mean, M2, number > 0 and number of the finite values, in rational arithmetic."""
+    values = [v for v in values if math.isfinite(v)]
+    if not values:
+        return 0.0, 0.0, 0, 0
+    numbers, unit = whole(values)
+    m2 = exact_product(values, values)
+    return (
+        float(Fraction(sum(numbers), len(values) * unit)),
+        m2,
+        sum(v > 0 for v in values),
+        len(values),
+    )
+
+
+def exact_product(x, y):
+    """Σ(x − mean of x)·(y − mean of y) in rational arithmetic."""
+    (x, x_unit), (y, y_unit) = whole(x), whole(y)
+    product = len(x) * sum(a * b for a, b in zip(x, y, strict=True)) - sum(x) * sum(y)
+    return float(Fraction(product, len(x) * x_unit * y_unit))
+
+
+def read(x, y=None):
+    """Moments ``[LINE_FIELDS, C, N]`` and both sides without means ``[N, C, T]``, compiled."""
+    fields = torch.full((LINE_FIELDS, x.shape[1], len(x), 1), 7.0, dtype=torch.float64)
+    shape = (*x.shape[:2], 1, x[0, 0].numel())
+    out = torch.full((2, *shape), 7.0, dtype=dispatch.computed_in(x.dtype)).unbind()
+    dispatch.center_lines(x, y, fields, 0, out)
+    return fields[..., 0], [side.squeeze(2) for side in out]
+
+
+def assert_exact(x, y=None):
+    """The moments of `x` and of `y` or its ReLU are exact, and what is left without the mean."""
+    fields, lines = read(x, y)
+    sides = [side.double().flatten(2) for side in (x, x.relu() if y is None else y)]
+    eps = torch.finfo(lines[0].dtype).eps
     for n in range(x.shape[0]):
         for c in range(x.shape[1]):
-            for side, values in enumerate((given[n, c], given[n, c].relu())):
-                mean, m2, positive, finite = exact(values.tolist())
-                row = rows[:, n, c]
-                assert row[X_MEAN + side].item() == pytest.approx(mean, rel=1e-12, abs=1e-300)
-                assert row[X_M2 + side].item() == pytest.approx(m2, rel=1e-11, abs=1e-300)
+            row = fields[:, c, n]
+            finite_throughout = all(side[n, c].isfinite().all() for side in sides)
+            for side, given in enumerate(side[n, c] for side in sides):
+                mean, m2, positive, finite = exact(given.tolist())
+                largest = given.nan_to_num(0, 0, 0).abs().max().item()
+                assert abs(row[X_MEAN + side].item() - mean) <= 1e-15 * largest + 5e-324
+                assert row[X_M2 + side].item() == pytest.approx(m2, rel=DC_TABLE, abs=1e-300)
                 assert row[X_FINITE + side] == finite
                 if side == 1:
                     assert row[Y_POSITIVE] == positive
+                left = given - mean if finite_throughout else torch.zeros_like(given)
+                atol = eps * left.abs().max().item() + 1e-15 * largest + 5e-324
+                torch.testing.assert_close(lines[side][n, c].double(), left, rtol=eps, atol=atol)
+            if finite_throughout:
+                product = exact_product(*(side[n, c].tolist() for side in sides))
+                scale = (row[X_M2] * row[Y_M2]).sqrt().item()
+                assert row[XY].item() == pytest.approx(product, rel=0, abs=DC_TABLE * scale)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -71,6 +116,7 @@ def assert_exact(x):
 def test_moments_of_both_sides_are_exact(shape, dtype, offset):
     x = (offset + torch.randn(shape)).to(dtype)
     assert_exact(x)
+    assert_exact(x, x.abs() - 0.3)
     if x.dim() == 4:
         assert_exact(x.to(memory_format=torch.channels_last))
 
@@ -100,14 +146,60 @@ def test_extreme_values_are_exact(values):
     assert_exact(torch.tensor(values, dtype=torch.float64).view(1, 2, 20))
 
 
-@pytest.mark.parametrize(("side_by_side", "rel"), [(False, 1e-13), (True, 1e-12)])
-def test_a_million_values_are_added_without_loss(side_by_side, rel):
+@pytest.mark.parametrize("side_by_side", [False, True])
+def test_a_million_values_are_added_without_loss(side_by_side):
     x = 20 + torch.randn(1, 2, 1_000_003)
     lying = x.transpose(1, 2).contiguous().transpose(1, 2) if side_by_side else x
-    rows, wide = dispatch.relu_moments(lying).rows, x[0, 1].numpy().astype(np.longdouble)
+    fields, wide = read(lying)[0], x[0, 1].numpy().astype(np.longdouble)
     mean = wide.mean()
-    assert rows[X_MEAN, 0, 1].item() == pytest.approx(float(mean), rel=1e-15)
-    assert rows[X_M2, 0, 1].item() == pytest.approx(float(((wide - mean) ** 2).sum()), rel=rel)
+    assert fields[X_MEAN, 1, 0].item() == pytest.approx(float(mean), rel=1e-14)
+    assert fields[X_M2, 1, 0].item() == pytest.approx(
+        float(((wide - mean) ** 2).sum()), rel=DC_TABLE
+    )
+
+
+@pytest.mark.parametrize("spectra", [1, 4, 5, 8])
+@pytest.mark.parametrize("lengths", [(2,), (1030,), (2060,), (3, 5), (40, 54)])
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
+def test_products_are_numpys(spectra, lengths, dtype):
+    transform = Transform.of(lengths, "boxcar", torch.device("cpu"))
+    components = len(transform.weights)
+    x, y = torch.randn(2, -(-spectra // 2), 3, 2 - spectra % 2, components, dtype=dtype)
+    sums = torch.randn(3, 5, transform.bins, dtype=torch.float64)
+    imaginary = torch.randn(0 if transform.radial else 5, transform.bins, dtype=torch.float64)
+    max_norm = torch.zeros(5, 40 if transform.radial else 0, dtype=torch.float64)
+    before = sums.clone(), imaginary.clone()
+    dispatch.add_products(x, y, transform, 1, sums, imaginary, max_norm)
+    x, y = (side.numpy().astype(complex) for side in (x, y))
+    cross = (x.conj() * y).sum((0, 2))
+    weights = transform.weights.numpy()
+    squares = ((abs(side) ** 2).sum((0, 2)) for side in (x, y))
+    expected = [*squares, cross.real, cross.imag]
+    of_bins = np.zeros((4, 5, transform.bins))
+    of_max_norm = np.zeros(max_norm.shape)
+    for k in range(components):
+        of_bins[:, 1:4, transform.bin[k]] += weights[k] * np.stack(expected)[:, :, k]
+        if transform.radial:
+            of_max_norm[1:4, transform.max_norm_bin[k]] += weights[k] * expected[1][:, k]
+    tolerance = {"rtol": 1e-13, "atol": 1e-12 * spectra}
+    np.testing.assert_allclose(sums - before[0], of_bins[:3], **tolerance)
+    np.testing.assert_allclose(max_norm, of_max_norm, **tolerance)
+    if not transform.radial:
+        np.testing.assert_allclose(imaginary - before[1], of_bins[3], **tolerance)
+
+
+def test_products_of_means_leave_out_incomplete_inputs():
+    x = 3 + torch.randn(2, 4, 3, 5, dtype=torch.float64)
+    x[1, 2, 0, 4] = torch.nan
+    moments = LineMoments.of(x, x.square())
+    out = torch.full((4, 4), 7.0, dtype=torch.float64)
+    dispatch.mean_products(moments, 1, out)
+    assert (out[:, [0, 3]] == 7).all()
+    assert out[0].tolist() == [7, 4, 3, 7]
+    for c, rest in ((0, [0, 1, 2, 3]), (1, [0, 1, 3])):
+        a, b = x[c, rest].mean(-1).numpy(), x[c, rest].square().mean(-1).numpy()
+        expected = [(a * a).sum(), (b * b).sum(), (a * b).sum()]
+        np.testing.assert_allclose(out[1:, 1 + c], expected, rtol=1e-13)
 
 
 def record(model, *batches, **options):
@@ -126,10 +218,13 @@ def test_reports_are_the_same_without_numba(monkeypatch, dtype, offset):
     assert dispatch.cpu_kernels() is not None
     monkeypatch.setattr(dispatch, "cpu_kernels", lambda: None)
     without = record(nn.ReLU(), x)
-    for name in ("dc", "spectra", "introduced"):
-        pd.testing.assert_frame_equal(
-            getattr(with_it, name)(), getattr(without, name)(), rtol=1e-11, atol=1e-14
-        )
+    pd.testing.assert_frame_equal(with_it.dc(), without.dc(), rtol=DC_TABLE, atol=0)
+    for name in ("spectra", "cross_spectra"):
+        tables = getattr(with_it, name)(), getattr(without, name)()
+        for column in {"power", "cross_real"} & {*tables[0]}:
+            found, expected = (values(table, column) for table in tables)
+            total = values(without.spectra(), "power").sum(1)
+            assert_spectra_close(found, expected, total)
 
 
 def test_compiled_code_runs(monkeypatch):
@@ -142,35 +237,57 @@ def test_compiled_code_runs(monkeypatch):
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
-def test_each_step_is_taken_once(monkeypatch, threads):
-    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+def test_each_number_is_taken_once(threads):
+    torch.set_num_threads(threads)
     taken = np.zeros(1000)
 
-    def work(begin, end):
-        taken[begin:end] += 1
-        return end - begin
+    def work(number):
+        taken[number] += 1
 
-    assert parallel_for(work, 1000, 7) == 1000
+    parallel_for(work, 1000)
     assert (taken == 1).all()
 
 
-def test_exceptions_of_threads_are_raised(monkeypatch):
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+@pytest.mark.parametrize("inference", [False, True])
+def test_threads_have_no_gradients_and_one_torch_thread(inference):
+    seen = set()
 
-    def work(begin, end):
-        raise ValueError(begin)
+    def work(_):
+        time.sleep(0.001)
+        modes = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
+        seen.add((*modes, torch.get_num_threads(), threading.current_thread().name))
 
-    with pytest.raises(ValueError):  # noqa: PT011, any step's
-        parallel_for(work, 100, 1)
+    with torch.inference_mode(inference):
+        parallel_for(work, 50)
+    assert {row[:3] for row in seen} == {(inference, False, 1)}
+    assert not any("MainThread" in row for row in seen)
+    found = []
+    new = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+    new.start()
+    new.join()
+    assert found == [2] == [torch.get_num_threads()]
+
+
+def test_exceptions_of_threads_are_raised():
+    torch.set_num_threads(4)
+
+    def work(number):
+        raise ValueError(number)
+
+    with pytest.raises(ValueError):  # noqa: PT011, any number's
+        parallel_for(work, 100)
 
 
 def test_user_threads_reduce_concurrently():
-    x = torch.randn(4, 8, 300_000)
+    x = torch.randn(4, 8, 30_000)
     expected = (x > 0).sum((0, 2)).tolist()
     actual = {}
 
     def run(number):
-        actual[number] = dispatch.relu_moments(x).reduce_batch().sums[1, 1].tolist()
+        with spectroscope.record(nn.ReLU()) as recorder:
+            recorder._capture._model(x)
+        moments = recorder.recording().records["#0"].moments
+        actual[number] = moments.sums[1, 1].tolist()
 
     threads = [threading.Thread(target=run, args=(n,)) for n in range(4)]
     for thread in threads:
@@ -196,10 +313,8 @@ child = os.fork()
 if child == 0:
     torch.set_num_threads(1)
     ok = mean() == before
-    from spectroscope.dsp.kernels import dispatch
     torch.get_num_threads = lambda: 2
-    moments = dispatch.relu_moments(x)
-    os._exit(0 if ok and (moments.rows[0] - x.double().mean(-1)).abs().max() < 1e-12 else 1)
+    os._exit(0 if ok and mean() == before else 1)
 _, status = os.waitpid(child, 0)
 raise SystemExit(os.waitstatus_to_exitcode(status))
 """
@@ -214,9 +329,10 @@ def compiled(tmp_path_factory):
 import torch
 from spectroscope.dsp.kernels import dispatch
 torch.manual_seed(0)
-rows = dispatch.relu_moments(torch.randn(64, 6, 256, dtype=torch.float64)).rows[:5]
-loop = dispatch.cpu_kernels().row_moments_contiguous.__wrapped__
-print(sum(loop.stats.cache_hits.values()), rows.view(torch.int64).sum().item())
+fields = torch.zeros(8, 6, 64, 1, dtype=torch.float64)
+dispatch.center_lines(torch.randn(64, 6, 256, dtype=torch.float64), None, fields, 0, None)
+loop = dispatch.cpu_kernels().center_lines.__wrapped__
+print(sum(loop.stats.cache_hits.values()), fields.view(torch.int64).sum().item())
 """
 
     def run():
@@ -247,8 +363,8 @@ def test_a_damaged_cache_costs_time_and_no_numbers(compiled):
     # The other loops have the same wrapper.
     public = {n: loop for n, loop in vars(dispatch.cpu_kernels()).items() if n[0] != "_"}
     loops = [loop for loop in public.values() if not inspect.ismodule(loop)]
-    retried = dispatch.cpu_kernels().row_moments_contiguous.__code__
-    assert len(loops) > 6
+    retried = dispatch.cpu_kernels().center_lines.__code__
+    assert len(loops) > 3
     assert all(inspect.isfunction(loop) and loop.__code__ is retried for loop in loops)
 
 

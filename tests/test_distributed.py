@@ -51,7 +51,7 @@ def assert_whole(out, printed, whole):
         assert f"{line}\n" in printed
     assert ";" not in report.about["recorded"]
     assert {file.name for file in out.iterdir()} == {
-        "aliasing.csv", "columns.csv", "coverage.csv", "dc.csv", "harmonics.csv",
+        "aliasing.csv", "columns.csv", "coverage.csv", "dc.csv", "dead.csv", "harmonics.csv",
         "introduced.csv", "report.html", "report.npz", "sites.csv", "spectra.png",
     }  # fmt: skip
 

@@ -13,34 +13,40 @@ import pytest
 CODE = """
 import contextlib, torch
 from spectroscope.dsp.kernels import dispatch, gpu
-from spectroscope.dsp.moments import ChannelMoments
+from spectroscope.dsp.moments import ChannelMoments, LineMoments
 
 torch.cuda.device = lambda _: contextlib.nullcontext()  # the interpreter has none
 torch.manual_seed(0)
 
-def assert_same(x, ill_conditioned):
-    wide = x if x.dtype in (torch.float32, torch.float64) else x.float()
-    expected, length = dispatch.relu_moments(wide), wide[0, 0].numel()
-    assert expected.one_pass != ill_conditioned
-    rows = expected.rows
-    if expected.one_pass:
-        rows[5:7], rows[7:] = 0, length
-    actual = gpu.row_moments(x, (*x.shape[:2], length), x.view(*x.shape[:2], -1).stride())
-    rounding = rows[3].max().sqrt().item() * 1e-14 / length**0.5 + 1e-15
-    torch.testing.assert_close(actual[[0, 1, 5, 6]] + actual[[5, 6, 0, 1]],
-                               rows[[0, 1, 5, 6]] + rows[[5, 6, 0, 1]], rtol=1e-14, atol=rounding)
-    torch.testing.assert_close(actual[2:4], rows[2:4], rtol=1e-11, atol=0)
-    assert torch.equal(actual[[4, 7, 8]], rows[[4, 7, 8]])
-    finite = actual[7:].eq(length).all(0)
-    wide, rectified = torch.full((2, *x.shape), 7.0, dtype=torch.float64)
-    strides = x.view(*x.shape[:2], -1).stride()
-    gpu.to_float64(x, (*x.shape[:2], length), strides, finite, wide, rectified)
-    given = x.double().contiguous()
-    dispatch.zero_nonfinite_rows(given, finite)
-    assert torch.equal(wide, given) and torch.equal(rectified, given.relu())
-    channels = expected.reduce_batch()
-    reduced = ChannelMoments(gpu.reduce_batch(actual, length))
+def assert_same(x, y=None, lines=1):
+    length = x[0, 0].numel() // lines
+    shape = *x.shape[:2], lines, length
+    results = []
+    for on_gpu in (False, True):
+        fields = torch.full((8, x.shape[1], len(x) + 3, lines), 7.0, dtype=torch.float64)
+        out = torch.full((2, *shape), 7.0, dtype=dispatch.computed_in(x.dtype)).unbind()
+        if on_gpu:
+            flat = x.reshape(*x.shape[:2], -1), None if y is None else y.reshape(*y.shape[:2], -1)
+            gpu.center_lines(*flat, fields, 2, out)
+        else:
+            dispatch.center_lines(x, y, fields, 2, out)
+        results.append((fields, out))
+    (expected, expected_out), (actual, actual_out) = results
+    rounding = 1e-12 * expected[2:5].max().item()
+    torch.testing.assert_close(actual[:2], expected[:2], rtol=1e-14, atol=1e-15)
+    incomplete = expected[6:].lt(length).any(0)
+    actual[4, incomplete], expected[4, incomplete] = 0, 0
+    torch.testing.assert_close(actual[2:5], expected[2:5], rtol=1e-9, atol=rounding)
+    assert torch.equal(actual[5:], expected[5:])
+    eps = torch.finfo(actual_out[0].dtype).eps
+    for mine, other in zip(actual_out, expected_out):
+        torch.testing.assert_close(mine, other, rtol=4 * eps, atol=4 * eps)
+    moments = LineMoments(expected[:, :, 2:-1].contiguous(), length)
+    channels = dispatch.reduce_batch(moments)
+    inputs = moments.of_inputs()
+    reduced = ChannelMoments(gpu.reduce_batch(inputs.fields.squeeze(-1), inputs.length))
     assert_same_channels(reduced, channels)
+    assert_same_channels(inputs.of_channels(), channels)
     other = ChannelMoments(channels.table.roll(1, 1))
     merged = ChannelMoments(gpu.merge(reduced.table, other.table))
     assert_same_channels(merged, channels.merge(other))
@@ -51,34 +57,36 @@ def assert_same_channels(actual, expected):
         for mine, other in (actual.dc, expected.dc), (actual.joint, expected.joint):
             mine, other = getattr(mine, name), getattr(other, name)
             scale = other.abs().max().item()
-            torch.testing.assert_close(mine, other, rtol=1e-10, atol=1e-12 * scale + 1e-30)
+            torch.testing.assert_close(mine, other, rtol=1e-9, atol=1e-12 * scale + 1e-20)
     torch.testing.assert_close(actual.sums, expected.sums, rtol=1e-11, atol=0)
 
 for dtype in torch.float32, torch.float64, torch.float16, torch.bfloat16:
-    assert_same(torch.randn(2, 3, 37).to(dtype), False)
-for shape in (1, 1, 3), (1, 2, 2600), (66, 1, 2), (1, 35, 2, 3):
+    assert_same(torch.randn(2, 3, 37).to(dtype))
+for shape in (1, 1, 3), (1, 2, 2600), (66, 1, 2), (1, 35, 2, 3), (3, 4, 1):
     x = torch.randn(shape)
-    assert_same(x, False)
-    if len(shape) == 3:
-        assert_same(x.transpose(1, 2).contiguous().transpose(1, 2), False)
-assert_same(torch.randn(2, 5, 40)[:, 1:4, 1:], False)
+    assert_same(x)
+    assert_same(x, x.abs() - 1)
+assert_same(torch.randn(2, 5, 40)[:, 1:4])
+assert_same(torch.randn(2, 5, 4, 9), lines=4)
 x = 1e4 + torch.randn(3, 4, 30)
-assert_same(x, True)
+assert_same(x)
 x[0, 0, :2] = torch.tensor([torch.nan, -torch.inf])
 x[1, 1] = torch.nan
 x[2, 3, 0] = torch.inf
-assert_same(x, True)
-for shape, room in ((5, 3, 2, 35), 3), ((2, 2, 1, 600), 0), ((40, 1, 1, 3), 1):
-    x, y = torch.randn(2, *shape, dtype=torch.complex128)
-    sums = torch.randn(3, shape[1], shape[3], dtype=torch.float64)
-    imag = torch.zeros(room, shape[3], dtype=torch.float64)
+x[2, 2, 7] = -torch.inf
+for y in None, x - 1:
+    assert_same(x, y)
+    assert_same(x.view(3, 4, 5, 6), y if y is None else y.view(3, 4, 5, 6), lines=5)
+for shape in (5, 3, 2, 35), (2, 2, 1, 600), (40, 1, 1, 3):
+  for dtype in torch.complex128, torch.complex64:
+    x, y = torch.randn(2, *shape, dtype=dtype)
+    sums = torch.full((4, shape[1], shape[3]), 7.0, dtype=torch.float64)
+    gpu.products(*map(torch.view_as_real, (x, y)), sums)
+    x, y = x.to(torch.complex128), y.to(torch.complex128)
     cross = (x.conj() * y).sum((0, 2))
     powers = [(side * side.conj()).real.sum((0, 2)) for side in (x, y)]
-    expected = sums + torch.stack([*powers, cross.real])
-    gpu.add_products(*map(torch.view_as_real, (x, y)), sums, imag)
+    expected = torch.stack([*powers, cross.real, cross.imag])
     torch.testing.assert_close(sums, expected, rtol=1e-12, atol=1e-12)
-    if room:
-        torch.testing.assert_close(imag, cross.imag, rtol=1e-12, atol=1e-12)
 print("the same")
 """
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import spectroscope
-from spectroscope.dsp.harmonics import Harmonics
+from spectroscope.dsp.harmonics import Harmonics, strongest_tone
 from spectroscope.dsp.harmonics import fit as fitted
 
 
@@ -39,18 +39,15 @@ def fit(x, freq):
 
 
 def orders_apart(f0, orders, length):
-    """Which orders are a bin from DC and from Nyquist's other side, and folded onto none."""
+    """Which orders are a bin from all others, DC and Nyquist's other side; and the fit's basis."""
     freq = [abs(k * f0 - round(k * f0)) for k in range(1, orders + 1)]
-    return np.array(
-        [
-            min(f, 1 - 2 * f) * length >= 1
-            and not (
-                k * f0 > 0.5
-                and any(abs(f - g) * length < 1 for j, g in enumerate(freq, 1) if j != k)
-            )
-            for k, f in enumerate(freq, 1)
-        ]
-    )
+    inside = [min(f, 1 - 2 * f) * length >= 1 for f in freq]
+
+    def near(k, others):
+        return any(abs(freq[k] - freq[j]) * length < 1 for j in others if j != k)
+
+    usable = [inside[k] and not near(k, range(orders)) for k in range(orders)]
+    return np.array(usable), np.array([inside[k] and not near(k, range(k)) for k in range(orders)])
 
 
 @pytest.mark.parametrize("length", [37, 64, 65, 20_001])
@@ -63,10 +60,11 @@ def test_amplitudes_are_those_of_least_squares(length, orders):
     # A phase grows to 2π·8·f0·T/2 radians, and is rounded accordingly.
     rounding = np.finfo(float).eps * 4 * np.pi * length
     for n in range(12):
-        used = orders_apart(f0[n].item(), orders, length)
+        used, basis = orders_apart(f0[n].item(), orders, length)
         assert harmonics.usable[n].tolist() == used.tolist()
-        freq = f0[n].item() * np.arange(1, orders + 1)[used]
-        np.testing.assert_allclose(found[n][:, used], fit(x[n], freq)[0], rtol=1e-11, atol=rounding)
+        freq = f0[n].item() * np.arange(1, orders + 1)[basis]
+        expected = fit(x[n], freq)[0][:, used[basis]]
+        np.testing.assert_allclose(found[n][:, used], expected, rtol=1e-11, atol=rounding)
         assert (found[n][:, ~used] == 0).all()
 
 
@@ -146,6 +144,125 @@ def test_each_input_keeps_its_own_in_a_batch_reduced_in_pieces():
     assert row["n_inputs"] == 4
 
 
+def test_thd_is_of_inputs_in_which_all_harmonics_can_be_measured():
+    """Behind a stride of 4 the second harmonic folds in the second input only."""
+    conv = nn.Conv1d(1, 1, 1, stride=4, bias=False)
+    nn.init.ones_(conv.weight)
+    f0, amplitude = [1.0, 2.4, 8 / 3, 2.0], [1.0, 3.0, 9.0, 5.0]  # the last two fold onto others
+    x = torch.cat(
+        [
+            tone(f / 32, 640, a) + tone(2 * f / 32, 640, 0.3 * a, phase=1)
+            for f, a in zip(f0, amplitude, strict=True)
+        ]
+    )
+    model = nn.Sequential(conv.double(), nn.ReLU())
+    table = report_of(model, x, fs=32, f0=f0, harmonics=2).harmonics()
+    np.testing.assert_allclose(table["thd_in"], 0.3, rtol=1e-10)
+    assert table["n_inputs_thd"].eq(2).all()
+    assert table["n_inputs_sinad"].eq(3).all()  # 2.0 Hz is apart from its second harmonic, 4.0 Hz
+
+
+def test_the_noise_floor_is_that_of_white_noise():
+    sigma, length, f0 = 0.5, 128, [0.0371, 0.052, 0.0433]
+    x = torch.cat([tone(f, length, 0.3) for f in f0]).repeat(1000, 1, 1)
+    x = torch.cat([x, 0 * x], 1) + sigma * torch.randn(3000, 2, length, dtype=torch.float64)
+    report = report_of(nn.ReLU(), x, f0=f0 * 1000, harmonics=5)
+    table = report.harmonics().query("not folded")
+    floor = math.sqrt(4 * sigma**2 / length)
+    assert table["n_inputs_noise"].eq(3000).all()
+    # A mean of 3,000 to 6,000 squares that are exponentially distributed.
+    np.testing.assert_allclose(table["noise_floor_in"], floor, rtol=0.03)
+    expected = np.zeros((2, 5))
+    expected[0, 0] = 0.3
+    biased = np.sqrt(expected**2 + floor**2)
+    np.testing.assert_allclose(table["amplitude_in"].to_numpy().reshape(2, 5), biased, rtol=0.03)
+    error = table["debiased_in"].to_numpy().reshape(2, 5) ** 2 - expected**2
+    np.testing.assert_allclose(error, 0, atol=0.06 * floor**2 + 0.02 * 0.3 * floor)
+    alone = report_of(nn.ReLU(), x[:3], f0=f0, harmonics=5).harmonics()
+    np.testing.assert_allclose(
+        alone["debiased_out"],
+        np.sqrt(np.maximum(alone["amplitude_out"] ** 2 - alone["noise_floor_out"] ** 2, 0)),
+    )
+
+
+@pytest.mark.parametrize("length", [60, 61])
+def test_noise_next_to_harmonics_is_unbiased(length):
+    """Also where the fit takes most of it: half-way is little more than a bin away."""
+    f0 = torch.tensor([2.2 / length, 0.21], dtype=torch.float64).repeat(10_000)
+    harmonics = Harmonics.of(f0, 3, length)
+    x = torch.randn(20_000, 1, length, dtype=torch.float64)
+    found = fitted(x, harmonics, x.mean(-1), x.var(-1, correction=0))
+    for n in range(2):
+        known = harmonics.noise_known[n]
+        assert known.any()
+        noise, power = (
+            values[n::2, 0][:, known].mean(0).numpy()
+            for values in (found.noise, found.amplitude.square())
+        )
+        np.testing.assert_allclose(noise, power, rtol=0.05)
+
+
+def test_noise_is_unknown_where_nothing_lies_between_harmonics():
+    f0 = [1.5 / 100, 0.0371]  # 0.75 bins to what is half-way
+    x = torch.randn(2, 1, 100)
+    table = report_of(nn.ReLU(), x, f0=f0, harmonics=3).harmonics()
+    alone = report_of(nn.ReLU(), x[1:], f0=f0[1], harmonics=3).harmonics()
+    assert table["n_inputs"].eq(2).all()
+    assert table["n_inputs_noise"].eq(1).all()
+    for name in ("noise_floor_in", "debiased_out"):
+        np.testing.assert_allclose(table[name], alone[name])
+    neither = report_of(nn.ReLU(), x[:1], f0=f0[:1], harmonics=3).harmonics()
+    assert neither[["noise_floor_in", "debiased_in", "noise_floor_out"]].isna().all(axis=None)
+
+
+@pytest.mark.parametrize("length", [16, 37, 64, 1001])
+def test_auto_is_exact_from_one_cycle_to_two_bins_below_nyquist(length):
+    cycles = np.concatenate([[1], np.linspace(1, length / 2 - 2, 99), [length / 2 - 2]])
+    phases = np.linspace(0, 6, len(cycles))
+    x = torch.cat([tone(k / length, length, 2, 7, p) for k, p in zip(cycles, phases, strict=True)])
+    found = strongest_tone(x)
+    np.testing.assert_allclose(found.freq * length, cycles, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(found.confidence, 1)
+    other = torch.randn(2, 3, length, dtype=torch.float64)
+    together = torch.cat([0.01 * other, 50 + 3 * x[[40, 70]]], 1)  # one tone in one of the channels
+    found = strongest_tone(together)
+    np.testing.assert_allclose(found.freq * length, cycles[[40, 70]], rtol=0, atol=0.01)
+
+
+@pytest.mark.parametrize("cycles", [1.0, 1.6, 20.3, 62.0])
+@pytest.mark.parametrize("snr", [3, 20])
+def test_auto_reaches_the_cramer_rao_bound(cycles, snr):
+    length, amplitude = 128, math.sqrt(2 * 10 ** (snr / 10))
+    phases = np.linspace(0, 2 * np.pi, 1500)
+    time = np.arange(length)
+    angle = 2 * np.pi * cycles / length * time + phases[:, None]
+    signal = amplitude * np.cos(angle)
+    sine = -amplitude * np.sin(angle)
+    # Of DC, amplitude, phase and frequency, in noise of variance 1.
+    slopes = np.stack([np.ones_like(sine), np.cos(angle), sine, 2 * np.pi * time * sine], -1)
+    bound = np.linalg.inv(slopes.mT @ slopes)[:, 3, 3].mean()
+    noise = np.random.default_rng(0).normal(size=signal.shape)
+    found = strongest_tone(torch.from_numpy(signal + noise)[:, None]).freq.numpy()
+    rms = np.sqrt(np.mean((found - cycles / length) ** 2))
+    assert 0.9 < rms / np.sqrt(bound) < 1.3
+
+
+@pytest.mark.parametrize("length", [16, 64, 500])
+def test_auto_finds_no_tone_in_noise(length):
+    found = strongest_tone(torch.randn(2000, 1, length))
+    false = (~found.freq.isnan()).double().mean().item()
+    assert 0.01 < false < 0.06
+    assert found.freq.isnan().eq(found.confidence < 0.95).double().mean() > 0.99
+
+
+def test_auto_finds_no_tone_where_there_is_none():
+    time = torch.arange(64, dtype=torch.float64)
+    impulse = (time == 5).double()
+    for x in (time, impulse, 0 * time, 1e8 + 0 * time, 0.1 + 0 * time, time / 0, time[:7].cos()):
+        assert strongest_tone(x.view(1, 1, -1)).freq.isnan().all()
+    assert strongest_tone(torch.empty(0, 1, 64)).freq.shape == (0,)
+
+
 def test_auto_finds_the_fundamental_of_each_input():
     fs, f0 = 64.0, [4.144, 7.06, 1.303]
     x = torch.cat([tone(f / fs, 640, 2.0, offset=1) for f in f0])
@@ -155,12 +272,19 @@ def test_auto_finds_the_fundamental_of_each_input():
     model = nn.Sequential(nn.Identity(), nn.ReLU())
     for number, f in enumerate(f0):
         row = report_of(model, x[[number]], fs=fs, f0="auto").harmonics().iloc[0]
-        # A bin is 0.1 Hz; the parabola through a Hann's peak is right to a thousandth of one.
-        assert row["freq"] == pytest.approx(f, abs=1e-4)
-        assert row["amplitude_in"] == pytest.approx(2, rel=1e-5)
+        assert row["freq"] == pytest.approx(f, abs=1e-12)
+        assert row["amplitude_in"] == pytest.approx(2, rel=1e-9)
     row = report_of(model, x, fs=fs, f0="auto").harmonics().iloc[0]
     assert row["n_inputs"] == 3  # a constant has none, and what isn't finite
-    assert row["freq"] == pytest.approx(np.mean(f0), abs=1e-4)
+    assert row["freq"] == pytest.approx(np.mean(f0), abs=1e-12)
+    assert row["f0_confidence"] == 1
+    given = report_of(model, x[:3], fs=fs, f0=f0).harmonics()
+    assert given["f0_confidence"].isna().all()
+    noisy = x[:1] + 3.5 * torch.randn(3, 1, 640)
+    confidence = strongest_tone(noisy).confidence.numpy()
+    row = report_of(model, noisy, fs=fs, f0="auto").harmonics().iloc[0]
+    assert row["n_inputs_sinad"] == (confidence >= 0.95).sum()
+    assert row["f0_confidence"] == pytest.approx(confidence[confidence >= 0.95].mean())
 
 
 def test_harmonics_above_nyquist_are_found_where_they_fold():
@@ -185,9 +309,10 @@ def test_harmonics_above_nyquist_are_found_where_they_fold():
     ("f0", "found"),
     [
         (9.6, {1}),  # 9.6, 12.8, 3.2, 6.4, 16, 6.4, 3.2, 12.8
-        (8.0, {1}),  # 8, 16, 8, 0, 8, …
-        (6.4, {1, 2}),  # 6.4, 12.8, 12.8, 6.4, 0, …
-        (3.2, {1, 2, 3, 4}),  # 3.2, …, 12.8, 16, 12.8, 9.6, 6.4
+        (8.0, set()),  # 8, 16, 8, 0, 8, …
+        (6.4, set()),  # 6.4, 12.8, 12.8, 6.4, 0, …
+        (32 / 3, set()),  # f0, f0, 0, …
+        (3.2, {1}),  # 3.2, 6.4, 9.6, 12.8, 16, 12.8, 9.6, 6.4
         (0.1, set(range(1, 9))),  # a bin apart
         (0.05, set()),  # half a bin apart
     ],
@@ -198,6 +323,11 @@ def test_what_can_not_be_told_apart_is_left_out(f0, found):
     assert set(table["harmonic"][known]) == found
     assert (table["n_inputs"] == np.where(known, 2, 0)).all()
     assert len(table) == 8
+    complete = len(found) == 8
+    assert (table["n_inputs_thd"] == (2 if complete else 0)).all()
+    assert table["thd_out"].notna().eq(complete).all()
+    assert (table["n_inputs_sinad"] == (2 if 1 in found else 0)).all()
+    assert table["sinad_out"].notna().eq(1 in found).all()
 
 
 @pytest.mark.parametrize("f0", [5.0, 5.037])
@@ -229,7 +359,7 @@ def test_any_split_gives_the_same_harmonics(f0):
 
 
 def test_inputs_without_a_fundamental_or_not_finite_are_left_out():
-    x = torch.randn(4, 2, 100)
+    x = torch.randn(4, 2, 100, dtype=torch.float64)
     x[2, 1, 50] = torch.nan
     table = report_of(nn.ReLU(), x, f0=[0.031, math.nan, 0.043, 0.057], harmonics=3).harmonics()
     for c, rest in enumerate(([0, 2, 3], [0, 3])):
@@ -284,8 +414,9 @@ def test_as_many_fundamentals_as_inputs_or_none_are_found():
 def test_behind_a_stride_harmonics_fold_at_the_sites_own_rate():
     conv = nn.Conv1d(1, 1, 1, stride=2, bias=False)
     nn.init.ones_(conv.weight)
-    x = torch.randn(2, 1, 300)
-    table = report_of(nn.Sequential(conv, nn.ReLU()), x, fs=32, f0=3.1, harmonics=6).harmonics()
+    x = torch.randn(2, 1, 300, dtype=torch.float64)
+    model = nn.Sequential(conv, nn.ReLU()).double()
+    table = report_of(model, x, fs=32, f0=3.1, harmonics=6).harmonics()
     # At 16 Hz: 3.1, 6.2, then 9.3, 12.4, 15.5 and 18.6 folded.
     np.testing.assert_allclose(table["freq"], [3.1, 6.2, 6.7, 3.6, 0.5, 2.6], rtol=1e-13)
     assert table["folded"].tolist() == [False] * 2 + [True] * 4

@@ -29,18 +29,16 @@ def test_import_brings_nothing_heavy():
         "import spectroscope", "from spectroscope import record", "from spectroscope import Report"
     )
     assert not package & (HEAVY | {"scipy", "torch"})
-    assert not record & HEAVY
+    # torch, and scipy's Bessel functions; of scipy.signal only the windows are needed, of some.
+    assert not record & (HEAVY | {"scipy.signal"})
     assert {"torch", "scipy.special"} <= record  # the test can fail
     assert report & HEAVY == {"pandas"}
-    assert "scipy.signal" not in record | report  # half of the time of `import torch`
+    assert "scipy.signal" not in report
 
 
-def test_the_command_and_the_figures_import_what_they_need():
+def test_the_list_of_specimens_needs_nothing_heavy():
     (listed,) = loaded_by("from spectroscope.cli import main; main(['list'])")
     assert not listed & (HEAVY | {"scipy", "torch"})
-    (run,) = loaded_by("from spectroscope import run, plots")
-    assert {"matplotlib", "pandas"} <= run
-    assert not run & {"seaborn", "scipy.signal", "scipy.stats"}
 
 
 def test_every_public_name_is_there():
@@ -77,7 +75,8 @@ print(spectroscope.__path__[0], spectroscope.adapters.__path__[0], *catalog.adap
 
 @pytest.mark.parametrize("kind", ["editable", "wheel"])
 def test_imports_work_from_everywhere(kind, tmp_path):
-    # The checkout's folder is called spectroscope, as `git clone` calls it.
+    # Called spectroscope, as `git clone` calls it. From the folder above it an editable install
+    # can't be imported: Python finds the checkout first, as a namespace package.
     checkout, installed = tmp_path / "spectroscope", tmp_path / "installed"
     for name in ("spectroscope", "adapters"):
         shutil.copytree(CHECKOUT / name, checkout / name)
@@ -90,7 +89,8 @@ def test_imports_work_from_everywhere(kind, tmp_path):
     # Without site (-S), so that the environment's own editable install doesn't answer.
     packages = [path for path in sys.path if "site-packages" in path]
     program = PROGRAM.format(packages=packages, installed=str(installed))
-    for folder in (checkout, tmp_path, tmp_path / "installed", Path("/")):
+    above = [tmp_path] if kind == "wheel" else []
+    for folder in (checkout, *above, installed, Path("/")):
         command = [sys.executable, "-S", "-c", program]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{folder}: {done.stderr}"

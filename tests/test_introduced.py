@@ -17,31 +17,71 @@ from torch import nn
 def test_the_output_is_split_into_what_is_preserved_and_the_rest(model, window):
     x = 0.3 + torch.randn(6, 2, 65, dtype=torch.float64)
     y = model(x.clone())
-    gain = np.full(2, 0.5)
-    if not isinstance(model, nn.ReLU):
-        gain = np.array([np.polyfit(x[:, c].flatten(), y[:, c].flatten(), 1)[0] for c in range(2)])
+    gain = np.array([np.polyfit(x[:, c].flatten(), y[:, c].flatten(), 1)[0] for c in range(2)])
     report = report_of(model, x, window=window, kinds=["LeakyReLU"])
     kept = torch.from_numpy(gain)[:, None] * x
     table = report.cross_spectra()
     assert_close(values(table, "preserved"), power_spectrum(kept, window))
     assert_close(values(table, "introduced"), power_spectrum(y - kept, window))
     row = report.introduced()
-    total = y.square().mean((0, 2))
-    np.testing.assert_allclose(row["gain"], gain, rtol=1e-11)
+    total = y.var((0, 2), correction=0)
+    np.testing.assert_allclose(row["regression_gain"], gain, rtol=1e-11)
     for name, power in (
-        ("preserved", kept.square().mean((0, 2))),
-        ("introduced", (y - kept).square().mean((0, 2))),
-        ("introduced_dc", (y - kept).mean(-1).square().mean(0)),
+        ("preserved", kept.var((0, 2), correction=0)),
+        ("introduced", (y - kept).var((0, 2), correction=0)),
+        ("introduced_dc", (y - kept).mean(-1).var(0, correction=0)),
     ):
-        np.testing.assert_allclose(row[f"{name}_fraction"], power / total, rtol=1e-11)
+        np.testing.assert_allclose(row[f"{name}_fraction"], power / total, rtol=1e-10)
+        if name != "introduced_dc":
+            site = report.sites()[f"{name}_fraction"].item()
+            assert site == pytest.approx((power.sum() / total.sum()).item(), rel=1e-11)
+            np.testing.assert_array_equal(report.dc()[f"{name}_fraction"], row[f"{name}_fraction"])
+    assert (row["preserved_fraction"] + row["introduced_fraction"]).tolist() == [1, 1]
+    parts = row.filter(regex="introduced_(dc|in_band|above_band)_fraction").sum(axis=1)
+    if window == "boxcar":
+        np.testing.assert_allclose(parts, row["introduced_fraction"], rtol=1e-10)
+    if isinstance(model, nn.ReLU):
+        mean_square = y.square().mean((0, 2))
+        half = (x.square().mean((0, 2)) / 4 / mean_square).numpy()
+        np.testing.assert_allclose(row["half_x_ratio"], half, rtol=1e-11)
+        np.testing.assert_allclose(row["half_abs_ratio"], half, rtol=1e-11)
+    else:
+        assert row[["half_x_ratio", "half_abs_ratio"]].isna().all(axis=None)
+
+
+@pytest.mark.parametrize(
+    ("mean", "preserved"),
+    [(0.0, 0.25 / (0.5 - 0.5 / np.pi)), (-1.0, None), (5.0, None), (-3.0, None)],
+)
+def test_of_a_gaussian_the_fractions_are_the_closed_forms(mean, preserved):
+    x = torch.from_numpy(ndtri((np.arange(1 << 16) + 0.5) / (1 << 16))) + mean
+    row = report_of(nn.ReLU(), x[torch.randperm(len(x))].view(16, 1, -1)).introduced().iloc[0]
+    density = np.exp(-(mean**2) / 2) / np.sqrt(2 * np.pi)
+    dc = density + mean * ndtr(mean)
+    variance = mean * density + (1 + mean**2) * ndtr(mean) - dc**2
+    if preserved is None:
+        preserved = ndtr(mean) ** 2 / variance
+    assert row["preserved_fraction"] == pytest.approx(preserved, rel=2e-2 if mean < -2 else 1e-3)
+    assert 0 <= row["introduced_fraction"] <= 1
+
+
+def test_fractions_of_a_site_are_of_the_power_of_all_channels():
+    x = torch.randn(5, 3, 64) * torch.tensor([1, 10, 0.1]).view(1, 3, 1)
+    x += torch.tensor([0.0, 3, 9]).view(1, 3, 1)
+    y = x.double().relu()
+    site = report_of(nn.ReLU(), x).sites().iloc[0]
+    dc = y.mean(-1).square().mean(0).sum() / y.square().mean((0, 2)).sum()
+    assert site["dc_fraction"] == pytest.approx(dc.item(), rel=1e-6)
 
 
 def test_what_is_introduced_lies_in_the_band_of_the_input_or_above():
     smooth = scipy.signal.lfilter([1], [1, -0.9], torch.randn(6, 3, 300).numpy())
     x = torch.from_numpy(smooth)
     row = report_of(nn.ReLU(), x, fs=30).introduced()
-    before, added = power_spectrum(x), power_spectrum(x.abs() / 2)
-    for c, total in enumerate(x.relu().square().mean((0, 2)).tolist()):
+    y = x.relu()
+    gain = np.array([np.polyfit(x[:, c].flatten(), y[:, c].flatten(), 1)[0] for c in range(3)])
+    before, added = power_spectrum(x), power_spectrum(y - torch.from_numpy(gain).view(-1, 1) * x)
+    for c, total in enumerate(y.var((0, 2), correction=0).tolist()):
         edge = next(k for k in count() if before[c, 1 : k + 1].sum() >= 0.99 * before[c, 1:].sum())
         assert row["band_edge"][c] == pytest.approx(edge * 30 / 300, rel=1e-15)
         in_band = added[c, 1 : edge + 1].sum() / total
@@ -71,14 +111,17 @@ def test_introduced_by_a_cosine_is_what_fourier_says():
     row = report.introduced().iloc[0]
     output = report.spectra().query("side == 'out'")["power"].sum()
     assert output == pytest.approx(9 / 4, rel=1e-12)
-    assert row["preserved_fraction"] * output == pytest.approx(9 / 8, rel=1e-12)
-    assert row["introduced_fraction"] * output == pytest.approx(9 / 8, rel=1e-12)
-    dc = row["introduced_dc_fraction"] * output
-    assert dc == pytest.approx((3 / (m * math.tan(math.pi / m))) ** 2, rel=1e-12)
+    dc = (3 / (m * math.tan(math.pi / m))) ** 2
     assert dc == pytest.approx((3 / math.pi) ** 2, rel=(math.pi / m) ** 2)
+    assert row["preserved_fraction"] * (output - dc) == pytest.approx(9 / 8, rel=1e-12)
+    assert row["introduced_fraction"] * (output - dc) == pytest.approx(9 / 8 - dc, rel=1e-12)
+    for name in ("half_x_ratio", "half_abs_ratio"):  # the DC is in ½|x|
+        assert row[name] == pytest.approx(0.5, rel=1e-12)
     assert row["band_edge"] == 2
+    assert row["introduced_dc_fraction"] < 1e-12  # it doesn't vary
     assert row["introduced_in_band_fraction"] < 1e-15
-    assert row["introduced_above_band_fraction"] * output == pytest.approx(9 / 8 - dc, rel=1e-11)
+    above = row["introduced_above_band_fraction"]
+    assert above == pytest.approx(row["introduced_fraction"], rel=1e-11)
 
 
 @pytest.mark.parametrize("mean", [-1.0, 0.0, 0.6])
@@ -110,5 +153,6 @@ def test_a_dead_channel_has_no_fractions(model, window):
 
 def test_a_constant_has_no_band():
     row = report_of(nn.ReLU(), torch.full((3, 1, 50), 0.1)).introduced()
-    assert row["introduced_dc_fraction"].item() == pytest.approx(0.25, rel=1e-12)
+    assert row[["preserved_fraction", "introduced_fraction"]].isna().all(axis=None)
+    assert row["half_abs_ratio"].item() == pytest.approx(0.25, rel=1e-12)
     assert row["band_edge"].item() == 0

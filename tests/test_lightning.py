@@ -98,12 +98,11 @@ def expected(outputs):
     """What is to be logged of the outputs ``[N, 4, T]`` of the one ReLU."""
     y = torch.cat(outputs)
     dc = y.mean(2)
-    power, total = dc.square().mean(0), y.square().mean((0, 2))
     on = (y > 0).double()
     return {
         "dc_out": dc.mean(),
         "dc_out_std": dc.std(0, correction=0).mean(),
-        "dc_fraction": (power / total).nanmean(),
+        "dc_fraction": dc.square().sum() * y.shape[2] / y.square().sum(),
         "active_fraction": on.mean(),
         "dead_fraction": (on.amax((0, 2)) == 0).double().mean(),
     }

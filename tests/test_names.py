@@ -85,3 +85,45 @@ def test_a_checkpoint_with_weights_of_a_module_named_module_is_loaded(tmp_path):
             parameter.data.zero_()
         load_checkpoint(target, tmp_path / name)
         assert torch.equal(target["module"].weight, source["module"].weight)
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.act = nn.Conv1d(2, 2, 3, padding=1), nn.ReLU()
+
+    def forward(self, x):
+        return torch.relu(self.act(self.conv(self.act(x))) - 0.1)
+
+
+class Traceable(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.blocks = nn.Conv1d(1, 2, 3, stride=2), nn.Sequential(Block(), Block())
+        self.last = nn.ReLU6(inplace=True)
+
+    def forward(self, x):
+        return self.last(self.blocks(self.first(x).relu_())).clamp(min=0)
+
+
+TRACERS = {
+    "export": lambda model, x: torch.export.export(model, (x,)).module(),
+    "strict export": lambda model, x: torch.export.export(model, (x,), strict=True).module(),
+    "fx": lambda model, x: torch.fx.symbolic_trace(model),
+}
+
+
+@pytest.mark.parametrize("trace", TRACERS.values(), ids=TRACERS)
+def test_traced_graphs_have_the_names_of_the_modules_they_were_traced_from(trace):
+    torch.manual_seed(0)
+    model, x = Traceable().eval(), torch.randn(3, 1, 32)
+    expected, report = report_of(model, x), report_of(trace(model, x), x)
+    spectroscope.assert_close(report, expected)
+    assert expected.sites()["site"].to_list() == [
+        "/relu#0", "blocks.0.act#0", "blocks.0.act#1", "blocks.0/relu#0", "blocks.1.act#0",
+        "blocks.1.act#1", "blocks.1/relu#0", "last#0", "/clamp#0",
+    ]  # fmt: skip
+    table = report.sites()
+    assert table["decimation"].to_list() == [2.0] * 9
+    part = report_of(nn.Sequential(trace(model, x)), x).sites()["site"].to_list()
+    assert part == [f"0{'' if name[0] == '/' else '.'}{name}" for name in table["site"]]

@@ -82,7 +82,7 @@ def test_cutoffs_are_frequencies_of_the_models_input(cutoff, fs, hertz):
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 12, 10), (2, 3, 7, 9), (1, 1, 1, 8)])
-@pytest.mark.parametrize(("cutoff", "fs"), [(0.3, None), (0.3, 50.0), (0.15, None)])
+@pytest.mark.parametrize(("cutoff", "fs"), [(0.3, None), (0.15, None)])
 def test_what_passes_in_space_is_round(shape, cutoff, fs):
     x = positive(*shape)
     radius = np.hypot(np.fft.fftfreq(shape[2])[:, None], np.fft.fftfreq(shape[3]))
@@ -90,6 +90,23 @@ def test_what_passes_in_space_is_round(shape, cutoff, fs):
     np.testing.assert_allclose(changed(low_pass(cutoff), x, fs=fs), low, atol=1e-14)
     high = changed(high_pass(cutoff), x, fs=fs)
     np.testing.assert_allclose(high, x.numpy() - low, atol=1e-14)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 1, 64), (2, 3, 5, 64), (2, 3, 64, 1), (2, 3, 64, 4)])
+def test_with_fs_what_passes_is_along_time_alone(shape):
+    x, fs, axis = positive(*shape), 128.0, shape.index(64)
+    spectrum = np.fft.rfft(x.numpy(), axis=axis)
+    kept = np.fft.rfftfreq(64, 1 / fs) <= 20
+    low = np.fft.irfft(
+        spectrum * np.expand_dims(kept, [i for i in range(4) if i != axis]), axis=axis
+    )
+    options = {"fs": fs, "time_axis": axis}
+    np.testing.assert_allclose(changed(low_pass(20), x, **options), low, atol=1e-14)
+    np.testing.assert_allclose(changed(high_pass(20), x, **options), x.numpy() - low, atol=1e-14)
+    time = np.expand_dims(np.arange(64) / fs, [i for i in range(4) if i != axis])
+    tone = torch.from_numpy(np.cos(2 * np.pi * 9.3 * time))
+    clean = changed(remove_harmonics(9.3, harmonics=1), 3 + tone.expand(shape).clone(), **options)
+    np.testing.assert_allclose(clean, torch.full(shape, 3 + tone.mean().item()), atol=0.3)
 
 
 def test_pixels_are_those_of_the_models_input():
@@ -113,7 +130,7 @@ def test_cutoffs_that_are_none_are_refused(make):
             make(cutoff)
     with pytest.raises(TypeError, match=rf"{make.__name__}\(\) takes 1 positional argument"):
         changed(make, positive(2, 3, 4))  # make itself, not make(0.1)
-    for shape in ((2, 3), (2, 3, 4, 5, 6)):
+    for shape in ((2, 3), (2, 3, 4, 5, 6, 2)):
         with pytest.raises(RequestError, match=r"needs \[N, C, T\] or \[N, C, H, W\]"):
             changed(make(np.int64(1)), positive(*shape))
 

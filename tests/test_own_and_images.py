@@ -74,7 +74,7 @@ def test_probes_go_through_models_of_every_kind(model, inputs):
     extra = len(builtin_images(8)) - 18  # scikit-learn's photographs
     assert specimen.n_inputs in (inputs, inputs + extra)
     report, _, _ = run.inspect(specimen, limit=4)
-    assert (report.coverage()["status"] == "fired").all()
+    assert report.coverage()["status"].isin(["fired", "not asked for"]).all()
 
 
 def test_a_pair_of_images_has_a_flow(photos):

@@ -581,6 +581,7 @@ def test_the_sentence_on_matched_layers_for_few_or_none():
 def test_columns_that_are_not_means_over_channels_are_named(report):
     layers = text_of(html_of(report), "layers")
     assert (
-        "except introduced_fraction: fractions of the power of all its channels together" in layers
+        "except dc_fraction, introduced_fraction: fractions of the power of all its channels "
+        "together" in layers
     )
     assert "full at 1 or more" in layers

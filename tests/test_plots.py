@@ -639,21 +639,6 @@ def test_the_legend_of_global_pooling_alone_is_complete(signals):
     assert text.get_text() == "median and range over channels, removed by global pooling"
 
 
-@pytest.mark.parametrize("great", [250.0, 3e8])
-def test_one_large_fraction_leaves_room_for_the_others(signals, great):
-    sites = signals.sites()
-    sites.loc[0, "introduced_fraction"] = great
-    ax = plots.depth(sites, ax=given())
-    ax.figure.draw_without_rendering()
-    zero, one, end = ax.transAxes.inverted().transform(
-        ax.transData.transform([(0, 0), (1, 0), (great, 0)])
-    )[:, 0]
-    assert one - zero > 0.4
-    assert 0 <= zero < one < end <= 1
-    assert {"0", "0.5", "1"} <= {label.get_text() for label in ax.get_xticklabels()}
-    assert plots.depth(signals.sites(), ax=given()).get_xscale() == "linear"
-
-
 @pytest.mark.parametrize("value", [np.nan, 0.0])
 def test_without_power_the_frequency_axis_is_unchanged(drawing, value):
     for name in ("spectra", "bands", "filters", "filter_response", "radial"):

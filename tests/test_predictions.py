@@ -46,6 +46,17 @@ def test_a_rectified_cosine_is_what_the_tone_says():
     np.testing.assert_allclose(found["series"], [3 / 8**0.5, 1 + 3 / 8**0.5], rtol=1e-12)
 
 
+@pytest.mark.parametrize(("offset", "tone"), [(0.0, 0.0), (0.3, 0.0), (-0.3, 0.7)])
+def test_a_tone_at_nyquist_alternates(offset, tone):
+    time = np.arange(1000)
+    x = offset + 2 * np.cos(np.pi * time) + tone * np.cos(2 * np.pi * 0.101 * time)
+    table = report_of(nn.ReLU(), torch.from_numpy(x).view(1, 1, -1)).predictions()
+    predicted = table.set_index("assumption")["dc_predicted"]
+    assert predicted["tones"] == pytest.approx(np.maximum(x, 0).mean(), rel=1e-6)
+    leading = offset / 2 + np.sqrt((abs(offset) + 2 + tone) ** 2 / 2) / 2  # ½μ + ½√A
+    assert predicted["series"] == pytest.approx(leading, rel=1e-9)
+
+
 def test_noise_is_as_good_as_gaussian():
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(200, 3, 256, generator=generator) * torch.tensor([[[1.0], [2], [3]]]) - 0.5

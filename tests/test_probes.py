@@ -4,6 +4,7 @@ import builtins
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from helpers import nothing_is_left
 from torch import nn
@@ -39,6 +40,23 @@ def test_dc_by_sample_is_the_mean(tones):
     assert nothing_is_left()
 
 
+def test_paired_t_is_scipys(tones):
+    model, x, _ = tones
+    one, two = dc_by_sample(model, [x]), dc_by_sample(model, [1.01 * x + 0.01])
+    table = spectroscope.paired_t(one, two)
+    for (site, channel), row in table.set_index(["site", "channel"]).iterrows():
+        before, after = (
+            frame[(frame["site"] == site) & (frame["channel"] == channel)]["dc_out"].to_numpy(float)
+            for frame in (one, two)
+        )
+        expected = scipy.stats.ttest_rel(after, before)
+        assert row["paired_t"] == pytest.approx(expected.statistic, rel=1e-9, nan_ok=True)
+        assert row["p"] == pytest.approx(expected.pvalue, rel=1e-9, nan_ok=True)
+        assert row["n_samples"] == 240
+    with pytest.raises(spectroscope.RequestError, match="of the same inputs"):
+        spectroscope.paired_t(one, two[two["sample"] < 200])
+
+
 def test_dc_tells_what_the_waveform_does_not(tones, monkeypatch):
     model, x, power = tones
     table = probe(model, x.split(100), targets=power).set_index("site")
@@ -46,7 +64,13 @@ def test_dc_tells_what_the_waveform_does_not(tones, monkeypatch):
     assert table["all"]["1#0"] < table["dc"]["1#0"] - 0.05  # 480 values of 240 inputs
     assert table["values"].tolist() == [8 * 60, 3]
     assert table["score"].eq("R2").all()
-    assert table["chance"].eq(0).all()
+    y = power.numpy().astype(np.float64)  # the mean of the other folds, which are runs
+    predicted = np.empty_like(y)
+    for fold in np.array_split(np.arange(len(y)), 5):
+        predicted[fold] = np.delete(y, fold).mean()
+    chance = 1 - ((y - predicted) ** 2).sum() / ((y - y.mean()) ** 2).sum()
+    assert chance < -0.001
+    assert table["chance"].tolist() == pytest.approx([chance, chance], rel=1e-9)
     monkeypatch.setattr(probing, "_SKETCH", 16)
     sketched = probe(model, x.split(100), targets=power).set_index("site")
     assert sketched["dc"].equals(table["dc"])
@@ -67,7 +91,7 @@ def test_classes_by_logistic_regression(tones):
     assert table["score"].eq("accuracy").all()
     assert table["dc"]["1#0"] > 0.85
     largest = max(classes.double().mean().item(), 1 - classes.double().mean().item())
-    assert table["chance"].unique() == pytest.approx([largest])
+    assert table["chance"].unique() == pytest.approx([largest])  # in each of stratified folds
 
 
 def test_without_targets_the_output_is_what_is_predicted(tones):

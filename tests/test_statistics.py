@@ -11,6 +11,7 @@ from torch import nn
 
 import spectroscope
 from spectroscope import run
+from spectroscope.statistics.storage import FORMAT
 
 
 class Peak(spectroscope.Statistic):
@@ -189,7 +190,7 @@ def test_a_report_of_an_older_version_is_refused_in_one_line(data, tmp_path):
         arrays = dict(arrays)
     header = json.loads(str(arrays["header"])) | {"format": 2}
     np.savez(path, **arrays | {"header": np.array(json.dumps(header))})
-    with pytest.raises(spectroscope.RequestError, match="format 2; this version reads 3"):
+    with pytest.raises(spectroscope.RequestError, match=f"format 2; this version reads {FORMAT}"):
         spectroscope.load(tmp_path)
 
 

@@ -71,6 +71,12 @@ def test_gaussian_of_what_is_not_finite(function, always_open):
     assert function([-np.inf, np.inf], 1.0).tolist() == [0, always_open]
 
 
+def test_the_gain_is_the_distribution_function_far_below_zero():
+    z = np.array([-37, -30, -9, -8, -5, -1, 0, 2, 9.0])
+    expected = [float(mpmath.ncdf(value)) for value in z]
+    np.testing.assert_allclose(theory.gaussian_gain(3 * z, 3.0), expected, rtol=1e-12)
+
+
 @pytest.mark.parametrize("mean", [-3, -1, -0.2, 0, 0.5, 3, 10])
 def test_autocorrelation_is_the_mean_product_of_a_rectified_pair(mean):
     rho = np.array([-0.999, -0.9, -0.3, 0, 0.5, 0.95, 0.999])

@@ -44,29 +44,35 @@ class Activation:
     encoder_code: int | None = None
 
 
-def _argument(args: Args, kwargs: Kwargs, position: int, *names: str, default: Any = None) -> Any:
+def argument(args: Args, kwargs: Kwargs, position: int, *names: str, default: Any = None) -> Any:
+    """An argument of a function by position or by one of its names."""
     if len(args) > position:
         return args[position]
     return next((kwargs[name] for name in names if name in kwargs), default)
 
 
 def _input(args: Args, kwargs: Kwargs) -> Tensor | None:
-    x = _argument(args, kwargs, 0, "input", "self")
+    x = argument(args, kwargs, 0, "input", "self")
     return x if isinstance(x, Tensor) else None
 
 
 def _hardtanh(is_high: Callable[[Any], bool]) -> Reader:
     def read(args: Args, kwargs: Kwargs) -> Tensor | None:
-        low = _argument(args, kwargs, 1, "min_val", default=-1.0)
-        high = _argument(args, kwargs, 2, "max_val", default=1.0)
+        low = argument(args, kwargs, 1, "min_val", default=-1.0)
+        high = argument(args, kwargs, 2, "max_val", default=1.0)
         return _input(args, kwargs) if low == 0 and is_high(high) else None
 
     return read
 
 
+def _leaky_relu(args: Args, kwargs: Kwargs) -> Tensor | None:
+    slope = argument(args, kwargs, 1, "negative_slope", default=0.01)
+    return _input(args, kwargs) if slope == 0 else None
+
+
 def _threshold(args: Args, kwargs: Kwargs) -> Tensor | None:
-    threshold = _argument(args, kwargs, 1, "threshold")
-    value = _argument(args, kwargs, 2, "value")
+    threshold = argument(args, kwargs, 1, "threshold")
+    value = argument(args, kwargs, 2, "value")
     return _input(args, kwargs) if threshold == 0 and value == 0 else None
 
 
@@ -74,25 +80,31 @@ def _clamp(*highs: float | None) -> Reader:
     """Clamping to [0, high] for `high` in `highs`; other limits are mostly of boxes or colours."""
 
     def read(args: Args, kwargs: Kwargs) -> Tensor | None:
-        low, high = _argument(args, kwargs, 1, "min"), _argument(args, kwargs, 2, "max")
-        if not _is_zero(low) or isinstance(high, Tensor) or high not in highs:
+        low, high = argument(args, kwargs, 1, "min"), argument(args, kwargs, 2, "max")
+        if not is_zero(low) or isinstance(high, Tensor) or high not in highs:
             return None
         return _input(args, kwargs)
 
     return read
 
 
+def _limits(args: Args, kwargs: Kwargs) -> Tensor | None:
+    """Clamping to [0, any limit]."""
+    low, high = argument(args, kwargs, 1, "min"), argument(args, kwargs, 2, "max")
+    return _input(args, kwargs) if high is not None and is_zero(low) else None
+
+
 def _maximum(args: Args, kwargs: Kwargs) -> Tensor | None:
     """``maximum(x, 0)`` and ``maximum(0, x)``, but not ``max(x)`` and ``max(x, dim)``."""
-    a, b = _input(args, kwargs), _argument(args, kwargs, 1, "other")
+    a, b = _input(args, kwargs), argument(args, kwargs, 1, "other")
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         for x, other in ((a, b), (b, a)):
-            if _is_zero(other):
+            if is_zero(other):
                 return x
     return None
 
 
-def _is_zero(value: Any) -> bool:
+def is_zero(value: Any) -> bool:
     """Whether `value` is the number 0, or a tensor of one element that is 0.
 
     Not a larger tensor of zeros: that may be an activation that happens to be zero.
@@ -119,7 +131,11 @@ def _relu6_gaussian_dc(mean: Any, std: Any) -> Any:
 
 RELU = Activation(
     "ReLU",
-    modules={nn.ReLU: _any, nn.Threshold: lambda m: (m.threshold, m.value) == (0, 0)},
+    modules={
+        nn.ReLU: _any,
+        nn.Threshold: lambda m: (m.threshold, m.value) == (0, 0),
+        nn.LeakyReLU: lambda m: m.negative_slope == 0,
+    },
     functions={
         "relu": _input,
         "threshold": _threshold,
@@ -128,6 +144,8 @@ RELU = Activation(
         "clamp_min": _clamp(None, math.inf),
         "maximum": _maximum,
         "max": _maximum,
+        "fmax": _maximum,
+        "leaky_relu": _leaky_relu,
     },
     default=True,
     gain=0.5,  # ReLU(x) = ½x + ½|x|
@@ -164,8 +182,18 @@ ACTIVATIONS = (
     Activation("GELU", {nn.GELU: _any}, {"gelu": _input}, encoder_code=2),
     Activation("SiLU", {nn.SiLU: _any}, {"silu": _input}),
     Activation("Hardswish", {nn.Hardswish: _any}, {"hardswish": _input}),
+    Activation("Mish", {nn.Mish: _any}, {"mish": _input}),
+    Activation("Softplus", {nn.Softplus: _any}, {"softplus": _input}),
+    Activation("SELU", {nn.SELU: _any}, {"selu": _input}),
+    Activation("CELU", {nn.CELU: _any}, {"celu": _input}),
+    Activation("Tanh", {nn.Tanh: _any}, {"tanh": _input}),
+    Activation("Sigmoid", {nn.Sigmoid: _any}, {"sigmoid": _input}),
+    # A clipped ReLU, or the limits of boxes or colours: arguments don't say which.
+    Activation("Clamp", functions={"clamp": _limits, "clip": _limits}),
 )
 _BY_KIND = {activation.kind: activation for activation in ACTIVATIONS}
+# Functions whose result as a ReLU is that of clamp_min(0), of NaN and infinity too.
+EXACT = frozenset({"relu", "threshold", "clamp", "clip", "clamp_min", "maximum", "max"})
 # The kinds that a call of a function may be, by the function's name.
 FUNCTIONS: dict[str, list[Activation]] = {}
 for _activation in ACTIVATIONS:
@@ -219,7 +247,7 @@ class Kinds(NamedTuple):
 
     @classmethod
     def of(cls, kinds: Iterable[str | type[nn.Module]]) -> "Kinds":
-        """The default kinds and `kinds`: names of kinds, or module classes.
+        """The default kinds and `kinds`: names of kinds, module classes, or ``"all"``.
 
         Raises:
             RequestError: an element is neither the name of a kind nor a module class.
@@ -229,15 +257,16 @@ class Kinds(NamedTuple):
         for kind in [kinds] if isinstance(kinds, str | type) else kinds:
             if isinstance(kind, type) and issubclass(kind, nn.Module):
                 # With a class of a default kind, such as nn.Hardtanh, every instance is recorded.
-                activation = next((a for a in ACTIVATIONS if kind in a.modules), None)
-                if activation is None or activation.default:
+                matches = [a for a in ACTIVATIONS if kind in a.modules]
+                if all(activation.default for activation in matches):
                     classes.append(kind)
-                else:
-                    names.add(activation.kind)
+                names.update(activation.kind for activation in matches)
+            elif kind == "all":
+                names.update(_BY_KIND)
             elif kind in _BY_KIND:
                 names.add(str(kind))
             else:
-                known = ", ".join(sorted(_BY_KIND))
+                known = ", ".join(("all", *sorted(_BY_KIND)))
                 raise RequestError(f"kind {kind!r} is neither a module class nor one of {known}")
         return cls(frozenset(names), tuple(classes))
 

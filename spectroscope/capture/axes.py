@@ -1,336 +1,184 @@
-"""Axis tracking: the decimation of each axis of a tensor, relative to the model's input.
-
-The decimation of an axis is the number of input samples to one of its own. Lengths don't give it:
-an unpadded convolution shortens without decimating, and the lengths 299, 149, 147, 73 in Inception
-v3 are decimations 1, 2, 2, 4. So it is carried along with the tensors through every torch function:
-a stride multiplies it, an interpolation divides it, a transposition moves it. After any function
-that isn't known to preserve it, it is unknown.
-"""
+"""The axes of a tensor: what each is, and which of them are Fourier transformed."""
 
 import math
-import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import operator
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from typing import Any, Generic, NamedTuple, TypeVar
-
-import torch
-from torch import Tensor
-
-from spectroscope.capture.sites import Shape
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 T = TypeVar("T")
 
-# The decimation of each axis of a tensor; None where unknown or undefined (channels, features, axes
-# made by the model).
-Axes = tuple[Fraction | None, ...]
+# "feature": channels of an earlier layer, which now are neither channels nor time or space.
+# "": time, space, or not known.
+Role: TypeAlias = Literal["batch", "channel", "feature", "time", ""]
 
 
-def transformed_axes(shape: Shape) -> tuple[int, ...]:
-    """The axes of one input's activation, ``(C, ...)``, that are Fourier transformed.
+class Axis(NamedTuple):
+    """An axis of a tensor.
 
-    Time of ``(C, T)``, both axes of ``(C, H, W)``, the last two of video ``(C, T, H, W)``, and none
-    of more. Axes of length 1 don't count: ``(C, 1, T)`` is a line.
-
-    >>> transformed_axes((64, 1, 256)), transformed_axes((3, 8, 32, 32)), transformed_axes((10,))
-    ((2,), (2, 3), ())
+    Attributes:
+        role: what it is.
+        decimation: samples of the model's input to one of this axis; None where unknown or
+            undefined (channels, features, axes made by the model).
     """
-    axes = tuple(i for i, length in enumerate(shape) if i > 0 and (length is None or length > 1))
-    return axes[-2:] if len(axes) <= 3 else ()
+
+    role: Role = ""
+    decimation: Fraction | None = None
 
 
-def along_transformed_axes(values: Sequence[T], channel_axis: int, shape: Shape) -> list[T]:
-    """Select the values of the transformed axes; of all axes of time or space if there are none.
+Axes: TypeAlias = tuple[Axis, ...]
+TimeAxis: TypeAlias = int | Literal["auto"]
+ChannelAxis: TypeAlias = int | Literal["auto"] | Mapping[str, int | Literal["auto"]]
+CHANNEL = Axis("channel")
+UNKNOWN = Axis()
+
+
+class Layout(NamedTuple):
+    """How the axes of an activation are read.
+
+    Attributes:
+        batch: axis of the inputs; None: it has no such axis.
+        channel: axis of the channels.
+        transformed: axes that are Fourier transformed; none if empty.
+        is_time: the one transformed axis is the time of the model's input.
+    """
+
+    batch: int | None
+    channel: int
+    transformed: tuple[int, ...]
+    is_time: bool
+
+    @property
+    def leading(self) -> tuple[int, ...]:
+        """Batch axis, if any, and channel axis."""
+        return (self.channel,) if self.batch is None else (self.batch, self.channel)
+
+    def order(self, dim: int) -> tuple[int, ...]:
+        """The axes in the order ``N, C, ...``, without N if there is no batch axis."""
+        return (*self.leading, *(i for i in range(dim) if i not in self.leading))
+
+    def transformed_in_order(self, dim: int) -> tuple[int, ...]:
+        """The transformed axes of ``[N, C, ...]``."""
+        order, first = self.order(dim), int(self.batch is None)
+        return tuple(sorted(order.index(axis) + first for axis in self.transformed))
+
+    def select(self, values: Sequence[T]) -> list[T]:
+        """The values of the transformed axes; of all axes of time or space if there are none."""
+        axes = self.transformed or [i for i in range(len(values)) if i not in self.leading]
+        return [values[axis] for axis in axes]
+
+
+class Reading(NamedTuple):
+    """How the tensor of a site is read.
+
+    Attributes:
+        shape: of the tensor.
+        layout: of its axes.
+        decimation: samples of the model's input per sample of the site, along the axes of time or
+            space; NaN where unknown or different between them.
+        tracked: False: the forward wasn't tracked, and layout and decimation aren't known.
+    """
+
+    shape: tuple[int, ...]
+    layout: Layout
+    decimation: float
+    tracked: bool
+
+
+def layout_of(
+    shape: Sequence[int | None], axes: Axes | None, channel_axis: int | None, *, timed: bool
+) -> Layout:
+    """The layout of an activation.
+
+    Transformed is time, if it is known which axis that is. Otherwise the axes of time or space: the
+    axis of a line, both of an image, the last two of a video, and none of more. Axes of length 1
+    don't count: ``[N, C, 1, T]`` is a line.
 
     Args:
-        values: one for each axis of the tensor at the site.
-        channel_axis: of that tensor; 0: it has no batch axis.
-        shape: of one input there, ``(C, ...)``.
+        shape: of the activation; None where lengths differ.
+        axes: what is known of its axes.
+        channel_axis: of the channels, where 0 means that there is no batch axis; None: from `axes`,
+            and where that isn't known 1.
+        timed: whether frequencies are along time alone.
+
+    >>> layout_of((1, 64, 1, 256), None, 1, timed=False).transformed
+    (3,)
+    >>> layout_of((1, 3, 8, 32, 32), None, 1, timed=False).transformed
+    (3, 4)
     """
-    channel = channel_axis % len(values)
-    spatial = [x for i, x in enumerate(values) if i != channel and (channel == 0 or i != 0)]
-    axes = transformed_axes(shape)
-    return [spatial[axis - 1] for axis in axes] if axes else spatial
+    dim = len(shape)
+    axes = axes or (UNKNOWN,) * dim
+    roles = [axis.role for axis in axes]
+    others = set(range(dim))
+    if channel_axis is None:
+        channel = known_channel(axes)
+        if "batch" in roles and roles.index("batch") != channel:
+            batch: int | None = roles.index("batch")
+        else:
+            batch = None if channel == 0 or roles[0] == "time" else 0
+        others = {i for i in others if roles[i] in ("time", "")}
+    else:
+        channel = channel_axis % dim
+        batch = None if channel == 0 else 0
+    places = [i for i in sorted(others) if i not in (batch, channel)]
+    times = [i for i in places if roles[i] == "time"] if timed else []
+    if times:
+        # Of several, as of frames and the samples in them, the longest.
+        time = max(times, key=lambda i: float(axes[i].decimation or 1) * (shape[i] or 0))
+        transformed = (time,) if shape[time] != 1 else ()
+        return Layout(batch, channel, transformed, bool(transformed))
+    places = [i for i in places if shape[i] != 1]
+    return Layout(batch, channel, tuple(places[-2:]) if len(places) <= 3 else (), False)
 
 
-def common_decimation(axes: Axes | None, channel_axis: int, shape: Shape) -> float:
-    """The decimation of the transformed axes; NaN if unknown, or not the same for all of them.
+def known_channel(axes: Axes | None) -> int:
+    """The axis of channels, of several the last. If none is known, 1, unless that is another."""
+    channels = [i for i, axis in enumerate(axes or ()) if axis.role == "channel"]
+    if channels or not axes or len(axes) < 3:
+        return channels[-1] if channels else 1
+    return next((i for i in range(1, len(axes)) if axes[i].role not in ("batch", "time")), 1)
 
-    Arguments as of :func:`along_transformed_axes`, `axes` being the values.
+
+def axis_number(channel_axis: Any) -> int | None:
+    """A given axis as a number; None: ``"auto"``.
+
+    Raises:
+        TypeError: it is neither.
     """
-    distinct = set(along_transformed_axes(axes, channel_axis, shape) if axes else ())
+    return None if channel_axis == "auto" else operator.index(channel_axis)
+
+
+def unknown_axes(shape: Sequence[int], axes: Axes | None) -> str | None:
+    """Which of the batch and the channel axis isn't known, where that matters; None if both are.
+
+    It doesn't matter without axes of time or space. Axis 1 of the model's inputs is taken as
+    it is.
+    """
+    if len(shape) < 3:
+        return None
+    channels = [i for i, axis in enumerate(axes or ()) if axis.role == "channel"]
+    if len(channels) > 1:
+        places = " and ".join(map(str, channels))
+        return f"axes {places} are both of channels: the last was taken (channel_axis= chooses)"
+    if (
+        axes is not None
+        and channels
+        and axes[0] == UNKNOWN
+        and all(a.role != "batch" for a in axes)
+    ):
+        return "its batch axis isn't known: axis 0 was taken, and n_samples counts that"
+    if channels or (axes is not None and axes[1].decimation is not None):
+        return None
+    return "its channel axis isn't known: axis 1 was taken (channel_axis= gives it)"
+
+
+def common_decimation(axes: Axes | None, layout: Layout) -> float:
+    """The decimation of the transformed axes; NaN if unknown, or not the same for all of them."""
+    distinct = {axis.decimation for axis in layout.select(axes)} if axes else set()
     (decimation,) = distinct if len(distinct) == 1 else (None,)
     return math.nan if decimation is None else float(decimation)
 
 
-class TensorMap(Generic[T]):
-    """A value for each of some tensors, which are compared by identity and referenced weakly."""
-
-    def __init__(self) -> None:
-        self._entries: dict[int, tuple[weakref.ref[Tensor], T]] = {}
-
-    def get(self, tensor: Tensor) -> T | None:
-        """The value of `tensor`, or None."""
-        entry = self._entries.get(id(tensor))
-        # The id of a tensor that no longer exists may be in use by another.
-        return entry[1] if entry is not None and entry[0]() is tensor else None
-
-    def set(self, tensor: Tensor, value: T) -> None:
-        """Set the value of `tensor`."""
-        self._entries[id(tensor)] = weakref.ref(tensor), value
-
-    def discard(self, tensor: Tensor) -> None:
-        """Remove `tensor`, if present."""
-        self._entries.pop(id(tensor), None)
-
-    def may_contain(self, value: Any) -> bool:
-        """Cheap pre-check of any object: no false negatives."""
-        return id(value) in self._entries
-
-
-class AxisTracker:
-    """The axes of the tensors of one forward."""
-
-    def __init__(self) -> None:
-        self._axes: TensorMap[Axes] = TensorMap()
-
-    def start(self, inputs: Sequence[Any]) -> None:
-        """Track the tensors among the model's `inputs`, with every axis at decimation 1."""
-        for tensor in tensors(inputs):
-            if _is_plain(tensor):
-                self._axes.set(tensor, (Fraction(1),) * tensor.dim())
-
-    def of(self, tensor: Tensor) -> Axes | None:
-        """The axes of `tensor`, or None if it isn't tracked."""
-        axes = self._axes.get(tensor)
-        return axes if axes is not None and len(axes) == tensor.dim() else None
-
-    def any_tracked(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        """Cheap pre-check: may any argument be tracked?"""
-        return any(
-            self._axes.may_contain(value) or isinstance(value, list | tuple)
-            for value in (*args, *kwargs.values())
-        )
-
-    def update(
-        self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
-    ) -> list[tuple[Tensor, Axes]]:
-        """Track the output of a torch function that has run.
-
-        Args:
-            name: the function's name, from `activations.function_name`.
-            args: its positional arguments.
-            kwargs: its keyword arguments.
-            output: its result.
-
-        Returns:
-            The tracked tensors among the arguments, with their axes.
-        """
-        inputs = [*tensors(args), *tensors(kwargs.values())]
-        tracked = [(tensor, axes) for tensor in inputs if (axes := self.of(tensor)) is not None]
-        if not tracked:
-            return []
-        call = _FunctionCall(name.lstrip("_"), args, kwargs, inputs, tracked)
-        for tensor in tensors((output,)):
-            if tensor is tracked[0][0] and len(tracked) == 1:
-                continue  # in-place function
-            axes = _output_axes(call, tensor)
-            if axes is not None and len(axes) == tensor.dim():
-                self._axes.set(tensor, axes)
-            else:
-                self._axes.discard(tensor)
-        return tracked
-
-
-def tensors(values: Iterable[Any]) -> Iterator[Tensor]:
-    """Tensors among `values`, and in the lists and tuples among them."""
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, list | tuple):
-            yield from (item for item in value if isinstance(item, Tensor))
-
-
-class _FunctionCall(NamedTuple):
-    """A torch function call with tracked arguments.
-
-    Attributes:
-        name: the function's name, without underscores around it.
-        args: positional arguments.
-        kwargs: keyword arguments.
-        inputs: all tensors among the arguments.
-        tracked: those that are tracked, at least one, with their axes.
-    """
-
-    name: str
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    inputs: list[Tensor]
-    tracked: list[tuple[Tensor, Axes]]
-
-    def argument(self, position: int, name: str, default: Any = None) -> Any:
-        return self.args[position] if len(self.args) > position else self.kwargs.get(name, default)
-
-
-# From the axes of the first argument, the call and its output to the axes of the output.
-_Rule = Callable[[Axes, _FunctionCall, Tensor], Axes | None]
-
-
-def _output_axes(call: _FunctionCall, output: Tensor) -> Axes | None:
-    """Axes of an output of a function; None if unknown."""
-    source, axes = call.tracked[0]
-    if not _is_plain(output):
-        return None
-    if call.name in _RULES:
-        return _RULES[call.name](axes, call, output) if source is call.inputs[0] else None
-    same_layout = output.shape == source.shape and output.stride() == source.stride()
-    if not same_layout and _storage_id(output) == _storage_id(source):
-        return _view_axes(axes, source, output)
-    if call.name in _UNKNOWN or call.name.startswith("fft_"):
-        return None
-    if call.name == "getitem":
-        index = call.args[1] if isinstance(call.args[1], list | tuple) else (call.args[1],)
-        if any(True for _ in tensors(index)):
-            return None  # an index tensor selects in any order
-    if same_layout and len(call.tracked) == 1:
-        return axes
-    if call.name in _JOINING:
-        return _merge([axes for _, axes in call.tracked])
-    reduced = any(tensor.dim() > output.dim() for tensor, _ in call.tracked)
-    if not reduced and any(output.shape == tensor.shape for tensor in call.inputs):
-        return _merge([_broadcast(axes, tensor, output) for tensor, axes in call.tracked])
-    return None
-
-
-def _is_plain(tensor: Tensor) -> bool:
-    """Whether `tensor` has sizes, strides and storage."""
-    return (
-        tensor.layout == torch.strided
-        and not tensor.is_nested
-        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
-    )
-
-
-def _storage_id(tensor: Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata)
-
-
-def _view_axes(axes: Axes, source: Tensor, view: Tensor) -> Axes:
-    """Axes of a view of `source`, found by stride.
-
-    Covers transposition, permutation, (un)squeezing, slicing, splitting and reshaping without a
-    copy. An axis of the view runs along the axis of `source` with the largest stride that divides
-    the view's, if it stays within that axis; the quotient of the strides is the step of the slice.
-    """
-    view_axes: list[Fraction | None] = []
-    for size, stride in zip(view.shape, view.stride(), strict=True):
-        candidates = [
-            (source_stride, axis)
-            for source_size, source_stride, axis in zip(
-                source.shape, source.stride(), axes, strict=True
-            )
-            if source_stride > 0
-            and stride % source_stride == 0
-            and 0 < (size - 1) * stride <= (source_size - 1) * source_stride
-        ]
-        source_stride, axis = max(candidates, key=lambda pair: pair[0], default=(1, None))
-        view_axes.append(_times(axis, stride // source_stride))
-    return tuple(view_axes)
-
-
-def _broadcast(axes: Axes, tensor: Tensor, output: Tensor) -> Axes:
-    """Axes of `tensor` broadcast to `output`: an axis of length 1 that is expanded has no rate."""
-    lengths = output.shape[output.dim() - tensor.dim() :]
-    return tuple(
-        None if size == 1 != length else axis
-        for axis, size, length in zip(axes, tensor.shape, lengths, strict=True)
-    )
-
-
-def _merge(several: Sequence[Axes]) -> Axes:
-    """Axes of several tensors combined value by value or concatenated.
-
-    They are aligned at the last axis, as in broadcasting. An axis on which two differ is unknown.
-    """
-    merged: list[Fraction | None] = []
-    for i in range(max(map(len, several)), 0, -1):
-        known = [axes[-i] for axes in several if len(axes) >= i and axes[-i] is not None]
-        merged.append(known[0] if known and known.count(known[0]) == len(known) else None)
-    return tuple(merged)
-
-
-def _times(axis: Fraction | None, factor: int | Fraction) -> Fraction | None:
-    # Most factors are 1, and fractions are slow.
-    return axis if axis is None or factor == 1 else axis * factor
-
-
-def _scale(axes: Axes, factors: Sequence[int | Fraction]) -> Axes:
-    """Multiply the last axes by `factors`."""
-    first = len(axes) - len(factors)
-    return (*axes[:first], *map(_times, axes[first:], factors))
-
-
-def _per_axis(value: Any, count: int) -> list[int]:
-    """One integer per axis, from one for all or a sequence."""
-    values = list(value) if isinstance(value, list | tuple) else [value]
-    return [int(v) for v in (values * count if len(values) == 1 else values)]
-
-
-def _convolution(count: int, *, transposed: bool = False) -> _Rule:
-    def rule(axes: Axes, call: _FunctionCall, output: Tensor) -> Axes:
-        strides = _per_axis(call.argument(3, "stride", 1), count)
-        scaled = _scale(axes, [Fraction(1, s) for s in strides] if transposed else strides)
-        return (*scaled[: -count - 1], None, *scaled[-count:])
-
-    return rule
-
-
-def _pooling(count: int, *, first: int = 1) -> _Rule:
-    def rule(axes: Axes, call: _FunctionCall, output: Tensor) -> Axes:
-        kernel = call.argument(first, "kernel_size")
-        return _scale(axes, _per_axis(call.argument(first + 1, "stride") or kernel, count))
-
-    return rule
-
-
-def _resampling(axes: Axes, call: _FunctionCall, output: Tensor) -> Axes | None:
-    """Adaptive pooling and interpolation: the same extent over another number of samples."""
-    # With align_corners the extent is between the centres of the first and the last sample.
-    ends = int(bool(call.argument(4, "align_corners", False)))
-    pairs = list(zip(call.argument(0, "input").shape, output.shape, strict=True))[2:]
-    if any(length <= ends for pair in pairs for length in pair):
-        return None
-    return _scale(axes, [Fraction(a - ends, b - ends) for a, b in pairs])
-
-
-def _pixel_shuffle(*, up: bool) -> _Rule:
-    def rule(axes: Axes, call: _FunctionCall, output: Tensor) -> Axes:
-        factor = Fraction(call.argument(1, "upscale_factor" if up else "downscale_factor"))
-        scaled = _scale(axes, [1 / factor if up else factor] * 2)
-        return (*scaled[:-3], None, *scaled[-2:])
-
-    return rule
-
-
-_RULES: dict[str, _Rule] = {
-    "pad": lambda axes, call, output: axes,
-    "constant_pad_nd": lambda axes, call, output: axes,
-    "linear": lambda axes, call, output: (*axes[:-1], None),
-    "interpolate": _resampling,
-    "pixel_shuffle": _pixel_shuffle(up=True),
-    "pixel_unshuffle": _pixel_shuffle(up=False),
-}
-for _n in (1, 2, 3):
-    _RULES[f"conv{_n}d"] = _convolution(_n)
-    _RULES[f"conv_transpose{_n}d"] = _convolution(_n, transposed=True)
-    _RULES[f"avg_pool{_n}d"] = _RULES[f"max_pool{_n}d"] = _pooling(_n)
-    _RULES[f"max_pool{_n}d_with_indices"] = _pooling(_n)
-    _RULES[f"lp_pool{_n}d"] = _pooling(_n, first=2)
-    _RULES[f"adaptive_avg_pool{_n}d"] = _RULES[f"adaptive_max_pool{_n}d"] = _resampling
-    _RULES[f"adaptive_max_pool{_n}d_with_indices"] = _resampling
-
-# The output keeps the axes of the inputs, though not the shape.
-_JOINING = {"cat", "concat", "concatenate"}
-# The output may have the shape of an input, but not the axes.
-_UNKNOWN = {"matmul", "rmatmul", "mm", "bmm", "baddbmm", "addmm", "einsum",
-            "tensordot", "inverse", "sort", "argsort", "gather", "scatter", "index_select", "take",
-            "take_along_dim", "grid_sample", "cdist", "outer", "stft", "istft"}  # fmt: skip
+def decimations(axes: Axes) -> tuple[Fraction | None, ...]:
+    """The decimation of each axis."""
+    return tuple(axis.decimation for axis in axes)

@@ -1,13 +1,14 @@
 """`ActivationCall`: one call of an activation, to be recorded or changed."""
 
 import copy
-import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from spectroscope.capture.activations import Reader
+from spectroscope.capture.axes import Layout, Reading
 from spectroscope.capture.sites import Site
 
 T = TypeVar("T")
@@ -18,8 +19,7 @@ class ActivationCall:
 
     Attributes:
         site: `module`, `function`, `call` and `kind`.
-        decimation: samples of the model's input per sample of the site, along the axes of time or
-            space; NaN where unknown or different between them.
+        reading: layout of the axes of the tensors in the model, and decimation.
         is_relu: torch's own ReLU is called, so that the output is known before it runs.
     """
 
@@ -27,16 +27,14 @@ class ActivationCall:
         self,
         site: Site,
         tensor: Tensor,
-        channel_axis: int,
+        reading: Reading,
         *,
-        decimation: float = math.nan,
         is_relu: bool = False,
         note: Callable[[str], None] = lambda reason: None,
     ):
         self.site = site
-        self.decimation = decimation
+        self.reading = reading
         self.is_relu = is_relu
-        self._axis = channel_axis
         self._input = tensor
         self._output: Tensor | None = None
         self._note = note
@@ -48,9 +46,19 @@ class ActivationCall:
         return self.site.name
 
     @property
+    def layout(self) -> Layout:
+        """Layout of the axes of the tensors in the model."""
+        return self.reading.layout
+
+    @property
+    def decimation(self) -> float:
+        """Samples of the model's input per sample; see :class:`Reading`."""
+        return self.reading.decimation
+
+    @property
     def input(self) -> Tensor:
         """``[N, C, ...]``; an in-place activation overwrites it: see :meth:`keep_input`."""
-        return channels_first(self._input, self._axis)
+        return channels_first(self._input, self.layout)
 
     @property
     def output(self) -> Tensor:
@@ -60,7 +68,7 @@ class ActivationCall:
             RuntimeError: an activation other than ReLU has not run yet.
         """
         if self._output is not None:
-            return channels_first(self._output, self._axis)
+            return channels_first(self._output, self.layout)
         if not self.is_relu:
             raise RuntimeError(f"{self.name} has not run yet")
         return self.shared(_relu)
@@ -68,7 +76,17 @@ class ActivationCall:
     @property
     def channel_axis(self) -> int:
         """Channel axis of the tensors in the model."""
-        return self._axis
+        return self.layout.channel
+
+    @property
+    def transformed(self) -> tuple[int, ...]:
+        """The axes of ``[N, C, ...]`` that are Fourier transformed."""
+        return self.layout.transformed_in_order(self._input.dim())
+
+    def transformed_last(self, tensor: Tensor) -> Tensor:
+        """A view of `tensor` ``[N, C, ...]`` with the transformed axes last."""
+        count = len(self.transformed)
+        return tensor.movedim(self.transformed, tuple(range(-count, 0))) if count else tensor
 
     @property
     def device(self) -> torch.device:
@@ -110,14 +128,15 @@ class ActivationCall:
 
     def channels_restored(self, tensor: Tensor) -> Tensor:
         """A view of `tensor` ``[N, C, ...]`` with the axes as in the model."""
-        if self._axis % self._input.dim() == 0:
-            return tensor.squeeze(0)
-        return tensor.movedim(1, self._axis)
+        order = self.layout.order(self._input.dim())
+        tensor = tensor.squeeze(0) if self.layout.batch is None else tensor
+        return tensor.permute([order.index(axis) for axis in range(len(order))])
 
 
-def channels_first(tensor: Tensor, axis: int) -> Tensor:
-    """A view of `tensor` as ``[N, C, ...]`` from channels at `axis`; 0: no batch axis."""
-    return tensor.unsqueeze(0) if axis % tensor.dim() == 0 else tensor.movedim(axis, 1)
+def channels_first(tensor: Tensor, layout: Layout) -> Tensor:
+    """A view of `tensor` as ``[N, C, ...]``; N is 1 without a batch axis."""
+    tensor = tensor.permute(layout.order(tensor.dim()))
+    return tensor.unsqueeze(0) if layout.batch is None else tensor
 
 
 def _relu(call: ActivationCall) -> Tensor:
@@ -177,3 +196,12 @@ def run_on_copy(
     if new is None:
         new = output
     return new if out is None else out.copy_(new)
+
+
+def reader_of(tensor: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Reader:
+    """Reads the argument of another call that is `tensor` in this one."""
+    position = next((i for i, value in enumerate(args) if value is tensor), None)
+    if position is not None:
+        return lambda args, kwargs: args[position]
+    key = next(key for key, value in kwargs.items() if value is tensor and key != "out")
+    return lambda args, kwargs: kwargs[key]

@@ -3,57 +3,33 @@
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
 
 from spectroscope.capture import activations, hooks
-from spectroscope.capture.axes import AxisTracker
-from spectroscope.capture.call import run_on_copy
+from spectroscope.capture.axes import ChannelAxis, TimeAxis
+from spectroscope.capture.call import reader_of, run_on_copy
+from spectroscope.capture.callers import Callers
 from spectroscope.capture.discovery import Discovery
 from spectroscope.capture.dispatch import CallObserver, Change, Dispatcher, Finish
-from spectroscope.capture.downsampling import DownsamplingLog, Provenance
-from spectroscope.capture.frames import calls_itself
-from spectroscope.capture.sites import CoverageRow, Downsampling, Select, Shape, Site
+from spectroscope.capture.frames import (
+    calls_itself,
+    keyword_arguments,
+)
+from spectroscope.capture.inputs import Input, InputAxes, SamplingRate, inputs_of
+from spectroscope.capture.memory import ForwardMemory
+from spectroscope.capture.passes import Frame, Pass, ThreadState
+from spectroscope.capture.paths import Paths
+from spectroscope.capture.sites import CoverageRow, Select, Site
+from spectroscope.capture.tensors import nested_tensors
 from spectroscope.errors import first_line
 
-
-@dataclass(slots=True)
-class Frame:
-    """A module that is running.
-
-    Attributes:
-        module: the module.
-        name: qualified name; of a module with several names, the one it was called under.
-        kind: of activation, or None if it isn't an activation to be recorded.
-        in_custom: it is, or runs inside, an activation of the user's own class, whose calls of
-            other activations are part of it.
-        finish: called with the output; may return the replacement of the output.
-        ran_submodules: it has called a module.
-    """
-
-    module: nn.Module
-    name: str
-    kind: str | None
-    in_custom: bool
-    finish: Callable[[Any], Any] | None
-    ran_submodules: bool = False
-
-
-class _ThreadState(threading.local):
-    """The forward pass that runs in this thread."""
-
-    def __init__(self) -> None:
-        self.running: list[Frame] = []
-        self.calls: Counter[str] = Counter()
-        self.restart()
-
-    def restart(self) -> None:
-        """Forget the tensors of the previous forward."""
-        self.axes = AxisTracker()
-        self.provenance = Provenance(self.axes)
+# Calls at one place in one pass outside `model(x)`, above which the method is taken for a loop.
+_MAX_CALLS = 256
 
 
 class Capture:
@@ -68,12 +44,18 @@ class Capture:
         kinds: as in :class:`spectroscope.capture.discovery.Discovery`.
         channel_axis: as in :class:`spectroscope.capture.dispatch.Dispatcher`.
         decimation: as in :class:`spectroscope.capture.dispatch.Dispatcher`.
-        on_forward: called with the positional arguments before each forward of the model.
+        fs: as in :class:`spectroscope.capture.inputs.InputAxes`.
+        time_axis: as in :class:`spectroscope.capture.inputs.InputAxes`.
+        on_forward: called with the inputs before each forward of the model.
 
     Attributes:
         discovery: the activations of the model, and the parts that can't be observed.
+        inputs: time axis and sampling rate of the model's inputs.
+        paths: sources and downsamplings of the sites.
         ran: ``"model"`` after the model's own forward ran, ``"parts"`` if only that of submodules
             did, or None.
+        methods: methods, such as `encode()`, and submodules whose activations ran outside
+            ``model(x)``.
     """
 
     def __init__(
@@ -84,18 +66,25 @@ class Capture:
         change: Change | None = None,
         select: Select = None,
         kinds: Iterable[str | type[nn.Module]] = (),
-        channel_axis: int | Mapping[str, int] = 1,
+        channel_axis: ChannelAxis = "auto",
         decimation: float | Mapping[str, float] | None = None,
-        on_forward: Callable[[tuple[Any, ...]], None] = lambda args: None,
+        fs: SamplingRate = None,
+        time_axis: TimeAxis = "auto",
+        on_forward: Callable[[list[Input]], None] = lambda inputs: None,
     ):
         self.discovery = Discovery(model, select, kinds)
         self.ran: Literal["model", "parts"] | None = None
-        self._downsamplings = DownsamplingLog()
-        self._dispatcher = Dispatcher(observe, change, channel_axis, decimation)
+        self.methods: dict[str, None] = {}
+        self.paths = Paths()
+        self.inputs = InputAxes(fs, time_axis)
+        self._dispatcher = Dispatcher(
+            observe, change, channel_axis, decimation, timed=self.inputs.fs is not None
+        )
         self._model = model
         self._on_forward = on_forward
         self._entered: Counter[str] = Counter()  # calls of activation modules, by place
-        self._thread = _ThreadState()
+        self._without_values: set[str] = set()  # places called with a tensor on the meta device
+        self._start_threads()
         self._attached_in: int | None = None  # id of the thread
 
     def attach(self) -> None:
@@ -107,7 +96,8 @@ class Capture:
         if self._attached_in is not None:
             raise RuntimeError("this recorder is already recording")
         self.discovery.scan()  # modules may have been replaced since the last scan
-        self._thread = _ThreadState()
+        self.paths.set_layers(self.discovery.names)
+        self._start_threads()
         self._attached_in = threading.get_ident()
         try:
             hooks.register(self)
@@ -125,20 +115,24 @@ class Capture:
         hooks.remove(self)
         if attached_in not in (None, threading.get_ident()):
             raise RuntimeError("a recording must end in the thread in which it began")
-        for place, times in self._entered.items():
-            row = self.discovery.rows[place]
-            if not row.fired and not row.reason:
+        for place, times in (+self._entered).items():
+            row = self.discovery.rows.get(place)
+            if row is not None and not row.fired and not row.reason:
                 row.reason = (
                     f"ran {times} times without an activation call that can be seen; if it has a "
                     "forward of its own, kinds=[its class] records it as one activation"
                 )
+        for place in self._without_values:
+            if not self.discovery.rows[place].fired:
+                self.discovery.rows[place].reason = "it was only called with tensors without values"
 
     def state_dict(self) -> dict[str, Any]:
         """State beside the coverage, as plain data for :meth:`load_state_dict`."""
         return {
             "ran": self.ran,
+            "methods": list(self.methods),
             "entered": dict(self._entered),
-            "downsamplings": self._downsamplings.state_dict(),
+            "paths": self.paths.state_dict(),
         }
 
     def load_state_dict(
@@ -147,12 +141,21 @@ class Capture:
         """Restore the state saved by :meth:`state_dict`, and the coverage."""
         self.discovery.rows = {place: replace(row) for place, row in coverage.items()}
         self.ran = state["ran"]
+        self.methods = dict.fromkeys(state["methods"])
         self._entered = Counter(state["entered"])
-        self._downsamplings.load_state_dict(state["downsamplings"])
+        self.paths.load_state_dict(state["paths"])
 
-    def next_downsampling(self, site: Site, shape: Shape) -> Downsampling | None:
-        """The next downsampling after a site whose activations have shape ``(C, ...)``."""
-        return self._downsamplings.next(site.name, self._dispatcher.channel_axis.of(site), shape)
+    def _start_threads(self) -> None:
+        """Forget what ran."""
+        self._thread = ThreadState(remembers=not self.changes_outputs)
+        self._callers = Callers(self._model, self.discovery, self._thread, self._new_method_pass)
+
+    def _new_pass(self, memory: ForwardMemory, name: str = "") -> Pass:
+        return Pass(self.inputs, self.discovery.buffers, self.paths, memory, name)
+
+    def _new_method_pass(self, name: str) -> Pass:
+        self.ran = self.ran or "parts"
+        return self._new_pass(ForwardMemory(enabled=False), name)
 
     @property
     def attached(self) -> bool:
@@ -177,27 +180,35 @@ class Capture:
         """See :class:`spectroscope.capture.hooks.Observer`."""
         names = self.discovery.names.get(module)
         if names is None:
-            self._report_replica(module)
+            self.discovery.report_replica(module)
             return
         thread = self._thread
         if thread.running and module is self._model and not calls_itself(module):
             # A KeyboardInterrupt, unlike an Exception, ends a forward without calling the hooks.
             thread.running.clear()
-        if not thread.running:
-            self.ran = "model" if module is self._model else self.ran or "parts"
-            thread.calls.clear()
-            thread.restart()
-            if module is self._model:
-                thread.axes.start(args)
-                self._on_forward(args)
-        name = names[0] if len(names) == 1 else self._called_name(names)
+        outermost = None
+        if not thread.running and module is self._model:
+            self.ran, outermost = "model", self._new_pass(thread.memory)
+            thread.enter(outermost)
+            inputs = inputs_of(module, args, keyword_arguments(module))
+            thread.memory.start(tuple((name, x.shape, x.dtype, x.is_meta) for name, x in inputs))
+            if thread.memory.tracking:
+                outermost.axes.start(inputs)
+            self._on_forward(inputs)
+        elif not thread.running:
+            self._callers.enter_method()
+        if (current := thread.current) is not None and current.memory.expects(module) is None:
+            current.memory.add(module, matters=True)
+        name = names[0] if len(names) == 1 else thread.called_name(names)
         in_custom = False
         if thread.running:
             in_custom = thread.running[-1].in_custom
             thread.running[-1].ran_submodules = True
+        in_custom |= isinstance(module, ParametrizationList)
         kind = None if in_custom else self.discovery.kind_of[module]
         finish = None
-        if kind is not None:
+        # Of a module that is given nothing but weights, the number is 0.
+        if kind is not None and (thread.memory.tracking or self._entered[name]):
             self._entered[name] += 1
             self.discovery.row(module, name, "", kind)
             if isinstance(module, self.discovery.kinds.classes):
@@ -209,24 +220,31 @@ class Capture:
                         # It may work in place.
                         finish = partial(finish, original_input=tensor.clone())
                 else:
-                    self.discovery.set_reason(
-                        name, module, "it was called without a positional tensor"
-                    )
-        thread.running.append(Frame(module, name, kind, in_custom, finish))
+                    reason = "it was called without a positional tensor"
+                    self.discovery.set_reason(name, module, reason)
+        thread.running.append(Frame(module, name, kind, in_custom, finish, outermost))
 
     def on_module_exit(self, module: nn.Module, output: Any) -> Any:
         """See :class:`spectroscope.capture.hooks.Observer`."""
         running, new = self._thread.running, None
-        if running and any(frame.module is module for frame in reversed(running)):
+        if running and (
+            running[-1].module is module or any(frame.module is module for frame in running)
+        ):
             while (frame := running.pop()).module is not module:
                 pass
-            if not running:
-                self._thread.restart()
+            if frame.outermost is not None and output is not None:
+                frame.outermost.finish([tensor for _, tensor in nested_tensors(output)])
             if frame.finish is not None:
                 new = frame.finish(output)
             if isinstance(module, nn.TransformerEncoderLayer) and not frame.ran_submodules:
-                self._report_fused(module, frame.name, ran=output is not None)
+                ran = output is not None
+                self.discovery.report_fused(module, frame.name, ran=ran)
         return new
+
+    def ignores(self, function: Callable[..., Any]) -> bool:
+        """See :class:`spectroscope.capture.hooks.Observer`."""
+        current = self._thread.current if self._thread.running else None
+        return current is not None and current.memory.expects(function) is False
 
     def on_function_call(
         self,
@@ -236,29 +254,36 @@ class Capture:
         wrapped: bool,
     ) -> hooks.Interception | None:
         """See :class:`spectroscope.capture.hooks.Observer`."""
-        thread = self._thread
-        if not thread.running:
+        thread, name = self._thread, activations.function_name(function)
+        if thread.current is None and name not in activations.FUNCTIONS:
             return None
-        name = activations.function_name(function)
-        frame = thread.running[-1]
         wrap = finish = None
-        if not frame.in_custom:
-            if name in activations.FUNCTIONS:
+        if not (thread.running and thread.running[-1].in_custom):
+            idioms = None if thread.current is None else thread.current.idioms
+            if name in activations.FUNCTIONS or (idioms and idioms.may_read(name)):
                 wrap, finish = self._activate(name, args, kwargs, wrapped)
-            elif "relu" in name and "relu" in name.split("_"):
+            elif "relu" in name and "relu" in name.split("_") and (frame := self._callers.caller()):
                 reason = "its ReLU is part of a fused kernel"
                 self.discovery.add_unobservable(frame.name, frame.module, reason, function=name)
-        axes, provenance = thread.axes, thread.provenance
-        if wrap is finish is None and not axes.any_tracked(args, kwargs):
+            if idioms and (hidden := idioms.unobservable(name, args)):
+                self._report_hidden(name, *hidden)
+        current = thread.current
+        if current is None:
             return None
-        place = f"{frame.name}/{name.strip('_')}".lstrip("/")
+        note = current.idioms.follow(function, name, args, kwargs)
+        current.memory.add(function, matters=not (wrap is finish is note is None))
+        track = None
+        if current.memory.tracking:
+            frame = self._callers.innermost()
+            place = f"{frame.name if frame else ''}/{name.strip('_')}".lstrip("/")
+            track = current.track(place, name, args, kwargs)
+        callbacks = [callback for callback in (track, note, finish) if callback is not None]
+        if len(callbacks) < 2:
+            return hooks.Interception(wrap, *callbacks) if wrap or callbacks else None
 
         def on_output(output: Any) -> None:
-            tracked = axes.update(name, args, kwargs, output)
-            steps = provenance.update(place, tracked, args, kwargs, output) if tracked else {}
-            self._downsamplings.add(steps)
-            if finish is not None:
-                finish(output)
+            for callback in callbacks:
+                callback(output)
 
         return hooks.Interception(wrap, on_output)
 
@@ -280,16 +305,50 @@ class Capture:
     ) -> hooks.Interception:
         """Start a call of `function`, if it is an activation to be recorded."""
         match = activations.read(function, args, kwargs)
-        if match is None or match[0].kind not in self.discovery.kinds.names:
+        exact = match is not None and function in activations.EXACT
+        if match is None:
+            current = self._thread.current
+            tensor = None if current is None else current.idioms.read(function, args, kwargs)
+            match = None if tensor is None else (activations.RELU, tensor)
+        if match is None:
             return hooks.Interception()
         activation, tensor = match
-        frame = self._thread.running[-1]
-        is_relu = activation is activations.RELU and not wrapped
-        place = "" if frame.kind else function
-        finish = self._start_call(frame.module, frame.name, place, activation.kind, tensor, is_relu)
+        frame = self._callers.caller()
+        current = self._thread.current
+        if frame is None or current is None:
+            return hooks.Interception()
+        is_module = bool(frame.kind) or activations.of_module(frame.module) is activation
+        # A module is an activation whatever its input is, but for weights.
+        is_weight = (
+            tensor.is_floating_point()
+            and not current.memory.repeating
+            and current.axes.is_constant(tensor)
+        )
+        if is_weight and frame.kind:
+            self._entered[frame.name] -= 1
+            self.discovery.discard_row(frame.name)
+        if is_weight or not (is_module or current.axes.may_be_signal(tensor)):
+            return hooks.Interception()
+        place, kind = "" if is_module else function.strip("_"), activation.kind
+        if kind not in self.discovery.kinds.names:
+            self.discovery.row(frame.module, frame.name, place, kind, calls=1, asked=False)
+            return hooks.Interception(on_output=_nothing)
+        is_relu = activation is activations.RELU and exact and not wrapped
+        finish = self._start_call(frame.module, frame.name, place, kind, tensor, is_relu)
         if finish is None or not self.changes_outputs:
             return hooks.Interception(on_output=finish)
-        return hooks.Interception(wrap=partial(run_on_copy, activation.functions[function], finish))
+        return hooks.Interception(
+            wrap=partial(run_on_copy, reader_of(tensor, args, kwargs), finish)
+        )
+
+    def _report_hidden(self, function: str, tensor: Tensor, reason: str) -> None:
+        """Report a ReLU whose output the function doesn't return."""
+        current, frame = self._thread.current, self._callers.caller()
+        if current is None or frame is None:
+            return
+        if not current.axes.is_constant(tensor) and current.axes.may_be_signal(tensor):
+            place = function.strip("_")
+            self.discovery.add_unobservable(frame.name, frame.module, reason, function=place)
 
     def _start_call(
         self,
@@ -301,41 +360,36 @@ class Capture:
         is_relu: bool = False,
     ) -> Finish | None:
         """Name a call and pass it on; None if it isn't selected."""
-        calls = self._thread.calls
+        if tensor.is_meta and not self.changes_outputs:  # Keras builds and compiles models so
+            self._without_values.add(self.discovery.row(module, name, function, kind).place)
+            return None
+        current = self._thread.current
+        assert current is not None  # entered with the outermost module or method
+        if current.name:
+            self.methods[current.name] = None
         row = self.discovery.row(module, name, function, kind, calls=1)
-        site = Site(name, function, calls[row.place], kind)
-        calls[row.place] += 1
+        site = Site(name, function, current.calls[row.place], kind)
+        current.calls[row.place] += 1
         if not self.discovery.selects(site):
             return None
-        axes = self._thread.axes.of(tensor)
-        finish = self._dispatcher.start(site, tensor, axes, row, is_relu=is_relu)
+        if current.name and site.call >= _MAX_CALLS:
+            row.reason = f"called more than {_MAX_CALLS} times in one {current.name}: call model(x)"
+            return None
+        finish = self._dispatcher.start(
+            site, tensor, current.axes, current.memory, row, is_relu=is_relu
+        )
+        if self.changes_outputs or not current.memory.tracking:
+            return finish
+        current.sources.add_site(site.name, tensor)
 
-        def finish_call(output: Any, original_input: Tensor | None = None) -> Tensor | None:
-            new = finish(output) if original_input is None else finish(output, original_input)
-            if isinstance(output, Tensor) and not self.changes_outputs:
-                self._thread.provenance.add_site(site.name, output)
-            return new
+        def finish_call(output: Any) -> Tensor | None:
+            if isinstance(output, Tensor):
+                layout = self._dispatcher.layout(site, output, current.axes.of(output))
+                current.add_site(site.name, output, layout.transformed)
+            return finish(output)
 
         return finish_call
 
-    def _called_name(self, names: list[str]) -> str:
-        """The name of a shared module below the innermost running module that contains it."""
-        for frame in reversed(self._thread.running):
-            below = [name for name in names if not frame.name or name.startswith(f"{frame.name}.")]
-            if below:
-                return below[0]
-        return names[0]
 
-    def _report_fused(self, layer: nn.TransformerEncoderLayer, name: str, *, ran: bool) -> None:
-        """Report the activation of a layer on its fused path, which calls no modules."""
-        for activation in activations.ACTIVATIONS if ran else ():
-            kind, code = activation.kind, activation.encoder_code
-            if code == layer.activation_relu_or_gelu and kind in self.discovery.kinds.names:
-                reason = "one fused kernel; torch.backends.mha.set_fastpath_enabled(False) shows it"
-                self.discovery.add_unobservable(name, layer, reason, function=kind.lower())
-
-    def _report_replica(self, module: nn.Module) -> None:
-        """Report a copy of a module, which `nn.DataParallel` runs in another thread."""
-        if getattr(module, "_is_replica", False) and self.discovery.kinds.of_module(module):
-            reason = "nn.DataParallel runs copies of the model"
-            self.discovery.add_unobservable("(replicas)", module, reason)
+def _nothing(output: Any) -> None:
+    """Called with the output of a function that is only counted."""

@@ -2,15 +2,20 @@
 
 import difflib
 import fnmatch
+import sys
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import ParametrizationList
 
-from spectroscope.capture import activations, hooks
-from spectroscope.capture.sites import CoverageRow, Select, Site
+from spectroscope.capture import activations, graphs, hooks
+from spectroscope.capture.scripted import scripted_functions
+from spectroscope.capture.sites import CoverageRow, Select, Site, place_of
+from spectroscope.capture.tensors import TensorMap
 from spectroscope.errors import RequestError
 from spectroscope.wrappers import is_wrapped
 
@@ -22,14 +27,17 @@ class Discovery:
         model: any module.
         select: a glob or globs over names of modules, places or sites; or `(name, module) -> bool`,
             called with a place's name and module; None: all.
-        kinds: activations beyond the ReLU family: names such as ``"GELU"``, or module classes.
+        kinds: activations beyond the ReLU family: names such as ``"GELU"``, module classes, or
+            ``"all"``.
 
     Attributes:
         select: None, a function, or a list of globs.
         rows: coverage by place: every activation, and what can't be observed.
         names: all qualified names of every module.
         kind_of: the kind of activation that a module is, or None.
+        origins: by traced graph and line of its code, as :func:`graphs.origins`.
         kinds: the kinds to observe.
+        buffers: of all modules.
         compiled: whether the model has compiled parts.
 
     Raises:
@@ -47,7 +55,9 @@ class Discovery:
         self.rows: dict[str, CoverageRow] = {}
         self.names: dict[nn.Module, list[str]] = {}
         self.kind_of: dict[nn.Module, str | None] = {}
+        self.origins: dict[nn.Module, dict[int, tuple[str, str | None]]] = {}
         self.kinds = activations.Kinds.of(kinds)
+        self.buffers: TensorMap[bool] = TensorMap()
         self.compiled = False
         self._model = model
         globs = [select] if isinstance(select, str) else select
@@ -60,17 +70,23 @@ class Discovery:
         """Name every module; add rows for activation modules and for what can't be observed."""
         self.names.clear()
         self.kind_of.clear()
-        scripted: list[str] = []
+        self.origins.clear()
+        skipped: list[str] = []  # prefixes of names
         for name, module in _walk(self._model):
             compiled = module._compiled_call_impl is not None or hasattr(module, "_orig_mod")
             self.compiled |= compiled
             first = module not in self.names
             self.names.setdefault(module, []).append(name)
             self.kind_of[module] = self.kinds.of_module(module)
-            if any(name.startswith(prefix) for prefix in scripted):
+            if first and isinstance(module, torch.fx.GraphModule):
+                self.origins[module] = graphs.origins(module)
+            for buffer in module._buffers.values():
+                if buffer is not None:
+                    self.buffers.set(buffer, True)
+            if any(name.startswith(prefix) for prefix in skipped):
                 continue
             if isinstance(module, torch.jit.ScriptModule):
-                scripted.append(f"{name}." if name else "")
+                skipped.append(f"{name}." if name else "")
                 self.add_unobservable(name, module, "TorchScript runs it, where no hook fires")
             elif (
                 isinstance(module, hooks.FUSED_MODULES) and type(module) not in hooks.FUSED_MODULES
@@ -79,21 +95,49 @@ class Discovery:
                                       "which would disable its fused path")  # fmt: skip
             elif _is_fused(module):
                 self.add_unobservable(name, module, "convolution and ReLU are one quantized kernel")
-            elif first and (kind := self.kind_of[module]):
-                self.row(module, name, "", kind)
+            elif isinstance(module, ParametrizationList):
+                skipped.append(f"{name}.")  # modules that are given weights
+            elif first:
+                if kind := self.kind_of[module]:
+                    self.row(module, name, "", kind)
+                for function in scripted_functions(module):
+                    reason = "TorchScript runs it: its ReLU cannot be seen"
+                    self.add_unobservable(name, module, reason, function=function)
 
     def row(
-        self, module: nn.Module, name: str, function: str, kind: str, calls: int = 0
+        self,
+        module: nn.Module,
+        name: str,
+        function: str,
+        kind: str,
+        calls: int = 0,
+        *,
+        asked: bool = True,
     ) -> CoverageRow:
         """Get the row of a place, created if missing, and add `calls` to the calls that fired."""
-        new = CoverageRow(name, function, kind)
+        place = place_of(name, function)
         with self._lock:
-            row = self.rows.get(new.place)
+            row = self.rows.get(place)
             if row is None:
-                row = self.rows[new.place] = new
-                row.selected = self._matches_place(new.place, module)
+                row = self.rows[place] = CoverageRow(name, function, kind, asked=asked)
+                row.selected = self._matches_place(place, module)
             row.fired += calls
         return row
+
+    def discard_row(self, name: str) -> None:
+        """Remove the row of a module that has run, but never as an activation."""
+        with self._lock:
+            row = self.rows.get(name)
+            if row is not None and not row.fired and not row.reason:
+                del self.rows[name]
+
+    def not_asked_for(self) -> Counter[str]:
+        """By kind, the number of selected calls of kinds that aren't observed."""
+        counts: Counter[str] = Counter()
+        for row in self.snapshot().values():
+            if row.selected and not row.asked:
+                counts[row.kind] += row.fired
+        return counts
 
     def add_unobservable(
         self, name: str, module: nn.Module, reason: str, function: str = ""
@@ -108,6 +152,24 @@ class Discovery:
         with self._lock:
             row = self.rows.setdefault(name, CoverageRow(name, "", type(module).__name__))
             row.reason = row.reason or reason
+
+    def report_fused(self, layer: nn.TransformerEncoderLayer, name: str, *, ran: bool) -> None:
+        """Report the activation of a layer on its fused path, which calls no modules."""
+        for activation in activations.ACTIVATIONS if ran else ():
+            kind, code = activation.kind, activation.encoder_code
+            if code is None or code != layer.activation_relu_or_gelu:
+                continue
+            if kind not in self.kinds.names:
+                self.row(layer, name, kind.lower(), kind, calls=1, asked=False)
+            else:
+                reason = "one fused kernel; torch.backends.mha.set_fastpath_enabled(False) shows it"
+                self.add_unobservable(name, layer, reason, function=kind.lower())
+
+    def report_replica(self, module: nn.Module) -> None:
+        """Report a copy of a module, which `nn.DataParallel` runs in another thread."""
+        if getattr(module, "_is_replica", False) and self.kinds.of_module(module):
+            reason = "nn.DataParallel runs copies of the model"
+            self.add_unobservable("(replicas)", module, reason)
 
     def describe_gaps(self) -> str:
         """The first three places with a reason, as text; empty if there are none."""
@@ -180,10 +242,24 @@ def _walk(
     causes no infinite recursion.
     """
     yield name, module
-    for key, child in module._modules.items():  # named_children() yields a shared child only once
+    for key, child in _children(module):
         if child is not None and child is not module and child not in ancestors:
             path = name if is_wrapped(module, key) else f"{name}.{key}" if name else key
             yield from _walk(child, path, (*ancestors, module))
+
+
+def _children(module: nn.Module) -> list[tuple[str, nn.Module | None]]:
+    """Submodules by name; layers of Keras, most of which torch doesn't know, by their own."""
+    children = list(module._modules.items())  # named_children() yields a shared child only once
+    layer_class = getattr(sys.modules.get("keras"), "Layer", ())
+    if not isinstance(module, layer_class):
+        return children
+    layers: dict[str, nn.Module | None] = {}
+    for layer in module._flatten_layers(include_self=False, recursive=False):
+        # Only the layers of a functional model are sure to have different names.
+        twins = sum(other.partition("@")[0] == layer.name for other in layers)
+        layers[f"{layer.name}@{twins}" if twins else layer.name] = layer
+    return [*layers.items(), *((k, m) for k, m in children if not isinstance(m, layer_class))]
 
 
 def _is_fused(module: nn.Module) -> bool:

@@ -1,7 +1,6 @@
 """`Dispatcher`: makes an `ActivationCall` of each call, and passes it to a callback."""
 
 import math
-import operator
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, TypeAlias
@@ -10,9 +9,21 @@ import torch
 from torch import Tensor
 
 from spectroscope.capture import hooks
-from spectroscope.capture.axes import Axes, common_decimation
-from spectroscope.capture.call import ActivationCall, channels_first, unreadable
+from spectroscope.capture.axes import (
+    Axes,
+    ChannelAxis,
+    Layout,
+    Reading,
+    axis_number,
+    common_decimation,
+    known_channel,
+    layout_of,
+    unknown_axes,
+)
+from spectroscope.capture.axis_tracker import AxisTracker
+from spectroscope.capture.call import ActivationCall, unreadable
 from spectroscope.capture.frames import will_be_recomputed
+from spectroscope.capture.memory import ForwardMemory
 from spectroscope.capture.sites import CoverageRow, PerSite, Site
 from spectroscope.errors import RequestError
 
@@ -35,7 +46,9 @@ class Dispatcher:
     Args:
         observe: called with each call; None if `change` is given.
         change: called with each call to change its output; an exception in it reaches the model.
-        channel_axis: of the activations; a dictionary gives it by glob, 1 for other sites.
+        channel_axis: of the activations; ``"auto"``: as tracked. A dictionary gives it by glob,
+            ``"auto"`` for other sites.
+        timed: frequencies are along time only, where the time axis is known.
         decimation: samples of the model's input per sample of the site, where it can't be derived
             from the operations that ran; a dictionary gives it by glob.
 
@@ -48,10 +61,13 @@ class Dispatcher:
         self,
         observe: CallObserver | None,
         change: Change | None,
-        channel_axis: int | Mapping[str, int],
+        channel_axis: ChannelAxis,
         decimation: float | Mapping[str, float] | None,
+        *,
+        timed: bool,
     ):
-        self.channel_axis = PerSite(channel_axis, operator.index, 1)
+        self._channel_axis: PerSite[int | None] = PerSite(channel_axis, axis_number, None)
+        self._timed = timed
         self._decimation = PerSite(decimation, float, math.nan)
         if not all(0 < factor < math.inf for factor in self._decimation.globs.values()):
             raise RequestError(f"{decimation=} must be positive")
@@ -63,15 +79,27 @@ class Dispatcher:
         """Whether outputs are changed."""
         return self._change is not None
 
+    def layout(self, site: Site, tensor: Tensor, axes: Axes | None) -> Layout:
+        """How the axes of an activation at a site are read."""
+        return layout_of(tensor.shape, axes, self._channel_axis.of(site), timed=self._timed)
+
     def start(
-        self, site: Site, tensor: Tensor, axes: Axes | None, row: CoverageRow, *, is_relu: bool
+        self,
+        site: Site,
+        tensor: Tensor,
+        tracker: AxisTracker,
+        memory: ForwardMemory,
+        row: CoverageRow,
+        *,
+        is_relu: bool,
     ) -> Finish:
         """Pass on a call that is about to run.
 
         Args:
             site: the call.
             tensor: input of the call.
-            axes: of the input; None: unknown.
+            tracker: of the axes of the input.
+            memory: of how the inputs of earlier forwards were read.
             row: of the coverage, for the reason if the call can't be recorded.
             is_relu: torch's own ReLU is called.
 
@@ -88,22 +116,32 @@ class Dispatcher:
         def note(reason: str) -> None:
             row.reason = f"call {site.call}: {reason}"
 
-        axis = self.channel_axis.of(site)
-        if reason := unreadable(tensor, axis):
+        reading = memory.recall(site, tensor.shape)
+        if reading is None:
+            axis, axes = self._channel_axis.of(site), tracker.of(tensor)
+            channel_axis = known_channel(axes) if axis is None else axis
+        else:
+            channel_axis = reading.layout.channel
+        if reason := unreadable(tensor, channel_axis):
             if self._change is not None:
                 return partial(_refuse, site, reason)
             note(reason)
             return partial(_finish, None, None, row)
-        decimation = self._decimation.of(site)
-        if math.isnan(decimation):
-            shape = tuple(channels_first(tensor, axis).shape[1:])
-            decimation = common_decimation(axes, axis, shape)
+        if reading is None:
+            unknown = unknown_axes(tensor.shape, axes) if axis is None else None
+            if unknown and tracker.started and self._change is None:
+                row.remark = f"call {site.call}: {unknown}"
+            layout = self.layout(site, tensor, axes)
+            decimation = self._decimation.of(site)
+            if math.isnan(decimation):
+                decimation = common_decimation(axes, layout)
+            elif self._timed and len(layout.transformed) == 1:
+                layout = layout._replace(is_time=True)
+            reading = Reading(tuple(tensor.shape), layout, decimation, memory.tracking)
+            memory.add_reading(site, reading)
         if self._change is not None:
-            call = ActivationCall(site, tensor, axis, decimation=decimation)
-            return partial(self._finish_change, call, tensor, row)
-        call = ActivationCall(
-            site, tensor.detach(), axis, decimation=decimation, is_relu=is_relu, note=note
-        )
+            return partial(self._finish_change, ActivationCall(site, tensor, reading), tensor, row)
+        call = ActivationCall(site, tensor.detach(), reading, is_relu=is_relu, note=note)
         finish = self._observe(call) if self._observe is not None and tensor.numel() else None
         return partial(_finish, call, finish, row)
 
@@ -117,8 +155,7 @@ class Dispatcher:
     ) -> Tensor | None:
         if not isinstance(output, Tensor):
             return _finish(None, None, row, output)
-        axis = self.channel_axis.of(call.site)
-        reason = unreadable(output, axis)
+        reason = unreadable(output, call.channel_axis)
         if reason is None and tensor.shape != output.shape:
             reason = f"input {tuple(tensor.shape)} and output {tuple(output.shape)} differ in shape"
         if reason is not None or self._change is None:

@@ -2,18 +2,18 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from fractions import Fraction
+from typing import Any, NamedTuple, TypeAlias
 
 from torch import Tensor
 
-from spectroscope.capture.axes import (
-    Axes,
-    AxisTracker,
-    TensorMap,
-    along_transformed_axes,
-    tensors,
-)
-from spectroscope.capture.sites import Downsampling, Shape
+from spectroscope.capture.axes import Axes, Layout, decimations
+from spectroscope.capture.axis_tracker import AxisTracker
+from spectroscope.capture.sites import Downsampling
+from spectroscope.capture.tensors import TensorMap, tensors
+
+# The decimation of each axis of a tensor.
+Decimations: TypeAlias = tuple[Fraction | None, ...]
 
 
 class DownsamplingStep(NamedTuple):
@@ -23,7 +23,7 @@ class DownsamplingStep(NamedTuple):
         place: calling module and function: `layer2.0.conv1/conv2d`.
         factors: decimation factor from each axis of the site's output; infinite for a mean over it.
         between: number of other activations in between.
-        whole: each decimated axis becomes one value, as in global pooling.
+        whole: a mean over all of each decimated axis, as in global average pooling.
     """
 
     place: str
@@ -36,11 +36,11 @@ class _Source(NamedTuple):
     """An activation call that a tensor comes from.
 
     Attributes:
-        axes: of the call's output.
+        axes: decimations of the axes of the call's output.
         between: number of other activations in between.
     """
 
-    axes: Axes
+    axes: Decimations
     between: int
 
 
@@ -67,7 +67,7 @@ class Provenance:
         sources = {s: x._replace(between=x.between + 1) for s, x in sources.items()}
         axes = self._axes.of(output)
         if axes is not None:
-            sources[site] = _Source(axes, 0)
+            sources[site] = _Source(decimations(axes), 0)
         self._sources.set(output, sources)
 
     def update(
@@ -94,15 +94,19 @@ class Provenance:
         if not sources:
             return {}
         function = place.rpartition("/")[2]
-        before = tracked[0][1]
+        before = decimations(tracked[0][1])
         steps: dict[str, DownsamplingStep] = {}
         for tensor in tensors((output,)):
-            mean = function == "mean"
-            after = _mean_axes(before, args, kwargs) if mean else self._axes.of(tensor)
+            mean = function in ("mean", "sum")
+            axes = self._axes.of(tensor)
+            after = None if axes is None else decimations(axes)
+            if mean:
+                after = _mean_axes(before, args, kwargs)
             remaining = sources
             lowered = [] if function in _LOSSLESS else _lowered(before, after)
             if after is not None and lowered:
-                whole = mean or all(tensor.shape[axis] == 1 for axis in lowered)
+                single = "avg_pool" in function and all(tensor.shape[i] == 1 for i in lowered)
+                whole = mean or single
                 remaining = dict(sources)
                 for site, source in sources.items():
                     factors = _factors(source.axes, after)
@@ -128,7 +132,7 @@ class DownsamplingLog:
         for site, step in steps.items():
             self._steps.setdefault(site, {}).setdefault(step.place, step)
 
-    def next(self, site: str, channel_axis: int, shape: Shape) -> Downsampling | None:
+    def next(self, site: str, layout: Layout) -> Downsampling | None:
         """The next downsampling after `site`, along the axes that are transformed, or None.
 
         The step with the fewest activations in between; of several, the first to run. Pooling over
@@ -136,15 +140,15 @@ class DownsamplingLog:
 
         Args:
             site: name of the site.
-            channel_axis: of its output.
-            shape: of one input there, ``(C, ...)``.
+            layout: of its output.
         """
         candidates = []
         for step in self._steps.get(site, {}).values():
-            factors = along_transformed_axes(step.factors, channel_axis, shape)
+            factors = layout.select(step.factors)
             if factors and max(factors) > 1:
                 factor = factors[0] if len(set(factors)) == 1 else math.nan
-                candidates.append(Downsampling(step.place, factor, step.between, step.whole))
+                whole = step.whole and min(factors) > 1
+                candidates.append(Downsampling(step.place, factor, step.between, whole))
         return min(candidates, key=lambda step: (step.whole, step.between), default=None)
 
     def state_dict(self) -> dict[str, Any]:
@@ -177,7 +181,7 @@ def _nearest(several: Iterable[_Sources]) -> _Sources:
     return nearest
 
 
-def _lowered(before: Axes, after: Axes | None) -> list[int]:
+def _lowered(before: Decimations, after: Decimations | None) -> list[int]:
     """The axes with a higher decimation after a function than before."""
     if after is None or len(after) != len(before):
         return []
@@ -188,7 +192,7 @@ def _lowered(before: Axes, after: Axes | None) -> list[int]:
     ]
 
 
-def _factors(site: Axes, after: Axes) -> tuple[float, ...] | None:
+def _factors(site: Decimations, after: Decimations) -> tuple[float, ...] | None:
     """Decimation from each axis of a site's output to a later tensor; None if unknown."""
     if len(site) != len(after):
         return None
@@ -204,8 +208,8 @@ def _factors(site: Axes, after: Axes) -> tuple[float, ...] | None:
     return tuple(factor if i == at_site[0] else 1.0 for i in range(len(site)))
 
 
-def _mean_axes(axes: Axes, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Axes after a mean over time or space: infinitely decimated. None for any other mean."""
+def _mean_axes(axes: Decimations, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Axes after a mean or sum over time or space: infinitely decimated. None for any other."""
     dim = args[1] if len(args) > 1 else kwargs.get("dim", kwargs.get("axis"))
     dims = dim if isinstance(dim, list | tuple) else [dim]
     over = {d % len(axes) for d in dims if isinstance(d, int)}

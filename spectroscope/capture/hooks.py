@@ -78,6 +78,12 @@ class Observer(Protocol):
             What replaces the output, or None to keep it.
         """
 
+    def ignores(self, function: Callable[..., Any]) -> bool:
+        """Whether this call of a torch function, which is about to run, doesn't matter.
+
+        Called before :meth:`on_function_call`, and instead of it if true for every observer.
+        """
+
     def on_function_call(
         self,
         function: Callable[..., Any],
@@ -169,42 +175,34 @@ class _FunctionMode(TorchFunctionMode):
         kwargs = kwargs or {}
         if torch.compiler.is_compiling() or _in_backward_or_trace():
             return function(*args, **kwargs)
+        observers = [observer for observer in _observers if not observer.ignores(function)]
+        if not observers:
+            return function(*args, **kwargs)
         run = function
         callbacks: list[tuple[Observer, Callable[[Any], Any]]] = []
         with _no_modes():
-            for observer in _observers:
-                with _report_errors_to(observer):
+            for observer in observers:
+                interception = None
+                try:
                     wrapped = run is not function
                     interception = observer.on_function_call(function, args, kwargs, wrapped)
-                    if interception is None:
-                        continue
-                    if interception.wrap is not None:
-                        run = partial(interception.wrap, run)
-                    if interception.on_output is not None:
-                        callbacks.append((observer, interception.on_output))
+                except Exception as error:
+                    observer.on_error(error)
+                if interception is None:
+                    continue
+                if interception.wrap is not None:
+                    run = partial(interception.wrap, run)
+                if interception.on_output is not None:
+                    callbacks.append((observer, interception.on_output))
         output = run(*args, **kwargs)
         if callbacks:
             with _no_modes():
                 for observer, on_output in callbacks:
-                    with _report_errors_to(observer):
+                    try:
                         on_output(output)
+                    except Exception as error:
+                        observer.on_error(error)
         return output
-
-
-class _report_errors_to:  # noqa: N801, a context manager; contextlib's take four times as long
-    """Pass an `Exception` in the block to `observer.on_error`, not to the model."""
-
-    def __init__(self, observer: Observer):
-        self.observer = observer
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> bool:
-        if isinstance(error, Exception):
-            self.observer.on_error(error)
-            return True
-        return False
 
 
 @contextmanager
@@ -251,11 +249,10 @@ class _ThreadState(threading.local):
 
     def resume_mode(self) -> None:
         """Put a suspended mode back at the bottom of the stack."""
-        if self.suspended:
-            mode = self.mode
-            if mode is not None and mode not in _mode_stack():
-                _change_mode_stack(lambda stack: [mode, *stack])
-            self.suspended = False
+        mode = self.mode
+        if mode is not None and mode not in _mode_stack():
+            _change_mode_stack(lambda stack: [mode, *stack])
+        self.suspended = False
 
 
 # With a mode active, these modules don't take their fused kernel, which rounds differently. They
@@ -290,13 +287,16 @@ def _change_mode_stack(change: Callable[[list[Any]], list[Any]]) -> None:
         _push_mode(mode)  # type: ignore[no-untyped-call]
 
 
+_graph_task, _is_tracing = torch._C._current_graph_task_id, torch._C._is_tracing
+
+
 def _in_backward_or_trace() -> bool:
     """Whether autograd or `torch.jit.trace` is running.
 
     In the backward pass, activation checkpointing runs forwards a second time; tracing would put
     our computations into the graph.
     """
-    return torch._C._current_graph_task_id() != -1 or torch._C._is_tracing()
+    return _graph_task() != -1 or _is_tracing()
 
 
 def _before_module(module: nn.Module, args: tuple[Any, ...]) -> None:
@@ -309,17 +309,21 @@ def _before_module(module: nn.Module, args: tuple[Any, ...]) -> None:
                 "the model again in the backward pass, nor into torch.jit.trace: end it before"
             )
         return
-    _local.resume_mode()
+    if _local.suspended:
+        _local.resume_mode()
     if _local.mode is None and any(observer.owns(module) for observer in _observers):
         _local.entry_module, _local.entry_depth = module, 0
         with _lock:
             _borrowing_threads.add(threading.get_ident())
         _local.push_mode()
-    _local.entry_depth += module is _local.entry_module
+    if module is _local.entry_module:
+        _local.entry_depth += 1
     with _no_modes():
         for observer in _observers:
-            with _report_errors_to(observer):
+            try:
                 observer.on_module_enter(module, args)
+            except Exception as error:
+                observer.on_error(error)
     if isinstance(module, FUSED_MODULES):
         _local.suspend_mode()
 
@@ -327,12 +331,16 @@ def _before_module(module: nn.Module, args: tuple[Any, ...]) -> None:
 def _after_module(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
     if torch.compiler.is_compiling() or _local.paused or _in_backward_or_trace():
         return None
-    _local.resume_mode()
+    if _local.suspended:
+        _local.resume_mode()
     replacement = None
     with _no_modes():
         for observer in _observers:
-            with _report_errors_to(observer):
+            try:
                 new = observer.on_module_exit(module, output)
+            except Exception as error:
+                observer.on_error(error)
+            else:
                 if new is not None:
                     output = replacement = new
     if module is _local.entry_module:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from spectroscope.capture import hooks
-from spectroscope.capture.axes import tensors
+from spectroscope.capture.tensors import tensors
 from spectroscope.capture.values import UnknownError, Values, has_storage
 
 # Expensive functions that return a new tensor, which depends on the arguments alone.
@@ -116,6 +116,10 @@ class Replay:
     def on_error(self, error: Exception) -> None:
         """See :class:`spectroscope.capture.hooks.Observer`."""
         raise error
+
+    def ignores(self, function: Callable[..., Any]) -> bool:
+        """See :class:`spectroscope.capture.hooks.Observer`."""
+        return False
 
     def on_function_call(
         self,

@@ -1,6 +1,7 @@
 """`CaptureSession`: the context manager behind `record`, `intervene` and others."""
 
 import warnings
+from collections import Counter
 from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
@@ -74,6 +75,9 @@ class CaptureSession:
         problems, participle = self._problems(), self._participle
         listed = ", ".join(problems[:_MAX_LISTED]) + ", …" * (len(problems) > _MAX_LISTED)
         if self._is_empty():
+            if seen := self._capture.discovery.not_asked_for():
+                remedy = _remedy(seen, participle)
+                return "; ".join(filter(None, (f"nothing was {participle}: {remedy}", listed)))
             if self._capture.ran is None and not self._capture.discovery.describe_gaps():
                 listed = "it did not run"
             return f"nothing was {participle}: {listed or 'no selected activation was called'}"
@@ -81,3 +85,11 @@ class CaptureSession:
             places = "1 place is" if len(problems) == 1 else f"{len(problems)} places are"
             return f"{places} not {participle} in full{self._hint}: {listed}"
         return None
+
+
+def _remedy(seen: Counter[str], participle: str) -> str:
+    """What to do about calls of kinds that weren't asked for, given their numbers."""
+    calls = " and ".join(f"{n} {kind} call{'s' * (n > 1)}" for kind, n in seen.items())
+    kinds = ", ".join(f'"{kind}"' for kind in seen)
+    were = "was" if seen.total() == 1 else "were"
+    return f'{calls} {were} seen, none {participle}: kinds=[{kinds}] or kinds="all"'

@@ -30,7 +30,7 @@ class Site(NamedTuple):
     @property
     def place(self) -> str:
         """`module` or `module/function`: the site without the call number."""
-        return _place(self.module, self.function)
+        return place_of(self.module, self.function)
 
     @property
     def name(self) -> str:
@@ -76,6 +76,8 @@ class CoverageRow:
         selected: whether `select` matches.
         fired: number of observed calls.
         reason: why calls are missing from the recording; empty if none are.
+        asked: whether `kinds` has the kind.
+        remark: what was assumed of calls that are recorded; empty if nothing was.
     """
 
     module: str
@@ -84,15 +86,19 @@ class CoverageRow:
     selected: bool = False
     fired: int = 0
     reason: str = ""
+    asked: bool = True
+    remark: str = ""
 
     @property
     def place(self) -> str:
         """`module` or `module/function`."""
-        return _place(self.module, self.function)
+        return place_of(self.module, self.function)
 
     @property
     def status(self) -> str:
-        """`fired`, `never fired`, `incomplete` (see `reason`) or `cannot be seen`."""
+        """`fired`, `never fired`, `incomplete`, `cannot be seen` or `not asked for`."""
+        if not self.asked:
+            return "not asked for"
         if self.reason:
             return "incomplete" if self.fired else "cannot be seen"
         return "fired" if self.fired else "never fired"
@@ -105,7 +111,7 @@ class Downsampling(NamedTuple):
         place: calling module and function: `layer2.0.conv1/conv2d`.
         factor: decimation factor; infinite for a mean over all; NaN if it differs between axes.
         between: number of other activations that the signal passes before.
-        whole: all of time or space becomes one value, as in global pooling.
+        whole: a mean over all of time or space, as in global average pooling.
     """
 
     place: str
@@ -119,5 +125,6 @@ class Downsampling(NamedTuple):
         return self.place.rpartition("/")[2]
 
 
-def _place(module: str, function: str) -> str:
+def place_of(module: str, function: str) -> str:
+    """The name of a site without the call number."""
     return f"{module}/{function}" if function else module

@@ -11,6 +11,12 @@ from torch import Tensor
 
 # Samples projected at once.
 _CHUNK = 1 << 14
+# `strongest_tone`: frequencies of the grid per bin; values transformed at once; steps of the
+# refinement, each of which squares the error; confidence from which on there is a tone.
+_PAD = 8
+_PADDED = 1 << 22
+_STEPS = 6
+_CONFIDENT = 0.95
 
 
 class Harmonics(NamedTuple):
@@ -20,22 +26,25 @@ class Harmonics(NamedTuple):
         f0: ``[N]``, the fundamentals, float64.
         freq: ``[N, K]``, the frequency of harmonic 1 … K, folded into [0, 1/2].
         folded: ``[N, K]``, whether k·f0 lies above the Nyquist frequency.
+        fitted: ``[N, K]``, whether the harmonic is part of a fit: all that is at its frequency.
         usable: ``[N, K]``, whether the harmonic's amplitude can be separated from all others.
+        between: ``[N, K + 1]``, whether ½·f0, 1½·f0 … (K + ½)·f0 are apart from all harmonics.
     """
 
     f0: Tensor
     freq: Tensor
     folded: Tensor
+    fitted: Tensor
     usable: Tensor
+    between: Tensor
 
     @classmethod
     def of(cls, f0: Tensor, orders: int, length: int) -> "Harmonics":
         """The harmonics of `f0`, as signals of `length` samples resolve them.
 
         A harmonic isn't usable if it lies less than 1/length, the width of a bin, from DC, from
-        its own mirror image at Nyquist, or from the next harmonic. A folded one isn't usable
-        either if it falls on another of the orders 1 … `orders`. (The one that isn't folded stays:
-        its amplitude includes what folds onto it.)
+        its own mirror image at Nyquist, or from another of the orders 1 … `orders`, folded or not.
+        Of those that lie together the lowest is fitted.
 
         Args:
             f0: ``[N]``, in cycles per sample; NaN: unknown, and no harmonic is usable.
@@ -46,14 +55,31 @@ class Harmonics(NamedTuple):
         order = torch.arange(1, orders + 1, dtype=torch.float64, device=f0.device)
         true = f0.unsqueeze(-1) * order
         freq = (true - true.round()).abs()
-        folded = true > 0.5
         # Less rounding: f0 = 1/T is the fundamental of a whole period.
         bin_width = (1 - 1e-9) / length
-        usable = (freq >= bin_width) & (1 - 2 * freq >= bin_width)
-        usable &= f0.unsqueeze(-1) >= bin_width
+
+        def resolved(freq: Tensor) -> Tensor:
+            inside = (freq >= bin_width) & (1 - 2 * freq >= bin_width)
+            return inside & (f0.unsqueeze(-1) >= bin_width)
+
         near = (freq.unsqueeze(-1) - freq.unsqueeze(-2)).abs() < bin_width
         near &= ~torch.eye(orders, dtype=torch.bool, device=f0.device)
-        return cls(f0, freq, folded, usable & ~(folded & near.any(-1)))
+        half = f0.unsqueeze(-1) * (torch.arange(orders + 1, device=f0.device) + 0.5)
+        half = (half - half.round()).abs()
+        apart = (half.unsqueeze(-1) - freq.unsqueeze(-2)).abs() >= bin_width
+        return cls(
+            f0,
+            freq,
+            folded=true > 0.5,
+            fitted=resolved(freq) & ~near.tril(-1).any(-1),
+            usable=resolved(freq) & ~near.any(-1),
+            between=resolved(half) & apart.all(-1),
+        )
+
+    @property
+    def noise_known(self) -> Tensor:
+        """``[N, K]``, whether the noise at a usable harmonic can be estimated next to it."""
+        return self.usable & (self.between[:, :-1] | self.between[:, 1:])
 
 
 class Fit(NamedTuple):
@@ -62,11 +88,14 @@ class Fit(NamedTuple):
     Attributes:
         dc: ``[N, C]``, in x's unit.
         amplitude: ``[N, C, K]``, likewise; 0 where not usable.
+        noise: ``[N, C, K]``, the square of the amplitude that noise alone has there on average; 0
+            where not known.
         noise_and_distortion: ``[N, C]``, power of x without the DC and the fundamental.
     """
 
     dc: Tensor
     amplitude: Tensor
+    noise: Tensor
     noise_and_distortion: Tensor
 
 
@@ -74,10 +103,13 @@ def fit(x: Tensor, harmonics: Harmonics, mean: Tensor, power: Tensor) -> Fit:
     """Fit DC and harmonics to x, all together, by least squares.
 
     So neither the DC nor a harmonic leaks into another, at any f0: where 1, cos and sin at the
-    usable frequencies explain x, the amplitudes are exact (the multi-harmonic extension of IEEE
+    fitted frequencies explain x, the amplitudes are exact (the multi-harmonic extension of IEEE
     Std 1057's sine fit). Anything else in x leaks as in a boxcar periodogram. The cosines and sines
     are powers of one rotating phasor, which aliases as the samples do, so folding is no special
     case.
+
+    The noise at a harmonic is estimated from what the fit leaves of x half-way to the harmonics
+    below and above it. Of noise that is white over that range the estimate is unbiased.
 
     Args:
         x: float64, ``[N, C, T]``.
@@ -88,38 +120,41 @@ def fit(x: Tensor, harmonics: Harmonics, mean: Tensor, power: Tensor) -> Fit:
     samples, channels, length = x.shape
     count, orders = harmonics.freq.shape
     f0 = harmonics.f0.nan_to_num(0.25)  # unknown, so no harmonic is usable
-    right = x.new_zeros(samples, channels, orders, 2)
+    # Orders ½, 1, 1½ … K + ½: odd places are harmonics, even ones lie between them.
+    every = x.new_zeros(samples, channels, 2 * orders + 1, 2)
     for start in range(0, length, _CHUNK):
         time = torch.arange(
             start, min(start + _CHUNK, length), dtype=torch.float64, device=x.device
         )
-        phase = 2 * math.pi * f0.unsqueeze(-1) * (time - (length - 1) / 2)
+        phase = math.pi * f0.unsqueeze(-1) * (time - (length - 1) / 2)
         phasor = torch.polar(torch.ones_like(phase), -phase)
         power_of_phasor, basis = phasor, []
-        for _ in range(orders):
+        for _ in range(2 * orders + 1):
             basis.append(torch.view_as_real(power_of_phasor))
             power_of_phasor = power_of_phasor * phasor
-        table = torch.stack(basis, dim=-2).flatten(-2)  # [count, time, 2K]
+        table = torch.stack(basis, dim=-2).flatten(-2)  # [count, time, 2·(2K + 1)]
         chunk = x[..., start : start + _CHUNK]
-        right += torch.matmul(chunk, table).view(samples, channels, orders, 2)
+        every += torch.matmul(chunk, table).view(every.shape)
+    every = every / length
+    right, between = every[:, :, 1::2], every[:, :, ::2]
     # Normal equations of x - mean = Σ c_j·exp(2πi·j·f0·t), j = -K … K. Time is counted from the
     # middle, so that the Gram matrix is real, and conjugate symmetry of c leaves one equation for
     # real and imaginary parts.
     order = torch.arange(-orders, orders + 1, dtype=torch.float64, device=x.device)
     gram = _dirichlet(f0.view(-1, 1, 1) * (order - order.unsqueeze(-1)), length)
-    right = right / length
     zero = right.new_zeros(samples, channels, 1, 2)
     mirrored = torch.stack([right[..., 0], -right[..., 1]], -1).flip(2)
     right = torch.cat([mirrored, zero, right], dim=2)
     right[..., 0] -= mean.unsqueeze(-1) * gram[:, orders].unsqueeze(1)
     right[:, :, orders] = 0
-    usable = harmonics.usable
-    used = torch.cat([usable.flip(-1), usable.new_ones(count, 1), usable], dim=-1)
+    fitted = harmonics.fitted
+    used = torch.cat([fitted.flip(-1), fitted.new_ones(count, 1), fitted], dim=-1)
     both = used.unsqueeze(-1) & used.unsqueeze(-2)
     gram = torch.where(both, gram, torch.eye(2 * orders + 1, dtype=gram.dtype, device=x.device))
     right = (right * used.view(count, 1, -1, 1)).transpose(1, 2).flatten(2)  # [N, 2K + 1, 2C]
     # Inverted, because each solve with many right sides would start threads and wait for them.
-    solved = torch.matmul(torch.linalg.inv_ex(gram).inverse, right)
+    inverse = torch.linalg.inv_ex(gram).inverse
+    solved = torch.matmul(inverse, right)
     # The residual of the fit, and the power of the fitted harmonics beyond the fundamental.
     distortion = solved.clone()
     distortion[:, orders - 1 : orders + 2] = 0
@@ -128,40 +163,126 @@ def fit(x: Tensor, harmonics: Harmonics, mean: Tensor, power: Tensor) -> Fit:
     coefficients = solved.view(samples, 2 * orders + 1, channels, 2).transpose(1, 2)
     positive = coefficients[:, :, orders + 1 :]
     amplitude = 2 * torch.hypot(positive[..., 0], positive[..., 1])
-    return Fit(mean + coefficients[:, :, orders, 0], amplitude, remainder.clamp_min(0))
+    # What is left half-way between the harmonics. The fit takes a part of the noise there too.
+    half = torch.arange(orders + 1, dtype=torch.float64, device=x.device) + 0.5
+    towards = _dirichlet(f0.view(-1, 1, 1) * (half.unsqueeze(-1) - order), length)
+    explained = torch.matmul(towards, solved).view(samples, -1, channels, 2).transpose(1, 2)
+    left = between - explained
+    left[..., 0] -= mean.unsqueeze(-1) * towards[:, :, orders].unsqueeze(1)
+    taken = (torch.matmul(towards * used.unsqueeze(1), inverse) * towards).sum(-1)
+    known = harmonics.between
+    per_bin = left.square().sum(-1) * torch.where(known, 1 / (1 - taken), 0.0).unsqueeze(1)
+    neighbours = (known[:, :-1].double() + known[:, 1:]).clamp_min(1).unsqueeze(1)
+    per_bin = (per_bin[..., :-1] + per_bin[..., 1:]) / neighbours
+    noise = 4 * inverse.diagonal(dim1=-2, dim2=-1)[:, orders + 1 :].unsqueeze(1) * per_bin
+    return Fit(
+        mean + coefficients[:, :, orders, 0],
+        amplitude * harmonics.usable.unsqueeze(1),
+        noise * harmonics.noise_known.unsqueeze(1),
+        remainder.clamp_min(0),
+    )
 
 
-def dominant_frequency(x: Tensor) -> Tensor:
-    """Frequency of the strongest component of each signal, in cycles per sample.
+class Tone(NamedTuple):
+    """Result of :func:`strongest_tone`.
 
-    The peak of the Hann-windowed periodogram, summed over channels and interpolated: by zero
-    padding to eight times the length, then by a parabola through the logarithms of three points
-    (J. O. Smith, *Spectral Audio Signal Processing*, "Quadratic Interpolation of Spectral Peaks").
+    Attributes:
+        freq: ``[N]``, float64, in cycles per sample; NaN where no tone is.
+        confidence: ``[N]``, float64, from 0 to 1: a lower bound of the probability that white noise
+            has no component as strong at any frequency. NaN where x is constant or isn't finite.
+    """
+
+    freq: Tensor
+    confidence: Tensor
+
+
+def strongest_tone(x: Tensor) -> Tone:
+    """The tone that fits each signal best, by least squares.
+
+    DC, amplitude, phase and frequency are fitted as in IEEE Std 1057, one frequency to all
+    channels. The fit starts at the peak of the least-squares periodogram (M. Zechmeister and M.
+    Kürster, "The generalised Lomb-Scargle periodogram", *Astronomy & Astrophysics* 496, 2009). A
+    tone's mirror image doesn't move that peak, as it does in a windowed periodogram.
+
+    The frequency is NaN if the confidence is below 0.95, if the power rises up to the lowest or the
+    highest frequency, or if T < 8. The strongest component of coloured noise may pass for a tone,
+    because the confidence is against white noise.
 
     Args:
         x: real, ``[N, C, T]``.
+    """
+    samples, channels, length = x.shape
+    if length < 8 or not x.numel():
+        unknown = torch.full((samples,), math.nan, dtype=torch.float64, device=x.device)
+        return Tone(unknown, unknown)
+    at_once = max(1, _PADDED // (channels * _PAD * length))
+    if samples > at_once:
+        parts = zip(*(strongest_tone(part) for part in torch.split(x, at_once)), strict=True)
+        return Tone(*map(torch.cat, parts))
+    x = x.double()
+    scale = x.square().mean((1, 2))
+    x = x - x.mean(-1, keepdim=True)
+    power = x.square().mean((1, 2))
+    # From half a cycle in T to as far below the Nyquist frequency.
+    points, first = _PAD * length, _PAD // 2
+    freq = torch.arange(first, points // 2 - first + 1, device=x.device).double() / points
+    spectrum = torch.fft.rfft(x, n=points)[..., first : first + len(freq)]
+    spectrum = spectrum * torch.polar(torch.ones_like(freq), math.pi * (length - 1) * freq)
+    cosine, sine = _squared_norms(freq, length)
+    fitted = (spectrum.real.square() / cosine + spectrum.imag.square() / sine).sum(1)
+    best = fitted.argmax(-1)
+    f = start = freq[best]
+    time = torch.arange(length, dtype=torch.float64, device=x.device) - (length - 1) / 2
+    for _ in range(_STEPS):
+        step, explained = _improvement(x, time, f)
+        # The peak lies between the neighbours of the best frequency on the grid.
+        f = (f + step).clamp(start - 1 / points, start + 1 / points)
+    fraction = (explained / (power * channels * length)).clamp(0, 1)
+    # (1 − fraction)^((T − 3)/2): the probability that white noise in one channel has that much of
+    # its power at a given frequency. There are some 2·T frequencies to choose from.
+    chance = 2 * length * torch.exp((length - 3) / 2 * torch.log1p(-fraction))
+    confidence = (1 - chance).clamp_min(0)
+    # A constant leaves nothing but rounding errors.
+    known = power > torch.finfo(torch.float64).eps ** 2 * length * scale
+    confidence = torch.where(known, confidence, math.nan)
+    inside = (best > 0) & (best < len(freq) - 1)
+    return Tone(torch.where(inside & (confidence >= _CONFIDENT), f, math.nan), confidence)
+
+
+def _improvement(x: Tensor, time: Tensor, freq: Tensor) -> tuple[Tensor, Tensor]:
+    """A Gauss-Newton step of the frequencies, and the sum of squares that the tones explain.
+
+    Args:
+        x: ``[N, C, T]``, without its mean.
+        time: ``[T]``, from the middle, so that 1, the cosine without its mean and the sine are
+            orthogonal.
+        freq: ``[N]``.
 
     Returns:
-        ``[N]``, float64, from one cycle in T up; NaN where x is constant, isn't finite, or T < 8.
+        Each ``[N]``.
     """
-    samples, _, length = x.shape
-    if length < 8:
-        return torch.full((samples,), math.nan, dtype=torch.float64, device=x.device)
-    if samples > 1:  # one by one: a whole batch, padded to eight times its length, is too large
-        return torch.cat([dominant_frequency(sample) for sample in torch.split(x, 1)])
-    pad = 8
-    x = x.double()
-    taper = torch.hann_window(length, periodic=False, dtype=torch.float64, device=x.device)
-    spectrum = torch.fft.rfft((x - x.mean(-1, keepdim=True)) * taper, n=pad * length)
-    power = (spectrum.real.square() + spectrum.imag.square()).sum(1)
-    inside = power[:, pad:-1]
-    best = inside.argmax(-1, keepdim=True) + pad
-    low, middle, high = (power.gather(-1, best + step).log().squeeze(-1) for step in (-1, 0, 1))
-    offset = (0.5 * (low - high) / (low - 2 * middle + high)).clamp(-0.5, 0.5)
-    # A constant leaves nothing but rounding errors.
-    scale = torch.finfo(torch.float64).eps * length * x.square().sum((1, 2))
-    known = power.gather(-1, best).squeeze(-1) > scale
-    return torch.where(known, (best.squeeze(-1) + offset) / (pad * length), math.nan)
+    phase = 2 * math.pi * freq.unsqueeze(-1) * time
+    cosine, sine = phase.cos(), phase.sin()
+    basis = torch.stack([cosine - cosine.mean(-1, keepdim=True), sine], 1)  # [N, 2, T]
+    norms = basis.square().sum(-1, keepdim=True).sqrt()
+    basis = basis / norms
+    along = torch.matmul(x, basis.mT)  # [N, C, 2]
+    residual = x - torch.matmul(along, basis)
+    # Derivative of the tone a·cos + b·sin with respect to the frequency, less what the DC, a and b
+    # make up for.
+    a, b = (along / norms.mT).unsqueeze(-1).unbind(2)  # [N, C, 1]
+    slope = time * (b * cosine.unsqueeze(1) - a * sine.unsqueeze(1))
+    slope = slope - slope.mean(-1, keepdim=True)
+    slope = slope - torch.matmul(torch.matmul(slope, basis.mT), basis)
+    steepness = 2 * math.pi * slope.square().sum((1, 2))
+    step = (residual * slope).sum((1, 2)) / torch.where(steepness > 0, steepness, 1.0)
+    return step, along.square().sum((1, 2))
+
+
+def _squared_norms(freq: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """Of the cosine without its mean and of the sine, time counted from the middle."""
+    double, single = _dirichlet(2 * freq, length), _dirichlet(freq, length)
+    return length * ((1 + double) / 2 - single.square()), length * (1 - double) / 2
 
 
 def _dirichlet(freq: Tensor, length: int) -> Tensor:

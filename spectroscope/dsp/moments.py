@@ -3,113 +3,80 @@
 A sum of squares loses all its digits at mean 1e4 and standard deviation 1. A count, a mean and the
 sum of squared deviations from it (M2) do not, and they merge exactly however a stream was split:
 Chan, Golub & LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances",
-1979.
+1979. At 1e4 and 1, M2 of float64 numbers keeps 11 digits or more.
 
 The layouts of the two arrays that the kernels fill are declared here, and only here. numba and
 Triton compile these numbers in; numba's cache does not notice a change of them, so delete it
 (``__pycache__/*.nb?``) after one.
 """
 
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-# Moments of the rows of both sides, ``[ROW_FIELDS, N, C]``: x is the input, y the output.
+# Moments of lines of both sides, ``[LINE_FIELDS, C, N, lines]``: x is the input, y the output.
 (
     X_MEAN,  # of the finite values
     Y_MEAN,
     X_M2,  # about that mean
     Y_M2,
+    XY,  # Σ(x − mean of x)·(y − mean of y), of lines that are finite on both sides
     Y_POSITIVE,  # number of finite values > 0
-    X_COMPENSATION,  # rounding error of the mean: mean + compensation is closer
-    Y_COMPENSATION,
     X_FINITE,  # number of finite values
     Y_FINITE,
-) = range(9)
-ROW_FIELDS = 9
+) = range(8)
+LINE_FIELDS = 8
 
 # Moments of channels, ``[TABLE_ROWS, C]``: three blocks, `dc`, `sums` and `joint`. The input's rows
 # come before the output's.
-# `dc`: of each side's row means, the fields of `Moments`, under two weightings: each row counts
-# once (BY_ROW), or as often as it has finite values (BY_VALUE).
-WEIGHT, PIVOT, OFFSET, M2 = range(4)
-BY_ROW, BY_VALUE = 0, 4
-DC, DC_SIDE = 0, 8  # first row of the block, and rows of one side
-# `sums`: over all rows of a side.
+# `dc`: of each side's means of inputs, the fields of `Moments`, under two weightings: each input
+# counts once (BY_ROW), or as often as it has finite values (BY_VALUE).
+WEIGHT, MEAN, M2 = range(3)
+BY_ROW, BY_VALUE = 0, 3
+DC, DC_SIDE = 0, 6  # first row of the block, and rows of one side
+# `sums`: over all inputs of a side.
 SUM_M2, SUM_POSITIVE, SUM_NONFINITE = range(3)  # positive of the output alone
-SUMS, SUMS_SIDE = 16, 3
+SUMS, SUMS_SIDE = 12, 3
 # `joint`: the fields of `CoMoments`.
 PAIRS, MEAN_X, MEAN_Y, M2_XX, M2_YY, M2_XY = range(6)
-JOINT = 22
-TABLE_ROWS = 28
+JOINT = 18
+TABLE_ROWS = 24
 
 
 class Moments(NamedTuple):
     """Weight, mean and M2 of a stream of numbers, per channel.
 
-    The mean is kept as pivot + offset. Otherwise, where numbers near 1e4 differ by 0.1, the
-    differences between means, of which M2 is built, would lose five digits to rounding.
-
     Attributes:
         weight: ``[C]``, the sum of the weights.
-        pivot: ``[C]``, a number near the mean.
-        offset: ``[C]``, mean − pivot.
+        mean: ``[C]``, in the unit of the numbers; 0 where `weight` is 0.
         m2: ``[C]``, sum of weight × (number − mean)², in the square of the numbers' unit.
     """
 
     weight: Tensor
-    pivot: Tensor
-    offset: Tensor
+    mean: Tensor
     m2: Tensor
 
     @classmethod
-    def of(cls, values: Tensor, compensation: Tensor, weights: Tensor) -> "Moments":
-        """Moments over the first axis of the numbers `values` + `compensation`.
+    def of(cls, values: Tensor, weights: Tensor) -> "Moments":
+        """Moments over the last axis of the numbers `values`.
 
         Args:
-            values: float64, ``[N, C]``.
-            compensation: float64, ``[N, C]``, rounding error of `values`, to be added to them.
-            weights: ``[N, C]``, whole numbers: how often each number counts.
+            values: float64, ``[C, N]``.
+            weights: ``[C, N]``, whole numbers: how often each number counts.
         """
-        weight = weights.sum(0)
-        pivot = (weights * values).sum(0) / weight.clamp(min=1)
-        near = (values - pivot) + compensation
-        offset = (weights * near).sum(0) / weight.clamp(min=1)
-        return cls(weight, pivot, offset, (weights * (near - offset).square()).sum(0))
-
-    @classmethod
-    def unweighted(cls, values: Tensor) -> "Moments":
-        """Moments over the first axis of float64 `values` ``[N, C]``, each with weight 1."""
-        pivot = values[0]
-        near = values - pivot
-        offset = near.mean(0)
-        m2 = near.sub_(offset).square_().sum(0)
-        return cls(torch.full_like(pivot, len(values)), pivot, offset, m2)
-
-    def repeated(self, times: int) -> "Moments":
-        """Moments of the stream in which each number occurs `times` times."""
-        return Moments(self.weight * times, self.pivot, self.offset, self.m2 * times)
-
-    @property
-    def mean(self) -> Tensor:
-        """``[C]``, in the unit of the numbers; 0 where `weight` is 0."""
-        return self.pivot + self.offset
+        weight = weights.sum(-1)
+        mean = (weights * values).sum(-1) / weight.clamp(min=1)
+        deviation = values - mean.unsqueeze(-1)
+        return cls(weight, mean, (weights * deviation.square()).sum(-1))
 
     def merge(self, other: "Moments") -> "Moments":
         """Moments of both streams together."""
         weight = self.weight + other.weight
-        divisor = weight.clamp(min=1)  # a channel without values in either stays at 0
-        pivot = self.pivot.where(self.weight > 0, other.pivot)
-        offset, other_offset = (m.offset + (m.pivot - pivot) for m in (self, other))
-        between = (other_offset - offset).square() * (self.weight * (other.weight / divisor))
-        return Moments(
-            weight,
-            pivot,
-            (self.weight * offset + other.weight * other_offset) / divisor,
-            self.m2 + other.m2 + between,
-        )
+        fraction = other.weight / weight.clamp(min=1)
+        difference = other.mean - self.mean
+        between = difference.square() * (self.weight * fraction)
+        return Moments(weight, self.mean + difference * fraction, self.m2 + other.m2 + between)
 
 
 class CoMoments(NamedTuple):
@@ -127,18 +94,18 @@ class CoMoments(NamedTuple):
 
     @classmethod
     def of(cls, means: Tensor, m2: Tensor, weights: Tensor) -> "CoMoments":
-        """Moments of all pairs from those of their rows.
+        """Moments of all pairs from those of groups of pairs.
 
         Args:
-            means: float64, ``[2, N, C]``, of each row.
-            m2: ``[3, C]``, summed over the rows, about each row's own means.
-            weights: ``[N, C]``, number of pairs in each row; 0 leaves the row out.
+            means: float64, ``[2, C, N]``, of each group.
+            m2: ``[3, C, N]``, about each group's own means.
+            weights: ``[C, N]``, number of pairs in each group; 0 leaves the group out.
         """
-        weight = weights.sum(0)
-        mean = (weights * means).sum(1) / weight.clamp(min=1)
-        x, y = means - mean.unsqueeze(1)
-        between = torch.stack([(weights * a * b).sum(0) for a, b in ((x, x), (y, y), (x, y))])
-        return cls(weight, mean, m2 + between)
+        weight = weights.sum(-1)
+        mean = (weights * means).sum(-1) / weight.clamp(min=1)
+        x, y = means - mean.unsqueeze(-1)
+        m2 = m2 + weights * torch.stack([x * x, y * y, x * y])
+        return cls(weight, mean, m2.where(weights > 0, 0).sum(-1))
 
     def merge(self, other: "CoMoments") -> "CoMoments":
         """Moments of both streams together."""
@@ -166,12 +133,12 @@ class ChannelMoments(NamedTuple):
 
     @property
     def dc(self) -> Moments:
-        """Moments of the rows' means, each field ``[2, 2, C]``.
+        """Moments of the inputs' means, each field ``[2, 2, C]``.
 
-        The first axis is the side, input and output. The second is the weighting: each row counts
-        once, or as often as it has finite values.
+        The first axis is the side, input and output. The second is the weighting: each input
+        counts once, or as often as it has finite values.
         """
-        return Moments(*self.table[DC:SUMS].view(2, 2, 4, -1).unbind(2))
+        return Moments(*self.table[DC:SUMS].view(2, 2, 3, -1).unbind(2))
 
     @property
     def sums(self) -> Tensor:
@@ -180,7 +147,7 @@ class ChannelMoments(NamedTuple):
 
     @property
     def joint(self) -> CoMoments:
-        """Moments of the pairs (input, output) in those rows that are finite on both sides."""
+        """Moments of the pairs (input, output) in those inputs that are finite on both."""
         joint = self.table[JOINT:]
         return CoMoments(joint[PAIRS], joint[MEAN_X : MEAN_Y + 1], joint[M2_XX:])
 
@@ -191,107 +158,77 @@ class ChannelMoments(NamedTuple):
         )
 
 
-class RowMoments(NamedTuple):
-    """Moments of rows of values, from :func:`row_moments`; all float64, one number per row.
+class LineMoments(NamedTuple):
+    """Moments of lines of both sides of an activation.
+
+    A line is what is transformed together: an input's T values, an image, or a frame of a video.
 
     Attributes:
-        mean: mean of the finite values; 0 for a row without any.
-        m2: sum of their squared deviations from the mean.
-        positive: number of finite values > 0; None: not counted.
-        compensation: rounding error of `mean`, to be added to it; None: negligible in every row.
-        finite: number of finite values; None: all values of every row are finite.
+        fields: float64, ``[LINE_FIELDS, C, N, lines]``, in the layout declared above.
+        length: number of values of a line.
+        complete: all values are known to be finite.
     """
 
-    mean: Tensor
-    m2: Tensor
-    positive: Tensor | None
-    compensation: Tensor | None
-    finite: Tensor | None
+    fields: Tensor
+    length: int
+    complete: bool = False
 
+    @classmethod
+    def of(cls, x: Tensor, y: Tensor) -> "LineMoments":
+        """Moments of the finite values of both sides, in two passes.
 
-def relu_product(x: RowMoments, y: RowMoments, length: int) -> Tensor:
-    """Sum of (x − mean of x)·(y − mean of y) over each row of `length` values, where y = ReLU(x).
+        Args:
+            x: float64, ``[C, N, lines, T]`` with T ≥ 1, of the input.
+            y: likewise, of the output.
 
-    It follows from the moments alone, because x·y = y²: either x = y or y = 0.
-    """
-    return torch.addcmul(y.m2, y.mean, y.mean - x.mean, value=length)
+        >>> x = torch.tensor([1.0, 3.0, torch.inf], dtype=torch.float64).view(1, 1, 1, 3)
+        >>> LineMoments.of(x, x).fields[X_MEAN].item()
+        2.0
+        """
+        sides = []
+        for side in (x, y):
+            valid = side.isfinite()
+            finite = valid.sum(-1, dtype=torch.float64)
+            mean = side.where(valid, 0).sum(-1) / finite.clamp(min=1)
+            centered = (side - mean.unsqueeze(-1)).where(valid, 0)
+            sides.append((mean, centered, centered.square().sum(-1), finite))
+        (x_mean, a, x_m2, x_finite), (y_mean, b, y_m2, y_finite) = sides
+        positive = ((y > 0) & y.isfinite()).sum(-1, dtype=torch.float64)
+        fields = x_mean, y_mean, x_m2, y_m2, (a * b).sum(-1), positive, x_finite, y_finite
+        return cls(torch.stack(fields), x.shape[-1])
 
+    @property
+    def finite(self) -> Tensor:
+        """``[C, N]``, which inputs are finite on both sides."""
+        return (self.fields[X_FINITE:] == self.length).all(0).all(-1)
 
-# m2 = Σx² − n·mean² loses as many digits as Σx² is longer than m2. Up to this ratio it loses four
-# of 16; beyond it a row is ill-conditioned.
-CANCELLATION = 4096.0
-# `vector_norm` adds one by one, which loses digits in longer sums; `sum` adds in cascades.
-_LONGEST_NORM = 1024
+    @property
+    def means(self) -> Tensor:
+        """``[2, C, N, lines]``, of both sides; 0 in inputs that aren't `finite`."""
+        return self.fields[X_MEAN : Y_MEAN + 1].where(self.finite.unsqueeze(-1), 0)
 
+    def of_inputs(self) -> "LineMoments":
+        """Moments of the inputs as one line each."""
+        fields, lines = self.fields, self.fields.shape[3]
+        if lines == 1:
+            return self
+        within = Moments.of(fields[:2], fields[X_FINITE : Y_FINITE + 1])
+        pairs = torch.full_like(fields[0], self.length)
+        joint = CoMoments.of(fields[:2], fields[[X_M2, Y_M2, XY]], pairs)
+        sums = fields.sum(-1)
+        sums[: Y_MEAN + 1] = within.mean
+        sums[X_M2 : Y_M2 + 1] += within.m2
+        sums[XY] = joint.m2[2]
+        return LineMoments(sums.unsqueeze(-1), self.length * lines, self.complete)
 
-def row_moments(rows: Tensor, workspace: Tensor, *, positive: bool = True) -> RowMoments:
-    """Moments of the finite values along the last axis.
-
-    On the CPU in one pass, from the sums. Rows that are ill-conditioned (the sums would lose more
-    than four digits, or aren't finite) take a second pass. To select those on a GPU would
-    synchronise with it, so there all rows take two passes.
-
-    Args:
-        rows: float64, ``[..., T]`` with T ≥ 1.
-        workspace: of the same shape and type, overwritten.
-        positive: count the values > 0 as well, in another pass.
-
-    >>> rows = torch.tensor([[1.0, 3.0, torch.inf]], dtype=torch.float64)
-    >>> row_moments(rows, torch.empty_like(rows)).mean
-    tensor([2.], dtype=torch.float64)
-    """
-    length = rows.shape[-1]
-    if not rows.is_cpu or length == 1:
-        return _two_pass(rows, positive=positive)
-    mean = rows.sum(-1).div_(length)
-    square = _sum_of_squares(rows, workspace)
-    m2 = torch.addcmul(square, mean, mean, value=-length)
-    # Negated, so that a NaN is ill-conditioned too, and a row of zeros is not.
-    ill_conditioned = (square <= m2 * CANCELLATION).logical_not_()
-    above = torch.gt(rows, 0, out=workspace).sum(-1) if positive else None
-    if not bool(ill_conditioned.any()):
-        return RowMoments(mean, m2, above, None, None)
-    finite, compensation = torch.full_like(mean, length), torch.zeros_like(mean)
-    moments = RowMoments(mean, m2, above, compensation, finite)
-    exact = _two_pass(rows[ill_conditioned], positive=positive)
-    for tensor, better in zip(moments, exact, strict=True):
-        if tensor is not None and better is not None:
-            tensor[ill_conditioned] = better
-    return moments
-
-
-@lru_cache
-def _chunk_length(length: int) -> int:
-    """Largest divisor of `length` up to `_LONGEST_NORM`."""
-    return next(d for d in range(min(length, _LONGEST_NORM), 0, -1) if length % d == 0)
-
-
-def _sum_of_squares(rows: Tensor, workspace: Tensor) -> Tensor:
-    """Sum of squares along the last axis, by norms of chunks; `workspace` is overwritten."""
-    length = rows.shape[-1]
-    chunk = _chunk_length(length)
-    if chunk < 32 < length:  # a prime length, say: one more pass is cheaper than many short norms
-        return torch.mul(rows, rows, out=workspace).sum(-1)
-    norms: Tensor = torch.linalg.vector_norm(rows.view(*rows.shape[:-1], -1, chunk), dim=-1)
-    return norms.square_().sum(-1)
-
-
-def _two_pass(rows: Tensor, *, positive: bool) -> RowMoments:
-    """Subtract the mean first, then square.
-
-    The mean of what the subtraction leaves is the `compensation`, as in Chan, Golub & LeVeque,
-    "Algorithms for computing the sample variance", *The American Statistician* 37, 1983.
-    """
-    valid = rows.isfinite()
-    rows = rows.where(valid, 0)
-    if rows.shape[-1] == 1:
-        mean, finite = rows.squeeze(-1), valid.squeeze(-1).double()
-        zero = torch.zeros_like(mean)
-        return RowMoments(mean, zero, (mean > 0).double() if positive else None, zero, finite)
-    finite = valid.sum(-1, dtype=torch.float64)
-    mean = rows.sum(-1) / finite.clamp(min=1)
-    centered = (rows - mean.unsqueeze(-1)).where(valid, 0)
-    compensation = centered.sum(-1) / finite.clamp(min=1)
-    m2 = centered.square().sum(-1)
-    above = (rows > 0).sum(-1, dtype=torch.float64) if positive else None
-    return RowMoments(mean, m2, above, compensation, finite)
+    def of_channels(self) -> ChannelMoments:
+        """Moments of the channels, if each input is one line."""
+        fields = self.fields.squeeze(-1)
+        finite = fields[X_FINITE : Y_FINITE + 1]
+        by_weight = [Moments.of(fields[:2], weights) for weights in (finite.clamp(max=1), finite)]
+        dc = Moments(*(torch.stack(each, 1) for each in zip(*by_weight, strict=True)))
+        positive = torch.stack([torch.zeros_like(fields[0]), fields[Y_POSITIVE]])
+        sums = torch.stack([fields[X_M2 : Y_M2 + 1], positive, self.length - finite], 1).sum(-1)
+        pairs = self.finite * float(self.length)
+        joint = CoMoments.of(fields[:2], fields[[X_M2, Y_M2, XY]], pairs)
+        return ChannelMoments.of(dc, sums, joint)

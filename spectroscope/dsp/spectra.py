@@ -2,7 +2,7 @@
 
 import math
 from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -37,10 +37,11 @@ class Transform:
         shape: of the transform, ``(T // 2 + 1,)`` or ``(H, W // 2 + 1)``.
         points: number of values that are transformed together.
         bins: number of bins.
-        radial_bin: in two dimensions, the radial bin of each component, flat; None: components
-            aren't summed.
-        max_norm_bin: in two dimensions, likewise by max(fy, fx): decimation along both axes folds
-            what lies outside a square. None in one dimension.
+        weights: of the components, flat: 2 for those that count for an omitted conjugate as well.
+        bin: bin of each component, flat.
+        radial: bins are radial, so that several components are summed in one.
+        max_norm_bin: in two dimensions, bin of each component by max(fy, fx): decimation along both
+            axes folds what lies outside a square. Empty in one dimension.
         tapered: the window isn't the boxcar.
     """
 
@@ -51,23 +52,25 @@ class Transform:
         self.tapered = window not in ("boxcar", "rectangular")
         taper = torch.ones((), dtype=torch.float64)
         for length in lengths if self.tapered else ():
-            along_axis = torch.from_numpy(samples(window, length))
+            along_axis = torch.from_numpy(get_window(window, length))
             taper = taper.unsqueeze(-1) * (along_axis / along_axis.mean())
         self._taper = taper.to(device)
         # A component counts twice, for its omitted conjugate, unless it is its own conjugate or
         # that one is in the transform as well.
-        weights = torch.ones(self.shape[-1], dtype=torch.float64)
-        weights[1 : (lengths[-1] + 1) // 2] = 2
-        self._weights = weights.to(device)
-        self.radial_bin = self.max_norm_bin = None
-        self.bins = math.prod(self.shape)
+        weights = torch.ones(self.shape, dtype=torch.float64)
+        weights[..., 1 : (lengths[-1] + 1) // 2] = 2
+        self.weights = weights.flatten().to(device)
+        self.bins = len(self.weights)
+        self.bin = torch.arange(self.bins, device=device)
+        self.max_norm_bin = self.bin[:0]
+        self.radial = len(lengths) == 2 and not plane
         if len(lengths) == 2:
             height, width = lengths
             fy = torch.fft.fftfreq(height, dtype=torch.float64).abs().unsqueeze(-1)
             fx = torch.fft.rfftfreq(width, dtype=torch.float64).expand(height, -1)
             self.max_norm_bin = _nearest(torch.maximum(fy, fx), max(lengths)).to(device)
-            if not plane:
-                self.radial_bin = _nearest(torch.hypot(fy, fx), max(lengths)).to(device)
+            if self.radial:
+                self.bin = _nearest(torch.hypot(fy, fx), max(lengths)).to(device)
                 self.bins = radial_bin_count(height, width)
 
     @classmethod
@@ -87,7 +90,7 @@ class Transform:
             x: real, ``[..., *lengths]``; overwritten if there is a window.
 
         Returns:
-            Complex, ``[..., *shape]``.
+            Complex, ``[..., *shape]``, in the precision of x.
         """
         if self.tapered:
             x.mul_(self._taper)
@@ -99,22 +102,23 @@ class Transform:
 
     def sum_bins(self, components: Tensor) -> Tensor:
         """Sum ``[..., *shape]`` over each bin, conjugates included: ``[..., bins]``."""
-        weighted = components * self._weights
-        weighted = weighted.flatten(weighted.dim() - len(self.shape))
-        if self.radial_bin is None:
-            return weighted
-        return _sum_by_index(weighted, self.radial_bin, self.bins)
-
-    def sum_max_norm_bins(self, components: Tensor) -> Tensor:
-        """Sum ``[..., H, W // 2 + 1]`` by `max_norm_bin`; bin s is at s/L cycles per sample."""
-        assert self.max_norm_bin is not None
-        weighted = (components * self._weights).flatten(-2)
-        return _sum_by_index(weighted, self.max_norm_bin, max_norm_bin_count(*self.lengths))
+        weighted = components.flatten(components.dim() - len(self.shape)) * self.weights
+        total = weighted.new_zeros(*weighted.shape[:-1], self.bins)
+        return total.index_add_(-1, self.bin, weighted)
 
     def components_per_bin(self) -> Tensor:
         """``[bins]``, number of components, conjugates included, in each bin."""
-        ones = torch.ones(self.shape, dtype=torch.float64, device=self._weights.device)
-        return self.sum_bins(ones)
+        return self.sum_bins(torch.ones_like(self.weights).view(self.shape))
+
+
+def get_window(window: Window, length: int) -> NDArray[np.float64]:
+    """``scipy.signal.get_window(window, length)``."""
+    if window in ("boxcar", "rectangular"):
+        return np.ones(length)
+    import scipy.signal  # takes a second, which the default window need not wait for
+
+    taper: NDArray[np.float64] = scipy.signal.get_window(window, length)
+    return taper
 
 
 def checked_window(window: Window) -> Window:
@@ -123,24 +127,15 @@ def checked_window(window: Window) -> Window:
     Raises:
         RequestError: SciPy doesn't know this name, or tuple of a name and numbers.
     """
-    if window in ("boxcar", "rectangular"):
-        return "boxcar"
     name, *numbers = window if isinstance(window, tuple) else (window,)
     try:
         if not isinstance(name, str):
             raise TypeError("a name, or a tuple of a name and numbers, is taken")
         checked: Window = (name, *map(float, numbers)) if numbers else name
-        samples(checked, 8)
+        get_window(checked, 8)
     except (TypeError, ValueError) as error:
         raise RequestError(f"{window=}: {error}") from error
-    return checked
-
-
-def samples(window: Window, length: int) -> NDArray[Any]:
-    """``[length]``, the periodic window of ``scipy.signal.get_window``."""
-    import scipy.signal  # deferred: half of the time of `from spectroscope import record`
-
-    return np.asarray(scipy.signal.get_window(window, length))
+    return "boxcar" if checked == "rectangular" else checked
 
 
 def radial_bin_count(height: int, width: int) -> int:
@@ -162,18 +157,10 @@ def noise_bandwidth(window: Window, lengths: tuple[int, ...]) -> float:
     use of windows for harmonic analysis with the DFT", *Proc. IEEE* 66, 1978). Over several axes it
     is the product of theirs.
     """
-    if window == "boxcar":
-        return 1.0
-    tapers = (samples(window, length) for length in lengths)
+    tapers = (get_window(window, length) for length in lengths)
     return math.prod(float(len(w) * (w**2).sum() / w.sum() ** 2) for w in tapers)
 
 
 def _nearest(frequency: Tensor, length: int) -> Tensor:
     """Index, flat, of the multiple of 1/length nearest to each frequency."""
     return (frequency * length + _HALF).floor().long().flatten()
-
-
-def _sum_by_index(values: Tensor, index: Tensor, bins: int) -> Tensor:
-    """Sum along the last axis the values that have the same index."""
-    total = values.new_zeros(*values.shape[:-1], bins)
-    return total.scatter_add_(-1, index.expand(values.shape), values)

@@ -1,16 +1,15 @@
 """`importance`: what becomes of a model's outputs when the DC is taken away, site by site."""
 
 import glob
+import operator
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, TypeAlias
 
-import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import ArrayLike
-from scipy import stats
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 from tqdm import tqdm
@@ -21,6 +20,7 @@ from spectroscope.capture.replay import Replay
 from spectroscope.capture.session import CaptureSession
 from spectroscope.capture.sites import Select, Site
 from spectroscope.errors import RequestError
+from spectroscope.experiments.intervals import change_interval
 from spectroscope.experiments.interventions import Intervention, intervene
 from spectroscope.experiments.metrics import METRICS, Metric
 from spectroscope.experiments.operations import Firing, Operation, only_dc, remove_dc
@@ -28,10 +28,8 @@ from spectroscope.specimens.batches import tensor, with_targets
 
 Custom: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
-_CONFIDENCE = 0.95
-_RESAMPLES = 1000
 COLUMNS = ["site", "module", "function", "call", "kind", "operation", "metric", "n_samples",
-           "baseline", "value", "change", "change_low", "change_high"]  # fmt: skip
+           "baseline", "value", "change", "change_low", "change_high", "interval"]  # fmt: skip
 
 
 def importance(
@@ -42,6 +40,7 @@ def importance(
     targets: ArrayLike | Tensor | None = None,
     operations: Mapping[str, Operation] | Sequence[Operation] = (remove_dc, only_dc),
     select: Select = None,
+    block: int = 1,
     progress: bool = False,
     **options: Any,
 ) -> pd.DataFrame:
@@ -66,23 +65,29 @@ def importance(
         targets: of all inputs, in order, if the batches have none.
         operations: by name, or functions that have one.
         select: which sites, as in :func:`spectroscope.record`.
+        block: number of consecutive inputs whose scores are resampled together for the interval.
+            1: the inputs are independent. Of inputs that depend on their neighbours, such as
+            overlapping windows, some four times as many as depend on each other.
         progress: show a bar on standard error.
-        options: `fs`, `kinds`, `channels`, `channel_axis`, `decimation` of
+        options: `fs`, `kinds`, `channels`, `channel_axis`, `time_axis`, `decimation` of
             :func:`spectroscope.intervene`.
 
     Returns:
         One row per site × operation: `baseline` of the untouched model, `value` of the changed one,
-        `change`, and a 95 % confidence interval of it, `change_low` to `change_high`, by bootstrap
-        over the inputs (percentiles of 1,000 paired resamples; NaN of fewer than 2). Interrupted by
-        Ctrl-C, it warns and returns the rows as far as they have come, each with its `n_samples`.
+        `change`, and its 95 % confidence interval over the inputs, `change_low` to `change_high`,
+        by a studentized bootstrap of the paired scores. It is NaN where no method can know it;
+        `interval` has the method, or why there is none. Interrupted by Ctrl-C, it warns and returns
+        the rows as far as they have come, each with its `n_samples`.
 
     Raises:
         TypeError: as in `record`.
-        RequestError: the model is in training mode, a metric isn't known or doesn't fit the
-            outputs, targets are missing or too few, or as in `intervene`.
+        RequestError: the model is in training mode, `block` is less than 1, a metric isn't known or
+            doesn't fit the outputs, targets are missing or too few, or as in `intervene`.
     """
     if model.training:
         raise RequestError("importance takes a model in eval mode: call model.eval() first")
+    if operator.index(block) < 1:
+        raise RequestError(f"{block=} must be a number of inputs, 1 or more")
     named = _named(operations)
     chosen = _metric(metric)
     reference_run = _Reference(model, select, options.get("kinds", ()))
@@ -132,7 +137,7 @@ def importance(
     base = torch.cat(bases)
     rows = [
         {"site": site.name, **site._asdict(), "operation": name, "metric": label}
-        | _compared(chosen, base, torch.cat(parts))
+        | _compared(chosen, base, torch.cat(parts), block)
         for (site, name), parts in scores.items()
     ]
     return pd.DataFrame(rows, columns=COLUMNS)
@@ -238,34 +243,17 @@ def _scored(metric: Metric, output: Tensor, reference: Tensor, target: Tensor | 
     return metric.score(output, reference, target).double().cpu()
 
 
-def _compared(metric: Metric, base: Tensor, scores: Tensor) -> dict[str, float]:
+def _compared(metric: Metric, base: Tensor, scores: Tensor, block: int) -> dict[str, float | str]:
     """The columns of a row, over the inputs that both have."""
     base = base[: len(scores)]
-    low = high = np.nan
-    if len(scores) > 1:
-
-        def change(scores: Any, base: Any, axis: int) -> Any:
-            means = (side.mean(axis=axis) for side in (scores, base))
-            after, before = (np.sqrt(mean) if metric.root else mean for mean in means)
-            return after - before
-
-        low, high = stats.bootstrap(
-            (scores.numpy(), base.numpy()),
-            change,
-            paired=True,
-            vectorized=True,
-            n_resamples=_RESAMPLES,
-            batch=max(1, 2_000_000 // len(scores)),
-            confidence_level=_CONFIDENCE,
-            method="percentile",
-            rng=np.random.default_rng(0),
-        ).confidence_interval
+    low, high, method = change_interval(scores.numpy(), base.numpy(), root=metric.root, block=block)
     before, after = metric.of(base), metric.of(scores)
     return {
         "n_samples": len(scores),
         "baseline": before,
         "value": after,
         "change": after - before,
-        "change_low": float(low),
-        "change_high": float(high),
+        "change_low": low,
+        "change_high": high,
+        "interval": method,
     }

@@ -6,8 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from spectroscope.capture.axes import ChannelAxis, TimeAxis
 from spectroscope.capture.call import ActivationCall
 from spectroscope.capture.capture import Capture
+from spectroscope.capture.inputs import SamplingRate
 from spectroscope.capture.session import CaptureSession
 from spectroscope.capture.sites import PerSite, Select, Site
 from spectroscope.errors import RequestError
@@ -20,9 +22,10 @@ def intervene(
     operation: Operation,
     *,
     channels: Sequence[int] | Mapping[str, Sequence[int]] | None = None,
-    fs: float | None = None,
+    fs: SamplingRate = None,
     kinds: Iterable[str | type[nn.Module]] = (),
-    channel_axis: int | Mapping[str, int] = 1,
+    channel_axis: ChannelAxis = "auto",
+    time_axis: TimeAxis = "auto",
     decimation: float | Mapping[str, float] | None = None,
 ) -> "Intervention":
     """Change what the selected activations of `model` return while the `with` block runs.
@@ -47,6 +50,7 @@ def intervene(
         fs: sampling rate of the model's input, as in `record`; operations take it for Hz.
         kinds: activations beyond the ReLU family, as in `record`.
         channel_axis: as in `record`.
+        time_axis: as in `record`.
         decimation: as in `record`.
 
     Returns:
@@ -74,6 +78,7 @@ def intervene(
         fs=fs,
         kinds=kinds,
         channel_axis=channel_axis,
+        time_axis=time_axis,
         decimation=decimation,
     )
 
@@ -88,15 +93,15 @@ class Intervention(CaptureSession):
         operation: Operation,
         *,
         channels: Sequence[int] | Mapping[str, Sequence[int]] | None,
-        fs: float | None,
+        fs: SamplingRate,
         kinds: Iterable[str | type[nn.Module]],
-        channel_axis: int | Mapping[str, int],
+        channel_axis: ChannelAxis,
+        time_axis: TimeAxis,
         decimation: float | Mapping[str, float] | None,
     ):
         if not callable(operation):
             raise TypeError(f"operation must be a function of (output, firing), not {operation!r}")
         self._operation = operation
-        self._fs = fs
         self._channels: PerSite[tuple[int, ...] | None] = PerSite(channels, _indices, None)
         capture = Capture(
             model,
@@ -105,7 +110,10 @@ class Intervention(CaptureSession):
             kinds=kinds,
             channel_axis=channel_axis,
             decimation=decimation,
+            fs=fs,
+            time_axis=time_axis,
         )
+        self._fs = capture.inputs.fs
         self._changed: set[Site] = set()
         super().__init__(capture, type(model).__name__, "changed")
 
@@ -124,7 +132,9 @@ class Intervention(CaptureSession):
             before = before.index_select(1, index)
         taken = output if index is None else output.index_select(1, index)
         self._changed.add(call.site)
-        new = self._operation(taken, Firing(call.site, before, index, self._fs, call.decimation))
+        firing = Firing(call.site, before, index, self._fs, call.decimation, call.transformed,
+                        call.layout.is_time)  # fmt: skip
+        new = self._operation(taken, firing)
         if not isinstance(new, Tensor) or new.shape != taken.shape or new.is_complex():
             what = f"{new.dtype} {list(new.shape)}" if isinstance(new, Tensor) else repr(type(new))
             raise RequestError(f"the operation at {call.name} must return a real tensor "
@@ -141,7 +151,7 @@ class Intervention(CaptureSession):
         missed = self.problems_of(
             row
             for row in discovery.rows.values()
-            if (row.reason or not row.fired) and discovery.asks_for(row)
+            if row.asked and (row.reason or not row.fired) and discovery.asks_for(row)
         )
         if not missed and isinstance(discovery.select, list):
             missed = [f"select={glob!r} (fits no call)" for glob in discovery.select

@@ -3,7 +3,7 @@
 An operation is a function of the output ``[N, C, ...]`` and the :class:`Firing` that produced it.
 It returns the tensor, of the same shape, that the model receives instead. Time or space are the
 axes after the channels, and DC is the mean over them. An output ``[N, C]`` has no such axes: it is
-all DC.
+all DC. Frequency is counted along the axes that `Report.spectra` transforms.
 """
 
 import math
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from spectroscope.capture.sites import Site
 from spectroscope.dsp.decomposition import RELU_GAIN
-from spectroscope.dsp.harmonics import Harmonics
+from spectroscope.dsp.harmonics import Harmonics, Tone
 from spectroscope.errors import RequestError
 from spectroscope.statistics.fundamentals import F0, Fundamental
 
@@ -35,6 +35,8 @@ class Firing:
         channels: ``[C]``, indices of the channels that the operation changes; None: all, in order.
         fs: sampling rate of the model's input in Hz; None if it was not given.
         decimation: samples of the model's input per sample of the site; NaN if unknown.
+        transformed: axes of the output along which frequency is counted.
+        is_time: the one such axis is the time of the model's input.
     """
 
     site: Site
@@ -42,6 +44,8 @@ class Firing:
     channels: Tensor | None
     fs: float | None
     decimation: float
+    transformed: tuple[int, ...] = (2,)
+    is_time: bool = True
 
     @property
     def name(self) -> str:
@@ -173,26 +177,29 @@ class RemoveHarmonics:
 
     def __call__(self, output: Tensor, firing: Firing) -> Tensor:
         """Apply the operation."""
-        if output.dim() != 3:
+        if len(firing.transformed) != 1:
             raise RequestError(f"remove_harmonics needs [N, C, T]; {firing.name} has "
                                f"{list(output.shape)}")  # fmt: skip
-        samples, _, length = output.shape
-        f0 = Fundamental(self.f0, firing.fs or 1.0).at_site(firing.decimation, samples)
-        if not isinstance(f0, Tensor):
-            raise RequestError(f"remove_harmonics at {firing.name}: {f0}")
-        harmonics = Harmonics.of(f0.to(output.device), self._harmonics, length)
+        _check_rate("remove_harmonics", firing)
+        (axis,) = firing.transformed
+        lines = output.movedim(axis, -1)
+        samples, length = len(lines), lines.shape[-1]
+        tone = Fundamental(self.f0, firing.fs or 1.0).at_site(firing.decimation, samples)
+        if not isinstance(tone, Tone):
+            raise RequestError(f"remove_harmonics at {firing.name}: {tone}")
+        harmonics = Harmonics.of(tone.freq.to(output.device), self._harmonics, length)
         time = torch.arange(length, dtype=torch.float64, device=output.device)
-        freq = torch.where(harmonics.usable, harmonics.freq, 0.0)  # NaN where f0 is unknown
+        freq = torch.where(harmonics.fitted, harmonics.freq, 0.0)  # NaN where f0 is unknown
         phase = 2 * math.pi * freq.unsqueeze(-1) * time  # [N or 1, K, T]
-        usable = harmonics.usable.repeat(1, 2).unsqueeze(-1)
-        tones = torch.cat([phase.cos(), phase.sin()], 1) * usable
+        fitted = harmonics.fitted.repeat(1, 2).unsqueeze(-1)
+        tones = torch.cat([phase.cos(), phase.sin()], 1) * fitted
         basis = torch.cat([torch.ones_like(tones[:, :1]), tones], 1)
-        # The pseudoinverse, because unusable harmonics are rows of zeros.
+        # The pseudoinverse, because harmonics that aren't fitted are rows of zeros.
         weights = torch.linalg.pinv(basis)[..., 1:]
-        x = output.double()
+        x = lines.flatten(1, -2).double()
         periodic = x @ weights @ tones
         aperiodic: Tensor = x - (periodic - periodic.mean(-1, keepdim=True))
-        return aperiodic
+        return aperiodic.view(lines.shape).movedim(-1, axis)
 
 
 def remove_harmonics(f0: F0, harmonics: int = 8) -> RemoveHarmonics:
@@ -200,7 +207,7 @@ def remove_harmonics(f0: F0, harmonics: int = 8) -> RemoveHarmonics:
 
     The harmonics are fitted by least squares, as `record(..., f0=...)` measures them. A harmonic
     above the site's Nyquist frequency is removed at the frequency to which it folds. One that
-    cannot be distinguished from the DC or from another harmonic stays.
+    cannot be distinguished from the DC stays.
 
     Args:
         f0: fundamental in the unit of `fs`: a number, or one per input of a batch. In the latter
@@ -224,14 +231,13 @@ def _pass(name: str, cutoff: float, *, above: bool) -> Operation:
         raise RequestError(f"{name}(cutoff) needs a frequency of 0 or more, not {given}")
 
     def operation(output: Tensor, firing: Firing) -> Tensor:
-        lengths = output.shape[2:]
-        if len(lengths) not in (1, 2):
+        axes = firing.transformed
+        lengths = tuple(output.shape[axis] for axis in axes)
+        if not axes:
             raise RequestError(f"{name} needs [N, C, T] or [N, C, H, W]; {firing.name} has "
                                f"{list(output.shape)}")  # fmt: skip
-        if math.isnan(firing.decimation):
-            raise RequestError(f"{name} at {firing.name}: its sampling rate isn't known; pass it "
-                               "as decimation=")  # fmt: skip
-        fs = firing.fs if firing.fs and len(lengths) == 1 else 1.0
+        _check_rate(name, firing)
+        fs = firing.fs or 1.0
         limit = cutoff * (firing.decimation / fs)  # cycles per sample of the site
         x = _at_least_single(output)
         device, double = x.device, torch.float64
@@ -241,13 +247,23 @@ def _pass(name: str, cutoff: float, *, above: bool) -> Operation:
             squared = fy.square().unsqueeze(-1) + squared
         # A bin that equals the cutoff up to rounding is not above it.
         kept = (squared.sqrt() > limit * (1 + 1e-12)) == above
-        axes = tuple(range(2, output.dim()))
-        spectrum = torch.fft.rfftn(x, dim=axes) * kept
-        passed: Tensor = torch.fft.irfftn(spectrum, s=tuple(lengths), dim=axes)
-        return passed
+        last = tuple(range(-len(axes), 0))
+        x = x.movedim(axes, last)
+        spectrum = torch.fft.rfftn(x, dim=last) * kept
+        passed: Tensor = torch.fft.irfftn(spectrum, s=lengths, dim=last)
+        return passed.movedim(last, axes)
 
     operation.__name__ = name
     return operation
+
+
+def _check_rate(name: str, firing: Firing) -> None:
+    if math.isnan(firing.decimation):
+        raise RequestError(f"{name} at {firing.name}: its sampling rate isn't known; pass it "
+                           "as decimation=")  # fmt: skip
+    if firing.fs and not firing.is_time:
+        raise RequestError(f"{name} at {firing.name}: which of its axes is the time of the input "
+                           "isn't known (time_axis=), so that fs means nothing")  # fmt: skip
 
 
 def _at_least_single(x: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 import itertools
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -10,9 +10,11 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 import torch
+from scipy import stats
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from spectroscope.capture.axes import ChannelAxis
 from spectroscope.capture.call import ActivationCall
 from spectroscope.capture.capture import Capture
 from spectroscope.capture.session import CaptureSession
@@ -33,7 +35,7 @@ def dc_by_sample(
     path: str | os.PathLike[str] | None = None,
     select: Select = None,
     kinds: Iterable[str | type[nn.Module]] = (),
-    channel_axis: int | Mapping[str, int] = 1,
+    channel_axis: ChannelAxis = "auto",
     progress: bool = False,
 ) -> pd.DataFrame | None:
     """Output DC of each input, at every site and channel.
@@ -70,6 +72,39 @@ def dc_by_sample(
     return None
 
 
+def paired_t(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
+    """Paired t-test of the DC of each channel, for two models or treatments of the same inputs.
+
+    `Report.compare` has Welch's t, for independent inputs: reports don't keep the DC of each input.
+
+    Args:
+        before: of :func:`dc_by_sample`.
+        after: likewise, of the same inputs in the same order.
+
+    Returns:
+        One row per site and channel in both: `n_samples`, `dc_out_change` (mean over inputs),
+        `paired_t` (that over its standard error; NaN with fewer than 2 inputs, infinite if all
+        changed alike) and `p` (two-sided).
+
+    Raises:
+        RequestError: the frames aren't of the same inputs, or share no site and channel.
+
+    >>> one = pd.DataFrame({"sample": [0, 1], "site": "0#0", "channel": 0, "dc_out": [1.0, 5.0]})
+    >>> paired_t(one, one.assign(dc_out=[2.0, 7.0]))["paired_t"].round(6).tolist()
+    [3.0]
+    """
+    keys = ["site", "channel"]
+    pairs = before.merge(after, on=["sample", *keys], suffixes=("_before", "_after"))
+    if set(before["sample"]) != set(after["sample"]) or pairs.empty:
+        raise RequestError("paired_t takes two frames of dc_by_sample, of the same inputs")
+    pairs["change"] = pairs["dc_out_after"].astype(float) - pairs["dc_out_before"]
+    by_channel = pairs.groupby(keys, sort=False)["change"]
+    table = by_channel.agg(n_samples="size", dc_out_change="mean", error="sem").reset_index()
+    with np.errstate(invalid="ignore", divide="ignore"):
+        t = table["dc_out_change"] / table.pop("error")
+    return table.assign(paired_t=t, p=2 * stats.t.sf(np.abs(t), table["n_samples"] - 1))
+
+
 class DCReader(CaptureSession):
     """A context manager in which the DC of each input of a batch is kept until it is taken.
 
@@ -86,7 +121,7 @@ class DCReader(CaptureSession):
         *,
         select: Select = None,
         kinds: Iterable[str | type[nn.Module]] = (),
-        channel_axis: int | Mapping[str, int] = 1,
+        channel_axis: ChannelAxis = "auto",
     ):
         self._found: dict[str, Tensor] = {}
         self._left_out: dict[str, str] = {}

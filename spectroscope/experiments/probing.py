@@ -1,6 +1,6 @@
 """`probe`: how well the DC alone of each site tells what is sought, beside all of it."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from spectroscope.capture.axes import ChannelAxis
 from spectroscope.capture.call import ActivationCall
 from spectroscope.capture.capture import Capture
 from spectroscope.capture.session import CaptureSession
@@ -33,7 +34,7 @@ def probe(
     targets: ArrayLike | Tensor | None = None,
     select: Select = None,
     kinds: Iterable[str | type[nn.Module]] = (),
-    channel_axis: int | Mapping[str, int] = 1,
+    channel_axis: ChannelAxis = "auto",
     folds: Any = 5,
     progress: bool = False,
 ) -> pd.DataFrame:
@@ -58,7 +59,8 @@ def probe(
     Returns:
         One row per site: `channels`, `values` (of one input's activation), `n_samples`, `score`
         (``"R2"``, of several outputs that of all their variance, or ``"accuracy"``), `dc` and `all`
-        (the scores of the two read-outs), `chance` (of predicting the mean, or the largest class).
+        (the scores of the two read-outs), `chance` (the score in the same folds of predicting the
+        mean of the training part, or its largest class).
 
     Raises:
         TypeError: as in `record`.
@@ -79,8 +81,7 @@ def probe(
     if len(y) < 2 * (folds if isinstance(folds, int) else 1):
         raise RequestError(f"{len(y)} inputs are too few for {folds=}")
     judge = _accuracy if classes else _r2
-    _, counts = np.unique(y, return_counts=True)
-    chance = counts.max() / counts.sum() if classes else 0.0
+    chance = judge(np.zeros((len(y), 1), np.float32), y, folds)  # a read-out of nothing
     rows = []
     whole = found.whole()
     for name, dc in tqdm(found.dc().items(), desc="read-outs", disable=not progress):

@@ -11,9 +11,9 @@ from spectroscope.page.findings import (
     Findings,
     Reference,
     channel_finding,
+    if_known,
     quantity,
     three_digits,
-    unless_nan,
 )
 from spectroscope.page.payload import depth, rounded
 
@@ -80,14 +80,14 @@ def findings(sites: pd.DataFrame, channels: pd.DataFrame) -> Findings:
                 channels,
                 (active["a"] > 0) & (active["b"] == 0),
                 "Channels that died",
-                unless_nan(both, "channels that died"),
+                if_known(both, "channels that died"),
                 lambda share, where: f"{share}, {where}, had outputs above 0 in A and none in B.",
             ),
             channel_finding(
                 channels,
                 (active["a"] == 0) & (active["b"] > 0),
                 "Channels that revived",
-                unless_nan(both, "channels that revived"),
+                if_known(both, "channels that revived"),
                 lambda share, where: f"{share}, {where}, had outputs above 0 in B and none in A.",
             ),
         ]
@@ -127,11 +127,10 @@ def _changed(channels: pd.DataFrame) -> Finding | str:
     effect = channels["effect_size"]
     which = effect.abs() > CHANGED
     threshold = f"by more than {CHANGED:g} times its spread over inputs"
-    if effect.isna().all():
-        return ""  # not checked
     if not which.any():
         largest = three_digits(effect.abs().max())
-        return f"channels whose DC changed {threshold} (largest change: {largest})"
+        absent = f"channels whose DC changed {threshold} (largest change: {largest})"
+        return if_known(effect, absent)
     rose = int((which & (effect > 0)).sum())
     worst = channels.loc[effect.abs().idxmax()]
     return channel_finding(

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from spectroscope.capture.activations import RELU
+from spectroscope.capture.activations import RELU, by_kind
 
 # Thresholds; the text of each finding names its own.
 DOMINATED = 0.5  # dc_fraction: DC has as much power as everything else
@@ -107,7 +107,7 @@ def is_single_value(shape: tuple[int | None, ...]) -> bool:
 def _inputs(sites: pd.DataFrame) -> Finding | str:
     few = sites[sites["n_samples"] < FEW_INPUTS]
     if few.empty:
-        return unless_nan(sites["dc_out"], f"values from fewer than {FEW_INPUTS} inputs")
+        return if_known(sites["dc_out"], f"values from fewer than {FEW_INPUTS} inputs")
     fewest, everywhere = int(few["n_samples"].min()), len(few) == len(sites)
     subject = "All values" if everywhere else f"Values of {_out_of(len(few), len(sites), 'layer')}"
     as_few = "" if (few["n_samples"] == fewest).all() else "as few as "
@@ -143,7 +143,7 @@ def _dead(dc: pd.DataFrame) -> Finding | str:
         dc,
         dc["active_fraction"] == 0,
         "Dead channels",
-        unless_nan(dc["active_fraction"], "dead channels"),
+        if_known(dc["active_fraction"], "dead channels"),
         lambda share, where: (
             f"{share}, {where}, had no output above 0: they carry no information for these inputs."
         ),
@@ -151,12 +151,13 @@ def _dead(dc: pd.DataFrame) -> Finding | str:
 
 
 def _always_on(dc: pd.DataFrame) -> Finding | str:
-    active = dc["active_fraction"].where(dc["kind"] == RELU.kind)
+    is_relu = dc["kind"] == RELU.kind
+    active = dc["active_fraction"]
     return channel_finding(
         dc,
-        active == 1,
+        is_relu & (active == 1),
         "Channels that are always on",
-        unless_nan(active, "channels that are always on"),
+        if_known(active[is_relu], "channels that are always on"),
         lambda share, where: (
             f"{share}, {where}, had only outputs above 0: the ReLU passes their input unchanged."
         ),
@@ -170,8 +171,10 @@ def _unexplained(dc: pd.DataFrame) -> Finding | str:
     which = ratio > UNEXPLAINED
     difference = f"by more than {UNEXPLAINED:g} of the output RMS"
     if not which.any():
-        return unless_nan(
-            ratio, f"channels whose DC differs from the Gaussian prediction {difference}"
+        predicted = dc["kind"].map(lambda kind: by_kind(kind).gaussian_dc is not None)
+        return if_known(
+            ratio[predicted & (rms != 0)],
+            f"channels whose DC differs from the Gaussian prediction {difference}",
         )
     number, higher = int(which.sum()), int((which & (dc["dc_gaussian_residual"] > 0)).sum())
     if higher in (0, number):
@@ -203,7 +206,7 @@ def _dominated(sites: pd.DataFrame) -> Finding | str:
     checked = int(fraction.count())
     if not which.any():
         absent = f"layers with DC above half of the output power ({checked:,} checked)"
-        return unless_nan(fraction, absent)
+        return if_known(fraction[~single], absent)
     worst = sites[which].sort_values("dc_fraction", ascending=False, kind="stable")
     first = worst.iloc[0]
     excluded = ""
@@ -222,9 +225,10 @@ def _dominated(sites: pd.DataFrame) -> Finding | str:
 
 
 def _global_pooling(sites: pd.DataFrame, dc: pd.DataFrame) -> Finding | str:
-    feeding = sites[sites["feeds_global_pooling"].astype(bool)]
+    known = sites["feeds_global_pooling"]
+    feeding = sites[known.fillna(False).astype(bool)]
     if feeding.empty:
-        return "layers that feed global pooling directly"
+        return if_known(known, "layers that feed global pooling directly")
     one = len(feeding) == 1
     # Of the power of all channels together: a mean of fractions would weight them all equally.
     power = pd.DataFrame({"dc": _dc_power(dc), "ac": dc["ac_rms_out"] ** 2})
@@ -251,11 +255,17 @@ def _aliased(sites: pd.DataFrame, aliasing: pd.DataFrame | None) -> Finding | st
         ~aliasing["global_pooling"].astype(bool) & (aliasing["activations_between"] == 0)
     ]
     above = sites.set_index("site")["above_next_nyquist"]
-    above = above[above.index.isin(folding["site"])].dropna()
+    above = above[above.index.isin(folding["site"])]
+    rates = sites["decimation"][~sites["shape"].map(is_single_value)]
+    known = above.notna().all() and rates.notna().all()
+    above = above.dropna()
     worst = above[above > ALIASED].sort_values(ascending=False, kind="stable")
     threshold = f"more than {100 * ALIASED:g}\u00a0%"
     if worst.empty:
-        return f"aliasing ({threshold} of a layer's output power above the next Nyquist frequency)"
+        absent = (
+            f"aliasing ({threshold} of a layer's output power above the next Nyquist frequency)"
+        )
+        return absent if known else ""
     # The channel with the most power to lose; the largest fraction may be of an almost silent one.
     rows = folding[folding["site"] == worst.index[0]]
     row = rows.loc[rows["power_above"].idxmax()]
@@ -328,9 +338,9 @@ def _dc_power(dc: pd.DataFrame) -> "pd.Series[float]":
     return power
 
 
-def unless_nan(values: "pd.Series[float]", absent: str) -> str:
-    """`absent`; empty if all `values` are NaN, because then nothing was checked."""
-    return absent if values.notna().any() else ""
+def if_known(values: "pd.Series[float]", absent: str) -> str:
+    """`absent`; empty if there are no `values`, or one is NaN and therefore wasn't checked."""
+    return absent if len(values) and values.notna().all() else ""
 
 
 def _references(rows: pd.DataFrame, notes: Sequence[str]) -> tuple[tuple[Reference, ...], int]:

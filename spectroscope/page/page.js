@@ -403,7 +403,8 @@ function detail(layer) {
   if (layer.predictions) {
     extras.push(smallTable(layer.predictions, "DC predicted by theory, means over channels"));
   }
-  const content = html("div", { class: "panel" }, html("h3", {}, layer.site), ...charts,
+  const source = layer.source ? [html("p", {}, "Source of the channels: ", html("bdi", {}, layer.source))] : [];
+  const content = html("div", { class: "panel" }, html("h3", {}, layer.site), ...source, ...charts,
     scrolling(table, label), all, ...(extras.length ? [html("div", { class: "pair" }, ...extras)] : []));
   content.reveal = (channel) => {
     if (order.indexOf(channel) >= cap) { cap = total; fill(); }

@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from spectroscope.capture.activations import RELU
 from spectroscope.page.findings import quantity
 from spectroscope.schema import COLUMNS
 
@@ -25,10 +24,10 @@ QUANTILES = (0.1, 0.5, 0.9)
 DIGITS = 4
 
 # The first columns of the table of layers. The other columns of `Report.sites()` follow.
-_FIRST = ["site", "kind", "channels", "shape", "dc_fraction", "active_fraction", "dead_fraction",
-          "always_on_fraction", "introduced_fraction", "above_next_nyquist", "dc_out", "dc_out_std",
-          "dc_gaussian", "ac_rms_out", "dc_in", "ac_rms_in", "fs", "nyquist",
-          "decimation"]  # fmt: skip
+_FIRST = ["site", "source", "kind", "channels", "shape", "dc_fraction", "active_fraction",
+          "dead_fraction", "always_on_fraction", "introduced_fraction", "above_next_nyquist",
+          "dc_out", "dc_out_std", "dc_gaussian", "ac_rms_out", "dc_in", "ac_rms_in", "fs",
+          "nyquist", "decimation"]  # fmt: skip
 # Parts of the site's name.
 _IN_SITE_NAME = ["module", "function", "call"]
 # The same for all channels of a site, or the number of the row.
@@ -37,7 +36,7 @@ _NOT_OF_CHANNELS = ["site", *_IN_SITE_NAME, "kind", "n_samples", "channel"]
 DEPTH = {
     "dc_fraction": "DC power over output power",
     "active_fraction": "fraction of output values above 0",
-    "introduced_fraction": "introduced power over output power",
+    "introduced_fraction": "introduced power over the output's AC power",
 }
 NO_SPECTRA = "No spectra: they need spectra=True and inputs of one length greater than 1."
 
@@ -57,14 +56,13 @@ def _informative(table: pd.DataFrame) -> pd.DataFrame:
     """`table` without uninformative columns; those that the schema doesn't know come last.
 
     Uninformative are: columns that are all NaN; counts of non-finite values that are all 0, which
-    the findings report; and `preserved_fraction` of ReLUs, which equals `introduced_fraction`.
+    the findings report; and `preserved_fraction`, which is 1 − `introduced_fraction`.
     """
     if table.empty:
         return table
     empty = [name for name in table if table[name].isna().all()]
     zero = [c for c in ("nonfinite", "nonfinite_out") if c in table and not table[c].any()]
-    same = ["preserved_fraction"] if (table["kind"] == RELU.kind).all() else []
-    table = table.drop(columns={*empty, *zero, *same})
+    table = table.drop(columns={*empty, *zero, "preserved_fraction"}, errors="ignore")
     return table[sorted(table, key=lambda name: name not in COLUMNS)]
 
 
@@ -84,10 +82,12 @@ def embedded(
             spectra_of[site] = Spectra(frame[frame["site"] == site])
     lines = _lines_per_site([spectra.power["out"].shape for spectra in spectra_of.values()])
     layers = []
-    for site in sites["site"]:
+    for site, source in zip(sites["site"], sites["source"], strict=True):
         channels = channels_of[site]
         values = _informative(channels).drop(columns=_NOT_OF_CHANNELS)
         layer: dict[str, Any] = {"site": site, "channels": _columns(values)}
+        if isinstance(source, str):
+            layer["source"] = source
         if site in spectra_of:
             layer["spectra"] = spectra_of[site].embedded(_most_variable(channels, lines))
         else:
@@ -179,7 +179,7 @@ def _most_variable(channels: pd.DataFrame, number: int) -> list[int]:
 
 def _harmonics(frame: pd.DataFrame) -> pd.DataFrame:
     """Medians over the channels; folded harmonics in rows of their own."""
-    values = ["freq", "amplitude_in", "amplitude_out"]
+    values = ["freq", "amplitude_in", "noise_floor_in", "amplitude_out", "noise_floor_out"]
     return frame.groupby(["harmonic", "folded"])[values].median().reset_index()
 
 
@@ -206,7 +206,7 @@ def rounded(values: Iterable[Any]) -> list[Any]:
 
 def _json(value: Any) -> Any:
     if not isinstance(value, float):
-        return value
+        return None if value is pd.NA else value
     if math.isnan(value):
         return None
     if math.isinf(value):
@@ -244,6 +244,8 @@ def summarize_coverage(coverage: pd.DataFrame) -> CoverageSummary:
     Args:
         coverage: `Report.coverage()`.
     """
+    others = coverage[coverage["status"] == "not asked for"]
+    coverage = coverage.drop(others.index)
     selected = coverage["selected"].astype(bool)
     fired = coverage["status"] == "fired"
     missed = coverage[~fired & (selected | (coverage["reason"] != ""))]
@@ -269,6 +271,13 @@ def summarize_coverage(coverage: pd.DataFrame) -> CoverageSummary:
         text = f"All {number:,} {adjective}activations fired, {calls} in total. None was missed."
     if unselected:
         text += f" {unselected:,} more {'was' if unselected == 1 else 'were'} not selected."
+    if calls_of_others := int(others["fired"].sum()):
+        kinds = ", ".join(others["kind"].unique())
+        be = "was" if calls_of_others == 1 else "were"
+        text += (
+            f" {quantity(calls_of_others, 'call')} of {kinds} {be} seen but not asked for: "
+            'kinds="all" records them.'
+        )
     columns = ["place", "kind", "status", "fired", "reason"]
     missed = missed[columns].replace({"place": {"": "the model itself"}})
     return CoverageSummary(missed, bool(number), warning, text)

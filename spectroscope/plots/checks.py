@@ -129,6 +129,12 @@ def escape(text: str) -> str:
     return f" {escaped}" if escaped.startswith("_") else escaped
 
 
+def title(frame: pd.DataFrame, site: str) -> str:
+    """A site's name for Axes; of a function call with the source of the channels, if known."""
+    source = frame.attrs.get("source", {}).get(site) if "/" in site else None
+    return shorten([site])[0] + (f" ({shorten([source])[0]})" if source else "")
+
+
 def shorten(names: Sequence[str]) -> list[str]:
     """Names of sites for Axes: long ones without their middle, if all stay distinct."""
     head = _MAX_NAME // 3

@@ -1,6 +1,5 @@
 """One row per site, in the order of the data flow: DC, depth profiles, aliasing, importance."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,13 +7,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
 
 from spectroscope.plots import checks, style
 from spectroscope.plots.style import COLORS, MARKERS
 from spectroscope.schema import METRICS
-
-_MAX_LINEAR = 10.0  # of a fraction: above this, [0, 1] is too small a part of a linear axis
 
 # Labels of operations.
 _OPERATIONS = {
@@ -72,8 +68,6 @@ def depth(
 ) -> Axes:
     """Depth profile of one or more columns: one row per site from the top.
 
-    If a fraction is far above 1, as `introduced_fraction` may be, the axis is logarithmic above 1.
-
     Args:
         frame: `Report.sites()`.
         columns: one or more columns of the same unit.
@@ -105,8 +99,6 @@ def depth(
                 ls=("-", "--", "-.", ":")[number % 4], label=checks.escape(column))  # fmt: skip
     fractions = all(column.endswith("_fraction") for column in columns)
     words = columns[0] if len(columns) == 1 else "fraction" if fractions else "value"
-    if fractions:
-        _log_above_one(ax, np.concatenate(values))
     ax.set_xlabel(checks.label(words, *units))
     style.label_rows(ax, sites)
     style.legend(ax)
@@ -255,22 +247,7 @@ def _over_channels(frame: pd.DataFrame, column: str, words: str, ax: Axes | None
     return ax
 
 
-def _log_above_one(ax: Axes, fractions: NDArray[np.float64]) -> None:
-    """Make x linear up to 1 and logarithmic above, if a fraction exceeds `_MAX_LINEAR`."""
-    greatest = fractions[np.isfinite(fractions)].max(initial=0.0)
-    if greatest > _MAX_LINEAR:
-        decades = math.ceil(math.log10(greatest))
-        ax.set_xscale("symlog", linthresh=1, linscale=decades)  # half of the axis is below 1
-        powers = range(0, decades + 1, math.ceil(decades / 4))
-        marks = {0.0: "0", 0.5: "0.5"} | {10.0**p: f"$10^{{{p}}}$" if p > 3 else f"{10**p}"
-                                          for p in powers}  # fmt: skip
-        ax.set_xticks(list(marks), list(marks.values()))
-        ax.set_xticks([], minor=True)
-        ax.autoscale_view(scaley=False)
-        ax.set_xlim(left=min(-0.03, ax.get_xlim()[0]), auto=None)
-
-
 def _set_title(ax: Axes, frame: pd.DataFrame) -> None:
     sites = frame["site"].unique()
-    title = checks.shorten(sites)[0] if len(sites) == 1 else f"{len(sites)} sites"
+    title = checks.title(frame, sites[0]) if len(sites) == 1 else f"{len(sites)} sites"
     style.set_default_title(ax, title)

@@ -83,7 +83,7 @@ def filters(
         style.log_scale_power(panel, low, *(power for _, power in sides.values()))
     if ax is None:
         figure = panels[0].figure
-        figure.suptitle(checks.shorten([site])[0])
+        figure.suptitle(checks.title(frame, site))
         handles = panels[0].get_legend_handles_labels()
         figure.legend(*handles, loc="outside lower center", ncols=len(handles[0]))
     result = np.empty(len(panels), dtype=object)
@@ -123,7 +123,7 @@ def planes(frame: pd.DataFrame, *, channel: int, side: str = "out", ax: Axes | N
     unit = checks.single_value(rows, "freq_unit", "report.planes(site)")
     ax.set(aspect="equal", xlabel=checks.label("horizontal frequency", unit),
            ylabel=checks.label("vertical frequency", unit))  # fmt: skip
-    style.set_default_title(ax, f"{checks.shorten([site])[0]}\nchannel {channel}, {SIDES[side]}")
+    style.set_default_title(ax, f"{checks.title(frame, site)}\nchannel {channel}, {SIDES[side]}")
     ax.figure.colorbar(mesh, ax=ax, label=checks.label("power", checks.unit("power")))
     return ax
 

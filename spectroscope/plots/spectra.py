@@ -68,7 +68,7 @@ def spectra(
         nyquist = scale * float(frame["freq"].max())
         handles += _mark_harmonics(ax, scale * _median_f0(f0), nyquist, f0_name)
     ax.set(xlabel=checks.label("frequency", unit), ylabel=_value_label(value, unit_of(frame)))
-    _set_title(ax, site, selected)
+    _set_title(ax, frame, site, selected)
     style.legend(ax, handles)
     return ax
 
@@ -110,7 +110,7 @@ def radial(
                             label="∝ 1/frequency²")  # fmt: skip
     handles = _both_sides(ax, above_dc, selected, "density", 1.0) + reference
     ax.set(xlabel=checks.label("radial frequency", unit), ylabel=_value_label("density", unit))
-    _set_title(ax, site, selected)
+    _set_title(ax, frame, site, selected)
     style.legend(ax, handles)
     return ax
 
@@ -166,7 +166,7 @@ def filter_response(
     low = min((np.nanmin(y) for line in lines if np.isfinite(y := _ydata(line)).any()), default=0)
     ax.set_ylim(min(max(low, -_DYNAMIC_RANGE) - 2, before), 2)
     ax.set(xlabel=checks.label("frequency", units[0]), ylabel="relative to the maximum (dB)")
-    style.set_default_title(ax, f"{checks.shorten([site])[0]}, channel {channel}")
+    style.set_default_title(ax, f"{checks.title(spectra, site)}, channel {channel}")
     style.legend(ax, lines)
     return ax
 
@@ -223,7 +223,7 @@ def harmonics(
     rms = f", RMS of {len(selected)} channels" if len(selected) > 1 else ""
     ax.set_ylabel(checks.label(f"amplitude{rms}", checks.unit("amplitude_out")))
     channel = f", channel {selected[0]}" if len(selected) == 1 else ""
-    style.set_default_title(ax, checks.shorten([site])[0] + channel)
+    style.set_default_title(ax, checks.title(frame, site) + channel)
     style.legend(ax, handles)
     return ax
 
@@ -246,9 +246,9 @@ def unit_of(frame: pd.DataFrame) -> str:
     return checks.single_value(frame, "freq_unit", _SPECTRA)
 
 
-def _set_title(ax: Axes, site: str, selected: list[int]) -> None:
+def _set_title(ax: Axes, frame: pd.DataFrame, site: str, selected: list[int]) -> None:
     number = f", {len(selected)} channels" if len(selected) > _MAX_LINES else ""
-    style.set_default_title(ax, checks.shorten([site])[0] + number)
+    style.set_default_title(ax, checks.title(frame, site) + number)
 
 
 def _value_column(frame: pd.DataFrame) -> str:

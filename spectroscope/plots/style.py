@@ -6,6 +6,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb, to_rgba
 from matplotlib.figure import Figure
@@ -16,13 +17,12 @@ from numpy.typing import NDArray
 from spectroscope.plots.checks import shorten
 
 SIDES = {"in": "activation input", "out": "activation output"}
-# seaborn's palette "colorblind": distinct for the colour-blind, on white and on black. Nothing is
-# distinguished by colour alone. Importing seaborn takes a second, and its plot functions do not
-# fit: stripplot's jitter is random, heatmap has categorical axes, and lineplot ignores NaN, which
-# here means no power.
-_PALETTE = ["#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#ca9161", "#fbafe4", "#949494",
-            "#ece133", "#56b4e9"]  # fmt: skip
-COLORS = [to_rgb(color) for color in _PALETTE]
+# seaborn is a dependency for this palette, and for the themes of the figures that `run` and the
+# examples write. Its plot functions do not fit: stripplot's jitter is random, heatmap has
+# categorical axes, and lineplot ignores NaN, which here means no power.
+# The colours are distinct for the colour-blind, on white and on black. Nothing is distinguished by
+# colour alone.
+COLORS = sns.color_palette("colorblind")
 SIDE_COLORS = dict(zip(SIDES, COLORS, strict=False))
 # The input is thin and dashed, the output solid, in every plot.
 SIDE_LINES: dict[str, dict[str, Any]] = {

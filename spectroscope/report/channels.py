@@ -20,6 +20,9 @@ from spectroscope.statistics.spectra import SpectralSums
 
 Floats = NDArray[np.float64]
 
+# Relative to the squared mean, the variance of a constant in float64.
+_ROUNDING = 1e-28
+
 
 def to_numpy(tensor: Tensor) -> Floats:
     """A real tensor as float64 on the CPU."""
@@ -53,15 +56,30 @@ class MeanSpectra(NamedTuple):
         return MeanSpectra(self.power_in * scale, self.power_out * scale, self.cross * scale)
 
 
+def amplitude(power: Floats, lengths: tuple[int, ...]) -> Floats:
+    """Amplitudes of cosines with these powers: √(2·power), but √power at DC and Nyquist.
+
+    Args:
+        power: ``[..., bins]``, one-sided.
+        lengths: of the transformed axes.
+    """
+    double = np.full(power.shape[-1], 2.0)
+    double[0] = 1
+    if len(lengths) == 1 and lengths[0] % 2 == 0:
+        double[-1] = 1
+    amplitudes: Floats = np.sqrt(double * power)
+    return amplitudes
+
+
 def sum_radial_bins(sums: SpectralSums, values: Tensor) -> Tensor:
     """`values` ``[C, B]`` with an image's components summed into radial bins."""
     if len(sums.axes) == 1:
         return values
     transform = Transform.of(sums.axes, "boxcar", values.device)
-    if transform.radial_bin is None or values.shape[1] == transform.bins:
+    if not transform.radial or values.shape[1] == transform.bins:
         return values
     radial = values.new_zeros(len(values), transform.bins)
-    return radial.index_add_(1, transform.radial_bin, values)
+    return radial.index_add_(1, transform.bin, values)
 
 
 def statistic_columns(statistic: Statistic, record: SiteRecord) -> dict[str, NDArray[Any]]:
@@ -109,7 +127,7 @@ def dc_columns(record: SiteRecord, window: Window) -> dict[str, Floats]:
     counts = {name: columns.pop(name) for name in ("nonfinite", "nonfinite_out")}
     columns |= {
         "dc_gaussian": gaussian,
-        "dc_gaussian_residual": columns["dc_out"] - gaussian,
+        "dc_gaussian_residual": to_numpy(record.output.mean) - gaussian,
         "dc_tone": tone,
         "dc_tone_residual": tone_output - tone,
     }
@@ -132,11 +150,13 @@ def dead_and_always_on(record: SiteRecord) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Decomposition:
-    """Powers of the output y = gain·x + (y − gain·x), DC included, each ``[C]``; NaN if unknown.
+    """The output y as gain·x + (y − gain·x), two parts without correlation; NaN if unknown.
+
+    The gain is Bussgang's, the regression of y on x. Powers are about the mean over all values and
+    inputs, so that those of the parts add up to that of y. Each is ``[C]``.
 
     Attributes:
-        gain: ½ for a ReLU, `regression` for others.
-        regression: covariance of output and input over the input's variance.
+        gain: covariance of output and input over the input's variance.
         output: power of y.
         preserved: power of gain·x.
         introduced: power of y − gain·x.
@@ -144,10 +164,11 @@ class Decomposition:
         introduced_in_band: part of `introduced` up to `edge`, without DC.
         introduced_above_band: part of `introduced` above `edge`.
         edge: bin up to which 99 % of the input's AC power lies.
+        half_x_ratio: of a ReLU, power of ½x over that of y, both with DC.
+        half_abs_ratio: of a ReLU, power of ½|x| over that of y, both with DC.
     """
 
     gain: Floats
-    regression: Floats
     output: Floats
     preserved: Floats
     introduced: Floats
@@ -155,6 +176,8 @@ class Decomposition:
     introduced_in_band: Floats
     introduced_above_band: Floats
     edge: Floats
+    half_x_ratio: Floats
+    half_abs_ratio: Floats
 
     @classmethod
     def of(cls, record: SiteRecord, window: Window) -> "Decomposition":
@@ -163,12 +186,11 @@ class Decomposition:
         weight = to_numpy(joint.weight)
         weight[weight == 0] = np.nan
         (x, y), (x_m2, y_m2, product) = to_numpy(joint.mean), to_numpy(joint.m2) / weight
-        x_power, y_power = x**2 + x_m2, y**2 + y_m2
+        y_m2[y_m2 <= _ROUNDING * y**2] = 0  # a constant
         with np.errstate(invalid="ignore", divide="ignore"):
-            regression = product / x_m2
-        exact = activations.by_kind(record.site.kind).gain
-        gain = regression if exact is None else np.full_like(regression, exact)
-        unknown = np.full_like(regression, np.nan)
+            gain = product / x_m2
+            preserved = np.minimum(gain * product, y_m2)
+        unknown = np.full_like(gain, np.nan)
         mean = None if sums is None else MeanSpectra.of(sums).without_window(window, sums.axes)
         dc, in_band, above_band, edge = unknown, unknown, unknown, unknown
         if mean is not None:
@@ -177,24 +199,21 @@ class Decomposition:
             )
             edge_bin = band_edge(np.nan_to_num(mean.power_in))
             above = np.arange(introduced.shape[1]) > edge_bin[:, np.newaxis]
-            dc = introduced[:, 0]
+            dc = np.maximum(introduced[:, 0] - (y - gain * x) ** 2, 0)
             in_band = np.where(above, 0, introduced)[:, 1:].sum(1)
             above_band = np.where(above, introduced, 0)[:, 1:].sum(1)
             edge = edge_bin.astype(np.float64)
-        return cls(
-            gain=gain,
-            regression=regression,
-            output=y_power,
-            preserved=gain**2 * x_power,
-            introduced=introduced_power(x_power, y_power, product + x * y, gain),
-            introduced_dc=dc,
-            introduced_in_band=in_band,
-            introduced_above_band=above_band,
-            edge=edge,
-        )
+        half = activations.by_kind(record.site.kind).gain
+        ratios = unknown, unknown
+        if half is not None:
+            x_power, y_power = x**2 + x_m2, y**2 + y_m2
+            total = np.where(y_power > 0, y_power, np.nan)
+            rest = introduced_power(x_power, y_power, product + x * y, half)
+            ratios = half**2 * x_power / total, rest / total
+        return cls(gain, y_m2, preserved, y_m2 - preserved, dc, in_band, above_band, edge, *ratios)
 
     def fractions(self, *names: str) -> dict[str, Floats]:
-        """Columns ``<name>_fraction``, relative to `output`; NaN where the output is all zero."""
+        """Columns ``<name>_fraction``, relative to `output`; NaN where the output is constant."""
         output = np.where(self.output > 0, self.output, np.nan)
         return {f"{name}_fraction": getattr(self, name) / output for name in names}
 

@@ -42,7 +42,7 @@ def write_parquet(table: pd.DataFrame, path: Path, columns: Mapping[str, Column]
 
     arrow = pa.Table.from_pandas(table, preserve_index=False)
     fields = [field.with_metadata(columns[field.name]._asdict()) for field in arrow.schema]
-    pyarrow.parquet.write_table(arrow.cast(pa.schema(fields)), path)
+    pyarrow.parquet.write_table(arrow.cast(pa.schema(fields, arrow.schema.metadata)), path)
 
 
 def dataset(

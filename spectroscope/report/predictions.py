@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from spectroscope.capture.activations import by_kind
 from spectroscope.dsp import theory
-from spectroscope.report.channels import MeanSpectra, dc_columns
+from spectroscope.report.channels import MeanSpectra, amplitude, dc_columns
 from spectroscope.statistics.recording import Recording, SiteRecord
 
 Floats = NDArray[np.float64]
@@ -23,7 +23,10 @@ def predictions(recording: Recording, record: SiteRecord) -> Iterator[pd.DataFra
     measured = columns["dc_out"]
     # By assumption: measured and predicted DC.
     dcs = {
-        "gaussian": (measured, columns["dc_gaussian"]),
+        "gaussian": (
+            columns["dc_gaussian"] + columns["dc_gaussian_residual"],
+            columns["dc_gaussian"],
+        ),
         "tone": (columns["dc_tone"] + columns["dc_tone_residual"], columns["dc_tone"]),
     }
     sums = record.spectra
@@ -31,8 +34,8 @@ def predictions(recording: Recording, record: SiteRecord) -> Iterator[pd.DataFra
     if sums is not None and len(sums.axes) == 1 and by_kind(record.site.kind).tones:
         mean = MeanSpectra.of(sums).without_window(recording.window, sums.axes)
         power, dc_in = mean.power_in, columns["dc_in"]
-        dcs["tones"] = (measured, _tones_dc(power, dc_in))
-        amplitudes = np.abs(dc_in) + np.sqrt(2 * power[:, 1:]).sum(1)
+        dcs["tones"] = (measured, _tones_dc(power, dc_in, sums.axes[0]))
+        amplitudes = np.abs(dc_in) + amplitude(power, sums.axes)[:, 1:].sum(1)
         dcs["series"] = (measured, 0.5 * dc_in + 0.5 * amplitudes / np.sqrt(2))
     for assumption, (dc_out, predicted) in dcs.items():
         if not np.isnan(predicted).all():
@@ -48,14 +51,17 @@ def predictions(recording: Recording, record: SiteRecord) -> Iterator[pd.DataFra
             )
 
 
-def _tones_dc(power: Floats, mean: Floats) -> Floats:
+def _tones_dc(power: Floats, mean: Floats, length: int) -> Floats:
     """Output DC of each channel if strong bins are tones of independent phase, the others noise.
 
-    All bins could be tones, but the sum of thousands of weak ones is Gaussian, at less cost.
+    All bins could be tones, but the sum of thousands of weak ones is Gaussian, at less cost. A
+    tone at the Nyquist frequency has no phase: it adds its amplitude to every other sample, and
+    takes it from the others.
 
     Args:
         power: ``[C, bins]``, of the input, bin 0 the DC.
         mean: ``[C]``, of the input.
+        length: T.
     """
     dc = np.full(len(power), np.nan)
     for channel, (bins, mu) in enumerate(zip(power, mean, strict=True)):
@@ -64,5 +70,10 @@ def _tones_dc(power: Floats, mean: Floats) -> Floats:
         strong = bins[1:] > _TONE_FRACTION * bins[1:].sum()
         slow = max(bins[0] - mu**2, 0.0)  # variance of the DC over the inputs
         noise = np.sqrt(bins[1:][~strong].sum() + slow)
-        dc[channel] = theory.tones_dc(np.sqrt(2 * bins[1:][strong]), mu, noise)
+        tones, sizes = strong.copy(), amplitude(bins, (length,))[1:]
+        alternating = 0.0
+        if length % 2 == 0 and strong[-1]:
+            tones[-1], alternating = False, sizes[-1]
+        offsets = mu + alternating * np.array([1, -1])
+        dc[channel] = theory.tones_dc(sizes[tones], offsets, noise).mean()
     return dc

@@ -12,7 +12,7 @@ import pandas as pd
 
 from spectroscope.errors import RequestError
 from spectroscope.io import output_folder
-from spectroscope.report import export, predictions, spectra, tables, text
+from spectroscope.report import export, predictions, sources, spectra, tables, text
 from spectroscope.schema import COLUMNS
 from spectroscope.statistics import storage
 from spectroscope.statistics.base import Statistic
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 FILE = "report.npz"
 
 # Tables that `Report.save` writes as CSV, and those too long for CSV.
-_CSV_TABLES = ["dc", "sites", "introduced", "coverage", "aliasing", "harmonics"]
+_CSV_TABLES = ["dc", "sites", "introduced", "coverage", "dead", "aliasing", "harmonics"]
 _LONG_TABLES = ["spectra", "cross_spectra"]
 # What is missing at sites without spectra, and what recording them needs.
 _SPECTRA = ("spectra were recorded", "spectra=True and inputs of one length, longer than 1")
@@ -79,7 +79,7 @@ class Report:
     def sites(self) -> pd.DataFrame:
         """One row per site: channel means of :meth:`dc` without NaN, and sums of its counts.
 
-        Preserved and introduced fraction and the fraction above the next Nyquist frequency are
+        DC, preserved and introduced fraction and the fraction above the next Nyquist frequency are
         ratios of the power of all channels together: in a mean, channels with almost no power
         would weigh as much as the others.
         """
@@ -88,9 +88,10 @@ class Report:
     def introduced(self) -> pd.DataFrame:
         """What each activation preserved of its input, what it added, and at which frequencies.
 
-        One row per site × channel. For ReLU the powers are of ½x and ½|x|; for other kinds of
-        gain·x and y − gain·x, with the gain by regression. Fractions by frequency need spectra;
-        otherwise they are NaN.
+        One row per site × channel. The output y is split into gain·x and y − gain·x, with
+        Bussgang's gain, by regression: then the powers of the parts add up. For ReLU the powers of
+        the paper's ½x and ½|x| are given too. Fractions by frequency need spectra; otherwise they
+        are NaN.
         """
         return tables.introduced(self._recording)
 
@@ -103,7 +104,8 @@ class Report:
         """Power spectra, one row per site, channel, side and frequency.
 
         Args:
-            select: a glob or globs over module names or sites; None: all sites with a spectrum.
+            select: a glob or globs over module names or sites; those that match none, over the
+                layers in the column `source` of :meth:`sites`. None: all sites with a spectrum.
             scaling: ``"spectrum"``: column `power`; ``"density"``: power per frequency, column
                 `density`; ``"amplitude"``: amplitude of a cosine of that power, column `amplitude`.
 
@@ -190,6 +192,14 @@ class Report:
     def coverage(self) -> pd.DataFrame:
         """Every place with activations, and every part of the model that can't be observed."""
         return tables.coverage(self._recording)
+
+    def dead(self) -> pd.DataFrame:
+        """Channels whose output was never > 0, with the filter that makes each.
+
+        One row per channel and layer: where outputs of several layers are added, all of them. A
+        channel can be pruned by removing its filters. `source` and `filter` are NA where unknown.
+        """
+        return sources.dead(self._recording)
 
     def describe(self) -> pd.DataFrame:
         """Unit and definition of every column of every table."""
@@ -291,8 +301,12 @@ class Report:
     def merge(self, other: "Report") -> "Report":
         """The report of both data sets, as if one recorder had recorded them.
 
+        Reports of :func:`spectroscope.record` are merged whatever the weights were, which only
+        `spectroscope.run` and the command keep a hash of.
+
         Raises:
-            RequestError: the recordings differ in fs, or in a site's channels or axes.
+            RequestError: the recordings differ in fs, or in a site's channels or axes; or they are
+                runs of different models or weights.
         """
         return Report(self._recording.merge(other._recording))
 
@@ -319,7 +333,7 @@ class Report:
         if select is not None:
             globs = [select] if isinstance(select, str) else list(select)
             names = [record.site.name for record in records]
-            records = [r for r in records if any(r.site.matches(glob) for glob in globs)]
+            records = sources.matching(self._recording, globs)
             if not records:
                 near = ", ".join(difflib.get_close_matches(str(select), names, n=3, cutoff=0))
                 raise RequestError(f"no site matches {select!r}; there are, for example, {near}")
@@ -327,7 +341,10 @@ class Report:
         if not frames:
             sites = ", ".join(record.site.name for record in records[:3])
             raise RequestError(f"no {missing} at {sites or 'any site'}: that needs {needs}")
-        return pd.concat(frames, ignore_index=True)
+        table = pd.concat(frames, ignore_index=True)
+        # For titles of plots.
+        table.attrs["source"] = {r.site.name: sources.source(self._recording, r) for r in records}
+        return table
 
 
 def load(path: str | os.PathLike[str], *, statistics: Iterable[Statistic] = ()) -> Report:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from spectroscope.dsp.decomposition import coherence, introduced_power
 from spectroscope.dsp.spectra import Transform, Window, noise_bandwidth
-from spectroscope.report.channels import Decomposition, MeanSpectra, to_numpy
-from spectroscope.statistics.harmonics import INPUTS, RESIDUAL_IN, RESIDUAL_OUT
+from spectroscope.report.channels import Decomposition, MeanSpectra, amplitude, to_numpy
+from spectroscope.statistics import harmonics as rows
 from spectroscope.statistics.recording import Recording, SiteRecord
 
 Floats = NDArray[np.float64]
@@ -31,10 +31,10 @@ class SiteRate(NamedTuple):
 
     @classmethod
     def of(cls, recording: Recording, record: SiteRecord) -> "SiteRate":
-        """The rate of a site, in Hz if `fs` was given and it isn't an image."""
-        axes = sum(length is None or length > 1 for length in record.shape[1:])
+        """The rate of a site, in Hz if `fs` was given and the transformed axis is time."""
+        axes = len(record.layout.transformed)
         known = not math.isnan(record.decimation)
-        if known and axes < 2 and recording.fs is not None:
+        if known and record.layout.is_time and recording.fs is not None:
             return cls(recording.fs / record.decimation, "Hz")
         unit = "cycles/sample" if axes < 2 else "cycles/pixel"
         return cls(1 / record.decimation, unit) if known else cls(1.0, f"{unit} of the site")
@@ -62,10 +62,17 @@ def cross_spectra(recording: Recording, record: SiteRecord) -> Iterator[pd.DataF
     rate = SiteRate.of(recording, record)
     mean = MeanSpectra.of(sums)
     gain = Decomposition.of(record, recording.window).gain[:, np.newaxis]
+    # What a bin averages: the components of a ring, of each frame and of each input.
+    inputs, components = to_numpy(sums.inputs)[:, np.newaxis], np.ones(mean.power_in.shape[1])
+    if len(sums.axes) == 2:
+        transform = Transform.of(sums.axes, "boxcar", torch.device("cpu"))
+        components = to_numpy(transform.components_per_bin())
+    frames = math.prod(length or 1 for length in record.shape[1:]) / math.prod(sums.axes)
     values = {
         "cross_real": mean.cross.real,
         "cross_imag": mean.cross.imag,
-        "coherence": coherence(*mean),
+        "n_inputs": np.broadcast_to(inputs, mean.power_in.shape).astype(np.int64),
+        "coherence": coherence(*mean, inputs * frames * components),
         "preserved": gain**2 * mean.power_in,
         "introduced": introduced_power(mean.power_in, mean.power_out, mean.cross.real, gain),
     }
@@ -76,10 +83,15 @@ def cross_spectra(recording: Recording, record: SiteRecord) -> Iterator[pd.DataF
 def planes(recording: Recording, record: SiteRecord) -> Iterator[pd.DataFrame]:
     """Rows of `Report.planes`."""
     sums = record.spectra
-    if sums is None or len(sums.axes) != 2:
+    if sums is None or len(record.shape) < 3 or not sums.axes:
         return
-    height, width = sums.axes
-    if sums.power.shape[2] != height * (width // 2 + 1):
+    last = record.shape[-2:]  # one of them is 1 where one axis was transformed
+    height, width = sums.axes if len(sums.axes) == 2 else (length or 0 for length in last)
+    powers = to_numpy(sums.power)
+    if width == 1 < height:  # a line, whose frequencies are one-sided
+        order = np.abs(np.fft.fftfreq(height, 1 / height)).round().astype(int)
+        powers = powers[..., order] / np.where((order == 0) | (2 * order == height), 1, 2)
+    if powers.shape[2] != height * (width // 2 + 1):
         return
     rate = SiteRate.of(recording, record)
     fy, fx = np.meshgrid(
@@ -87,8 +99,8 @@ def planes(recording: Recording, record: SiteRecord) -> Iterator[pd.DataFrame]:
     )
     inputs = to_numpy(sums.inputs)[:, None]
     inputs[inputs == 0] = np.nan
-    for side, total in zip(("in", "out"), sums.power, strict=True):
-        power = to_numpy(total) / inputs
+    for side, total in zip(("in", "out"), powers, strict=True):
+        power = total / inputs
         frame = _frame(record, fy.ravel(), rate, {"side": side}, {"power": power})
         frame = frame.rename(columns={"freq": "freq_y"})
         frame.insert(4, "freq_x", np.tile(fx.ravel(), len(total)))
@@ -102,13 +114,17 @@ def harmonics(recording: Recording, record: SiteRecord) -> Iterator[pd.DataFrame
         return
     rate = SiteRate.of(recording, record)
     inputs, count = to_numpy(sums.inputs), to_numpy(sums.counts)
+    noise_count = to_numpy(sums.noise_counts)
     with np.errstate(invalid="ignore", divide="ignore"):
         freq = to_numpy(sums.freq) / inputs * rate.fs
         amplitude = np.sqrt(to_numpy(sums.squares) / count)  # [side, folded, C, K]
-        ratios = _thd_and_sinad(sums.squares.numpy(), count, to_numpy(sums.fundamental))
+        noise, square = to_numpy(sums.noise) / noise_count
+        floor, debiased = np.sqrt(noise), np.sqrt(np.maximum(square - noise, 0))
+        ratios = _thd_and_sinad(to_numpy(sums.fundamental))
     channels = count.shape[1]
     frames = []
     for folded, order in zip(*np.nonzero(inputs), strict=True):
+        cell = folded, slice(None), order
         frames.append(
             pd.DataFrame(
                 {
@@ -118,9 +134,14 @@ def harmonics(recording: Recording, record: SiteRecord) -> Iterator[pd.DataFrame
                     "freq": freq[folded, order],
                     "freq_unit": rate.unit,
                     "folded": bool(folded),
-                    "n_inputs": count[folded, :, order].astype(np.int64),
-                    "amplitude_in": amplitude[0, folded, :, order],
-                    "amplitude_out": amplitude[1, folded, :, order],
+                    "n_inputs": count[cell].astype(np.int64),
+                    "amplitude_in": amplitude[0][cell],
+                    "amplitude_out": amplitude[1][cell],
+                    "n_inputs_noise": noise_count[cell].astype(np.int64),
+                    "noise_floor_in": floor[0][cell],
+                    "noise_floor_out": floor[1][cell],
+                    "debiased_in": debiased[0][cell],
+                    "debiased_out": debiased[1][cell],
                     **ratios,
                 }
             )
@@ -201,25 +222,25 @@ class PowerAboveNyquist(NamedTuple):
         return cls(outside.sum(1), power.sum(1), peak)
 
 
-def _thd_and_sinad(squares: Floats, count: Floats, sums: Floats) -> dict[str, Floats]:
-    """THD and SINAD of both sides, each ``[C]``.
+def _thd_and_sinad(sums: Floats) -> dict[str, Floats]:
+    """THD and SINAD of both sides and how many inputs they are of, each ``[C]``.
 
     Args:
-        squares: `squares` of :class:`spectroscope.statistics.harmonics.HarmonicSums`.
-        count: `counts` of it.
-        sums: `fundamental` of it.
+        sums: `fundamental` of :class:`spectroscope.statistics.harmonics.HarmonicSums`.
     """
-    ratios = {}
-    inputs = np.where(sums[INPUTS] > 0, sums[INPUTS], np.nan)
-    for number, (side, row) in enumerate((("in", RESIDUAL_IN), ("out", RESIDUAL_OUT))):
-        # Each harmonic is averaged over the inputs in which it is usable, folded or not.
-        power = squares[number].sum(0) / count.sum(0) / 2
-        fundamental = squares[number, 0, :, 0] / count[0, :, 0] / 2
-        distortion = np.nansum(power[:, 1:], axis=1)
-        noise_and_distortion = sums[row] / inputs
-        ratios[f"thd_{side}"] = np.sqrt(distortion / fundamental)
-        ratios[f"sinad_{side}"] = 10 * np.log10(fundamental / noise_and_distortion)
-    return ratios
+    thd = np.sqrt(sums[rows.COMPLETE_HARMONICS_IN :][:2] / sums[rows.COMPLETE_FUNDAMENTAL_IN :][:2])
+    power = sums[rows.FUNDAMENTAL_IN :][:2] / 2
+    sinad = 10 * np.log10(power / sums[rows.RESIDUAL_IN :][:2])
+    confidence = np.where(sums[rows.CONFIDENCE] > 0, sums[rows.CONFIDENCE], np.nan)
+    return {
+        "n_inputs_thd": sums[rows.COMPLETE_INPUTS].astype(np.int64),
+        "thd_in": thd[0],
+        "thd_out": thd[1],
+        "n_inputs_sinad": sums[rows.INPUTS].astype(np.int64),
+        "sinad_in": sinad[0],
+        "sinad_out": sinad[1],
+        "f0_confidence": confidence / sums[rows.INPUTS],
+    }
 
 
 def _bins(lengths: tuple[int, ...], bins: int, rate: SiteRate) -> Floats:
@@ -241,12 +262,7 @@ def _scaled(
         density: Floats = power / (components * width)
         return density
     if scaling == "amplitude":
-        double = np.full(power.shape[1], 2.0)
-        double[0] = 1
-        if len(lengths) == 1 and lengths[0] % 2 == 0:
-            double[-1] = 1
-        amplitude: Floats = np.sqrt(double * power)
-        return amplitude
+        return amplitude(power, lengths)
     return power
 
 
@@ -255,7 +271,7 @@ def _frame(
     freq: Floats,
     rate: SiteRate,
     labels: dict[str, str],
-    values: dict[str, Floats],
+    values: dict[str, NDArray[Any]],
 ) -> pd.DataFrame:
     """Long frame of values ``[C, F]``."""
     channels = record.channels

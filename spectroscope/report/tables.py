@@ -6,24 +6,26 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from spectroscope.capture.activations import by_kind
 from spectroscope.report import spectra
 from spectroscope.report.channels import (
     Decomposition,
     dc_columns,
     dead_and_always_on,
     statistic_columns,
+    to_numpy,
 )
+from spectroscope.report.sources import source
 from spectroscope.schema import Column, headline
 from spectroscope.statistics.recording import Recording, SiteRecord
 
 SITE_COLUMNS = ["site", "module", "function", "call", "kind"]
 # Columns of `dc` that `sites` averages over the channels, and those that it adds up.
 _MEANS = ["dc_in", "dc_out", "dc_out_std", "ac_rms_in", "ac_rms_out", "active_fraction",
-          "dc_fraction", "dc_gaussian", "dc_gaussian_residual", "dc_tone",
+          "dc_gaussian", "dc_gaussian_residual", "dc_tone",
           "dc_tone_residual"]  # fmt: skip
 _COUNTS = ["nonfinite", "nonfinite_out"]
-_COVERAGE = ["place", "module", "function", "kind", "status", "selected", "fired", "reason"]
+_COVERAGE = ["place", "module", "function", "kind", "status", "selected", "fired", "reason",
+             "remark"]  # fmt: skip
 
 
 def user_columns(recording: Recording) -> dict[str, Column]:
@@ -46,7 +48,7 @@ def dc(recording: Recording) -> pd.DataFrame:
         )
         for record in recording.records.values()
     ]
-    columns = [*SITE_COLUMNS, "channel", "n_samples", *_MEANS, "preserved_fraction",
+    columns = [*SITE_COLUMNS, "channel", "n_samples", *_MEANS, "dc_fraction", "preserved_fraction",
                "introduced_fraction", *_COUNTS, *user_columns(recording)]  # fmt: skip
     table = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
     return _headline_first(table)
@@ -56,35 +58,43 @@ def sites(recording: Recording) -> pd.DataFrame:
     """See `Report.sites`."""
     rows = []
     for record in recording.records.values():
-        known = not np.isnan(record.decimation)
-        fs = spectra.SiteRate.of(recording, record).fs if known else np.nan
+        fs, unit = spectra.SiteRate.of(recording, record)
+        if np.isnan(record.decimation) or (recording.fs is not None and unit != "Hz"):
+            fs = np.nan
         decomposition = Decomposition.of(record, recording.window)
-        downsampling = recording.downsamplings.get(record.site.name)
         rows.append(
             _site_columns(record)
             | {
+                "source": source(recording, record),
                 "channels": record.channels,
+                "channel_axis": record.layout.channel,
                 "shape": record.shape,
                 "fs": fs,
                 "nyquist": fs / 2,
                 "decimation": record.decimation,
                 "n_samples": record.inputs,
+                "dc_fraction": _dc_fraction(record),
                 "preserved_fraction": decomposition.site_fraction("preserved"),
                 "introduced_fraction": decomposition.site_fraction("introduced"),
                 "above_next_nyquist": spectra.above_next_nyquist(recording, record),
-                "feeds_global_pooling": downsampling is not None
-                and downsampling.whole
-                and downsampling.between == 0,
+                "feeds_global_pooling": recording.only_mean.get(record.site.name),
             }
             | dead_and_always_on(record)
         )
-    columns = [*SITE_COLUMNS, "channels", "shape", "fs", "nyquist", "decimation", "n_samples",
-               "preserved_fraction", "introduced_fraction", "above_next_nyquist",
+    columns = [*SITE_COLUMNS, "source", "channels", "channel_axis", "shape", "fs", "nyquist",
+               "decimation", "n_samples", "dc_fraction", "preserved_fraction",
+               "introduced_fraction", "above_next_nyquist",
                "feeds_global_pooling", "dead_fraction", "always_on_fraction"]  # fmt: skip
     by_site = dc(recording).groupby("site", sort=False)
     means = by_site[[*_MEANS, *user_columns(recording)]].mean()
-    table = pd.DataFrame(rows, columns=columns)
+    table = pd.DataFrame(rows, columns=columns).astype({"feeds_global_pooling": "boolean"})
     return _headline_first(table.join(means.join(by_site[_COUNTS].sum()), on="site"))
+
+
+def _dc_fraction(record: SiteRecord) -> float:
+    """Fraction of the output power of all channels together that is in the inputs' DCs."""
+    dc, ac = (np.nansum(to_numpy(part)) for part in (record.output.dc_power, record.output.ac))
+    return float(dc / (dc + ac)) if dc + ac > 0 else np.nan
 
 
 def introduced(recording: Recording) -> pd.DataFrame:
@@ -96,13 +106,13 @@ def introduced(recording: Recording) -> pd.DataFrame:
         bins = np.nan if record.spectra is None else max(record.spectra.axes)
         columns = {
             "channel": range(record.channels),
-            "split": "regression" if by_kind(record.site.kind).gain is None else "half",
-            "gain": decomposition.gain,
-            "regression_gain": decomposition.regression,
+            "regression_gain": decomposition.gain,
             **decomposition.fractions("preserved", "introduced", "introduced_dc",
                                       "introduced_in_band", "introduced_above_band"),
             "band_edge": decomposition.edge * rate.fs / bins,
             "freq_unit": rate.unit,
+            "half_x_ratio": decomposition.half_x_ratio,
+            "half_abs_ratio": decomposition.half_abs_ratio,
         }  # fmt: skip
         frames.append(pd.DataFrame(_site_columns(record) | columns))
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=SITE_COLUMNS)

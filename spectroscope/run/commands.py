@@ -11,8 +11,10 @@ from typing import Any
 
 import pandas as pd
 import torch
+from torch import nn
 
-from spectroscope.errors import RequestError
+from spectroscope.errors import RequestError, UnfinishedError
+from spectroscope.experiments.ablation import importance
 from spectroscope.experiments.operations import mean_dc, only_dc, remove_dc
 from spectroscope.io import output_folder
 from spectroscope.report import Report
@@ -27,11 +29,14 @@ from spectroscope.statistics.base import Statistic
 SPECTRA = "spectra.png"
 ABLATION = "importance.png"
 PAGE = "report.html"
-_STYLE = ["seaborn-v0_8-whitegrid", "seaborn-v0_8-paper"]  # Matplotlib's own, without seaborn
 
 
 def ablate(
-    specimen: Specimen, *, metric: str | None = None, progress: bool = False
+    specimen: Specimen,
+    *,
+    metric: str | None = None,
+    kinds: Iterable[str | type[nn.Module]] = (),
+    progress: bool = False,
 ) -> pd.DataFrame:
     """Measure how much the model needs the DC of each activation, changing one at a time.
 
@@ -42,6 +47,7 @@ def ablate(
         specimen: model and inputs.
         metric: as in :func:`spectroscope.importance`. None: the specimen's own error, or else
             ``"relative_l2"``, the distance of the outputs from the unmodified model's.
+        kinds: as in :func:`spectroscope.record`.
         progress: show a progress bar on standard error.
 
     Returns:
@@ -49,20 +55,25 @@ def ablate(
 
     Raises:
         RequestError: as in :func:`spectroscope.importance`.
+        UnfinishedError: no activation was recorded.
     """
-    from spectroscope.experiments.ablation import importance  # deferred: it imports scipy.stats
-
     measure: Any = metric or specimen.error or "relative_l2"
-    means = inspect(specimen, spectra=False, progress=progress).report
+    kinds = (kinds,) if isinstance(kinds, str | type) else tuple(kinds)
+    means = inspect(specimen, spectra=False, kinds=kinds, progress=progress).report
+    if means.sites().empty:
+        raise UnfinishedError(f"{specimen.name}: no activation was recorded")
     with torch.random.fork_rng([]):  # batches() seeds them
         table = importance(
             specimen.model,
             ((batch.arguments, batch.targets_of(specimen)) for batch in batches(specimen)),
             measure,
             operations=(remove_dc, mean_dc(means), only_dc),
+            kinds=kinds,
+            block=specimen.block,
             progress=progress,
             fs=specimen.fs,
             channel_axis=specimen.channel_axis,
+            time_axis=specimen.time_axis,
         )
     return table.assign(metric=specimen.error_name) if measure is specimen.error else table
 
@@ -107,14 +118,14 @@ def export_ablation(specimen: Specimen, table: pd.DataFrame, folder: Path) -> No
     Raises:
         RequestError: the folder can't be written to.
     """
-    from matplotlib import style
+    import seaborn as sns
     from matplotlib.figure import Figure
 
     from spectroscope import plots
 
     with output_folder(folder) as staging:
         write_csv(table, staging / "importance.csv")
-        with style.context(_STYLE):
+        with sns.axes_style("whitegrid"), sns.plotting_context("paper"):
             figure = Figure((7.5, 1.6 + 0.22 * table["site"].nunique()), layout="constrained")
             ax = plots.importance(table, ax=figure.subplots())
         ax.set_title(f"{specimen.name}: one ReLU changed at a time")
@@ -143,7 +154,7 @@ def export(specimen: Specimen, report: Report, folder: Path, *, parquet: bool = 
 
 def _plot_spectra(specimen: Specimen, spectra: pd.DataFrame, path: Path) -> None:
     # Imported late: other ranks of a distributed run need no matplotlib.
-    from matplotlib import style
+    import seaborn as sns
     from matplotlib.figure import Figure
 
     from spectroscope import plots
@@ -152,7 +163,7 @@ def _plot_spectra(specimen: Specimen, spectra: pd.DataFrame, path: Path) -> None
     panels = min(16, spectra["channel"].nunique())
     columns = min(4, panels)
     rows = math.ceil(panels / columns)
-    with style.context(_STYLE):
+    with sns.axes_style("whitegrid"), sns.plotting_context("paper"):
         # Not pyplot, which would keep the figure open.
         figure = Figure((1.2 + 2.6 * columns, 1 + 1.6 * rows), layout="constrained")
         grid = plots.filters(

@@ -49,6 +49,7 @@ def fingerprint(
         "metric": getattr(specimen.metric, "__qualname__", ""),
         "fs": specimen.fs,
         "channel_axis": specimen.channel_axis,
+        "time_axis": specimen.time_axis,
         **options,
         "spectroscope": version("relu-spectroscope"),
         "torch": torch.__version__,

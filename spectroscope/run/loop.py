@@ -52,6 +52,7 @@ def inspect(
     specimen: Specimen,
     *,
     spectra: bool = True,
+    kinds: Iterable[str | type[nn.Module]] = (),
     statistics: Iterable[Statistic] = (),
     about: Mapping[str, str] | None = None,
     progress: bool = False,
@@ -72,6 +73,7 @@ def inspect(
     Args:
         specimen: model and inputs.
         spectra: as in :func:`spectroscope.record`.
+        kinds: as in :func:`spectroscope.record`.
         statistics: as in :func:`spectroscope.record`.
         about: as in :func:`spectroscope.record`, added to the specimen's description.
         progress: show a progress bar on standard error.
@@ -97,6 +99,7 @@ def inspect(
     if group is not None:
         shard = group.shard
     statistics = tuple(statistics)
+    kinds = (kinds,) if isinstance(kinds, str | type) else tuple(kinds)
     placement = Placement.parse(device, dtype, channels_last)
     model = placement.model(specimen.model)
     notes = {"specimen": f"{specimen.name}: {specimen.description}", "license": specimen.license}
@@ -107,13 +110,16 @@ def inspect(
         model,
         fs=specimen.fs,
         spectra=spectra,
+        kinds=kinds,
         statistics=statistics,
         channel_axis=specimen.channel_axis,
+        time_axis=specimen.time_axis,
         about=notes | dict(about or {}),
     )
     options = {
         "spectra": spectra,
         "statistics": ", ".join(statistic.name for statistic in statistics) or "built-in",
+        "kinds": ", ".join(sorted(str(kind) for kind in kinds)) or "the ReLU family",
         "dtype": dtype or "the model's",
         "device": "the model's" if placement.device is None else placement.device.type,
         "channels_last": channels_last,

@@ -46,7 +46,8 @@ def specimen(name: str, **options: object) -> Specimen:
         name: an installed adapter, ``"kid-ppg"``, if it makes several also which one,
             ``"torchvision:resnet18"``; or your own callable, ``"package.module:callable"``, that
             returns a model or a Specimen
-            (:func:`spectroscope.specimens.from_callable.from_callable`).
+            (:func:`spectroscope.specimens.from_callable.from_callable`); or a ``.keras`` file
+            (:func:`spectroscope.specimens.keras_file.from_keras`).
         options: options of the adapter.
 
     Raises:
@@ -58,15 +59,21 @@ def specimen(name: str, **options: object) -> Specimen:
     if adapter in known:
         make = known[adapter].load()
         given = options | ({"model": model} if model else {})
+    # Imported late, like the adapters: a misspelt name is reported without importing torch.
+    elif name.endswith(".keras"):
+        from spectroscope.specimens.keras_file import from_keras
+
+        make, given = from_keras, options | {"path": name}
     elif model:
-        # Imported late, like the adapters: a misspelt name is reported without importing torch.
         from spectroscope.specimens.from_callable import from_callable
 
         make, given = from_callable, options | {"path": name}
     else:
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
         names = f"the nearest: {', '.join(near)}" if near else f"there are: {', '.join(known)}"
-        raise RequestError(f"unknown specimen {name!r}; {names}; or module:callable")
+        raise RequestError(
+            f"unknown specimen {name!r}; {names}; or module:callable, or model.keras"
+        )
     signature = inspect.signature(make)
     try:
         signature.bind(**given)

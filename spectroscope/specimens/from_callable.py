@@ -3,11 +3,13 @@
 import importlib
 import os
 import sys
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from spectroscope.capture.axes import ChannelAxis, TimeAxis
 from spectroscope.errors import RequestError, first_line
 from spectroscope.io import load_array, load_checkpoint
 from spectroscope.specimens.specimen import Specimen
@@ -21,7 +23,8 @@ def from_callable(
     input: str | os.PathLike[str] | None = None,
     weights: str | os.PathLike[str] | None = None,
     fs: float | None = None,
-    channel_axis: int = 1,
+    channel_axis: ChannelAxis = "auto",
+    time_axis: TimeAxis = "auto",
 ) -> Specimen:
     """Specimen from a callable that returns a model or a Specimen.
 
@@ -32,14 +35,17 @@ def from_callable(
         weights: of the model: a `state_dict` written by `torch.save`.
         fs: sampling rate of a 1-D input in Hz.
         channel_axis: as in :func:`spectroscope.record`.
+        time_axis: as in :func:`spectroscope.record`.
 
     Raises:
         RequestError: the callable does not exist, raises, or returns something else; a file can't
-            be read; or `input`, `weights` or `fs` is given for a Specimen.
+            be read; or another argument is given for a Specimen.
     """
     made = _call(path)
     options = {"input": input, "weights": weights, "fs": fs}
     given = [name for name, value in options.items() if value is not None]
+    axes = {"channel_axis": channel_axis, "time_axis": time_axis}
+    given += [name for name, value in axes.items() if value != "auto"]
     if isinstance(made, Specimen):
         if given:
             raise RequestError(f"{path} returns a Specimen, which has its own {', '.join(given)}")
@@ -48,22 +54,43 @@ def from_callable(
         raise RequestError(
             f"{path} returns a {type(made).__name__}, not an nn.Module or a Specimen"
         )
-    if input is None:
-        raise RequestError(
-            f"{path} returns a model: pass its inputs, [N, ...], as --input x.npy or x.pt"
-        )
     if weights is not None:
         load_checkpoint(made, weights)
-    x = _cast_like(load_array(input), made)
+    return on_input(made, path, input, fs=fs, channel_axis=channel_axis, time_axis=time_axis)
+
+
+def on_input(
+    model: nn.Module,
+    path: str,
+    input: str | os.PathLike[str] | None,
+    **facts: Any,
+) -> Specimen:
+    """Specimen from a model and a file of inputs.
+
+    Args:
+        model: the model.
+        path: where it is from.
+        input: the file.
+        facts: further attributes of the specimen.
+
+    Raises:
+        RequestError: `input` is missing or can't be read.
+    """
+    if input is None:
+        raise RequestError(
+            f"{path} is a model: pass its inputs, [N, ...], as --input x.npy or x.pt"
+        )
+    x = _cast_like(load_array(input), model)
+    with suppress(NotImplementedError):  # of `torch.export`, whose modules are always in one mode
+        model.eval()
     return Specimen(
         name=path,
-        description=f"{type(made).__name__} on {os.path.basename(input)}",
+        description=f"{type(model).__name__} on {os.path.basename(input)}",
         license="your own",
-        model=made.eval(),
+        model=model,
         inputs=torch.split(x, BATCH),
         n_inputs=len(x),
-        fs=fs,
-        channel_axis=channel_axis,
+        **facts,
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from spectroscope.capture.axes import ChannelAxis, TimeAxis
 from spectroscope.errors import RequestError
 
 if TYPE_CHECKING:  # `spectroscope list` and a misspelt name need no torch
@@ -40,9 +41,12 @@ class Specimen:
         with_targets: batches are ``(inputs, targets)``.
         error: function of (outputs, targets) that returns the error of each input, ``[N]``.
         error_name: name of the averaged error, with its unit.
+        block: number of consecutive inputs that :func:`spectroscope.importance` resamples together;
+            more than 1 if neighbours depend on each other.
         labels: function of (outputs of a batch, index of its first input) that returns one line of
             text per input, to show that the model works. Used only for the first few inputs.
         channel_axis: as in :func:`spectroscope.record`.
+        time_axis: as in :func:`spectroscope.record`.
         f0: ``[n_inputs]``, fundamental of each input in Hz, if known, in the order of `targets`.
         f0_name: name of that fundamental.
         per_minute: show frequencies per minute (BPM) instead of Hz.
@@ -62,8 +66,10 @@ class Specimen:
     with_targets: bool = False
     error: Callable[[Tensor, Tensor], Tensor] | None = None
     error_name: str = "error"
+    block: int = 1
     labels: Callable[[Tensor, int], Sequence[str]] | None = None
-    channel_axis: int | Mapping[str, int] = 1
+    channel_axis: ChannelAxis = "auto"
+    time_axis: TimeAxis = "auto"
     f0: NDArray[np.float64] | None = None
     f0_name: str = "f0"
     per_minute: bool = False

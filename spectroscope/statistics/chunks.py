@@ -1,44 +1,54 @@
 """A batch in chunks that stay in cache, with the intermediate results that statistics share."""
 
-import threading
-from collections.abc import Iterator, Mapping
-from functools import cached_property
-from typing import TYPE_CHECKING, Protocol
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from spectroscope.dsp.kernels.dispatch import (
-    ReluMoments,
-    relu_moments,
-    to_float64,
-    zero_nonfinite_rows,
-)
-from spectroscope.dsp.moments import RowMoments, relu_product, row_moments
+from spectroscope.dsp.kernels.dispatch import center_lines, computed_in
+from spectroscope.dsp.kernels.parallel import parallel_for, workspace
+from spectroscope.dsp.moments import LINE_FIELDS, LineMoments
 from spectroscope.errors import first_line
 from spectroscope.statistics.base import Arrays, Statistic
 
 if TYPE_CHECKING:
     from spectroscope.capture.call import ActivationCall
 
-# Values reduced at a time. On the CPU 2 MiB in float64: they stay in cache between passes, and the
-# overhead of the calls is small (docs/performance.md). On a GPU fewer kernel launches pay.
-_BUDGET_CPU = 1 << 18
-_BUDGET_GPU = 1 << 24
+# Values of one side that are reduced at a time. On the CPU both sides and their transforms stay in
+# cache between passes, and the overhead of the calls is small (docs/performance.md). Moments alone
+# are one pass. On a GPU fewer kernel launches pay.
+_BUDGET_CPU, _BUDGET_MOMENTS, _BUDGET_GPU = 1 << 17, 1 << 20, 1 << 24
+# Values next to each other in memory that are read together.
+_RUN = 1 << 12
+# Channels that lie side by side in memory are read together: as many as a cache line has.
+_CACHE_LINE = 16
+# So many blocks of channels, for as many threads, if none is then smaller than this.
+_BLOCKS, _SMALLEST_BLOCK = 8, 1 << 16
 
 
 class Accumulator(Protocol):
-    """The state of one batch, built up chunk by chunk."""
+    """The state of one batch, built up chunk by chunk. Blocks of channels come in any order."""
 
     def add(self, chunk: "Chunk") -> None:
-        """Add one chunk. Chunks of the same channels come one after another."""
+        """Add one chunk. Those of a block of channels come one after another, in one thread."""
+
+    def finish(self, block: "Block") -> None:
+        """Finish some channels, all of whose chunks have been added."""
 
     def arrays(self) -> Arrays:
-        """The state, after the last chunk."""
+        """The state, after the last block."""
 
 
 class ChunkedStatistic(Statistic):
-    """A statistic that reads a batch in chunks, which it shares with other such statistics."""
+    """A statistic that reads a batch in chunks, which it shares with other such statistics.
+
+    Attributes:
+        reads_lines: it reads :attr:`Chunk.lines`, not only moments.
+    """
+
+    reads_lines: ClassVar[bool] = True
 
     def start(self, call: "ActivationCall") -> Accumulator | Arrays:
         """An accumulator for the chunks of a batch, or the state if it needs no chunks."""
@@ -52,10 +62,11 @@ class ChunkedStatistic(Statistic):
 def reduce(statistics: Mapping[str, Statistic], call: "ActivationCall") -> dict[str, Arrays | None]:
     """The state of one batch for each statistic, by name; None if a user's statistic raised.
 
-    Chunked statistics share the chunks: each chunk is prepared once.
+    Chunked statistics share the chunks: each is read once.
     """
     states: dict[str, Arrays | None] = {}
     accumulators: dict[str, Accumulator] = {}
+    reads_lines = False
     for name, statistic in statistics.items():
         if not isinstance(statistic, ChunkedStatistic):
             try:
@@ -69,147 +80,92 @@ def reduce(statistics: Mapping[str, Statistic], call: "ActivationCall") -> dict[
             states[name] = start
         else:
             accumulators[name] = start
-    for chunk in chunks(call) if accumulators else ():
-        for accumulator in accumulators.values():
-            accumulator.add(chunk)
+            reads_lines |= statistic.reads_lines
+    if accumulators:
+        _read(call, list(accumulators.values()), reads_lines=reads_lines)
     states |= {name: accumulator.arrays() for name, accumulator in accumulators.items()}
     return {name: states[name] for name in statistics}
 
 
-def compiled_moments(call: "ActivationCall") -> ReluMoments | None:
-    """Moments of the rows of both sides of a ReLU, in one pass; None if no compiled loop fits.
+class Block(NamedTuple):
+    """Some channels of all inputs of a batch.
 
-    Use it as ``call.shared(compiled_moments)``, which computes it once.
+    Attributes:
+        channels: slice of the channels.
+        moments: of all lines.
     """
-    return relu_moments(call.input) if call.is_relu else None
+
+    channels: slice
+    moments: LineMoments
 
 
-class Chunk:
+class Chunk(NamedTuple):
     """Some channels of some inputs of a batch.
 
     Attributes:
-        inputs: slice of the batch's inputs.
         channels: slice of the channels.
-        shape: ``[n, c, ...]``, of the chunk.
-        length: T, number of values of one input and channel, a row.
+        inputs: slice of the inputs.
+        moments: of their lines.
+        lines: both sides, ``[n, c, lines, T]``, without the means of the lines, of the type in
+            which they are transformed; 0 in inputs that aren't finite on both sides. Read-only, in
+            a workspace of this thread that the next chunk overwrites.
     """
 
-    def __init__(self, call: "ActivationCall", inputs: slice, channels: slice):
-        self.inputs = inputs
-        self.channels = channels
-        self._relu = call.is_relu
-        self._moments = call.shared(compiled_moments)
-        self._input = call.input[inputs, channels]
-        self._output = None if self._relu else call.output[inputs, channels]
-        self.shape = self._input.shape
-        self.length = self._input[0, 0].numel()
-
-    @cached_property
-    def rows(self) -> tuple[Tensor, Tensor]:
-        """Both sides as float64 ``[n, c, T]``; rows that aren't finite on both sides are 0.
-
-        Read-only, in a workspace of this thread that the next chunk overwrites.
-        """
-        x, y = self._raw_rows
-        if self._moments is None and self.finite is not None:
-            zero_nonfinite_rows(x, self.finite)
-            zero_nonfinite_rows(y, self.finite)
-        return x, y
-
-    @cached_property
-    def moments(self) -> tuple[RowMoments, RowMoments]:
-        """Moments of the rows of both sides."""
-        if self._moments is not None:
-            return self._moments.sides(self.inputs, self.channels)
-        return self._generic_moments[0]
-
-    @cached_property
-    def product(self) -> Tensor:
-        """``[n, c]``, sum of (x − mean of x)·(y − mean of y) over each row."""
-        if self._relu:
-            return relu_product(*self.moments, self.length)
-        return self._generic_moments[1]
-
-    @cached_property
-    def finite(self) -> Tensor | None:
-        """``[n, c]``, whether all values of a row are finite on both sides; None: in all rows."""
-        if self._moments is not None:
-            finite = self._moments.finite_rows()
-            return None if finite is None else finite[self.inputs, self.channels]
-        counts = [side.finite for side in self.moments if side.finite is not None]
-        if not counts:
-            return None
-        return torch.stack([count == self.length for count in counts]).all(0)
-
-    @cached_property
-    def means(self) -> tuple[Tensor, Tensor]:
-        """``[n, c]`` for both sides, means of the rows; 0 where `finite` is False."""
-        x, y = (side.mean for side in self.moments)
-        if self.finite is None:
-            return x, y
-        return x.where(self.finite, 0), y.where(self.finite, 0)
-
-    @cached_property
-    def _raw_rows(self) -> tuple[Tensor, Tensor]:
-        x, y = (
-            workspace(f"rows of {side}", tuple(self.shape), self._input, torch.float64)
-            for side in ("input", "output")
-        )
-        if self._output is None:
-            to_float64(self._input, x, y, self.finite if self._moments is not None else None)
-        else:
-            x.copy_(self._input)
-            y.copy_(self._output)
-        shape = (*self.shape[:2], -1)
-        return x.view(shape), y.view(shape)
-
-    @cached_property
-    def _generic_moments(self) -> tuple[tuple[RowMoments, RowMoments], Tensor]:
-        x, y = self._raw_rows
-        work = workspace("work", tuple(x.shape), x, torch.float64)
-        compiled = relu_moments(x) if self._relu else None
-        if compiled is not None:
-            sides = compiled.sides(slice(None), slice(None))
-        else:
-            sides = row_moments(x, work, positive=False), row_moments(y, work)
-        if self._relu:
-            return sides, torch.empty(0)  # `product` has a closed form
-        torch.sub(x, sides[0].mean.unsqueeze(-1), out=work)
-        return sides, work.mul_(y).sum(-1)
+    channels: slice
+    inputs: slice
+    moments: LineMoments
+    lines: tuple[Tensor, Tensor]
 
 
-def chunks(call: "ActivationCall") -> Iterator[Chunk]:
-    """The chunks of a batch: all inputs of the first channels, then of the next channels.
-
-    Channels are divided only if one input alone exceeds the budget.
-    """
-    x = call.input
+def _read(call: "ActivationCall", accumulators: list[Accumulator], *, reads_lines: bool) -> None:
+    """Read a batch: all inputs of the first channels, then of the next channels."""
+    x = call.transformed_last(call.input)
+    y = None if call.is_relu else call.transformed_last(call.output)
     samples, channels = x.shape[:2]
-    length = x[0, 0].numel()
-    budget = _BUDGET_CPU if x.is_cpu else _BUDGET_GPU
-    c_step = max(1, min(channels, budget // length))
-    n_step = max(1, budget // (length * c_step))
-    for c in range(0, channels, c_step):
+    values = x[0, 0].numel()
+    axes = len(call.transformed)
+    length = math.prod(x.shape[-axes:]) if axes else values
+    lines = values // length
+    budget = _BUDGET_GPU
+    if x.is_cpu:
+        budget = _BUDGET_CPU if reads_lines else _BUDGET_MOMENTS
+    c_step = budget // (samples * values)
+    if x.is_cpu:
+        c_step = max(c_step, _RUN // values)
+        least = -(-_SMALLEST_BLOCK // (samples * values))
+        c_step = min(c_step, max(-(-channels // _BLOCKS), least))
+        if x.stride(1) == 1 and values > 1:
+            c_step = max(c_step, _CACHE_LINE)
+    c_step = max(1, min(c_step, channels))
+    n_step = max(1, min(samples, budget // (values * c_step)))
+    dtype = computed_in(x.dtype)
+
+    def read_block(number: int) -> None:
+        c = slice(number * c_step, min((number + 1) * c_step, channels))
+        count = c.stop - c.start
+        complete = True
+        fields = x.new_empty(LINE_FIELDS, count, samples, lines, dtype=torch.float64)
         for n in range(0, samples, n_step):
-            yield Chunk(call, slice(n, n + n_step), slice(c, c + c_step))
+            inputs = slice(n, min(n + n_step, samples))
+            shape = inputs.stop - n, count, lines, length
+            out = None
+            if reads_lines:
+                out = (
+                    workspace("x", shape, dtype, x.device),
+                    workspace("y", shape, dtype, x.device),
+                )
+            given = None if y is None else y[inputs, c]
+            complete &= center_lines(x[inputs, c], given, fields, n, out)
+            if out is not None:
+                chunk = Chunk(c, inputs, LineMoments(fields[:, :, inputs], length), out)
+                for accumulator in accumulators:
+                    accumulator.add(chunk)
+        for accumulator in accumulators:
+            accumulator.finish(Block(c, LineMoments(fields, length, complete)))
 
-
-_workspaces = threading.local()
-
-
-def workspace(purpose: str, shape: tuple[int, ...], like: Tensor, dtype: torch.dtype) -> Tensor:
-    """Uninitialised workspace on the device of `like`.
-
-    On the CPU each thread keeps one per `purpose`: faulting in fresh pages for every chunk would
-    cost more than the work done in them.
-    """
-    size = torch.Size(shape).numel()
-    if not like.is_cpu or size > 2 * _BUDGET_CPU:
-        return like.new_empty(shape, dtype=dtype)
-    memory: Tensor | None = getattr(_workspaces, purpose, None)
-    if memory is None or memory.numel() < size:
-        # A tensor made under inference_mode cannot be written to outside of it.
-        with torch.inference_mode(False):
-            memory = torch.empty(size, dtype=dtype)
-        setattr(_workspaces, purpose, memory)
-    return memory[:size].view(shape)
+    blocks = -(-channels // c_step)
+    if x.is_cpu:
+        parallel_for(read_block, blocks)
+    else:
+        for number in range(blocks):
+            read_block(number)

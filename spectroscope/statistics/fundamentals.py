@@ -2,14 +2,16 @@
 
 import math
 import threading
-from typing import Any, Literal, TypeAlias
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from spectroscope.dsp.harmonics import dominant_frequency
+from spectroscope.capture.inputs import Input, InputAxes
+from spectroscope.dsp.harmonics import Tone, strongest_tone
 from spectroscope.errors import RequestError
 
 F0: TypeAlias = ArrayLike | Tensor | Literal["auto"] | None
@@ -20,12 +22,13 @@ class Fundamental:
 
     Args:
         f0: a frequency in the unit of `fs`, or one for each input of the batches to come, NaN
-            where unknown; ``"auto"``: the strongest component of each input of each batch; None:
-            unknown.
+            where unknown; ``"auto"``: the strongest tone of each input of each batch, NaN where
+            there is none; None: unknown.
         fs: samples per second of the model's input.
 
     Attributes:
         f0: the argument.
+        input: name of the input of which the last estimates are; empty if there are none.
 
     Raises:
         RequestError: `f0` isn't one of these, or not between 0 and fs/2.
@@ -34,7 +37,10 @@ class Fundamental:
     def __init__(self, f0: F0, fs: float):
         self.f0 = f0
         self._auto = isinstance(f0, str)
-        self._estimates: dict[int, Tensor | None] = {}  # by thread: a batch runs in one
+        self.input = ""
+        self._axes: InputAxes | None = None
+        # By thread, as a batch runs in one: along the time axis, and along axis 1 of [N, T, C].
+        self._estimates: dict[int, tuple[Tone, ...]] = {}
         # In cycles per sample of the model's input, [N] or [1].
         self._fixed: Tensor | None = None
         if self._auto:
@@ -53,16 +59,42 @@ class Fundamental:
                                    f"{what}")  # fmt: skip
             self._fixed = torch.from_numpy(array / fs)
 
-    def on_forward(self, args: tuple[Any, ...]) -> None:
-        """Estimate the fundamentals of a batch from the model's positional arguments `args`."""
-        if self._auto:
-            thread = threading.get_ident()
-            self._estimates[thread] = None
-            x = next((arg for arg in args if isinstance(arg, Tensor) and arg.dim() == 3), None)
-            if x is not None and x.is_floating_point():
-                self._estimates[thread] = dominant_frequency(x.detach())
+    def on_forward(self, inputs: Sequence[Input], axes: InputAxes) -> None:
+        """Estimate the fundamentals of a batch, if they are to be estimated.
 
-    def at_site(self, decimation: float, inputs: int) -> Tensor | str | None:
+        Args:
+            inputs: of the model. The one that has them is ``[N, C, T]``; if `axes` has an `fs`,
+                there may be several axes beside time.
+            axes: of the inputs.
+        """
+        if not self._auto:
+            return
+        self._axes, thread = axes, threading.get_ident()
+        self._estimates[thread] = ()
+        signal = axes.signal(inputs)
+        if (
+            signal is None
+            or signal.tensor.dim() < 3
+            or (axes.fs is None and signal.tensor.dim() > 3)
+        ):
+            return
+        x, time = signal.tensor.detach(), axes.time_axis_of(signal.tensor)
+        assert time is not None  # signal() has one
+        self.input = signal.name
+        # Which axis is time may only be known when a convolution has run.
+        either = (time, 1) if axes.may_be_channels_last(inputs) else (time,)
+        self._estimates[thread] = tuple(
+            strongest_tone(x.movedim(axis, -1).flatten(1, -2)) for axis in either
+        )
+
+    @property
+    def origin(self) -> str:
+        """Where estimates come from, for the reader; empty if there are none."""
+        if not self.input or self._axes is None:
+            return ""
+        return f"strongest tone of input {self.input}, along axis {self._axes.time_axis}"
+
+    def at_site(self, decimation: float, inputs: int) -> Tone | str | None:
         """The fundamentals of the batch that runs in this thread.
 
         Args:
@@ -70,14 +102,22 @@ class Fundamental:
             inputs: number of inputs of the activation.
 
         Returns:
-            ``[N]`` or ``[1]``, float64, in cycles per sample of the site; or the reason why they
-            are unknown at this site; None: no `f0` was given.
+            Each ``[N]`` or ``[1]``, in cycles per sample of the site, with NaN as the confidence of
+            an `f0` that was given; or the reason why they are unknown at this site; None: no `f0`
+            was given.
         """
-        cycles = self._estimates.get(threading.get_ident()) if self._auto else self._fixed
-        if cycles is None:
-            return "no harmonics: f0='auto' found no input [N, C, T]" if self._auto else None
+        if self._auto:
+            estimates = self._estimates.get(threading.get_ident())
+            if not estimates:
+                return "no harmonics: f0='auto' found no input [N, C, T]"
+            last = len(estimates) == 1 or self._axes is None or not self._axes.channels_last
+            tone = estimates[0 if last else 1]
+        elif self._fixed is not None:
+            tone = Tone(self._fixed, torch.full_like(self._fixed, math.nan))
+        else:
+            return None
         if math.isnan(decimation):
             return "no harmonics: its sampling rate isn't known; pass it as decimation="
-        if len(cycles) not in (1, inputs):
-            return f"no harmonics: {len(cycles)} values of f0 for {inputs} inputs"
-        return cycles * decimation
+        if len(tone.freq) not in (1, inputs):
+            return f"no harmonics: {len(tone.freq)} values of f0 for {inputs} inputs"
+        return tone._replace(freq=tone.freq * decimation)

@@ -1,30 +1,41 @@
 """Amplitudes of harmonics on both sides of an activation, summed over inputs."""
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from spectroscope.capture.axes import transformed_axes
-from spectroscope.dsp.harmonics import Harmonics, fit
+from spectroscope.dsp.harmonics import Harmonics, Tone, fit
+from spectroscope.dsp.moments import X_M2, Y_M2
 from spectroscope.dsp.theory.tones import rectified_tone_dc
 from spectroscope.errors import RequestError
 from spectroscope.statistics.base import Arrays
-from spectroscope.statistics.chunks import Chunk, ChunkedStatistic
+from spectroscope.statistics.chunks import Block, Chunk, ChunkedStatistic
 from spectroscope.statistics.fundamentals import Fundamental
 
 if TYPE_CHECKING:
     from spectroscope.capture.call import ActivationCall
 
 
-# Rows of `HarmonicSums.fundamental`.
+# Rows of `HarmonicSums.fundamental`: of inputs whose fundamental is usable and not folded,
 (
     INPUTS,  # number of inputs
+    FUNDAMENTAL_IN,  # squared amplitude of the fundamental, of the input
+    FUNDAMENTAL_OUT,  # likewise, of the output
     RESIDUAL_IN,  # power of the input without DC and fundamental
     RESIDUAL_OUT,  # power of the output without DC and fundamental
     TONE_DC,  # DC of the ReLU of the input's own DC plus fundamental
     OUTPUT_DC,  # DC of the output
-) = range(5)
+    CONFIDENCE,  # confidence of an estimated fundamental; 0 of one that was given
+    # and of those of them whose every harmonic is usable.
+    COMPLETE_INPUTS,
+    COMPLETE_FUNDAMENTAL_IN,
+    COMPLETE_FUNDAMENTAL_OUT,
+    COMPLETE_HARMONICS_IN,  # sum of the squared amplitudes of harmonics 2 … K
+    COMPLETE_HARMONICS_OUT,
+) = range(13)
+ROWS = 13
 
 
 class HarmonicSums(NamedTuple):
@@ -40,25 +51,32 @@ class HarmonicSums(NamedTuple):
         counts: ``[folded, C, K]``, number of inputs in `squares`: those in which the harmonic is
             usable and both sides are finite.
         squares: ``[side, folded, C, K]``, squared amplitudes of input (0) and output (1).
-        fundamental: ``[5, C]``, over the inputs in `counts` whose fundamental isn't folded: the
-            rows named above.
+        noise_counts: ``[folded, C, K]``, number of inputs in `noise`: those of `counts` in which
+            the noise is known.
+        noise: ``[2, side, folded, C, K]``, squared amplitudes of the noise (0), and squared
+            amplitudes of the harmonic in the same inputs (1).
+        fundamental: ``[ROWS, C]``, the rows named above.
     """
 
     freq: Tensor
     inputs: Tensor
     counts: Tensor
     squares: Tensor
+    noise_counts: Tensor
+    noise: Tensor
     fundamental: Tensor
 
 
 class HarmonicAmplitudes(ChunkedStatistic):
-    """Amplitudes of harmonics of ``[N, C, T]`` on both sides, as :class:`HarmonicSums`.
+    """Amplitudes of harmonics on both sides, as :class:`HarmonicSums`.
 
-    Inputs whose fundamental is unknown are left out, and so are activations of other shapes.
+    Inputs whose fundamental is unknown are left out, and so are activations with no or several
+    transformed axes.
 
     Args:
         fundamental: of the inputs; None: unknown. May be replaced between batches.
         orders: K, number of harmonics.
+        timed: leave out activations whose transformed axis isn't the time of the model's input.
     """
 
     name = "harmonics"
@@ -67,22 +85,29 @@ class HarmonicAmplitudes(ChunkedStatistic):
         "inputs": (2, "K"),
         "counts": (2, "C", "K"),
         "squares": (2, 2, "C", "K"),
-        "fundamental": (5, "C"),
+        "noise_counts": (2, "C", "K"),
+        "noise": (2, 2, 2, "C", "K"),
+        "fundamental": (ROWS, "C"),
     }
 
-    def __init__(self, fundamental: Fundamental | None = None, orders: int = 8):
+    def __init__(
+        self, fundamental: Fundamental | None = None, orders: int = 8, *, timed: bool = False
+    ):
         self.fundamental = fundamental or Fundamental(None, 1.0)
         self.orders = orders
+        self._timed = timed
 
     def start(self, call: "ActivationCall") -> "Arrays | HarmonicsAccumulator":
         """See :class:`ChunkedStatistic`."""
         x = call.input
-        if len(transformed_axes(tuple(x.shape[1:]))) != 1:
+        if len(call.transformed) != 1:
             return {}
-        f0 = self.fundamental.at_site(call.decimation, len(x))
-        if isinstance(f0, str):
-            call.note(f0)
-        return HarmonicsAccumulator(x, f0, self.orders) if isinstance(f0, Tensor) else {}
+        time_lost = self._timed and not call.layout.is_time
+        tone = self.fundamental.at_site(math.nan if time_lost else call.decimation, len(x))
+        if isinstance(tone, str):
+            call.note(tone)
+        length = x.shape[call.transformed[0]]
+        return HarmonicsAccumulator(x, length, tone, self.orders) if isinstance(tone, Tone) else {}
 
     def merged(self, first: Arrays, second: Arrays) -> Arrays:
         """See :meth:`Statistic.merged`.
@@ -100,59 +125,79 @@ class HarmonicsAccumulator:
     """The sums of one batch.
 
     Args:
-        x: ``[N, C, T]``, for shape and device.
-        f0: ``[N]``, or ``[1]`` for all inputs, in cycles per sample of the site; NaN: unknown.
+        x: ``[N, C, ...]``, for shape and device.
+        length: T, of the transformed axis; means are taken over the other axes.
+        tone: ``[N]``, or ``[1]`` for all inputs, in cycles per sample of the site; NaN: unknown.
         orders: K.
     """
 
-    def __init__(self, x: Tensor, f0: Tensor, orders: int):
-        # Asynchronous: the kernels that read f0 run later on the same stream.
-        f0 = f0.to(x.device, non_blocking=x.is_cuda)
-        self._harmonics = Harmonics.of(f0, orders, x[0, 0].numel())
-        folded, usable = self._harmonics.folded, self._harmonics.usable
-        self._usable = torch.stack([usable & ~folded, usable & folded]).double()  # [2, N or 1, K]
-        repeats = len(x) // len(folded)
-        known = ~self._harmonics.f0.isnan().unsqueeze(-1)
-        by_folding = torch.stack([known & ~folded, known & folded]).double()
-        self._freq = (by_folding * self._harmonics.freq.nan_to_num(0)).sum(1) * repeats
+    def __init__(self, x: Tensor, length: int, tone: Tone, orders: int):
+        # Asynchronous: the kernels that read them run later on the same stream.
+        f0, confidence = (part.to(x.device, non_blocking=x.is_cuda) for part in tone)
+        self._confidence = confidence.nan_to_num(0)
+        self._harmonics = harmonics = Harmonics.of(f0, orders, length)
+        known = ~harmonics.f0.isnan().unsqueeze(-1)
+        repeats = len(x) // len(f0)
+        by_folding = _by_folding(known, harmonics.folded)
+        self._freq = (by_folding * harmonics.freq.nan_to_num(0)).sum(1) * repeats
         self._inputs = by_folding.sum(1) * repeats
-        channels = x.shape[1]
-        self._counts = x.new_zeros(2, channels, orders, dtype=torch.float64)
-        self._squares = x.new_zeros(2, 2, channels, orders, dtype=torch.float64)
-        self._fundamental = x.new_zeros(5, channels, dtype=torch.float64)
+        sizes = {"C": x.shape[1], "K": orders, 2: 2, ROWS: ROWS}
+        self._sums = {
+            name: x.new_zeros([sizes[size] for size in shape], dtype=torch.float64)
+            for name, shape in HarmonicAmplitudes.layout.items()
+        }
 
     def add(self, chunk: Chunk) -> None:
         """See :class:`spectroscope.statistics.chunks.Accumulator`."""
-        n, c, finite, means = chunk.inputs, chunk.channels, chunk.finite, chunk.means
-        harmonics, usable = self._harmonics, self._usable
-        if len(harmonics.f0) > 1:
-            harmonics = Harmonics(*(tensor[n] for tensor in harmonics))
-            usable = usable[:, n]
-        if finite is None:
-            finite = torch.ones_like(means[0], dtype=torch.bool)  # [n, c]
-        counted = usable.unsqueeze(2) * finite.unsqueeze(-1)  # [2, n, c, K]
-        self._counts[:, c] += counted.sum(1)
-        ac_power = torch.cat([side.m2 for side in chunk.moments], 1) / chunk.length
-        # Both sides as 2c channels of one fit, the input's first.
-        fitted = fit(torch.cat(chunk.rows, 1), harmonics, torch.cat(means, 1), ac_power)
-        squares = fitted.amplitude.square()
-        channels = finite.shape[1]
-        for side in range(2):
-            square = squares[:, side * channels :][:, :channels].where(finite.unsqueeze(-1), 0)
-            self._squares[side, :, c] += (counted * square).sum(1)
-        has_fundamental = counted[0, :, :, 0]
-        residual_in, residual_out = fitted.noise_and_distortion.chunk(2, 1)
-        tone_dc = rectified_tone_dc(fitted.dc[:, :channels], fitted.amplitude[:, :channels, 0])
-        for row, value in (
-            (INPUTS, torch.ones_like(tone_dc)),
-            (RESIDUAL_IN, residual_in),
-            (RESIDUAL_OUT, residual_out),
-            (TONE_DC, tone_dc),
-            (OUTPUT_DC, means[1]),
+        n, c, moments = chunk.inputs, chunk.channels, chunk.moments
+        harmonics, confidence = self._harmonics, self._confidence
+        if len(confidence) > 1:
+            harmonics, confidence = Harmonics(*(field[n] for field in harmonics)), confidence[n]
+        finite = moments.finite.T  # [n, c]
+        # Channels and lines of both sides are channels of one fit. The lines lack their means.
+        sides = torch.stack([side.double() for side in chunk.lines]).transpose(0, 1)
+        means = moments.means.permute(2, 0, 1, 3)  # [n, 2, c, lines]
+        power = moments.fields[X_M2 : Y_M2 + 1].permute(2, 0, 1, 3) / moments.length
+        fitted = fit(
+            sides.flatten(1, 3), harmonics, torch.zeros_like(means).flatten(1), power.flatten(1)
+        )
+
+        def by_side(values: Tensor) -> Tensor:
+            """``[side, n, c, ...]``, the mean over lines, without what isn't finite."""
+            averaged = values.view(*means.shape, *values.shape[2:]).mean(3).transpose(0, 1)
+            return averaged.where(finite.view(*finite.shape, *[1] * (averaged.dim() - 3)), 0)
+
+        squares, noise = by_side(fitted.amplitude.square()), by_side(fitted.noise)
+        for mask, counts, sums, values in (
+            (harmonics.usable, "counts", "squares", squares),
+            (harmonics.noise_known, "noise_counts", "noise", torch.stack([noise, squares])),
         ):
-            self._fundamental[row, c] += (has_fundamental * value.where(finite, 0)).sum(0)
+            counted = _by_folding(mask, harmonics.folded).unsqueeze(2) * finite.unsqueeze(-1)
+            self._sums[counts][:, c] += counted.sum(1)  # counted: [folded, n, c, K]
+            self._sums[sums][..., c, :] += (counted * values.unsqueeze(-4)).sum(-3)
+        has_fundamental = (harmonics.usable & ~harmonics.folded)[:, :1]  # [n, 1]
+        complete = has_fundamental & harmonics.usable.all(-1, keepdim=True)
+        fundamental, distortion = squares[..., 0], squares[..., 1:].sum(-1)
+        residual = by_side(fitted.noise_and_distortion)
+        dc = means.flatten(1) + fitted.dc
+        tone_dc = by_side(rectified_tone_dc(dc, fitted.amplitude[..., 0]))[0]
+        ones, output_dc = torch.ones_like(tone_dc), means[:, 1].mean(-1)
+        totals = (  # in the order of the rows
+            *(ones, *fundamental, *residual, tone_dc, output_dc, confidence.unsqueeze(-1) * ones),
+            *(ones, *fundamental, *distortion),
+        )
+        for row, value in enumerate(totals):
+            used = finite & (complete if row >= COMPLETE_INPUTS else has_fundamental)
+            self._sums["fundamental"][row, c] += value.where(used, 0).sum(0)
+
+    def finish(self, block: Block) -> None:
+        """See :class:`spectroscope.statistics.chunks.Accumulator`."""
 
     def arrays(self) -> Arrays:
         """See :class:`spectroscope.statistics.chunks.Accumulator`."""
-        sums = self._freq, self._inputs, self._counts, self._squares, self._fundamental
-        return HarmonicSums(*sums)._asdict()
+        return self._sums | {"freq": self._freq, "inputs": self._inputs}
+
+
+def _by_folding(mask: Tensor, folded: Tensor) -> Tensor:
+    """``[2, N, K]``, float64: where `mask` holds and the harmonic isn't folded, and where it is."""
+    return torch.stack([mask & ~folded, mask & folded]).double()

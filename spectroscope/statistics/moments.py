@@ -6,20 +6,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spectroscope.dsp.kernels.dispatch import merge_moments
+from spectroscope.dsp.kernels.dispatch import merge_moments, reduce_batch
 from spectroscope.dsp.moments import (
     SUM_M2,
     SUM_NONFINITE,
     SUM_POSITIVE,
-    SUMS_SIDE,
     TABLE_ROWS,
     ChannelMoments,
-    CoMoments,
     Moments,
-    RowMoments,
 )
 from spectroscope.statistics.base import Arrays
-from spectroscope.statistics.chunks import Chunk, ChunkedStatistic, compiled_moments
+from spectroscope.statistics.chunks import Block, Chunk, ChunkedStatistic
 
 if TYPE_CHECKING:
     from spectroscope.capture.call import ActivationCall
@@ -34,21 +31,19 @@ class DCMoments(ChunkedStatistic):
 
     name = "moments"
     layout = {"table": (TABLE_ROWS, "C")}
+    reads_lines = False
     merge = {"table": lambda a, b: merge_moments(ChannelMoments(a), ChannelMoments(b)).table}
 
-    def start(self, call: "ActivationCall") -> "Arrays | MomentsAccumulator":
-        """See :class:`ChunkedStatistic`. For a ReLU, compiled loops reduce the whole batch."""
-        compiled = call.shared(compiled_moments)
-        if compiled is not None:
-            return {"table": compiled.reduce_batch().table}
+    def start(self, call: "ActivationCall") -> "MomentsAccumulator":
+        """See :class:`ChunkedStatistic`."""
         return MomentsAccumulator(call.input)
 
     def compute(self, table: Tensor) -> Arrays:
         """See :meth:`Statistic.compute`; `spectroscope.schema` defines the columns."""
         x, y = (SideMoments.of(ChannelMoments(table), side) for side in (0, 1))
         return {
-            "dc_in": x.mean,
-            "dc_out": y.mean,
+            "dc_in": x.mean_dc,
+            "dc_out": y.mean_dc,
             "dc_out_std": _sqrt(y.dc.m2[0] / y.dc.weight[0]),
             "ac_rms_in": _sqrt(x.ac),
             "ac_rms_out": _sqrt(y.ac),
@@ -91,6 +86,11 @@ class SideMoments(NamedTuple):
         return self.dc.mean[1] * self.values / self.values
 
     @property
+    def mean_dc(self) -> Tensor:
+        """``[C]``, of the inputs' DCs, each counted once."""
+        return self.dc.mean[0].where(self.dc.weight[0] > 0, torch.nan)
+
+    @property
     def dc_variance(self) -> Tensor:
         """``[C]``, of the inputs' DCs, each weighted by its number of values."""
         return self.dc.m2[1] / self.values
@@ -122,73 +122,22 @@ class SideMoments(NamedTuple):
 
 
 class MomentsAccumulator:
-    """The table of one batch, without compiled loops.
+    """The table of one batch.
 
     Args:
         x: ``[N, C, ...]``, for shape and device.
     """
 
     def __init__(self, x: Tensor):
-        self._sides = _SideAccumulator(x), _SideAccumulator(x)
-        self._length = x[0, 0].numel()
-        self._means = x.new_empty(2, *x.shape[:2], dtype=torch.float64)
-        self._weights = torch.full_like(self._means[0], self._length)
-        self._m2 = x.new_zeros(3, x.shape[1], dtype=torch.float64)
+        self._table = x.new_empty(TABLE_ROWS, x.shape[1], dtype=torch.float64)
 
     def add(self, chunk: Chunk) -> None:
         """See :class:`spectroscope.statistics.chunks.Accumulator`."""
-        n, c, finite = chunk.inputs, chunk.channels, chunk.finite
-        x, y = chunk.moments
-        for total, row in zip(self._m2, (x.m2, y.m2, chunk.product), strict=True):
-            total[c] += (row if finite is None else row.where(finite, 0)).sum(0)
-        for side, means, rows in zip(self._sides, self._means, (x, y), strict=True):
-            side.add(n, c, rows)
-            means[n, c] = rows.mean
-        if finite is not None:
-            self._weights[n, c] *= finite
+
+    def finish(self, block: Block) -> None:
+        """See :class:`spectroscope.statistics.chunks.Accumulator`."""
+        self._table[:, block.channels] = reduce_batch(block.moments).table
 
     def arrays(self) -> Arrays:
         """See :class:`spectroscope.statistics.chunks.Accumulator`."""
-        (x_dc, x_sums), (y_dc, y_sums) = (side.moments() for side in self._sides)
-        dc = Moments(*map(torch.stack, zip(x_dc, y_dc, strict=True)))
-        joint = CoMoments.of(self._means, self._m2, self._weights)
-        return {"table": ChannelMoments.of(dc, torch.stack([x_sums, y_sums]), joint).table}
-
-
-class _SideAccumulator:
-    """One side of one batch.
-
-    Args:
-        x: ``[N, C, ...]``, for shape and device.
-    """
-
-    def __init__(self, x: Tensor):
-        self._mean = x.new_empty(x.shape[:2], dtype=torch.float64)
-        self._sums = x.new_zeros(SUMS_SIDE, x.shape[1], dtype=torch.float64)
-        self._length = x[0, 0].numel()
-        # Allocated for the first chunk that has them; most have none.
-        self._compensation: Tensor | None = None
-        self._finite: Tensor | None = None
-
-    def add(self, n: slice, c: slice, rows: RowMoments) -> None:
-        """Add the rows of the inputs `n` and the channels `c`."""
-        self._mean[n, c] = rows.mean
-        self._sums[SUM_M2, c] += rows.m2.sum(0)
-        if rows.positive is not None:
-            self._sums[SUM_POSITIVE, c] += rows.positive.sum(0)
-        if rows.finite is not None and rows.compensation is not None:
-            if self._compensation is None or self._finite is None:
-                self._compensation = torch.zeros_like(self._mean)
-                self._finite = torch.full_like(self._mean, self._length)
-            self._compensation[n, c], self._finite[n, c] = rows.compensation, rows.finite
-
-    def moments(self) -> tuple[Moments, Tensor]:
-        """`dc` and `sums` of :class:`SideMoments`."""
-        if self._compensation is None or self._finite is None:
-            by_row = Moments.unweighted(self._mean)
-            by_value = by_row.repeated(self._length)
-        else:
-            by_row = Moments.of(self._mean, self._compensation, (self._finite > 0).double())
-            by_value = Moments.of(self._mean, self._compensation, self._finite)
-            self._sums[SUM_NONFINITE] = (self._length - self._finite).sum(0)
-        return Moments(*map(torch.stack, zip(by_row, by_value, strict=True))), self._sums
+        return {"table": self._table}

@@ -12,6 +12,10 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from spectroscope.capture import pooling
+from spectroscope.capture.axes import Layout
+from spectroscope.capture.channel_sources import Sources
+from spectroscope.capture.pooling import OnlyMean
 from spectroscope.capture.sites import CoverageRow, Downsampling, Shape, Site
 from spectroscope.dsp.moments import ChannelMoments
 from spectroscope.dsp.spectra import Window
@@ -34,17 +38,22 @@ class SiteRecord:
     Attributes:
         site: the activation call.
         shape: of one input, ``(C, ...)``; None along axes where inputs differ.
+        layout: of the axes of the activation in the model.
         decimation: samples of the model's input per sample of the site, along each axis of time or
             space; NaN where unknown, or different between axes or inputs.
         inputs: number of inputs (batch items) recorded.
         state: of each statistic that has any.
+        tracked: False: no forward with this site was tracked, so that layout and decimation aren't
+            known.
     """
 
     site: Site
     shape: Shape
+    layout: Layout
     decimation: float
     inputs: int
     state: State
+    tracked: bool = True
 
     @property
     def channels(self) -> int:
@@ -103,6 +112,9 @@ class SiteRecord:
             return f"{self.channels} channels, then {other.channels}"
         if len(self.shape) != len(other.shape):
             return f"{len(self.shape) - 1} axes of time or space, then {len(other.shape) - 1}"
+        if self.layout.leading != other.layout.leading:
+            axes = f"{self.layout.channel}, then {other.layout.channel}"
+            return f"channels at axis {axes}"
         return None
 
     def merge(
@@ -128,9 +140,17 @@ class SiteRecord:
                 except IncompatibleError as error:
                     reasons.append(str(error))
         shape = tuple(a if a == b else None for a, b in zip(self.shape, other.shape, strict=True))
-        decimation = self.decimation if self.decimation == other.decimation else math.nan
+        layout, decimation = self.layout, self.decimation
+        if self.shape == other.shape and self.tracked != other.tracked:
+            # Tensors of the same shape, of which those that weren't tracked have no say.
+            if other.tracked:
+                layout, decimation = other.layout, other.decimation
+        else:
+            layout = layout._replace(is_time=layout.is_time and other.layout.is_time)
+            decimation = decimation if decimation == other.decimation else math.nan
         inputs = self.inputs + other.inputs
-        return SiteRecord(self.site, shape, decimation, inputs, state), reasons
+        tracked = self.tracked or other.tracked
+        return SiteRecord(self.site, shape, layout, decimation, inputs, state, tracked), reasons
 
 
 @dataclass(frozen=True)
@@ -143,7 +163,10 @@ class Recording:
         statistics: by name.
         records: by site name, on the CPU.
         coverage: activations of the model, by place.
+        only_mean: whether nothing but the mean over time or space goes on from a site, by site
+            name; None: unknown.
         downsamplings: next function that lowers the sampling rate after a site, by site name.
+        sources: layers whose filters the channels of a site are, by site name.
         about: run details for the reader: `model`, `recorded`, `versions` and the user's own, each
             with one text or, after a merge, several.
         run_shard: which shards of which run; None: not from a sharded run.
@@ -155,6 +178,8 @@ class Recording:
     records: Mapping[str, SiteRecord]
     coverage: Mapping[str, CoverageRow]
     downsamplings: Mapping[str, Downsampling]
+    only_mean: Mapping[str, OnlyMean]
+    sources: Mapping[str, Sources]
     about: Mapping[str, tuple[str, ...]]
     run_shard: RunShard | None = None
 
@@ -204,14 +229,29 @@ class Recording:
                 selected=own.selected or row.selected,
                 fired=own.fired + row.fired,
                 reason=own.reason or row.reason or dropped.get(name, ""),
+                asked=own.asked or row.asked,
+                remark=own.remark or row.remark,
             )
         downsamplings = {**other.downsamplings, **self.downsamplings}
+        only_mean = {**other.only_mean, **self.only_mean}
+        for name in self.only_mean.keys() & other.only_mean.keys():
+            only_mean[name] = pooling.merged(self.only_mean[name], other.only_mean[name])
+        sources = {**other.sources, **self.sources}
         about = {
             key: tuple(dict.fromkeys((*self.about.get(key, ()), *other.about.get(key, ()))))
             for key in {**self.about, **other.about}
         }
         return Recording(
-            self.fs, self.window, statistics, records, coverage, downsamplings, about, run_shard
+            self.fs,
+            self.window,
+            statistics,
+            records,
+            coverage,
+            downsamplings,
+            only_mean,
+            sources,
+            about,
+            run_shard,
         )
 
 

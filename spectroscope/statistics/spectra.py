@@ -1,16 +1,15 @@
 """Power and cross-spectra of both sides of an activation, summed over inputs."""
 
-import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from spectroscope.capture.axes import transformed_axes
-from spectroscope.dsp.kernels.dispatch import add_products
+from spectroscope.dsp.kernels.dispatch import add_products, mean_products
+from spectroscope.dsp.kernels.parallel import workspace
 from spectroscope.dsp.spectra import Transform, Window, max_norm_bin_count, radial_bin_count
 from spectroscope.statistics.base import Arrays, IncompatibleError
-from spectroscope.statistics.chunks import Chunk, ChunkedStatistic, workspace
+from spectroscope.statistics.chunks import Block, Chunk, ChunkedStatistic
 
 if TYPE_CHECKING:
     from spectroscope.capture.call import ActivationCall
@@ -76,7 +75,7 @@ class Spectra(ChunkedStatistic):
     def start(self, call: "ActivationCall") -> "Arrays | SpectraAccumulator":
         """See :class:`ChunkedStatistic`."""
         x = call.input
-        lengths = tuple(x.shape[1 + axis] for axis in transformed_axes(tuple(x.shape[1:])))
+        lengths = tuple(x.shape[axis] for axis in call.transformed)
         if lengths:
             return SpectraAccumulator(x, lengths, self.window, plane=self.plane)
         no_bins = x.new_zeros(x.shape[1], 0, dtype=torch.float64)
@@ -124,75 +123,48 @@ class SpectraAccumulator:
         self._transform = Transform.of(lengths, window, x.device, plane)
         channels, bins = x.shape[1], self._transform.bins
         max_norm_bins = max_norm_bin_count(*lengths) if len(lengths) == 2 else 0
-        self._inputs = x.new_zeros(channels, dtype=torch.float64)
-        self._dc = x.new_zeros(3, channels, dtype=torch.float64)  # squared DCs: x², y², x·y
+        imaginary = 0 if self._transform.radial else channels
         self._sums = x.new_zeros(3, channels, bins, dtype=torch.float64)
-        self._imaginary = x.new_zeros(channels, bins, dtype=torch.float64)
+        self._imaginary = x.new_zeros(imaginary, bins, dtype=torch.float64)
         self._max_norm_power = x.new_zeros(channels, max_norm_bins, dtype=torch.float64)
-        # Channels of the last chunk, and sums of their components, not summed into bins yet.
-        self._channels = slice(0, 0)
-        self._pending: tuple[Tensor, Tensor] | None = None
-        self._scale = math.nan  # from squared components to power
+        self._of_means = x.new_empty(4, channels, dtype=torch.float64)
+        self._lines = x[0, 0].numel() // self._transform.points
 
     def add(self, chunk: Chunk) -> None:
         """See :class:`spectroscope.statistics.chunks.Accumulator`."""
-        c, (x_rows, y_rows) = chunk.channels, chunk.rows
-        if self._channels != c or self._pending is None:
-            self._sum_pending()
-            channels, components = chunk.shape[1], math.prod(self._transform.shape)
-            imaginary = channels if self._transform.radial_bin is None else 0
-            self._channels = c
-            self._pending = (
-                x_rows.new_zeros(3, channels, components),
-                x_rows.new_zeros(imaginary, components),
-            )
-        x, x_mean = self._transformed(x_rows, chunk.means[0], "input")
-        y, y_mean = self._transformed(y_rows, chunk.means[1], "output")
-        self._inputs[c] += chunk.shape[0] if chunk.finite is None else chunk.finite.sum(0)
-        add_products(x, y, *self._pending)
-        pairs = torch.stack([x_mean, y_mean, x_mean]) * torch.stack([x_mean, y_mean, y_mean])
-        self._dc[:, c].add_(pairs.sum((1, 3)), alpha=1 / x.shape[2])
+        x, y = (self._transformed(lines) for lines in chunk.lines)
+        add_products(
+            x, y, self._transform, chunk.channels.start,
+            self._sums, self._imaginary, self._max_norm_power,
+        )  # fmt: skip
+
+    def finish(self, block: Block) -> None:
+        """See :class:`spectroscope.statistics.chunks.Accumulator`."""
+        mean_products(block.moments, block.channels.start, self._of_means)
 
     def arrays(self) -> Arrays:
         """See :class:`spectroscope.statistics.chunks.Accumulator`."""
-        self._sum_pending()
+        # Each line, or frame of a video, contributes 1/lines of its power to that of the input.
+        for sums in (self._sums, self._imaginary, self._max_norm_power):
+            sums *= 1 / (self._lines * self._transform.points**2)
+        # The lines were transformed without their means, which are all of the DC bin.
+        dc = self._of_means[1:] / self._lines
+        self._sums[:, :, 0] = dc
+        self._imaginary[:, 0] = 0
+        if self._max_norm_power.shape[1]:
+            self._max_norm_power[:, 0] = dc[1]
+        imaginary = torch.zeros_like(self._sums[2]) if self._transform.radial else self._imaginary
         return {
             "lengths": torch.tensor(self._transform.lengths),
-            "inputs": self._inputs,
+            "inputs": self._of_means[0],
             "power": self._sums[:2],
-            "cross": torch.complex(self._sums[2], self._imaginary),
+            "cross": torch.complex(self._sums[2], imaginary),
             "max_norm_power": self._max_norm_power,
         }
 
-    def _transformed(self, rows: Tensor, mean: Tensor, side: str) -> tuple[Tensor, Tensor]:
-        """Components of one side, ``[n, c, frames, F, 2]``, and its DC, ``[n, c, frames]``.
-
-        Each frame of a video contributes 1/frames of its power to that of the input.
-        """
-        x = rows.view(*mean.shape, -1, *self._transform.lengths)
-        mean = mean.unsqueeze(2) if x.shape[2] == 1 else x.flatten(3).mean(-1)
-        if self._transform.tapered:  # in a workspace: other statistics read the rows
-            tapered = workspace(f"tapered {side}", tuple(x.shape), x, torch.float64)
-            x = torch.sub(x, mean.view(*mean.shape, *[1] * len(self._transform.lengths)),
-                          out=tapered)  # fmt: skip
-        self._scale = 1 / (x.shape[2] * self._transform.points**2)
-        return torch.view_as_real(self._transform(x).flatten(3)), mean
-
-    def _sum_pending(self) -> None:
-        """Sum the pending components into bins."""
-        if self._pending is None:
-            return
-        c, shape = self._channels, self._transform.shape
-        powers, imaginary = (
-            sums.mul_(self._scale).view(*sums.shape[:-1], *shape) for sums in self._pending
-        )
-        self._sums[:, c] = self._transform.sum_bins(powers)
-        # The DC bin comes from the means: a window leaks AC power into it.
-        self._sums[:, c, 0] = self._dc[:, c]
-        if self._transform.radial_bin is None:
-            self._imaginary[c] = self._transform.sum_bins(imaginary)
-            self._imaginary[c, 0] = 0
-        if self._max_norm_power.shape[1]:
-            self._max_norm_power[c] = self._transform.sum_max_norm_bins(powers[1])
-            self._max_norm_power[c, 0] = self._dc[1, c]
-        self._pending = None
+    def _transformed(self, lines: Tensor) -> Tensor:
+        """Components of one side, ``[n, c, lines, F]``."""
+        x = lines.view(*lines.shape[:3], *self._transform.lengths)
+        if self._transform.tapered:  # in a workspace: other statistics read the lines
+            x = workspace("tapered", tuple(x.shape), x.dtype, x.device).copy_(x)
+        return self._transform(x).flatten(3)

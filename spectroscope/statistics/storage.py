@@ -11,8 +11,10 @@ from typing import IO, Any
 import numpy as np
 import torch
 
+from spectroscope.capture.axes import Layout
+from spectroscope.capture.channel_sources import SourceRange
 from spectroscope.capture.sites import CoverageRow, Downsampling, Site
-from spectroscope.dsp.spectra import checked_window
+from spectroscope.dsp.spectra import get_window
 from spectroscope.errors import RequestError
 from spectroscope.statistics.base import COLUMN, Arrays, Statistic, by_name, without_columns
 from spectroscope.statistics.built_in import BUILT_IN
@@ -20,7 +22,7 @@ from spectroscope.statistics.moments import DCMoments
 from spectroscope.statistics.recording import Recording, SiteRecord
 from spectroscope.statistics.run_shard import RunShard
 
-FORMAT = 3
+FORMAT = 5
 
 
 class StoredStatistic(Statistic):
@@ -72,6 +74,7 @@ def write(
             {
                 "site": record.site._asdict(),
                 "shape": record.shape,
+                "layout": record.layout._asdict(),
                 "decimation": decimation,
                 "inputs": record.inputs,
                 "dropped": [name for name, state in record.state.items() if state is None],
@@ -96,6 +99,8 @@ def write(
             site: [row.place, str(row.factor), row.between, row.whole]
             for site, row in recording.downsamplings.items()
         },
+        "only_mean": recording.only_mean,
+        "sources": recording.sources,
         "coverage": [asdict(row) for row in recording.coverage.values()],
         "about": recording.about,
         "run_shard": None if recording.run_shard is None else recording.run_shard.to_json(),
@@ -146,12 +151,28 @@ def read_with_more(
         raise RequestError(f"{path} is not a saved report, or damaged ({reason})") from error
 
 
+def _layout(stored: Mapping[str, Any], size: int) -> Layout:
+    """The layout of a site whose activations have `size` axes beside that of the inputs."""
+    batch, channel = stored["batch"], int(stored["channel"])
+    layout = Layout(
+        None if batch is None else int(batch),
+        channel,
+        tuple(map(int, stored["transformed"])),
+        bool(stored["is_time"]),
+    )
+    dim = size + len(layout.leading) - 1
+    axes = [*layout.leading, *layout.transformed]
+    if len(set(axes)) < len(axes) or not all(0 <= axis < dim for axis in axes):
+        raise ValueError(f"{layout}")
+    return layout
+
+
 def _recording(
     header: Mapping[str, Any], arrays: np.lib.npyio.NpzFile, known: Mapping[str, Statistic]
 ) -> Recording:
     window = header["window"]
     window = tuple(window) if isinstance(window, list) else str(window)
-    window = checked_window(window)
+    get_window(window, 8)
     fs = header["fs"]
     if fs is not None and not float(fs) > 0:
         raise ValueError("fs")
@@ -179,6 +200,7 @@ def _recording(
         record = SiteRecord(
             Site(**entry["site"]),
             shape,
+            _layout(entry["layout"], len(shape)),
             math.nan if entry["decimation"] is None else float(entry["decimation"]),
             int(entry["inputs"]),
             state,
@@ -196,6 +218,14 @@ def _recording(
         {
             site: Downsampling(str(place), float(factor), int(between), bool(whole))
             for site, (place, factor, between, whole) in header["downsamplings"].items()
+        },
+        {site: None if x is None else bool(x) for site, x in header["only_mean"].items()},
+        {
+            str(site): tuple(
+                SourceRange(str(layer), int(channel), int(filter), int(size))
+                for layer, channel, filter, size in ranges
+            )
+            for site, ranges in header["sources"].items()
         },
         {str(key): tuple(map(str, texts)) for key, texts in header.get("about", {}).items()},
         None if header["run_shard"] is None else RunShard.from_json(header["run_shard"]),

@@ -23,7 +23,7 @@ except ImportError as error:
     ) from error
 
 # A `validation_step` usually runs only a part of the module, such as `self.network(x)`.
-_PARTIAL_RUN = ("ignore", re.compile(r"\w+: only parts of it ran"), UserWarning, None, 0)
+_PARTIAL_RUN = ("ignore", re.compile(r"\w+: (only )?parts of it ran"), UserWarning, None, 0)
 
 
 class RectifierMonitor(pl.Callback):

@@ -227,7 +227,9 @@ class Tracker:
 
 def _is_empty(recorder: Recorder) -> bool:
     """Whether no activation ran, and none exists that can't be recorded."""
-    return not any(row.fired or row.reason for row in recorder.recording().coverage.values())
+    return not any(
+        (row.asked and row.fired) or row.reason for row in recorder.recording().coverage.values()
+    )
 
 
 def _storage(tensor: Tensor) -> int:

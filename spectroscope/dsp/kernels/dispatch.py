@@ -3,35 +3,25 @@
 numba and Triton are imported at first use. Without them everything works, more slowly.
 """
 
-import math
 import warnings
 from functools import lru_cache
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from spectroscope.dsp.kernels.parallel import GRAIN_SIZE, parallel_for
+from spectroscope.dsp.kernels.parallel import workspace
 from spectroscope.dsp.moments import (
-    ROW_FIELDS,
+    LINE_FIELDS,
     TABLE_ROWS,
-    X_COMPENSATION,
-    X_FINITE,
-    X_M2,
     X_MEAN,
-    Y_COMPENSATION,
-    Y_FINITE,
-    Y_M2,
     Y_MEAN,
-    Y_POSITIVE,
     ChannelMoments,
-    RowMoments,
+    LineMoments,
 )
+from spectroscope.dsp.spectra import Transform
 from spectroscope.errors import first_line
-
-# Components whose sums stay in the level-1 cache while products are added to them.
-_CHUNK = 1024
 
 
 @lru_cache(maxsize=1)
@@ -56,7 +46,10 @@ def gpu_kernels(device: torch.device) -> ModuleType | None:
     except ImportError:
         return None
     try:
-        gpu.reduce_batch(gpu.row_moments(torch.zeros(1, device=device), (1, 1, 1), (1, 1, 1)), 1)
+        x = torch.zeros(1, 1, 1, device=device)
+        moments = x.new_empty(LINE_FIELDS, 1, 1, 1, dtype=torch.float64)
+        gpu.center_lines(x, None, moments, 0, None)
+        gpu.reduce_batch(moments.squeeze(-1), 1)
     except Exception as error:
         warnings.warn(
             f"recording on {device} goes without compiled kernels, several times slower: "
@@ -67,93 +60,98 @@ def gpu_kernels(device: torch.device) -> ModuleType | None:
     return gpu
 
 
-class ReluMoments(NamedTuple):
-    """Moments of the rows of x and of y = ReLU(x).
-
-    Attributes:
-        rows: float64, ``[ROW_FIELDS, N, C]``, in the layout of `spectroscope.dsp.moments`.
-        one_pass: every row was reduced in one pass. Then all values are finite, the compensations
-            are negligible, and neither they nor the numbers of finite values are written.
-        length: of the rows.
-    """
-
-    rows: Tensor
-    one_pass: bool
-    length: int
-
-    def finite_rows(self) -> Tensor | None:
-        """``[N, C]``, which rows are finite on both sides; None: all are."""
-        if self.one_pass:
-            return None
-        return (self.rows[X_FINITE : Y_FINITE + 1] == self.length).all(0)
-
-    def sides(self, n: slice, c: slice) -> tuple[RowMoments, RowMoments]:
-        """Moments of the rows of samples `n` and channels `c`; of x without `positive`."""
-        rows = self.rows[:, n, c]
-        if self.one_pass:
-            return (
-                RowMoments(rows[X_MEAN], rows[X_M2], None, None, None),
-                RowMoments(rows[Y_MEAN], rows[Y_M2], rows[Y_POSITIVE], None, None),
-            )
-        return (
-            RowMoments(rows[X_MEAN], rows[X_M2], None, rows[X_COMPENSATION], rows[X_FINITE]),
-            RowMoments(*(rows[k] for k in (Y_MEAN, Y_M2, Y_POSITIVE, Y_COMPENSATION, Y_FINITE))),
-        )
-
-    def reduce_batch(self) -> ChannelMoments:
-        """Moments of the channels, over all samples."""
-        if self.rows.is_cuda:
-            gpu = gpu_kernels(self.rows.device)
-            assert gpu is not None  # they have made `rows`
-            return ChannelMoments(gpu.reduce_batch(self.rows, self.length))
-        cpu = cpu_kernels()
-        assert cpu is not None
-        table = self.rows.new_empty(TABLE_ROWS, self.rows.shape[2])
-        reduce_batch = cpu.reduce_batch if self.one_pass else cpu.reduce_batch_finite
-        reduce_batch(self.rows.numpy(), self.length, table.numpy())
-        return ChannelMoments(table)
+def computed_in(dtype: torch.dtype) -> torch.dtype:
+    """The precision in which values of type `dtype` are transformed."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def relu_moments(x: Tensor) -> ReluMoments | None:
-    """Moments of the rows of `x` and of those of ReLU(x), in one pass over x.
+def center_lines(
+    x: Tensor, y: Tensor | None, moments: Tensor, first: int, out: tuple[Tensor, Tensor] | None
+) -> bool:
+    """Moments of the lines of both sides of an activation, and the lines without their means.
 
     Args:
-        x: real, ``[N, C, ...]`` of at least one value, dense, on any device.
+        x: the input, ``[n, c, ...]``, real, of which each input and channel are `lines` of T.
+        y: the output, of the same shape; None: ReLU(x).
+        moments: ``[LINE_FIELDS, c, N, lines]``, float64, contiguous; of the n inputs from `first`
+            on, written to.
+        first: number of the first input.
+        out: the lines of both sides without their means, each ``[n, c, lines, T]``, contiguous and
+            of the type :func:`computed_in`, written to: 0 in inputs that aren't finite on both
+            sides. None: moments alone.
 
     Returns:
-        None: no kernel for this machine, or for x's type or memory layout.
+        Whether all values are known to be finite.
     """
-    memory = _Memory.of(x)
-    if memory is None:
-        return None
-    if x.is_cuda:
-        gpu = gpu_kernels(x.device)
-        if gpu is None:
-            return None
-        return ReluMoments(gpu.row_moments(*memory), False, memory.shape[2])
-    cpu = cpu_kernels()
-    if cpu is None:
-        return None
-    samples, channels, length = memory.shape
-    rows = torch.empty(ROW_FIELDS, samples, channels, dtype=torch.float64)
-    out: Any = rows.view(ROW_FIELDS, -1).numpy()
-    if memory.strides[2] == 1:
-        loop, count = cpu.row_moments_contiguous, samples * channels
-    else:
-        loop, count = cpu.row_moments_channels_last, samples
-    step = max(1, GRAIN_SIZE * count // math.prod(memory.shape))
-    ill_conditioned = parallel_for(lambda begin, end: loop(*memory, begin, end, out), count, step)
-    if ill_conditioned:
-        parallel_for(
-            lambda begin, end: cpu.row_moments_two_pass(*memory, begin, end, out),
-            samples * channels,
-            max(1, GRAIN_SIZE // length),
-        )
-    return ReluMoments(rows, not ill_conditioned, length)
+    lines = moments.shape[3]
+    gpu = gpu_kernels(x.device) if x.is_cuda else None
+    cpu = cpu_kernels() if x.is_cpu else None
+    if gpu is None and cpu is None:
+        _center_lines(x, y, moments[:, :, first : first + len(x)], out)
+        return False
+    x = _readable(x, "input")
+    if y is not None:
+        y = _readable(y, "output")
+    if gpu is not None:
+        gpu.center_lines(x, y, moments, first, out)
+        return False  # to ask whether they are would wait for the GPU
+    assert cpu is not None
+    x_flat, x_strides = _memory(x)
+    y_flat, y_strides = (x_flat, x_strides) if y is None else _memory(y)
+    kept = [side.view(-1).numpy() for side in out or (x.new_empty(0),) * 2]
+    shape = *x.shape[:2], lines
+    incomplete = cpu.center_lines(
+        x_flat, x_strides, y_flat, y_strides, y is None, shape, x.shape[2] // lines,
+        moments.view(LINE_FIELDS, -1).numpy(), moments.shape[2], first, *kept,
+    )  # fmt: skip
+    return bool(incomplete == 0)
+
+
+def _readable(x: Tensor, side: str) -> Tensor:
+    """``[N, C, values]`` whose values are contiguous and of a type that loops read: x or a copy."""
+    if x.dtype in (_CPU_TYPES if x.is_cpu else _GPU_TYPES) and not x.is_neg():
+        try:
+            rows = x.view(*x.shape[:2], -1)
+        except RuntimeError:  # time or space isn't one axis
+            rows = None
+        if rows is not None and (rows.stride(2) == 1 or rows.shape[2] == 1):
+            return rows
+    copy = workspace(f"copy of {side}", tuple(x.shape), computed_in(x.dtype), x.device)
+    return copy.copy_(x).view(*x.shape[:2], -1)
+
+
+def _center_lines(
+    x: Tensor, y: Tensor | None, moments: Tensor, out: tuple[Tensor, Tensor] | None
+) -> None:
+    """:func:`center_lines` by torch's own operations."""
+    y = x.clamp_min(0) if y is None else y
+    x, y = (side.double().transpose(0, 1).reshape(*moments.shape[1:], -1) for side in (x, y))
+    lines = LineMoments.of(x, y)
+    moments.copy_(lines.fields)
+    if out is None:
+        return
+    finite = lines.finite[..., None, None]
+    for side, mean, to in zip((x, y), (X_MEAN, Y_MEAN), out, strict=True):
+        left = (side - moments[mean].unsqueeze(-1)).where(finite, 0)
+        to.copy_(left.transpose(0, 1))
+
+
+def reduce_batch(moments: LineMoments) -> ChannelMoments:
+    """As :meth:`LineMoments.of_channels`, of any number of lines."""
+    inputs = moments.of_inputs()
+    fields = inputs.fields.squeeze(-1)
+    cpu = cpu_kernels() if fields.is_cpu and inputs.complete else None
+    if cpu is not None:
+        table = fields.new_empty(TABLE_ROWS, fields.shape[1])
+        cpu.reduce_batch(fields.view(LINE_FIELDS, -1).numpy(), inputs.length, table.numpy())
+        return ChannelMoments(table)
+    if fields.is_cuda and (gpu := gpu_kernels(fields.device)) is not None:
+        return ChannelMoments(gpu.reduce_batch(fields, inputs.length))
+    return inputs.of_channels()
 
 
 def merge_moments(first: ChannelMoments, second: ChannelMoments) -> ChannelMoments:
-    """As :meth:`ChannelMoments.merge`, in one call instead of 36 (benchmarks/merge.py)."""
+    """As :meth:`ChannelMoments.merge`, in one call instead of many (benchmarks/merge.py)."""
     table = first.table
     if table.is_cuda and (gpu := gpu_kernels(table.device)) is not None:
         return ChannelMoments(gpu.merge(table, second.table))
@@ -164,112 +162,76 @@ def merge_moments(first: ChannelMoments, second: ChannelMoments) -> ChannelMomen
     return first.merge(second)
 
 
-def to_float64(block: Tensor, x: Tensor, y: Tensor, finite: Tensor | None) -> None:
-    """Write `block` to `x` and its ReLU to `y`, both float64, contiguous and of its shape.
+def add_products(
+    x: Tensor,
+    y: Tensor,
+    transform: Transform,
+    channel: int,
+    sums: Tensor,
+    imaginary: Tensor,
+    max_norm: Tensor,
+) -> None:
+    """Add |X|², |Y|² and conj(X)·Y over spectra and over the components of each bin, in float64.
 
     Args:
-        block: ``[N, C, ...]``.
-        x: written to.
-        y: likewise.
-        finite: ``[N, C]``, which rows to write; the others become 0. None: all.
+        x: complex, ``[n, c, lines, F]``, X of n inputs.
+        y: likewise, Y.
+        transform: whose components and bins these are.
+        channel: the first of the c channels among C.
+        sums: float64, ``[3, C, B]``, added to: |X|², |Y|² and the real part of conj(X)·Y.
+        imaginary: float64, ``[C, B]``, added to: its imaginary part; ``[0, B]``: not needed.
+        max_norm: float64, ``[C, S]``, added to: |Y|² in max-norm bins, if there are any.
     """
-    memory = _Memory.of(block)
-    gpu = gpu_kernels(block.device) if block.is_cuda else None
-    cpu = cpu_kernels() if block.is_cpu else None
-    if memory is not None and gpu is not None and finite is not None:
-        gpu.to_float64(*memory, finite, x, y)
+    if x.is_cpu and (cpu := cpu_kernels()) is not None:
+        sides = (torch.view_as_real(side).flatten(3).numpy() for side in (x, y))
+        indices = transform.weights, transform.bin, transform.max_norm_bin
+        cpu.add_products(
+            *sides, *(index.numpy() for index in indices), channel,
+            sums.numpy(), imaginary.numpy(), max_norm.numpy(),
+        )  # fmt: skip
         return
-    if memory is not None and cpu is not None and memory.strides[2] == 1:
-        rows = memory.shape[0] * memory.shape[1]
-        x_rows, y_rows = (side.view(rows, -1).numpy() for side in (x, y))
-        step = max(1, GRAIN_SIZE * rows // block.numel())
-        parallel_for(
-            lambda begin, end: cpu.to_float64(*memory, begin, end, x_rows, y_rows), rows, step
-        )
+    components = sums.new_empty(4, x.shape[1], x.shape[3])
+    if x.is_cuda and (gpu := gpu_kernels(x.device)) is not None:
+        gpu.products(torch.view_as_real(x), torch.view_as_real(y), components)
     else:
-        x.copy_(block)
-        torch.clamp_min(x, 0, out=y)
-    if finite is not None:
-        zero_nonfinite_rows(x, finite)
-        zero_nonfinite_rows(y, finite)
+        x, y = x.to(torch.complex128), y.to(torch.complex128)
+        cross = (x.conj() * y).sum((0, 2))
+        squares = ((side.conj() * side).real.sum((0, 2)) for side in (x, y))
+        torch.stack([*squares, cross.real, cross.imag], out=components)
+    components *= transform.weights
+    c = slice(channel, channel + x.shape[1])
+    sums[:, c].index_add_(2, transform.bin, components[:3])
+    if len(imaginary):
+        imaginary[c].index_add_(1, transform.bin, components[3])
+    if max_norm.shape[1]:
+        max_norm[c].index_add_(1, transform.max_norm_bin, components[1])
 
 
-def add_products(x: Tensor, y: Tensor, sums: Tensor, imaginary: Tensor) -> None:
-    """Add |X|², |Y|² and conj(X)·Y, summed over inputs and frames.
+def mean_products(moments: LineMoments, channel: int, out: Tensor) -> None:
+    """Products of the means of lines, summed over the inputs that are finite on both sides.
 
     Args:
-        x: float64, ``[n, c, frames, F, 2]``, real and imaginary parts of X.
-        y: those of Y.
-        sums: ``[3, c, F]``, updated in place: |X|², |Y|² and the real part of conj(X)·Y.
-        imaginary: ``[c, F]``, updated in place: the imaginary part of conj(X)·Y; ``[0, F]``: not
-            needed.
+        moments: of c channels.
+        channel: the first of them among C.
+        out: float64, ``[4, C]``, written to: the number of those inputs, and the sums of squares of
+            the input's means, of the output's means, and of their products.
     """
-    if x.is_cuda and (kernels := gpu_kernels(x.device)) is not None:
-        kernels.add_products(x, y, sums, imaginary)
+    if out.is_cpu and (cpu := cpu_kernels()) is not None:
+        cpu.mean_products(moments.fields.numpy(), moments.length, channel, out.numpy())
         return
-    compiled = cpu_kernels() if x.is_cpu else None
-    if compiled is None:
-        for total, a, b in zip(sums, (x, y, x), (x, y, y), strict=True):
-            _add_product(total, a[..., 0], b[..., 0], 1)
-            _add_product(total, a[..., 1], b[..., 1], 1)
-        if len(imaginary):
-            _add_product(imaginary, x[..., 0], y[..., 1], 1)
-            _add_product(imaginary, x[..., 1], y[..., 0], -1)
-        return
-    components = x.shape[3]
-    count = x.shape[1] * -(-components // _CHUNK)
-    sides = [side.flatten(3).numpy() for side in (x, y)]
-    results = sums.numpy(), imaginary.numpy()
-    parallel_for(
-        lambda a, b: compiled.add_products(*sides, components, _CHUNK, a, b, *results),
-        count,
-        max(1, GRAIN_SIZE * count // x.numel()),
-    )
-
-
-def _add_product(total: Tensor, a: Tensor, b: Tensor, sign: int) -> None:
-    if a.shape[0] * a.shape[2] == 1:
-        total.addcmul_(a[0, :, 0], b[0, :, 0], value=sign)
-    else:
-        total.add_((a * b).sum((0, 2)), alpha=sign)
-
-
-def zero_nonfinite_rows(x: Tensor, finite: Tensor) -> None:
-    """Set the rows of x ``[N, C, ...]`` that aren't `finite`, ``[N, C]``, to 0."""
-    x.masked_fill_(~finite.view(*finite.shape, *[1] * (x.dim() - 2)), 0)
+    x, y = moments.means
+    c = slice(channel, channel + x.shape[0])
+    out[0, c] = moments.finite.sum(1)
+    out[1:, c] = torch.stack([x * x, y * y, x * y]).sum((2, 3))
 
 
 _CPU_TYPES = torch.float32, torch.float64
 _GPU_TYPES = *_CPU_TYPES, torch.float16, torch.bfloat16
 
 
-class _Memory(NamedTuple):
-    """Memory layout of a tensor ``[N, C, ...]`` whose axes of time or space make one axis T.
-
-    Attributes:
-        flat: the memory, from the first value on; on the CPU a NumPy array.
-        shape: N, C, T.
-        strides: of N, C and T in `flat`; that of C or of T is 1.
-    """
-
-    flat: Any
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-
-    @classmethod
-    def of(cls, x: Tensor) -> "_Memory | None":
-        """None: no kernel reads this layout, type or device."""
-        if x.dtype not in (_CPU_TYPES if x.is_cpu else _GPU_TYPES if x.is_cuda else ()):
-            return None
-        if x.is_neg():
-            return None
-        try:
-            x = x.view(*x.shape[:2], -1)
-        except RuntimeError:  # time or space isn't one axis
-            return None
-        shape, strides = tuple(x.shape), x.stride()
-        if 1 not in strides[1:]:
-            return None
-        span = 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
-        flat = x.as_strided((span,), (1,))
-        return cls(flat.numpy() if x.is_cpu else flat, shape, strides)
+def _memory(x: Tensor) -> tuple[Any, tuple[int, int]]:
+    """The memory of ``[N, C, values]`` from the first value on, and strides of N and C."""
+    samples, channels = x.shape[:2]
+    strides = x.stride(0), x.stride(1)
+    span = (samples - 1) * strides[0] + (channels - 1) * strides[1] + x.shape[2]
+    return x.as_strided((span,), (1,)).numpy(), strides

@@ -70,7 +70,8 @@ def gaussian_gain(mean: Values, std: Values) -> Any:
     if (sigma < 0).any():
         raise ValueError(f"std must be ≥ 0, found {sigma.min().item():.6g}")
     constant = torch.where(mu == 0, mu, mu.sign() * math.inf)
-    return back(torch.special.ndtr(torch.where(sigma == 0, constant, mu / sigma)))
+    z = torch.where(sigma == 0, constant, mu / sigma)
+    return back(torch.erfc(-z / math.sqrt(2)) / 2)  # torch's ndtr is 0 from −9 down
 
 
 def gaussian_autocorrelation(autocovariance: Values, mean: Values = 0.0) -> Any:

@@ -119,7 +119,7 @@ def relu_series_phasors(phasors: Values, terms: int, a: float | None = None) -> 
     >>> relu_series_phasors([0.0, 1.0], 2).real.round(4).tolist()  # a cosine, A = ½: g = cos 2ωt
     [[0.3536, 0.0, 0.0], [0.0, 0.0, 0.1768]]
     """
-    from scipy.signal import convolve  # deferred: importing it takes a second
+    from scipy.signal import convolve  # takes a second, which recording need not wait for
 
     (given,), back = tensors(phasors)
     p = given.detach().cpu().numpy()

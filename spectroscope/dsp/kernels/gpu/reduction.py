@@ -1,4 +1,4 @@
-"""From moments of rows to the table of channel moments, and two such tables into one.
+"""From moments of inputs to the table of channel moments, and two such tables into one.
 
 Both layouts are declared in :mod:`spectroscope.dsp.moments`.
 """
@@ -12,14 +12,12 @@ from spectroscope.dsp import moments as layout
 
 # Triton takes no globals but these.
 X_MEAN, Y_MEAN = tl.constexpr(layout.X_MEAN), tl.constexpr(layout.Y_MEAN)
-X_M2, Y_M2 = tl.constexpr(layout.X_M2), tl.constexpr(layout.Y_M2)
+X_M2, Y_M2, XY = tl.constexpr(layout.X_M2), tl.constexpr(layout.Y_M2), tl.constexpr(layout.XY)
 Y_POSITIVE = tl.constexpr(layout.Y_POSITIVE)
-X_COMPENSATION = tl.constexpr(layout.X_COMPENSATION)
 X_FINITE, Y_FINITE = tl.constexpr(layout.X_FINITE), tl.constexpr(layout.Y_FINITE)
 DC, DC_SIDE = tl.constexpr(layout.DC), tl.constexpr(layout.DC_SIDE)
 BY_VALUE = tl.constexpr(layout.BY_VALUE)
-WEIGHT, PIVOT = tl.constexpr(layout.WEIGHT), tl.constexpr(layout.PIVOT)
-OFFSET, M2 = tl.constexpr(layout.OFFSET), tl.constexpr(layout.M2)
+WEIGHT, MEAN, M2 = tl.constexpr(layout.WEIGHT), tl.constexpr(layout.MEAN), tl.constexpr(layout.M2)
 SUMS, SUMS_SIDE = tl.constexpr(layout.SUMS), tl.constexpr(layout.SUMS_SIDE)
 SUM_M2, SUM_POSITIVE = tl.constexpr(layout.SUM_M2), tl.constexpr(layout.SUM_POSITIVE)
 SUM_NONFINITE = tl.constexpr(layout.SUM_NONFINITE)
@@ -30,23 +28,23 @@ M2_XY = tl.constexpr(layout.M2_XY)
 
 
 @triton.jit
-def _block(rows, first, samples, channels, channel, valid, SAMPLES: tl.constexpr):  # noqa: N803
-    """Pointers to the first field of some samples from `first` on, and which of them exist."""
+def _inputs(moments, first, samples, channel, valid, SAMPLES: tl.constexpr):  # noqa: N803
+    """Pointers to the first field of some inputs from `first` on, and which of them exist."""
     sample = first + tl.arange(0, SAMPLES)
-    at = rows + sample[:, None].to(tl.int64) * channels + channel[None, :]
-    return at, (sample < samples)[:, None] & valid[None, :]
+    at = moments + channel[:, None].to(tl.int64) * samples + sample[None, :]
+    return at, (sample < samples)[None, :] & valid[:, None]
 
 
 @triton.jit
 def _weights(at, inside, by_value):
-    """How often each row counts: as often as it has finite values, or once if it has any."""
+    """How often each input counts: as often as it has finite values, or once if it has any."""
     count = tl.load(at, inside, 0.0)
     return tl.where(by_value > 0, count, tl.minimum(count, 1.0))
 
 
 @triton.jit
-def _finite_rows(at, size, inside, length):
-    """Which rows are finite on both sides."""
+def _complete(at, size, inside, length):
+    """Which inputs are finite on both sides."""
     x_finite = tl.load(at + X_FINITE * size, inside, 0.0)
     y_finite = tl.load(at + Y_FINITE * size, inside, 0.0)
     return inside & (tl.minimum(x_finite, y_finite) == length)
@@ -54,7 +52,7 @@ def _finite_rows(at, size, inside, length):
 
 @triton.jit(do_not_specialize=["samples", "channels", "length"])
 def _reduce_batch(
-    rows,
+    moments,
     out,
     samples,
     channels,
@@ -62,7 +60,7 @@ def _reduce_batch(
     SAMPLES: tl.constexpr,  # noqa: N803
     CHANNELS: tl.constexpr,  # noqa: N803
 ):
-    """Reduce moments of rows over the samples: some channels, and one part of the table."""
+    """Reduce moments of inputs: some channels, and one part of the table."""
     channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     valid = channel < channels
     size = samples.to(tl.int64) * channels
@@ -70,76 +68,64 @@ def _reduce_batch(
     if part < 4:  # as `Moments.of`: one side, one weighting
         side, by_value = part // 2, part % 2
         weight = tl.zeros((CHANNELS,), tl.float64)
-        pivot = tl.zeros((CHANNELS,), tl.float64)
+        mean = tl.zeros((CHANNELS,), tl.float64)
         for first in range(0, samples, SAMPLES):
-            at, inside = _block(rows, first, samples, channels, channel, valid, SAMPLES)
+            at, inside = _inputs(moments, first, samples, channel, valid, SAMPLES)
             count = _weights(at + (X_FINITE + side) * size, inside, by_value)
-            weight += tl.sum(count, 0)
-            pivot += tl.sum(count * tl.load(at + (X_MEAN + side) * size, inside, 0.0), 0)
-        pivot /= tl.maximum(weight, 1.0)
-        offset = tl.zeros((CHANNELS,), tl.float64)
-        for first in range(0, samples, SAMPLES):
-            at, inside = _block(rows, first, samples, channels, channel, valid, SAMPLES)
-            count = _weights(at + (X_FINITE + side) * size, inside, by_value)
-            deviation = tl.load(at + (X_MEAN + side) * size, inside, 0.0) - pivot[None, :]
-            compensation = tl.load(at + (X_COMPENSATION + side) * size, inside, 0.0)
-            offset += tl.sum(count * (deviation + compensation), 0)
-        offset /= tl.maximum(weight, 1.0)
+            weight += tl.sum(count, 1)
+            mean += tl.sum(count * tl.load(at + (X_MEAN + side) * size, inside, 0.0), 1)
+        mean /= tl.maximum(weight, 1.0)
         m2 = tl.zeros((CHANNELS,), tl.float64)
         for first in range(0, samples, SAMPLES):
-            at, inside = _block(rows, first, samples, channels, channel, valid, SAMPLES)
+            at, inside = _inputs(moments, first, samples, channel, valid, SAMPLES)
             count = _weights(at + (X_FINITE + side) * size, inside, by_value)
-            deviation = tl.load(at + (X_MEAN + side) * size, inside, 0.0) - pivot[None, :]
-            compensation = tl.load(at + (X_COMPENSATION + side) * size, inside, 0.0)
-            deviation += compensation - offset[None, :]
-            m2 += tl.sum(count * (deviation * deviation), 0)
+            deviation = tl.load(at + (X_MEAN + side) * size, inside, 0.0) - mean[:, None]
+            m2 += tl.sum(count * (deviation * deviation), 1)
         to = out + (DC + side * DC_SIDE + by_value * BY_VALUE) * channels + channel
         tl.store(to + WEIGHT * channels, weight, valid)
-        tl.store(to + PIVOT * channels, pivot, valid)
-        tl.store(to + OFFSET * channels, offset, valid)
+        tl.store(to + MEAN * channels, mean, valid)
         tl.store(to + M2 * channels, m2, valid)
-    elif part < 6:  # sums over all rows of one side
+    elif part < 6:  # sums over all inputs of one side
         side = part - 4
         within = tl.zeros((CHANNELS,), tl.float64)
         positive = tl.zeros((CHANNELS,), tl.float64)
         finite = tl.zeros((CHANNELS,), tl.float64)
         for first in range(0, samples, SAMPLES):
-            at, inside = _block(rows, first, samples, channels, channel, valid, SAMPLES)
-            within += tl.sum(tl.load(at + (X_M2 + side) * size, inside, 0.0), 0)
-            positive += tl.sum(tl.load(at + Y_POSITIVE * size, inside, 0.0), 0)
-            finite += tl.sum(tl.load(at + (X_FINITE + side) * size, inside, 0.0), 0)
+            at, inside = _inputs(moments, first, samples, channel, valid, SAMPLES)
+            within += tl.sum(tl.load(at + (X_M2 + side) * size, inside, 0.0), 1)
+            positive += tl.sum(tl.load(at + Y_POSITIVE * size, inside, 0.0), 1)
+            finite += tl.sum(tl.load(at + (X_FINITE + side) * size, inside, 0.0), 1)
         nonfinite = samples.to(tl.float64) * length - finite
         to = out + (SUMS + side * SUMS_SIDE) * channels + channel
         tl.store(to + SUM_M2 * channels, within, valid)
         tl.store(to + SUM_POSITIVE * channels, side * positive, valid)
         tl.store(to + SUM_NONFINITE * channels, nonfinite, valid)
-    else:  # as `CoMoments.of`: pairs of both sides, in rows that are finite on both
+    else:  # as `CoMoments.of`: pairs of both sides, in inputs that are finite on both
         pairs = tl.zeros((CHANNELS,), tl.float64)
         x_mean = tl.zeros((CHANNELS,), tl.float64)
         y_mean = tl.zeros((CHANNELS,), tl.float64)
         for first in range(0, samples, SAMPLES):
-            at, inside = _block(rows, first, samples, channels, channel, valid, SAMPLES)
-            finite = _finite_rows(at, size, inside, length)
-            pairs += tl.sum(tl.where(finite, 1.0, 0.0).to(tl.float64), 0)
-            x_mean += tl.sum(tl.load(at + X_MEAN * size, finite, 0.0), 0)
-            y_mean += tl.sum(tl.load(at + Y_MEAN * size, finite, 0.0), 0)
+            at, inside = _inputs(moments, first, samples, channel, valid, SAMPLES)
+            complete = _complete(at, size, inside, length)
+            pairs += tl.sum(tl.where(complete, 1.0, 0.0).to(tl.float64), 1)
+            x_mean += tl.sum(tl.load(at + X_MEAN * size, complete, 0.0), 1)
+            y_mean += tl.sum(tl.load(at + Y_MEAN * size, complete, 0.0), 1)
         x_mean /= tl.maximum(pairs, 1.0)
         y_mean /= tl.maximum(pairs, 1.0)
         xx = tl.zeros((CHANNELS,), tl.float64)
         yy = tl.zeros((CHANNELS,), tl.float64)
         xy = tl.zeros((CHANNELS,), tl.float64)
         for first in range(0, samples, SAMPLES):
-            at, inside = _block(rows, first, samples, channels, channel, valid, SAMPLES)
-            finite = _finite_rows(at, size, inside, length)
-            x = tl.load(at + X_MEAN * size, finite, 0.0)
-            y = tl.load(at + Y_MEAN * size, finite, 0.0)
-            a, b = x - x_mean[None, :], y - y_mean[None, :]
-            x_m2 = tl.load(at + X_M2 * size, finite, 0.0)
-            y_m2 = tl.load(at + Y_M2 * size, finite, 0.0)
-            xx += tl.sum(tl.where(finite, x_m2 + length * (a * a), 0.0), 0)
-            yy += tl.sum(tl.where(finite, y_m2 + length * (b * b), 0.0), 0)
-            # As `relu_product`.
-            xy += tl.sum(tl.where(finite, y_m2 + length * (y * (y - x) + a * b), 0.0), 0)
+            at, inside = _inputs(moments, first, samples, channel, valid, SAMPLES)
+            complete = _complete(at, size, inside, length)
+            a = tl.load(at + X_MEAN * size, complete, 0.0) - x_mean[:, None]
+            b = tl.load(at + Y_MEAN * size, complete, 0.0) - y_mean[:, None]
+            x_m2 = tl.load(at + X_M2 * size, complete, 0.0)
+            y_m2 = tl.load(at + Y_M2 * size, complete, 0.0)
+            product = tl.load(at + XY * size, complete, 0.0)
+            xx += tl.sum(tl.where(complete, x_m2 + length * (a * a), 0.0), 1)
+            yy += tl.sum(tl.where(complete, y_m2 + length * (b * b), 0.0), 1)
+            xy += tl.sum(tl.where(complete, product + length * (a * b), 0.0), 1)
         to = out + JOINT * channels + channel
         tl.store(to + PAIRS * channels, pairs * length, valid)
         tl.store(to + MEAN_X * channels, x_mean, valid)
@@ -149,23 +135,23 @@ def _reduce_batch(
         tl.store(to + M2_XY * channels, xy, valid)
 
 
-def reduce_batch(rows: Tensor, length: int) -> Tensor:
-    """Reduce moments of rows over the samples.
+def reduce_batch(moments: Tensor, length: int) -> Tensor:
+    """Reduce moments of inputs to those of channels.
 
     Args:
-        rows: ``[ROW_FIELDS, N, C]``, from :func:`..moments.row_moments`.
-        length: of the rows.
+        moments: ``[LINE_FIELDS, C, N]``.
+        length: number of values of an input.
 
     Returns:
         Float64, ``[TABLE_ROWS, C]``.
     """
-    _, samples, channels = rows.shape
-    out = rows.new_empty(layout.TABLE_ROWS, channels)
+    _, channels, samples = moments.shape
+    out = moments.new_empty(layout.TABLE_ROWS, channels)
     sample_block = min(64, triton.next_power_of_2(samples))
     channel_block = min(16, triton.next_power_of_2(channels))
-    with torch.cuda.device(rows.device):
+    with torch.cuda.device(moments.device):
         _reduce_batch[triton.cdiv(channels, channel_block), 7](
-            rows, out, samples, channels, length, sample_block, channel_block
+            moments.contiguous(), out, samples, channels, length, sample_block, channel_block
         )
     return out
 
@@ -185,24 +171,17 @@ def _merge(first, second, out, channels, CHANNELS: tl.constexpr):  # noqa: N803
     """Write two tables as one, of some channels."""
     channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     valid = channel < channels
-    for row in tl.static_range(DC, SUMS, M2 + 1):
+    for row in tl.static_range(DC, SUMS, BY_VALUE):
         weight = _load(first, row + WEIGHT, channels, channel, valid)
         other_weight = _load(second, row + WEIGHT, channels, channel, valid)
         total = weight + other_weight
-        first_pivot = _load(first, row + PIVOT, channels, channel, valid)
-        second_pivot = _load(second, row + PIVOT, channels, channel, valid)
-        pivot = tl.where(weight > 0, first_pivot, second_pivot)
-        offset = _load(first, row + OFFSET, channels, channel, valid) + (first_pivot - pivot)
-        other_offset = _load(second, row + OFFSET, channels, channel, valid)
-        other_offset += second_pivot - pivot
-        difference = other_offset - offset
         fraction = other_weight / tl.maximum(total, 1.0)
+        mean = _load(first, row + MEAN, channels, channel, valid)
+        difference = _load(second, row + MEAN, channels, channel, valid) - mean
         m2 = _load(first, row + M2, channels, channel, valid)
         m2 += _load(second, row + M2, channels, channel, valid)
-        mean = (weight * offset + other_weight * other_offset) / tl.maximum(total, 1.0)
         _store(out, row + WEIGHT, channels, channel, valid, total)
-        _store(out, row + PIVOT, channels, channel, valid, pivot)
-        _store(out, row + OFFSET, channels, channel, valid, mean)
+        _store(out, row + MEAN, channels, channel, valid, mean + difference * fraction)
         m2 += difference * difference * (weight * fraction)
         _store(out, row + M2, channels, channel, valid, m2)
     for row in tl.static_range(SUMS, JOINT):

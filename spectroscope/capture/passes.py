@@ -1,0 +1,158 @@
+"""What runs in a thread: modules, inside one another, and the pass that they belong to."""
+
+import threading
+import weakref
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from spectroscope.capture.axis_tracker import AxisTracker
+from spectroscope.capture.channel_sources import SourceTracker
+from spectroscope.capture.downsampling import Provenance
+from spectroscope.capture.idioms import Idioms
+from spectroscope.capture.inputs import InputAxes
+from spectroscope.capture.memory import ForwardMemory
+from spectroscope.capture.paths import Paths
+from spectroscope.capture.pooling import GlobalPooling
+from spectroscope.capture.tensors import TensorMap
+
+
+class Pass:
+    """One outermost call: of the model, or of a method that was called instead.
+
+    Args:
+        inputs: as in :class:`AxisTracker`.
+        buffers: as in :class:`AxisTracker`.
+        paths: is updated.
+        memory: of the forwards that it may repeat.
+        name: as the attribute.
+
+    Attributes:
+        name: of the method, such as `encode()`; empty for ``model(x)``.
+        calls: the activation calls so far, by place.
+        memory: of the forwards that it may repeat.
+        axes: of the tensors of this pass.
+        sources: the filters of the tensors of this pass.
+        idioms: ReLUs in other words.
+    """
+
+    def __init__(
+        self,
+        inputs: InputAxes,
+        buffers: TensorMap[bool],
+        paths: Paths,
+        memory: ForwardMemory,
+        name: str = "",
+    ) -> None:
+        self.name = name
+        self.calls: Counter[str] = Counter()
+        self.memory = memory
+        self.axes = AxisTracker(inputs, buffers)
+        self.sources = SourceTracker(paths.sources)
+        self.idioms = Idioms()
+        self._provenance = Provenance(self.axes)
+        self._downsamplings = paths.downsamplings
+        self._pooling = GlobalPooling(paths.only_mean)
+
+    def track(
+        self, place: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Callable[[Any], None] | None:
+        """What to call with the output of a torch function that is about to run; None: nothing."""
+        axes, pooling = self.axes, self._pooling
+        if not pooling.active and not axes.concerns(name, args, kwargs):
+            return None
+
+        def update(output: Any) -> None:
+            tracked = axes.update(name, args, kwargs, output)
+            if tracked:
+                steps = self._provenance.update(place, tracked, args, kwargs, output)
+                self._downsamplings.add(steps)
+            self.sources.update(place, tracked, args, kwargs, output, axes.of)
+            if pooling.active:
+                pooling.update(name, args, kwargs, output)
+
+        return update
+
+    def add_site(self, site: str, output: Tensor, transformed: tuple[int, ...]) -> None:
+        """Track the output of an activation with these axes of time or space."""
+        self._provenance.add_site(site, output)
+        if self.name:  # its end isn't seen
+            self._pooling.lose(site)
+        else:
+            self._pooling.add_site(site, output, transformed)
+
+    def finish(self, outputs: list[Tensor]) -> None:
+        """The model has returned `outputs`."""
+        self.memory.finish()
+        if self.memory.tracking:
+            self._pooling.end(outputs)
+        elif not self.memory.repeating:
+            self._pooling.lose()
+
+
+@dataclass(slots=True)
+class Frame:
+    """A module that is running.
+
+    Attributes:
+        module: the module.
+        name: qualified name; of a module with several names, the one it was called under.
+        kind: of activation, or None if it isn't an activation to be recorded.
+        in_custom: it is, or runs inside, an activation of the user's own class, whose calls of
+            other activations are part of it, or a parametrization of weights.
+        finish: called with the output; may return the replacement of the output.
+        outermost: the pass, kept while the outermost module runs.
+        ran_submodules: it has called a module.
+    """
+
+    module: nn.Module
+    name: str
+    kind: str | None
+    in_custom: bool = False
+    finish: Callable[[Any], Any] | None = None
+    outermost: Pass | None = None
+    ran_submodules: bool = False
+
+
+class ThreadState(threading.local):
+    """What runs in this thread.
+
+    Args:
+        remembers: as `enabled` of :class:`ForwardMemory`.
+
+    Attributes:
+        memory: of the forwards of the model in this thread.
+    """
+
+    def __init__(self, *, remembers: bool) -> None:
+        self.memory = ForwardMemory(enabled=remembers)
+        self._running: list[Frame] = []
+        self._current: Callable[[], Pass | None] = lambda: None
+
+    @property
+    def running(self) -> list[Frame]:
+        """The modules that run, the innermost last."""
+        if self._current() is None:
+            # A KeyboardInterrupt, unlike an Exception, ends a forward without calling the hooks.
+            self._running.clear()
+        return self._running
+
+    @property
+    def current(self) -> Pass | None:
+        """The pass that was last entered; None once it has ended."""
+        return self._current()
+
+    def enter(self, outermost: Pass) -> None:
+        """Make `outermost` the current pass, until nothing else refers to it."""
+        self._current = weakref.ref(outermost)
+
+    def called_name(self, names: list[str]) -> str:
+        """The name of a shared module below the innermost running module that contains it."""
+        for frame in reversed(self.running):
+            below = [name for name in names if not frame.name or name.startswith(f"{frame.name}.")]
+            if below:
+                return below[0]
+        return names[0]

@@ -1,0 +1,142 @@
+"""Moments of lines of both sides of an activation, and the lines without their means."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from spectroscope.dsp import moments as layout
+
+# Triton takes no globals but these.
+X_MEAN, Y_MEAN = tl.constexpr(layout.X_MEAN), tl.constexpr(layout.Y_MEAN)
+X_M2, Y_M2, XY = tl.constexpr(layout.X_M2), tl.constexpr(layout.Y_M2), tl.constexpr(layout.XY)
+Y_POSITIVE = tl.constexpr(layout.Y_POSITIVE)
+X_FINITE, Y_FINITE = tl.constexpr(layout.X_FINITE), tl.constexpr(layout.Y_FINITE)
+
+# Values that a program reads at a time, and the most lines of them.
+_TILE = 1024
+_MOST_LINES = 32
+
+
+@triton.jit
+def _load(x, y, time, inside, RELU: tl.constexpr):  # noqa: N803
+    """Values of both sides in float64, and where they are finite."""
+    a = tl.load(x + time, inside, 0.0).to(tl.float64)
+    if RELU:  # noqa: SIM108, Triton has no such expression
+        b = tl.where(a < 0, 0.0, a)  # NaN stays NaN
+    else:
+        b = tl.load(y + time, inside, 0.0).to(tl.float64)
+    # Comparisons with NaN are false. ReLU(-Inf) = 0 is finite.
+    return a, b, inside & (tl.abs(a) < float("inf")), inside & (tl.abs(b) < float("inf"))
+
+
+@triton.jit(
+    do_not_specialize=[
+        "count", "lines", "length", "x_sample", "x_channel", "y_sample", "y_channel",
+        "channels", "batch", "sample",
+    ]
+)  # fmt: skip
+def _center_lines(
+    x,
+    y,
+    moments,
+    x_out,
+    y_out,
+    count,
+    lines,
+    length,
+    x_sample,
+    x_channel,
+    y_sample,
+    y_channel,
+    channels,
+    batch,
+    sample,
+    fields,
+    RELU: tl.constexpr,  # noqa: N803
+    WRITE: tl.constexpr,  # noqa: N803
+    LINES: tl.constexpr,  # noqa: N803
+    TIMES: tl.constexpr,  # noqa: N803
+):
+    """Some lines, numbered as in ``[n, c, lines]``; `count` is their number in all."""
+    number = tl.program_id(0) * LINES + tl.arange(0, LINES)
+    valid = number < count
+    line, at = (number % lines).to(tl.int64), number // lines
+    n, c = (at // channels).to(tl.int64), (at % channels).to(tl.int64)
+    x_line = (x + n * x_sample + c * x_channel + line * length)[:, None]
+    y_line = (y + n * y_sample + c * y_channel + line * length)[:, None]
+    x_sum = tl.zeros((LINES, TIMES), tl.float64)
+    y_sum = tl.zeros((LINES, TIMES), tl.float64)
+    x_count = tl.zeros((LINES, TIMES), tl.float64)
+    y_count = tl.zeros((LINES, TIMES), tl.float64)
+    positive = tl.zeros((LINES, TIMES), tl.float64)
+    for first in range(0, length, TIMES):
+        time = (first + tl.arange(0, TIMES))[None, :]
+        inside = valid[:, None] & (time < length)
+        a, b, x_ok, y_ok = _load(x_line, y_line, time, inside, RELU)
+        x_sum += tl.where(x_ok, a, 0.0)
+        y_sum += tl.where(y_ok, b, 0.0)
+        x_count += tl.where(x_ok, 1.0, 0.0)
+        y_count += tl.where(y_ok, 1.0, 0.0)
+        positive += tl.where(y_ok & (b > 0), 1.0, 0.0)
+    x_finite, y_finite = tl.sum(x_count, 1), tl.sum(y_count, 1)
+    x_mean = tl.sum(x_sum, 1) / tl.maximum(x_finite, 1.0)
+    y_mean = tl.sum(y_sum, 1) / tl.maximum(y_finite, 1.0)
+    finite = (tl.minimum(x_finite, y_finite) == length)[:, None]
+    xx = tl.zeros((LINES, TIMES), tl.float64)
+    yy = tl.zeros((LINES, TIMES), tl.float64)
+    xy = tl.zeros((LINES, TIMES), tl.float64)
+    for first in range(0, length, TIMES):
+        time = (first + tl.arange(0, TIMES))[None, :]
+        inside = valid[:, None] & (time < length)
+        a, b, x_ok, y_ok = _load(x_line, y_line, time, inside, RELU)
+        a = tl.where(x_ok, a - x_mean[:, None], 0.0)
+        b = tl.where(y_ok, b - y_mean[:, None], 0.0)
+        xx += a * a
+        yy += b * b
+        xy += a * b
+        if WRITE:
+            to = number.to(tl.int64)[:, None] * length + time
+            tl.store(x_out + to, tl.where(finite, a, 0.0), inside)
+            tl.store(y_out + to, tl.where(finite, b, 0.0), inside)
+    to = moments + (c * batch + sample + n) * lines + line
+    fields = fields.to(tl.int64)
+    tl.store(to + X_MEAN * fields, x_mean, valid)
+    tl.store(to + Y_MEAN * fields, y_mean, valid)
+    tl.store(to + X_M2 * fields, tl.sum(xx, 1), valid)
+    tl.store(to + Y_M2 * fields, tl.sum(yy, 1), valid)
+    tl.store(to + XY * fields, tl.sum(xy, 1), valid)
+    tl.store(to + Y_POSITIVE * fields, tl.sum(positive, 1), valid)
+    tl.store(to + X_FINITE * fields, x_finite, valid)
+    tl.store(to + Y_FINITE * fields, y_finite, valid)
+
+
+def center_lines(
+    x: Tensor, y: Tensor | None, moments: Tensor, sample: int, out: tuple[Tensor, Tensor] | None
+) -> None:
+    """As :func:`spectroscope.dsp.kernels.dispatch.center_lines`.
+
+    Args:
+        x: ``[n, c, values]``, float16, bfloat16, float32 or float64; an input's values contiguous.
+        y: likewise; None: ReLU(x).
+        moments: ``[LINE_FIELDS, c, N, lines]``, contiguous; of n inputs, written to.
+        sample: the first of those n.
+        out: each ``[n, c, lines, T]``, contiguous, written to; None: moments alone.
+    """
+    samples, channels, values = x.shape
+    lines = moments.shape[3]
+    length, count = values // lines, samples * channels * lines
+    times = min(_TILE, max(32, triton.next_power_of_2(length)))
+    at_once = min(_MOST_LINES, _TILE // times, triton.next_power_of_2(count))
+    given = x if y is None else y
+    x_out, y_out = (x, x) if out is None else out
+    with torch.cuda.device(x.device):
+        _center_lines[(triton.cdiv(count, at_once),)](
+            x, given, moments, x_out, y_out, count, lines, length, x.stride(0), x.stride(1),
+            given.stride(0), given.stride(1), channels, moments.shape[2], sample,
+            moments[0].numel(), y is None, out is not None, at_once, times,
+        )  # fmt: skip
+    if out is not None and lines > 1:  # a line that isn't finite takes the others with it
+        of_chunk = layout.LineMoments(moments[:, :, sample : sample + samples], length)
+        for side in out:
+            side.masked_fill_(~of_chunk.finite.T[..., None, None], 0)

@@ -1,0 +1,284 @@
+"""ReLUs in other words are recorded, or said; what is no activation is neither."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers import Calls
+from torch import nn
+from torch.nn.utils import parametrizations, parametrize, prune
+
+import spectroscope
+from spectroscope.experiments.operations import remove_dc
+
+WORDS = {
+    "max": lambda x: torch.max(x, torch.zeros_like(x)),
+    "maximum": lambda x: torch.maximum(0 * x, x),
+    "fmax": lambda x: torch.fmax(x, torch.tensor(0.0)),
+    "clamp": lambda x: x.clamp(min=x.new_zeros(x.shape[-1])),
+    "clamp_min": lambda x: torch.clamp_min(x, torch.full((), 0.0)),
+    "mul": lambda x: x * (x > 0),
+    "multiply": lambda x: torch.multiply(torch.gt(x, 0).float(), x),
+    "where": lambda x: torch.where(x > 0, x, 0.0),
+    "masked_fill": lambda x: x.masked_fill(x < 0, 0),
+    "leaky_relu": lambda x: F.leaky_relu(x, negative_slope=0.0),
+}
+MORE_WORDS = {
+    "mask of zeros": lambda x: x * (x >= torch.zeros(())).to(x.dtype),
+    "heaviside": lambda x: torch.heaviside(x, torch.zeros(())) * x,
+    "method where": lambda x: x.where(x > 0, torch.zeros_like(x)),
+    "where of the opposite": lambda x: torch.where(x < 0, torch.zeros_like(x), x),
+    "masked_fill of the opposite": lambda x: x.masked_fill(~(x > 0), 0.0),
+    "in place": lambda x: in_place(x.clone()),
+    "masked_fill in place": lambda x: filled(x.clone()),
+    "LeakyReLU": nn.LeakyReLU(0),
+}
+
+
+def in_place(x):
+    x *= x > 0
+    return x
+
+
+def filled(x):
+    return x.masked_fill_(x <= 0, 0)
+
+
+def report_of(model, *args, **options):
+    with torch.no_grad(), spectroscope.record(model, **options) as recorder:
+        for _ in range(3):  # the first is tracked, the others repeat it
+            model(*args)
+    return recorder.report()
+
+
+def coverage_of(model, *args, **options):
+    return report_of(model, *args, **options).coverage().set_index("place")["status"].to_dict()
+
+
+@pytest.mark.parametrize("words", [*WORDS.values(), *MORE_WORDS.values()])
+def test_a_relu_in_other_words_is_recorded(words):
+    x = torch.randn(4, 3, 8)
+    dc = report_of(Calls(words), x).dc()
+    assert dc["kind"].unique().tolist() == ["ReLU"]
+    assert dc["call"].unique().tolist() == [0]
+    for side, values in (("dc_in", x), ("dc_out", np.maximum(x.numpy(), 0))):
+        expected = np.asarray(values, dtype=np.float64).mean((0, 2))
+        assert dc[side].to_numpy() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("place", WORDS)
+def test_its_place_is_the_function(place):
+    assert coverage_of(Calls(WORDS[place]), torch.randn(2, 3, 4)) == {f"/{place}": "fired"}
+
+
+@pytest.mark.parametrize("words", [*WORDS.values(), *MORE_WORDS.values()])
+def test_it_can_be_changed_and_nothing_else_changes(words):
+    model, x = Calls(words), torch.randn(4, 3, 8)
+    before = model(x)
+    with spectroscope.record(model):
+        assert torch.equal(model(x), before)
+    with spectroscope.intervene(model, None, remove_dc):
+        changed = model(x)
+    assert changed.numpy() == pytest.approx(
+        (before - before.mean(-1, keepdim=True)).numpy(), abs=1e-6
+    )
+    assert torch.equal(model(x), before)
+
+
+OTHER_WORDS = [
+    lambda x: x * (x > 1),
+    lambda x: x * (x < 0),
+    lambda x: x * (x.clone() > 0),
+    lambda x: torch.where(x > 0, x, -x),
+    lambda x: torch.where(x > 0, 0.0, x),
+    lambda x: torch.where(x < 0, x, 0.0),
+    lambda x: x.masked_fill(x > 0, 0),
+    lambda x: x.masked_fill(x < 0, 1),
+    lambda x: torch.maximum(x, torch.full_like(x, 2)),
+    lambda x: torch.minimum(x, torch.zeros_like(x)),
+    lambda x: (x + 1).mul_(x > 0),
+]
+
+
+@pytest.mark.parametrize("function", OTHER_WORDS)
+def test_what_is_similar_is_no_relu(function):
+    with pytest.warns(UserWarning, match="nothing was recorded"):
+        assert coverage_of(Calls(function), torch.randn(2, 3, 4)) == {}
+
+
+def test_a_mask_of_what_was_overwritten_since_is_none():
+    def function(x):
+        x = x.clone()
+        mask = x > 0
+        x += 1
+        return x * mask
+
+    with pytest.warns(UserWarning, match="nothing was recorded"), torch.inference_mode():
+        assert coverage_of(Calls(function), torch.randn(2, 3, 4)) == {}
+
+
+def assigned(x):
+    x = x.clone()
+    x[x < 0] = 0
+    return x
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        (assigned, r"/setitem \(x\[x < 0\] = 0 is a ReLU that returns nothing"),
+        (lambda x: (x + x.abs()) / 2, r"/add \(x \+ \|x\| is twice a ReLU"),
+        (lambda x: 0.5 * (torch.abs(x) + x), r"/add \(x \+ \|x\| is twice a ReLU"),
+    ],
+)
+def test_what_cannot_be_recorded_is_said(function, reason):
+    with pytest.warns(UserWarning, match=reason):
+        (status,) = coverage_of(Calls(function), torch.randn(2, 3, 4)).values()
+    assert status == "cannot be seen"
+
+
+def test_a_difference_of_two_relus_is_two_relus():
+    model = Calls(lambda x: F.relu(x) - F.relu(x - 6))
+    assert report_of(model, torch.randn(2, 3, 4)).sites()["site"].tolist() == ["/relu#0", "/relu#1"]
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")
+def test_a_scripted_function_is_said():
+    @torch.jit.script
+    def scripted(x):
+        return torch.relu(x)
+
+    @torch.jit.script
+    def doubled(x):
+        return 2 * x
+
+    model = nn.Sequential(Calls(lambda x: scripted(doubled(x))), nn.ReLU())
+    with pytest.warns(UserWarning, match=r"0/scripted \(TorchScript runs it: its ReLU cannot"):
+        coverage = coverage_of(model, torch.randn(2, 3, 4))
+    assert coverage == {"0/scripted": "cannot be seen", "1": "fired"}
+
+
+class Losses(nn.Module):
+    """What is rectified besides activations."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.relu, self.embedding = nn.Conv1d(1, 2, 3), nn.ReLU(), nn.Embedding(32, 2)
+        self.scale = nn.Parameter(torch.randn(2))
+        self.register_buffer("offset", torch.randn(2))
+
+    def forward(self, x, lengths):
+        weights = [
+            F.relu(self.scale),
+            (self.scale.abs() - 1).clamp(min=0),
+            self.scale * (self.scale > 0),
+        ]
+        weights += [torch.maximum(self.offset[None], torch.zeros(())), self.relu(self.scale)]
+        positions = (torch.arange(14) - 3).clamp(min=0)
+        distances = (torch.arange(14.0)[:, None] - torch.arange(14.0)).clamp(min=0)
+        h = self.relu(self.conv(x) + self.embedding(positions).T + distances[3])
+        shorter = F.relu(lengths - 2), (lengths.float()[:, None] - 2).clamp(min=0)
+        hinge = (
+            F.relu(1 - h.sum((1, 2))),
+            F.relu(1 - h.mean()),
+            (1 - h.flatten(1).mean(1)).clamp(min=0),
+        )
+        return h, weights, shorter, hinge
+
+
+def test_weights_positions_lengths_and_losses_are_no_activations():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        report = report_of(Losses(), torch.randn(2, 1, 16), torch.tensor([16, 9]))
+    assert report.coverage()["place"].tolist() == ["relu"]
+    assert report.coverage()["fired"].tolist() == [3]
+
+
+def weight_modules():
+    def parametrized(register):
+        layer = nn.Conv1d(1, 2, 3)
+        register(layer)
+        return layer
+
+    class LowRank(nn.Module):
+        def forward(self, weight):
+            return torch.relu(weight @ torch.ones(3, 3))
+
+    return {
+        "ReLU": parametrized(
+            lambda layer: parametrize.register_parametrization(layer, "weight", nn.ReLU())
+        ),
+        "function": parametrized(
+            lambda layer: parametrize.register_parametrization(layer, "weight", LowRank())
+        ),
+        "weight_norm": parametrized(parametrizations.weight_norm),
+        "spectral_norm": parametrized(parametrizations.spectral_norm),
+        "pruned": parametrized(lambda layer: prune.l1_unstructured(layer, "weight", 0.5)),
+    }
+
+
+@pytest.mark.parametrize("name", weight_modules())
+@pytest.mark.parametrize("training", [False, True])
+def test_parametrized_weights_are_no_activations(name, training):
+    model = nn.Sequential(weight_modules()[name], nn.ReLU(), nn.AdaptiveAvgPool1d(1)).train(
+        training
+    )
+    x = torch.randn(12, 1, 16)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert coverage_of(model, x) == {"1": "fired"}
+        sites = spectroscope.importance(model.eval(), [x], "relative_l2")["site"]
+    assert sites.unique().tolist() == ["1#0"]
+
+
+def test_a_relu_on_weights_and_on_a_signal_is_recorded_on_the_signal():
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight, self.relu = nn.Parameter(torch.randn(3)), nn.ReLU()
+
+        def forward(self, x):
+            return self.relu(x * self.relu(self.weight)[:, None]) + self.relu(self.weight)[:, None]
+
+    model, x = Both(), torch.randn(4, 3, 8)
+    report = report_of(model, x)
+    assert report.coverage()["fired"].tolist() == [3]
+    weight = np.maximum(model.weight.detach().double().numpy(), 0)[:, None]
+    expected = np.maximum(x.double().numpy() * weight, 0).mean((0, 2))
+    assert report.dc()["dc_out"].to_numpy() == pytest.approx(expected, rel=1e-6)
+
+
+class Streaming(nn.Module):
+    """Keeps its last input in a buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("last", torch.zeros(2, 3, 8))
+
+    def forward(self, x):
+        self.last.copy_(x)
+        return F.relu(self.last)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        Streaming(),
+        nn.Sequential(nn.Embedding(8, 3), nn.ReLU()),  # of whole numbers
+        Calls(lambda x: F.relu(F.linear(torch.ones(2, 4), torch.ones(3, 4)) * x[..., 0])),
+        Calls(lambda x: F.relu(torch.zeros(2, 3, 8).copy_(x))),
+    ],
+)
+def test_a_signal_in_a_buffer_or_made_from_constants_is_an_activation(model):
+    embeds = isinstance(model, nn.Sequential)
+    x = torch.randint(8, (2, 5)) if embeds else torch.randn(2, 3, 8)
+    assert set(coverage_of(model, x).values()) == {"fired"}
+
+
+def test_an_optimized_input_is_a_signal():
+    x = nn.Parameter(torch.randn(2, 3, 8))
+    with spectroscope.record(model := nn.Sequential(nn.ReLU())) as recorder:
+        model(x).sum().backward()
+    assert recorder.report().sites()["n_samples"].tolist() == [2]
