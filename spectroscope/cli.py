@@ -30,7 +30,6 @@ ADAPTER_OPTIONS = {
     "input": (str, "PATH", "your data: a folder of images, a file of PPG, or an array [N, ...]"),
     "fs": (float, "HZ", "sampling rate of the input"),
     "column": (str, "NAME", "column of the input"),
-    "checkpoint": (str, "PATH", "weights of your own model, a state_dict"),
     "channel_axis": (int, "AXIS", "axis of the channels in its activations; default: automatic"),
     "time_axis": (int, "AXIS", "time axis of the input [N, ...]; default: automatic"),
 }
@@ -110,6 +109,12 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("a", metavar="A", help="folder of the first report")
     compare.add_argument("b", metavar="B", help="folder of the second report")
     compare.add_argument("--out", metavar="DIR", help="write tables and a page to DIR")
+    compare.add_argument("--fail-above", metavar="EFFECT", type=float, help="exit with 1 if the DC "
+                         "of a channel changed by more than EFFECT standard deviations over A's "
+                         "inputs (see assert_close); 0.5 is moderate")  # fmt: skip
+    compare.add_argument("--allow", metavar="SHARE", type=float, default=0.01,
+                         help="with --fail-above: fraction of the channels that may; "
+                         "default: 0.01")  # fmt: skip
     merge = command("merge", _merge, "merge reports from shards of a run")
     merge.add_argument("folders", nargs="+", metavar="DIR", help="folder of a report")
     merge.add_argument("--out", metavar="DIR", required=True, help="write tables to DIR")
@@ -140,10 +145,17 @@ def _specimen(arguments: argparse.Namespace) -> "Specimen":
 
 
 def _compare(arguments: argparse.Namespace) -> None:
-    from spectroscope.report import load
+    from spectroscope.report import assert_close, load
     from spectroscope.run import text
 
     comparison = load(arguments.a).compare(load(arguments.b))
+    limits = {"effect": arguments.fail_above, "share": arguments.allow}
+    changed = ""
+    if arguments.fail_above is not None:
+        try:
+            assert_close(comparison.b, comparison.a, **limits)
+        except AssertionError as error:
+            changed = str(error)
 
     def write(folder: Path) -> None:
         comparison.save(folder)
@@ -151,6 +163,8 @@ def _compare(arguments: argparse.Namespace) -> None:
 
     files = _written(arguments.out, write)
     print(text.of_comparison(comparison), end=f"\n{files}")
+    if changed:
+        raise UnfinishedError(changed)
 
 
 def _ablate(arguments: argparse.Namespace) -> None:

@@ -1,5 +1,6 @@
 """Unit and definition of every column of every table, and of every metric."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 
@@ -318,6 +319,17 @@ COLUMNS = {
     "reason": Column("", "why it cannot be seen, or is not recorded in full"),
     "remark": Column("", "what was assumed of it where that isn't known; nothing is missing"),
 }
+
+# The columns of `Report.dc()` and `Report.sites()` that come first, and that `print(report)` shows.
+HEADLINE = ["site", "source", "shape", "channel", "dc_out", "dc_out_std", "dc_fraction",
+            "active_fraction", "dead_fraction"]  # fmt: skip
+
+
+def headline(columns: Iterable[str]) -> list[str]:
+    """Those of `columns` that come first, in their order."""
+    present = set(columns)
+    return [name for name in HEADLINE if name in present]
+
 
 # Columns of `Comparison`'s tables, beside those above with the suffixes `_a`, `_b` and `_change`.
 COMPARISON_COLUMNS = {

@@ -162,6 +162,17 @@ def test_factor_counts_from_the_site_through_upsampling():
     assert next_of(lambda x: F.avg_pool1d(F.interpolate(F.relu(x), scale_factor=2), 2), x) is None
 
 
+def test_what_is_directly_before_a_downsampling_comes_first():
+    """Of the other sites a later convolution decides what folds."""
+    model = nn.Sequential(nn.ReLU(), nn.Conv1d(2, 2, 1, bias=False), nn.ReLU(), nn.AvgPool1d(2))
+    with torch.no_grad():
+        model[1].weight.copy_(torch.tensor([[[0.1], [0.0]], [[0.0], [0.2]]]))
+    tone = torch.cos(2 * math.pi * 0.375 * torch.arange(64.0))
+    x = torch.stack([tone + 1, tone + 1])[None]  # channel 1 has four times the power after 1
+    rows = recorded(model, x).aliasing()[["site", "channel", "activations_between"]]
+    assert rows.values.tolist() == [["2#0", 1, 0], ["2#0", 0, 0], ["0#0", 0, 1], ["0#0", 1, 1]]
+
+
 def test_downsampling_of_one_image_axis_has_no_single_factor():
     x = torch.randn(2, 3, 16, 16)
     report = recorded(Calls(lambda x: F.max_pool2d(F.relu(x), (1, 2))), x)

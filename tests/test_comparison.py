@@ -259,12 +259,78 @@ def test_tolerances_are_as_documented():
         ({"atol": 0, "rtol": 0.24}, False),
         ({"atol": 0, "rtol": 0, "effect": 0.5}, True),
         ({"atol": 0, "rtol": 0, "effect": 0.49}, False),
+        # The RMS is √5: twice of it is more than the standard deviation.
+        ({"atol": 0, "rtol": 0, "effect": 0.112, "floor": 2.0}, True),
+        ({"atol": 0, "rtol": 0, "effect": 0.111, "floor": 2.0}, False),
+        ({"atol": 0, "rtol": 0, "share": 1.0}, True),
     ]:
         if close:
             spectroscope.assert_close(now, then, columns=("dc_out",), **options)
         else:
             with pytest.raises(AssertionError, match="1 of 1 channels"):
                 spectroscope.assert_close(now, then, columns=("dc_out",), **options)
+
+
+def test_the_floor_is_relative_to_the_layer_and_the_share_to_all_channels():
+    model = nn.Sequential(nn.ReLU())
+    x = torch.ones(2, 100, 4)  # no channel's DC varies
+    x[:, 1:] = 0
+    y = x.clone()
+    y[:, 3] = 0.006  # the RMS of the layer is 0.1
+    then, now = report_of(model, x), report_of(model, y)
+    spectroscope.assert_close(now, then, effect=0.7)
+    spectroscope.assert_close(now, then, effect=0.5)  # 1 of 100 channels
+    with pytest.raises(AssertionError, match=r"1 of 100 channels .*share=0\.0"):
+        spectroscope.assert_close(now, then, effect=0.5, share=0.0)
+    y[:, 4] = 0.006
+    with pytest.raises(AssertionError, match="2 of 100 channels"):
+        spectroscope.assert_close(report_of(model, y), then, effect=0.5)
+
+
+def test_effect_compares_the_dc_alone():
+    model = nn.Sequential(nn.ReLU())
+    then = report_of(model, torch.tensor([[[1.0, 1.0]], [[3.0, 3.0]]]))
+    now = report_of(model, torch.tensor([[[0.5, 1.5]], [[2.0, 4.0]]]))
+    spectroscope.assert_close(now, then, effect=0.1)
+    with pytest.raises(AssertionError, match="ac_rms_out"):
+        spectroscope.assert_close(now, then)
+    with pytest.raises(spectroscope.RequestError, match="effect compares dc_out, not columns="):
+        spectroscope.assert_close(now, then, effect=0.1, columns=["dc_in"])
+
+
+def test_one_percent_of_noise_on_the_weights_is_no_drift():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv1d(1, 64, 9), nn.BatchNorm1d(64), nn.ReLU(), nn.Conv1d(64, 64, 9),
+                          nn.BatchNorm1d(64), nn.ReLU()).eval()  # fmt: skip
+    x = torch.randn(16, 1, 256)
+    then = report_of(model, x)
+    with torch.no_grad():
+        for name in "03":
+            weight = model.get_submodule(name).weight
+            weight.add_(0.01 * weight.std() * torch.randn_like(weight))
+    spectroscope.assert_close(report_of(model, x), then, effect=0.5)
+    with torch.no_grad():
+        model[3].bias.add_(weight.abs().sum((1, 2)) / 10)
+    with pytest.raises(AssertionError, match="of 128 channels"):
+        spectroscope.assert_close(report_of(model, x), then, effect=0.5)
+
+
+def test_the_command_fails_above_an_effect(pair, tmp_path, capsys):
+    for name, report in zip("ab", pair, strict=True):
+        report.save(tmp_path / name)
+    folders = [str(tmp_path / name) for name in "ab"]
+    assert cli.main(["compare", *folders]) == 0
+    assert cli.main(["compare", *folders, "--fail-above", "1e9"]) == 0
+    assert cli.main(["compare", folders[0], *folders[:1], "--fail-above", "0"]) == 0
+    capsys.readouterr()
+    out = ["--out", str(tmp_path / "out")]
+    assert cli.main(["compare", *folders, "--fail-above", "0", *out]) == 1
+    printed, errors = capsys.readouterr()
+    assert "effect_rms" in printed  # the table, and the files, are there all the same
+    assert (tmp_path / "out" / "compare.html").exists()
+    assert "channels are not close to the baseline (effect=0.0" in errors
+    assert cli.main(["compare", *folders, "--fail-above", "0", "--allow", "1"]) == 0
+    assert cli.main(["compare", *folders, "--fail-above", "-1"]) == 2
 
 
 def test_nan_is_close_to_nan_only():

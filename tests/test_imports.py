@@ -1,7 +1,10 @@
 """What an import brings with it."""
 
+import shutil
 import subprocess
 import sys
+import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -30,6 +33,12 @@ def test_import_brings_nothing_heavy():
     assert not record & (HEAVY | {"scipy.signal"})
     assert {"torch", "scipy.special"} <= record  # the test can fail
     assert report & HEAVY == {"pandas"}
+    assert "scipy.signal" not in report
+
+
+def test_the_list_of_specimens_needs_nothing_heavy():
+    (listed,) = loaded_by("from spectroscope.cli import main; main(['list'])")
+    assert not listed & (HEAVY | {"scipy", "torch"})
 
 
 def test_every_public_name_is_there():
@@ -49,3 +58,40 @@ def test_star_import_binds_every_public_name():
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no_such_name"):
         _ = spectroscope.no_such_name
+
+
+CHECKOUT = Path(__file__).parent.parent
+PROGRAM = """
+import sys
+sys.path += {packages}
+import site
+site.addsitedir({installed!r})
+import spectroscope, spectroscope.adapters.support
+from spectroscope import record, specimen
+from spectroscope.specimens import catalog
+print(spectroscope.__path__[0], spectroscope.adapters.__path__[0], *catalog.adapters())
+"""
+
+
+@pytest.mark.parametrize("kind", ["editable", "wheel"])
+def test_imports_work_from_everywhere(kind, tmp_path):
+    # Called spectroscope, as `git clone` calls it. From the folder above it an editable install
+    # can't be imported: Python finds the checkout first, as a namespace package.
+    checkout, installed = tmp_path / "spectroscope", tmp_path / "installed"
+    for name in ("spectroscope", "adapters"):
+        shutil.copytree(CHECKOUT / name, checkout / name)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(CHECKOUT / name, checkout)
+    code = f"from setuptools import build_meta; print(build_meta.build_{kind}({str(tmp_path)!r}))"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=True)
+    zipfile.ZipFile(tmp_path / done.stdout.split()[-1]).extractall(installed)
+    # Without site (-S), so that the environment's own editable install doesn't answer.
+    packages = [path for path in sys.path if "site-packages" in path]
+    program = PROGRAM.format(packages=packages, installed=str(installed))
+    above = [tmp_path] if kind == "wheel" else []
+    for folder in (checkout, *above, installed, Path("/")):
+        command = [sys.executable, "-S", "-c", program]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{folder}: {done.stderr}"
+        assert "kid-ppg" in done.stdout.split()

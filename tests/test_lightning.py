@@ -33,6 +33,20 @@ pytestmark = [
 ]
 
 
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no")
+def test_no_validation_data_is_said(tmp_path):
+    data = DataLoader(TensorDataset(torch.randn(8, 1, 16)), batch_size=4)
+    options = {"max_epochs": 1, "logger": False, "enable_progress_bar": False,
+               "enable_checkpointing": False, "enable_model_summary": False,
+               "default_root_dir": tmp_path, "accelerator": "cpu"}  # fmt: skip
+    monitor = RectifierMonitor("network")
+    with pytest.warns(UserWarning, match="records nothing: this training has no validation data"):
+        pl.Trainer(callbacks=[monitor], **options).fit(Network(), data)
+    pl.Trainer(callbacks=[RectifierMonitor("network", during="training")], **options).fit(
+        Network(), data
+    )  # warnings are errors
+
+
 class Network(pl.LightningModule):
     """Runs a part of itself in each step, as most do, and keeps what its ReLU gives."""
 
@@ -163,6 +177,7 @@ def test_training_batches_are_logged_at_each_validation(tmp_path):
     assert monitor.tracker.numbers()["global_step"].tolist() == [2, 3, 5, 6]
 
 
+@pytest.mark.filterwarnings("ignore:RectifierMonitor records nothing")
 def test_no_validation_logs_nothing_and_validate_alone_is_recorded(tmp_path):
     monitor, network = RectifierMonitor(), Network()
     fit = trainer(tmp_path, monitor, limit_val_batches=0)

@@ -209,7 +209,7 @@ def own(tmp_path, monkeypatch):
 def test_a_model_of_ones_own_runs_on_an_array(own):
     np.save("x.npy", np.random.default_rng(0).standard_normal((70, 2, 64)))
     torch.save(nn.Sequential(nn.Conv1d(2, 3, 5), nn.ReLU()).state_dict(), "w.pt")
-    options = ["--input", "x.npy", "--fs", "50", "--checkpoint", "w.pt", "--out", "out"]
+    options = ["--input", "x.npy", "--fs", "50", "--weights", "w.pt", "--out", "out"]
     assert main(["inspect", "mine:network", *options]) == 0
     sites = spectroscope.load(own / "out").sites()
     assert sites["fs"].item() == 25

@@ -186,6 +186,30 @@ def test_any_split_gives_the_same_table_of_long_signals_far_from_zero(shape):
         pd.testing.assert_frame_equal(table, tables[0], rtol=DC_TABLE, atol=0)
 
 
+def test_a_report_prints_its_headline_to_the_width_there_is(monkeypatch, capsys):
+    model = nn.Sequential(nn.Conv1d(1, 3, 3), nn.ReLU())
+    with spectroscope.record(model) as recorder:
+        model(torch.randn(4, 1, 32))
+    report = recorder.report()
+    for width in (40, 80, 200):
+        monkeypatch.setenv("COLUMNS", str(width))
+        report.summary()
+        first, head, row, *rest = capsys.readouterr().out.splitlines()
+        assert first == repr(report)
+        assert len(head) <= width
+        assert row.split()[0] == "1#0"
+        assert ("dead_fraction" in head) == (width > 40)
+        assert "dc_out" in head.split()
+        assert len(rest) == 1
+        assert "report.describe()" in rest[0]
+    for frame in (report.dc(), report.sites()):
+        with pd.option_context("display.width", 80):
+            assert "dc_out_std" in str(frame)
+    assert list(report.dc())[:6] == ["site", "channel", "dc_out", "dc_out_std", "dc_fraction",
+                                     "active_fraction"]  # fmt: skip
+    assert list(report.sites())[:3] == ["site", "source", "shape"]
+
+
 def test_reports_merge_in_any_grouping():
     x = 5 + torch.randn(12, 3, 20)
     model = nn.ReLU()

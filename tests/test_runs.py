@@ -380,6 +380,15 @@ def test_whole_runs_merge_unless_they_are_the_same(tmp_path, whole):
         whole.report.merge(run.inspect(long_runs.waves()).report)
 
 
+def test_whole_runs_with_different_weights_do_not_merge(whole):
+    specimen = long_runs.waves()
+    with torch.no_grad():
+        next(specimen.model.parameters()).mul_(1.01)
+    other = run.inspect(specimen, limit=20)
+    with pytest.raises(spectroscope.RequestError, match=r"different models.*and buffers"):
+        whole.report.merge(other.report)
+
+
 @pytest.mark.parametrize("text", ["0/4", "5/4", "1", "a/b", "1/0", "-1/4", "1/4/2", ""])
 def test_invalid_shards_are_refused(text):
     with pytest.raises(spectroscope.RequestError, match="is no shard"):

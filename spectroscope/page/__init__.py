@@ -20,6 +20,7 @@ from markupsafe import Markup
 
 from spectroscope.errors import RequestError
 from spectroscope.io import output_folder
+from spectroscope.schema import headline
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -142,7 +143,7 @@ def summary(*, about: Mapping[str, str], sites: "pd.DataFrame", coverage: "pd.Da
         channels=int(sites["channels"].sum()),
         inputs=0 if sites.empty else int(sites["n_samples"].max()),
         coverage=payload.summarize_coverage(coverage),
-        sites=sites[payload.SUMMARY_COLUMNS].head(payload.SUMMARY_ROWS),
+        sites=sites[headline(sites.columns)].head(payload.SUMMARY_ROWS),
         total=len(sites),
     )
 

@@ -40,7 +40,6 @@ DEPTH = {
 }
 NO_SPECTRA = "No spectra: they need spectra=True and inputs of one length greater than 1."
 
-SUMMARY_COLUMNS = ["site", "channels", "shape", "dc_out", "ac_rms_out", "active_fraction"]
 SUMMARY_ROWS = 6
 
 Floats = NDArray[np.float64]

@@ -144,9 +144,9 @@ def predictions(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 def aliasing(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Fraction of each site's output power that the next downsampling folds or removes.
 
-    One row per site in the order of the frame (`Report.aliasing()` has the worst first): median
-    and range over the channels. Sites before global pooling, where nothing folds, are at the
-    bottom.
+    One row per site in the order of the frame: `Report.aliasing()` has those directly before a
+    downsampling first, and among them the greatest power. Median and range over the channels.
+    Sites before global pooling, where nothing folds, are at the bottom.
 
     Args:
         frame: `Report.aliasing()`.

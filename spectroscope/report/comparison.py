@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from spectroscope.io import output_folder
+from spectroscope.report import export
 from spectroscope.schema import COLUMNS, COMPARISON_COLUMNS, Column
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ class Comparison:
         tables |= {"unmatched": self.unmatched(), "columns": self.describe()}
         with output_folder(folder) as staging:
             for name, table in tables.items():  # prefixed: a report may be saved there too
-                table.to_csv(staging / f"compare_{name}.csv", index=False)
+                export.write_csv(table, staging / f"compare_{name}.csv")
 
     def page(self, path: str | os.PathLike[str], *, title: str | None = None) -> None:
         """Write the comparison as one HTML page, as :meth:`Report.page` does.

@@ -27,6 +27,11 @@ def needs(package: str, what: str, extra: str) -> None:
         raise RequestError(f"{what} needs {package}: pip install {package} (the extra [{extra}])")
 
 
+def write_csv(table: pd.DataFrame, path: Path) -> None:
+    """Write a table as CSV with 7 significant digits, those of the float32 activations."""
+    table.to_csv(path, index=False, float_format="%.7g")
+
+
 def write_parquet(table: pd.DataFrame, path: Path, columns: Mapping[str, Column]) -> None:
     """Write a table as a Parquet file, with unit and definition as metadata of each field.
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from spectroscope.errors import RequestError
 from spectroscope.io import output_folder
-from spectroscope.report import export, predictions, sources, spectra, tables
+from spectroscope.report import export, predictions, sources, spectra, tables, text
 from spectroscope.schema import COLUMNS
 from spectroscope.statistics import storage
 from spectroscope.statistics.base import Statistic
@@ -43,6 +43,13 @@ class Report:
         records = self._recording.records.values()
         channels = sum(record.channels for record in records)
         return f"Report({len(records)} sites, {channels} channels)"
+
+    def __str__(self) -> str:
+        return text.summary(repr(self), self.sites(), self.coverage())
+
+    def summary(self) -> None:
+        """Print the headline columns of :meth:`sites`, as many as fit the terminal."""
+        print(self)
 
     def compare(self, other: "Report | str | os.PathLike[str]") -> "Comparison":
         """The changes from this report (A) to another (B), by site and channel.
@@ -163,9 +170,11 @@ class Report:
         )
 
     def aliasing(self, select: str | Iterable[str] | None = None) -> pd.DataFrame:
-        """Output power above the Nyquist frequency of the next downsampling, largest first.
+        """Output power above the Nyquist frequency of the next downsampling.
 
-        Sites before global pooling come last: it removes everything but the DC, and nothing folds.
+        Sites directly before a downsampling come first: of others a later convolution decides what
+        folds. Those before global pooling come last, where only the DC remains and nothing folds.
+        In each of the three groups the greatest power is first.
 
         One row per site and channel. Arguments and errors as in :meth:`spectra`.
         """
@@ -175,9 +184,10 @@ class Report:
             "downsampling follows, or no spectra were recorded,",
             "spectra=True and a later pooling or stride",
         )
-        return table.sort_values(
-            ["global_pooling", "above_next_nyquist"], ascending=[True, False], ignore_index=True
+        order = table.assign(direct=table["activations_between"] == 0).sort_values(
+            ["global_pooling", "direct", "power_above"], ascending=[True, False, False]
         )
+        return table.loc[order.index].reset_index(drop=True)
 
     def coverage(self) -> pd.DataFrame:
         """Every place with activations, and every part of the model that can't be observed."""
@@ -226,6 +236,7 @@ class Report:
     def save(self, folder: str | os.PathLike[str], *, parquet: bool = False) -> None:
         """Write the report and its tables (CSV) into `folder`, all of them or none.
 
+        CSV has 7 significant digits; the report itself and Parquet have every bit.
         `columns.csv` is the data dictionary: :meth:`describe`.
 
         Args:
@@ -243,7 +254,7 @@ class Report:
             storage.write(self._recording, staging / FILE)
             self.describe().to_csv(staging / "columns.csv", index=False)
             for name, table in self._available(_CSV_TABLES):
-                table.to_csv(staging / f"{name}.csv", index=False)
+                export.write_csv(table, staging / f"{name}.csv")
             for name, table in self._available([*_CSV_TABLES, *_LONG_TABLES] if parquet else []):
                 export.write_parquet(table, staging / f"{name}.parquet", self._columns)
 
@@ -290,8 +301,12 @@ class Report:
     def merge(self, other: "Report") -> "Report":
         """The report of both data sets, as if one recorder had recorded them.
 
+        Reports of :func:`spectroscope.record` are merged whatever the weights were, which only
+        `spectroscope.run` and the command keep a hash of.
+
         Raises:
-            RequestError: the recordings differ in fs, or in a site's channels or axes.
+            RequestError: the recordings differ in fs, or in a site's channels or axes; or they are
+                runs of different models or weights.
         """
         return Report(self._recording.merge(other._recording))
 

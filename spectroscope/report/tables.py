@@ -15,7 +15,7 @@ from spectroscope.report.channels import (
     to_numpy,
 )
 from spectroscope.report.sources import source
-from spectroscope.schema import Column
+from spectroscope.schema import Column, headline
 from spectroscope.statistics.recording import Recording, SiteRecord
 
 SITE_COLUMNS = ["site", "module", "function", "call", "kind"]
@@ -50,7 +50,8 @@ def dc(recording: Recording) -> pd.DataFrame:
     ]
     columns = [*SITE_COLUMNS, "channel", "n_samples", *_MEANS, "dc_fraction", "preserved_fraction",
                "introduced_fraction", *_COUNTS, *user_columns(recording)]  # fmt: skip
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
+    table = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
+    return _headline_first(table)
 
 
 def sites(recording: Recording) -> pd.DataFrame:
@@ -87,7 +88,7 @@ def sites(recording: Recording) -> pd.DataFrame:
     by_site = dc(recording).groupby("site", sort=False)
     means = by_site[[*_MEANS, *user_columns(recording)]].mean()
     table = pd.DataFrame(rows, columns=columns).astype({"feeds_global_pooling": "boolean"})
-    return table.join(means.join(by_site[_COUNTS].sum()), on="site")
+    return _headline_first(table.join(means.join(by_site[_COUNTS].sum()), on="site"))
 
 
 def _dc_fraction(record: SiteRecord) -> float:
@@ -124,6 +125,11 @@ def coverage(recording: Recording) -> pd.DataFrame:
         for row in recording.coverage.values()
     ]
     return pd.DataFrame(rows, columns=_COVERAGE)
+
+
+def _headline_first(table: pd.DataFrame) -> pd.DataFrame:
+    first = headline(table.columns)
+    return table[[*first, *table.columns.drop(first)]]
 
 
 def _site_columns(record: SiteRecord) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from spectroscope.experiments.ablation import importance
 from spectroscope.experiments.operations import mean_dc, only_dc, remove_dc
 from spectroscope.io import output_folder
 from spectroscope.report import Report
+from spectroscope.report.export import write_csv
 from spectroscope.run.checkpoint import FINISHED
 from spectroscope.run.loop import Inspection, inspect
 from spectroscope.run.shards import batches
@@ -123,7 +124,7 @@ def export_ablation(specimen: Specimen, table: pd.DataFrame, folder: Path) -> No
     from spectroscope import plots
 
     with output_folder(folder) as staging:
-        table.to_csv(staging / "importance.csv", index=False)
+        write_csv(table, staging / "importance.csv")
         with sns.axes_style("whitegrid"), sns.plotting_context("paper"):
             figure = Figure((7.5, 1.6 + 0.22 * table["site"].nunique()), layout="constrained")
             ax = plots.importance(table, ax=figure.subplots())

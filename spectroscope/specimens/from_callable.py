@@ -21,7 +21,7 @@ def from_callable(
     path: str,
     *,
     input: str | os.PathLike[str] | None = None,
-    checkpoint: str | os.PathLike[str] | None = None,
+    weights: str | os.PathLike[str] | None = None,
     fs: float | None = None,
     channel_axis: ChannelAxis = "auto",
     time_axis: TimeAxis = "auto",
@@ -32,7 +32,7 @@ def from_callable(
         path: ``"package.module:callable"``; it is called without arguments. Modules in the current
             folder are found too.
         input: inputs of the model, ``[N, ...]``: a ``.npy`` or ``.pt`` file. Required for a model.
-        checkpoint: weights of the model: a `state_dict` written by `torch.save`.
+        weights: of the model: a `state_dict` written by `torch.save`.
         fs: sampling rate of a 1-D input in Hz.
         channel_axis: as in :func:`spectroscope.record`.
         time_axis: as in :func:`spectroscope.record`.
@@ -42,7 +42,7 @@ def from_callable(
             be read; or another argument is given for a Specimen.
     """
     made = _call(path)
-    options = {"input": input, "checkpoint": checkpoint, "fs": fs}
+    options = {"input": input, "weights": weights, "fs": fs}
     given = [name for name, value in options.items() if value is not None]
     axes = {"channel_axis": channel_axis, "time_axis": time_axis}
     given += [name for name, value in axes.items() if value != "auto"]
@@ -54,8 +54,8 @@ def from_callable(
         raise RequestError(
             f"{path} returns a {type(made).__name__}, not an nn.Module or a Specimen"
         )
-    if checkpoint is not None:
-        load_checkpoint(made, checkpoint)
+    if weights is not None:
+        load_checkpoint(made, weights)
     return on_input(made, path, input, fs=fs, channel_axis=channel_axis, time_axis=time_axis)
 
 

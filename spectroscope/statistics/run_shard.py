@@ -6,6 +6,9 @@ from typing import Any
 
 from spectroscope.errors import RequestError
 
+# Entries of a fingerprint that identify the model.
+MODEL = ("model", "layers", "parameters and buffers")
+
 
 @dataclass(frozen=True)
 class RunShard:
@@ -83,14 +86,19 @@ class RunShard:
 def merge_run_shards(first: RunShard | None, second: RunShard | None) -> RunShard | None:
     """The shards of two recordings that are merged.
 
-    None if either isn't from a sharded run, or if they are two complete runs, on different data
-    for example.
+    None if either isn't from a sharded run, or if they are two complete runs of one model, on
+    different data for example.
 
     Raises:
-        RequestError: as in :meth:`RunShard.merge`.
+        RequestError: the runs are of different models or weights, or as in :meth:`RunShard.merge`.
     """
     if first is None or second is None:
         return None
+    models = [{name: run.fingerprint.get(name, "") for name in MODEL} for run in (first, second)]
+    if difference := differences(*models):
+        raise RequestError(
+            f"runs of different models can't be merged: {difference}; `compare` shows the changes"
+        )
     different = first.fingerprint != second.fingerprint
     if different and not first.missing and not second.missing:
         return None

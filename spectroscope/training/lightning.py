@@ -80,6 +80,12 @@ class RectifierMonitor(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Create the tracker: weight distances are measured from now on."""
         self._tracker_of(pl_module)
+        if self._during == "validation" and not trainer.enable_validation:
+            warnings.warn(
+                "RectifierMonitor records nothing: this training has no validation data; give the "
+                'trainer some, or use RectifierMonitor(during="training")',
+                stacklevel=2,
+            )
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start recording a validation, or log the training batches before it."""
