@@ -19,7 +19,7 @@ def summary(name: str, sites: pd.DataFrame, coverage: pd.DataFrame) -> str:
     if not sites.empty:
         lines.append(fitted(sites[headline(sites.columns)], shutil.get_terminal_size().columns))
         lines.append("All columns: report.sites(), report.dc(). Definitions: report.describe().")
-    if gaps := int((coverage["status"] != "fired").sum()):
+    if gaps := int((~coverage["status"].isin(["fired", "not asked for"])).sum()):
         lines.append(f"{gaps} of {len(coverage)} places not recorded in full: report.coverage().")
     return "\n".join(lines)
 
