@@ -37,7 +37,7 @@ def test_import_brings_nothing_heavy():
 
 
 def test_the_list_of_specimens_needs_nothing_heavy():
-    (listed,) = loaded_by("from spectroscope.cli import main; main(['list'])")
+    *_, listed = loaded_by("from spectroscope.cli import main; main(['list'])")
     assert not listed & (HEAVY | {"scipy", "torch"})
 
 
@@ -75,8 +75,9 @@ print(spectroscope.__path__[0], spectroscope.adapters.__path__[0], *catalog.adap
 
 @pytest.mark.parametrize("kind", ["editable", "wheel"])
 def test_imports_work_from_everywhere(kind, tmp_path):
-    # Called spectroscope, as `git clone` calls it. From the folder above it an editable install
-    # can't be imported: Python finds the checkout first, as a namespace package.
+    # Called spectroscope, as `git clone` calls it. In the folder above it Python finds the checkout
+    # before an editable install, as a namespace package; and in the checkout itself, before what a
+    # wheel has installed, the sources without the adapters.
     checkout, installed = tmp_path / "spectroscope", tmp_path / "installed"
     for name in ("spectroscope", "adapters"):
         shutil.copytree(CHECKOUT / name, checkout / name)
@@ -89,8 +90,7 @@ def test_imports_work_from_everywhere(kind, tmp_path):
     # Without site (-S), so that the environment's own editable install doesn't answer.
     packages = [path for path in sys.path if "site-packages" in path]
     program = PROGRAM.format(packages=packages, installed=str(installed))
-    above = [tmp_path] if kind == "wheel" else []
-    for folder in (checkout, *above, installed, Path("/")):
+    for folder in (tmp_path if kind == "wheel" else checkout, installed, Path("/")):
         command = [sys.executable, "-S", "-c", program]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{folder}: {done.stderr}"

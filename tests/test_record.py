@@ -198,7 +198,7 @@ def test_a_report_prints_its_headline_to_the_width_there_is(monkeypatch, capsys)
         assert first == repr(report)
         assert len(head) <= width
         assert row.split()[0] == "1#0"
-        assert ("dead_fraction" in head) == (width > 40)
+        assert ("dead_fraction" in head) == (width > 80)
         assert "dc_out" in head.split()
         assert len(rest) == 1
         assert "report.describe()" in rest[0]

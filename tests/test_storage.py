@@ -98,11 +98,8 @@ def test_tables_are_written_beside_the_report(report, tmp_path):
         found = pd.read_csv(tmp_path / f"{name}.csv", keep_default_na=name != "coverage")
         assert list(found) == list(expected)
         assert len(found) == len(expected)
-    pd.testing.assert_series_equal(
-        pd.read_csv(tmp_path / "dc.csv")["dc_out"],
-        report.dc()["dc_out"],
-        check_exact=True,
-    )
+    written = pd.read_csv(tmp_path / "dc.csv")["dc_out"]
+    np.testing.assert_allclose(written, report.dc()["dc_out"], rtol=5e-7)  # 7 digits
 
 
 def test_saving_replaces_a_report_and_leaves_other_files(report, tmp_path):
