@@ -51,18 +51,19 @@ def seconds(run: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def recorded(model: nn.Module, x: Tensor, *, spectra: bool) -> Callable[[], object]:
-    """One recorded forward."""
+def recorded(model: nn.Module, x: Tensor, *, spectra: bool) -> Callable[[], float]:
+    """Wall time of a recorded forward that repeats another, as all of a data set but the first."""
     recorder = spectroscope.record(model, spectra=spectra)
 
-    def run() -> None:
+    def run() -> float:
         with recorder:
             model(x)
+            return seconds(lambda: model(x), x.device)
 
     return run
 
 
-def extracted(model: nn.Module, x: Tensor) -> Callable[[], object]:
+def extracted(model: nn.Module, x: Tensor) -> Callable[[], float]:
     """Spectra of both sides and the cross-spectrum by torchvision's extractor and SciPy.
 
     In a copy of the model without in-place ReLUs, whose input the extractor could not return.
@@ -93,7 +94,7 @@ def extracted(model: nn.Module, x: Tensor) -> Callable[[], object]:
                 (spectrum.real**2 + spectrum.imag**2).sum(0)
             (before.conj() * after).sum(0)
 
-    return run
+    return lambda: seconds(run, x.device)
 
 
 def main() -> None:
@@ -125,7 +126,7 @@ def main() -> None:
             for _ in tqdm(range(arguments.pairs + 3), leave=False):
                 for name, run in runs.items():
                     plain = seconds(lambda: model(x), device)  # noqa: B023, called at once
-                    ratios[name].append(seconds(run, device) / plain)
+                    ratios[name].append(run() / plain)
         for name, each in ratios.items():
             low, middle, high = statistics.quantiles(each[3:], n=4)
             print(f"{make.__name__ + ', ' + name:36} {middle:6.3f}  {low:.3f} … {high:.3f}")
