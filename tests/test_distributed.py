@@ -215,7 +215,7 @@ def test_torchrun_ends_the_other_ranks_when_one_dies(tmp_path):
     out = tmp_path / "out"
     began = time.monotonic()
     done = torchrun(2, "long_runs:dies", "--out", out, "--checkpoint-every", 1, DIES="1")
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 120  # they would wait for minutes
     assert done.returncode == 1
     (line,) = [line for line in done.stderr.splitlines() if "spectroscope: rank 0 of 2" in line]
     assert "was terminated: another" in line or "another rank is gone" in line

@@ -18,7 +18,7 @@ def test_trained_crepe_hears_the_pitch_and_has_its_time_in_hertz():
     assert scores["pitch within 50 cents, 64 tones (%)"] > 98
     sites = report.sites()
     assert sites["fs"].tolist() == [4000, 2000, 1000, 500, 250, 125]
-    assert (report.coverage()["status"] == "fired").all()
+    assert report.coverage()["status"].isin(["fired", "not asked for"]).all()
     assert set(report.harmonics("/relu#0")["freq_unit"]) == {"Hz"}
 
 
