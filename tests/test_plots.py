@@ -34,6 +34,7 @@ def _figures_are_closed(monkeypatch):
     monkeypatch.setattr(plt, "show", refuse)
     monkeypatch.setattr(Figure, "show", refuse)
     with mpl.rc_context({"backend": "Agg"}):
+        plt.close("all")  # those of other tests
         yield
         plt.close("all")
 
