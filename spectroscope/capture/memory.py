@@ -4,6 +4,7 @@ Channel axes, decimations and downsamplings are carried along with the tensors o
 costs more Python than everything else. They are the same in the next forward, if that calls the
 same modules and functions, in the same order, on an input of the same shape. So the first forward
 of each kind is tracked, and a forward that repeats it is only compared with it, step by step.
+Arguments of functions aren't compared, but the shapes that reach the sites are.
 
 A forward that turns out to be different is not tracked: its tensors up to there are gone. From then
 on, every forward with an input of that shape is tracked, as the structure depends on the data.
