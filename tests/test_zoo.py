@@ -33,17 +33,7 @@ def _no_fused_transformers():
     torch.backends.mha.set_fastpath_enabled(before)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(
-            name, marks=pytest.mark.xfail(reason=zoo_models.WRONG[name], raises=AssertionError)
-        )
-        if name in zoo_models.WRONG
-        else name
-        for name in zoo_models.NAMES
-    ],
-)
+@pytest.mark.parametrize("name", zoo_models.NAMES)
 def test_calls_axes_rates_sources_and_numbers_of_the_zoo(name):
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")  # theirs, and ours about models without a ReLU

@@ -232,10 +232,6 @@ RATE_UNKNOWN = {
     "braindecode:LUNA": "time in the batch, and out of it",
     "braindecode:STEEGFormer": "electrodes and time in one axis",
 }
-# What is wrong, for now.
-WRONG = {
-    "braindecode:EMG2QwertyNet": "[T, N, ...] behind torch.stft: T is taken for the batch",
-}
 BUILDERS = {
     "timm": (timm_model, TIMM),
     "smp": (smp_model, SMP),
