@@ -139,7 +139,7 @@ def numbers_of(report, site, seen, call, channel_axis, time):
         allowed = 1e-6 * total[:, None].clip(1e-30)
         if not any(
             theirs.shape == power.shape and (np.abs(power - theirs).sum(1) <= allowed[:, 0]).all()
-            for theirs in spectra_of(x, time, channel_axis)
+            for theirs in spectra_of(x, time, channel_axis, site["n_samples"])
         ):
             yield f"spectrum {side}"
 
@@ -155,13 +155,18 @@ def power_of(report, site, side):
     return rows[rows["side"] == side]["power"].to_numpy().reshape(rows["channel"].nunique(), -1)
 
 
-def spectra_of(x, time, channel_axis):
-    """Spectra of ``[N, C, ...]`` along time, or else along any axis and any two."""
+def spectra_of(x, time, channel_axis, samples):
+    """Spectra of ``[N, C, ...]`` along time, or else along any axis and any two.
+
+    Along the first only where the report itself doesn't count its inputs there.
+    """
     if time is not None:
         order = [axis for axis in range(x.ndim) if axis != channel_axis]
         yield line_power(x, [order[0], channel_axis, *order[1:]].index(time))
         return
-    for axis in (0, *range(2, x.ndim)):
+    if samples != len(x):
+        yield line_power(x, 0)
+    for axis in range(2, x.ndim):
         yield line_power(x, axis)
-        for other in range(max(2, axis + 1), x.ndim):
+        for other in range(axis + 1, x.ndim):
             yield image_power(np.moveaxis(x, (axis, other), (-2, -1)))
