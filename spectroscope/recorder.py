@@ -246,7 +246,7 @@ class Recorder(CaptureSession):
         if self._records or self._capture.attached:
             raise RuntimeError("only a new recorder can load the state of another")
         self._records = {
-            name: record.without_columns() for name, record in recording.records.items()
+            name: record.without_columns().to(_CPU) for name, record in recording.records.items()
         }
         self._about = {key: "; ".join(texts) for key, texts in recording.about.items()}
         self._capture.load_state_dict(recording.coverage, state)
@@ -282,7 +282,11 @@ class Recorder(CaptureSession):
         """The record of one call."""
         with torch.no_grad():
             # Apple's GPUs have no float64.
-            state = reduce(self._statistics, call.to(_CPU) if call.device.type == "mps" else call)
+            state = reduce(
+                self._statistics,
+                call.to(_CPU) if call.device.type == "mps" else call,
+                range(len(call.input)),
+            )
         shape = tuple(call.input.shape)
         state = {name: arrays for name, arrays in state.items() if arrays is None or arrays}
         layout, decimation, tracked = call.reading[1:]
@@ -295,7 +299,7 @@ class Recorder(CaptureSession):
                 if reason := old.mismatch(new):
                     call.note(reason)
                     return
-                new, reasons = old.merge(new, self._statistics)
+                new, reasons = old.merge(new, self._statistics, in_place=True)
                 for reason in reasons:
                     call.note(reason)
             self._records[call.name] = new
