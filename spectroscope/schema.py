@@ -219,6 +219,16 @@ COLUMNS = {
         "average over phases; this, preserved and introduced are not divided by it, while "
         "power_above and all fractions are. For images summed over each radial bin",
     ),
+    "power_db": Column(
+        "dB re 1 activation²",
+        "output power in one cell of the spectrogram's frequencies, mean over channels: bins of "
+        "power, divided by the window's equivalent noise bandwidth, each spread evenly over its "
+        "width and summed in cells of equal width, around freq; −∞ where there is none",
+    ),
+    "dc_db": Column("dB re 1 activation²", "mean squared DC of the output, mean over channels"),
+    "total_db": Column(
+        "dB re 1 activation²", "mean square of the output, DC and AC, mean over channels"
+    ),
     "density": Column(
         "activation² per freq_unit",
         "power per frequency (scaling='density'); for images per freq_unit², averaged over each "

@@ -12,7 +12,15 @@ import pandas as pd
 
 from spectroscope.errors import RequestError
 from spectroscope.io import output_folder
-from spectroscope.report import export, predictions, sources, spectra, tables, text
+from spectroscope.report import (
+    export,
+    predictions,
+    sources,
+    spectra,
+    spectrogram,
+    tables,
+    text,
+)
 from spectroscope.schema import COLUMNS
 from spectroscope.statistics import storage
 from spectroscope.statistics.base import Statistic
@@ -26,7 +34,8 @@ if TYPE_CHECKING:
 FILE = "report.npz"
 
 # Tables that `Report.save` writes as CSV, and those too long for CSV.
-_CSV_TABLES = ["dc", "sites", "introduced", "coverage", "dead", "aliasing", "harmonics"]
+_CSV_TABLES = ["dc", "sites", "introduced", "coverage", "dead", "aliasing", "harmonics",
+               "spectrogram"]  # fmt: skip
 _LONG_TABLES = ["spectra", "cross_spectra"]
 # What is missing at sites without spectra, and what recording them needs.
 _SPECTRA = ("spectra were recorded", "spectra=True and inputs of one length, longer than 1")
@@ -129,6 +138,27 @@ class Report:
             lambda record: spectra.cross_spectra(self._recording, record),
             select,
             *_SPECTRA,
+        )
+
+    def spectrogram(self, select: str | Iterable[str] | None = None) -> pd.DataFrame:
+        """Output power of every layer over frequency, in dB: a spectrogram through depth.
+
+        One row per site and frequency. Sites with the same `freq_unit` share one grid of at most
+        128 cells of equal width. A site without a spectrum has one row, with `freq` and `power_db`
+        NaN.
+
+        Args:
+            select: as in :meth:`spectra`.
+
+        Raises:
+            RequestError: no site matches, or there is none.
+        """
+        frames = spectrogram.frames(self._recording)
+        return self._select(
+            lambda record: iter([frames[record.site.name]]),
+            select,
+            "outputs were recorded",
+            "an activation that fires",
         )
 
     def planes(self, select: str | Iterable[str] | None = None) -> pd.DataFrame:
