@@ -171,6 +171,15 @@ COLUMNS = {
         "fraction of the output power above the Nyquist frequency of the next downsampling; NaN"
         " where none follows",
     ),
+    "folded_fraction": Column(
+        "1",
+        "fraction of the output power that appears at other frequencies after the downsampling: "
+        "the power above next_nyquist, times the squared frequency response of what is sampled. "
+        "Average pooling of k values: sin(πkf)/(k·sin(πf)), f in cycles per sample of the site. "
+        "A stride alone: 1. Global pooling: 0. NaN where the response isn't known: of max pooling "
+        "and strided convolution, of images before average pooling, and where another function "
+        "comes between",
+    ),
     "feeds_global_pooling": Column(
         "",
         "whether, by construction, only the DC of the output goes on: each path from it ends in a "

@@ -204,7 +204,8 @@ class Report:
 
         Sites directly before a downsampling come first: of others a later convolution decides what
         folds. Those before global pooling come last, where only the DC remains and nothing folds.
-        In each of the three groups the greatest power is first.
+        In each of the three groups the greatest power is first. `folded_fraction` is what passes
+        the downsampling's own average, and folds, where that is known.
 
         One row per site and channel. Arguments and errors as in :meth:`spectra`.
         """
