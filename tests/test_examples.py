@@ -110,6 +110,7 @@ def test_a_long_line_has_true_samples_and_its_whole_envelope():
 def test_constant_and_nonfinite_lines(value):
     x = torch.full((1, 2, 2000), value)
     x[0, 1, 5] = 2.0
+    x[0, 1, 1000] = torch.nan
     frame = report_of(nn.Sequential(nn.ReLU()), x, examples=1).examples()
     for (channel, _), rows in frame.groupby(["channel", "side"]):
         at = rows["position"].to_numpy().astype(int)
