@@ -328,6 +328,25 @@ COLUMNS = {
         "of f0='auto': mean over the inputs of n_inputs_sinad of a lower bound of the probability "
         "that white noise has no component as strong; NaN if f0 was given",
     ),
+    "input": Column("", "number of the example input, from 0, in the order of recording"),
+    "position": Column(
+        "see position_unit",
+        "time of the value from the beginning of the line. Of a line of more points than are kept, "
+        "the times of the smallest and the largest input value in equal parts",
+    ),
+    "row": Column(
+        "see position_unit",
+        "height of the value in the image, from the top: the centre of the area that the value is "
+        "the mean of",
+    ),
+    "column": Column("see position_unit", "likewise, width from the left"),
+    "position_unit": Column(
+        "",
+        "s if fs was given, except for images; otherwise samples (pixels) of the model's input, or "
+        "of the site where its decimation is unknown",
+    ),
+    "value": Column("activation", "value of that side there; of an image the mean over an area"),
+    "dc": Column("activation", "mean of that side over the whole line or image of the channel"),
     "status": Column(
         "",
         "fired, never fired, incomplete (something isn't recorded: see reason), cannot be seen, or "

@@ -21,6 +21,7 @@ from spectroscope.report import (
     tables,
     text,
 )
+from spectroscope.report import examples, export, predictions, sources, spectra, tables, text
 from spectroscope.schema import COLUMNS
 from spectroscope.statistics import storage
 from spectroscope.statistics.base import Statistic
@@ -219,6 +220,22 @@ class Report:
             ["global_pooling", "direct", "power_above"], ascending=[True, False, False]
         )
         return table.loc[order.index].reset_index(drop=True)
+
+    def examples(self, select: str | Iterable[str] | None = None) -> pd.DataFrame:
+        """Input and output of activations for the first inputs: lines, and thumbnails of images.
+
+        One row per site, input, channel, side, and position or row and column. The channels are
+        those with the largest, median and smallest output DC in the first batch, in this order.
+        Lines have 512 points at most, of longer ones the extremes; thumbnails 64 × 64. In a merged
+        report they are of the first report's inputs. Needs ``record(..., examples=n)``. Arguments
+        and errors as in :meth:`spectra`.
+        """
+        return self._select(
+            lambda record: examples.examples(self._recording, record),
+            select,
+            "examples were recorded",
+            "examples=1 or more",
+        )
 
     def coverage(self) -> pd.DataFrame:
         """Every place with activations, and every part of the model that can't be observed."""
