@@ -50,16 +50,28 @@ class Report:
         self._columns = {**COLUMNS, **tables.user_columns(recording)}
 
     def __repr__(self) -> str:
-        records = self._recording.records.values()
-        channels = sum(record.channels for record in records)
-        return f"Report({len(records)} sites, {channels} channels)"
+        return f"Report({text.subject(self.about)}: {text.totals(self.sites())})"
 
     def __str__(self) -> str:
-        return text.summary(repr(self), self.sites(), self.coverage())
+        sites = self.sites()
+        lines = [repr(self)]
+        if not sites.empty:
+            lines += [text.sites_table(sites), text.filled(
+                f"{text.LEGEND}. All columns: report.sites(), report.dc(). Definitions: "
+                "report.describe()."
+            )]  # fmt: skip
+        return "\n".join([*lines, *text.gaps(self.coverage())])
 
     def summary(self) -> None:
-        """Print the headline columns of :meth:`sites`, as many as fit the terminal."""
-        print(self)
+        """Print what stands out, in ten sentences at most. ``print(report)`` prints the layers."""
+        print(text.summary(self.about, self.sites(), self.coverage(), self.findings()))
+
+    def findings(self) -> list[str]:
+        """What stands out: dead channels, aliasing and others, each in a sentence with a number."""
+        from spectroscope.page import findings  # deferred, as in `page`
+
+        aliasing = _optional(self.aliasing)
+        return text.sentences(findings.findings(self.sites(), self.dc(), aliasing))
 
     def compare(self, other: "Report | str | os.PathLike[str]") -> "Comparison":
         """The changes from this report (A) to another (B), by site and channel.
@@ -322,11 +334,6 @@ class Report:
         """
         from spectroscope import page  # deferred: reading tables needs no jinja2
 
-        def optional(table: Callable[..., pd.DataFrame], *select: str) -> pd.DataFrame | None:
-            with suppress(RequestError):  # it wasn't recorded
-                return table(*select)
-            return None
-
         html = page.render_report(
             title=title,
             about=self.about,
@@ -334,10 +341,10 @@ class Report:
             dc=self.dc(),
             coverage=self.coverage(),
             describe=self.describe(),
-            aliasing=optional(self.aliasing),
-            harmonics=optional(self.harmonics),
-            predictions=optional(self.predictions),
-            spectra=lambda site: optional(self.spectra, glob.escape(site)),
+            aliasing=_optional(self.aliasing),
+            harmonics=_optional(self.harmonics),
+            predictions=_optional(self.predictions),
+            spectra=lambda site: _optional(self.spectra, glob.escape(site)),
         )
         page.save(html, path)
 
@@ -408,3 +415,10 @@ def load(path: str | os.PathLike[str], *, statistics: Iterable[Statistic] = ()) 
     """
     path = Path(path)
     return Report(storage.read(path / FILE if os.path.isdir(path) else path, statistics))
+
+
+def _optional(table: Callable[..., pd.DataFrame], *select: str) -> pd.DataFrame | None:
+    """The table, or None if it wasn't recorded."""
+    with suppress(RequestError):
+        return table(*select)
+    return None
