@@ -13,6 +13,7 @@ import pandas as pd
 from spectroscope.errors import RequestError
 from spectroscope.io import output_folder
 from spectroscope.report import (
+    examples,
     export,
     predictions,
     sources,
@@ -21,7 +22,6 @@ from spectroscope.report import (
     tables,
     text,
 )
-from spectroscope.report import examples, export, predictions, sources, spectra, tables, text
 from spectroscope.schema import COLUMNS
 from spectroscope.statistics import storage
 from spectroscope.statistics.base import Statistic
