@@ -91,7 +91,7 @@ class ChunkedStatistic(Statistic):
 
     def reduce(self, call: "ActivationCall") -> Arrays:
         """See :meth:`Statistic.reduce`."""
-        return reduce({self.name: self}, call, range(len(call.input)))[self.name] or {}
+        return reduce({self.name: self}, call, range(len(call.input)), {})[self.name] or {}
 
     def added(self, first: Arrays, second: Arrays) -> Arrays:
         """See :meth:`Statistic.added`."""
@@ -106,12 +106,21 @@ class ChunkedStatistic(Statistic):
 
 
 def reduce(
-    statistics: Mapping[str, Statistic], call: "ActivationCall", chosen: range
+    statistics: Mapping[str, Statistic],
+    call: "ActivationCall",
+    chosen: range,
+    before: Mapping[str, Arrays | None],
 ) -> dict[str, Arrays | None]:
     """The state of one batch for each statistic, by name; None if a user's statistic raised.
 
-    Chunked statistics share the chunks: each is read once. Those that read lines read them of the
-    `chosen` inputs alone, and contribute nothing if there are none.
+    Chunked statistics share the chunks: each is read once. Those that read lines contribute nothing
+    if no input is chosen.
+
+    Args:
+        statistics: by name.
+        call: the batch.
+        chosen: numbers of the inputs whose lines are read.
+        before: state of the batches before, by name of the statistic.
     """
     states: dict[str, Arrays | None] = {}
     accumulators: dict[str, Accumulator] = {}
@@ -119,7 +128,7 @@ def reduce(
     for name, statistic in statistics.items():
         if not isinstance(statistic, ChunkedStatistic):
             try:
-                states[name] = statistic.reduced(call)
+                states[name] = statistic.reduced(call, before.get(name))
             except Exception as error:  # a user's code may raise anything
                 states[name] = None
                 call.note(f"no {name}: {type(error).__name__}: {first_line(error)}")
@@ -159,12 +168,11 @@ def _read(
     """
     x = call.transformed_last(call.input)
     y = None if call.is_relu else call.transformed_last(call.output)
-    samples, channels = x.shape[:2]
+    samples, channels, *shape_of_input = x.shape
+    values, axes = math.prod(shape_of_input), len(call.transformed)
+    length = math.prod(shape_of_input[-axes:]) if axes else values
     table = x.new_zeros(TABLE_ROWS, channels, dtype=torch.float64)
-    means = x.new_zeros(MEAN_ROWS, channels if lines else 0, dtype=torch.float64)
-    values = x[0, 0].numel()
-    axes = len(call.transformed)
-    length = math.prod(x.shape[-axes:]) if axes else values
+    means = x.new_zeros(MEAN_ROWS, channels, dtype=torch.float64) if lines else table[:0, :0]
     lines_of_input = values // length
     c_step, n_step = _steps(x, values, chosen.step if lines else None)
     dtype = computed_in(x.dtype)
@@ -188,10 +196,10 @@ def _read(
                     if line_moments:
                         shape = LINE_FIELDS, shape[1], shape[0], lines_of_input
                         fields = workspace("moments", shape, torch.float64, x.device)
-            given = None if y is None else y[inputs, c]
-            read_lines(
-                x[inputs, c], given, lines_of_input, of_chunk, c.start, table, means, fields, out
-            )
+            sides = (x, y)
+            if (n_step, c_step) != (samples, channels):
+                sides = (x[inputs, c], None if y is None else y[inputs, c])
+            read_lines(*sides, lines_of_input, of_chunk, c.start, table, means, fields, out)
             if out is not None:
                 moments = None if fields is None else LineMoments(fields, length)
                 chunk = Chunk(c, slice(before, before + len(of_chunk)), moments, out)

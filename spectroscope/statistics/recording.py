@@ -141,7 +141,8 @@ class SiteRecord:
             if first is not None and second is not None:
                 if not in_place:
                     first, second = without_columns(first), without_columns(second)
-                first = {k: array.to(second[k].device) for k, array in first.items()}
+                if any(array.device != second[k].device for k, array in first.items()):
+                    first = {k: array.to(second[k].device) for k, array in first.items()}
                 try:
                     merge = statistic.added if in_place else statistic.merged
                     state[name] = merge(first, second)

@@ -131,6 +131,8 @@ def read_lines(
 def _readable(x: Tensor, side: str) -> Tensor:
     """``[N, C, values]`` whose values are contiguous and of a type that loops read: x or a copy."""
     if x.dtype in (_CPU_TYPES if x.is_cpu else _GPU_TYPES) and not x.is_neg():
+        if x.dim() == 3 and x.stride(2) == 1:
+            return x
         try:
             rows = x.view(*x.shape[:2], -1)
         except RuntimeError:  # time or space isn't one axis
@@ -160,7 +162,7 @@ def _center_lines(
 def merge_moments(first: Tensor, second: Tensor) -> None:
     """Add table `second` to table `first`, both ``[TABLE_ROWS, C]``, contiguous.
 
-    As :meth:`ChannelMoments.merge`, in one call instead of many (benchmarks/merge.py).
+    As :meth:`ChannelMoments.merge`, in one call instead of many.
     """
     if first.is_cuda and (gpu := gpu_kernels(first.device)) is not None:
         gpu.merge(first, second)
@@ -221,10 +223,12 @@ _GPU_TYPES = *_CPU_TYPES, torch.float16, torch.bfloat16
 
 def _memory(x: Tensor) -> tuple[Any, tuple[int, int]]:
     """The memory of ``[N, C, values]`` from the first value on, and strides of N and C."""
-    samples, channels = x.shape[:2]
-    strides = x.stride(0), x.stride(1)
-    span = (samples - 1) * strides[0] + (channels - 1) * strides[1] + x.shape[2]
-    return x.as_strided((span,), (1,)).numpy(), strides
+    samples, channels, values = x.shape
+    x_sample, x_channel, _ = x.stride()
+    if x_channel == values and (x_sample == channels * values or samples == 1):
+        return x.numpy().reshape(-1), (x_sample, x_channel)
+    span = (samples - 1) * x_sample + (channels - 1) * x_channel + values
+    return x.as_strided((span,), (1,)).numpy(), (x_sample, x_channel)
 
 
 @lru_cache

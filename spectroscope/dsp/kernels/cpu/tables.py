@@ -34,15 +34,15 @@ from spectroscope.dsp.moments import (
     WEIGHT,
 )
 
-# Sums over the inputs of a channel that are finite on both sides: their number, mean and M2 of their
-# means, M2 about their own means, and the number of y > 0.
+# Sums over the inputs of a channel that are finite on both sides: number of them, mean and M2 of
+# their means, M2 about their own means, and the number of y > 0.
 _COUNT, _X, _Y, _XX, _YY, _XY, _AC_XX, _AC_YY, _AC_XY, _POSITIVE = range(10)
 CHANNEL_SUMS = 10
 
 
 @compile_inline
 def add_input(sums, k, x_mean, y_mean, xx, yy, xy, positive):
-    """Add an input to column `k` of the sums (Welford, "Note on a method", *Technometrics* 4, 1962).
+    """Add an input to column `k` of the sums (B. P. Welford, *Technometrics* 4, 1962).
 
     Args:
         sums: ``[CHANNEL_SUMS, c]``.
