@@ -44,7 +44,7 @@ def assert_whole(out, printed, whole):
     """The processes wrote what one process writes, and printed it once."""
     report = spectroscope.load(out)
     assert_same(report, whole.report, **ROUNDING)
-    assert printed.count("relu#1") == 1
+    assert printed.count("3 sites, 18 channels") == 1
     for name, value in whole.scores.items():
         assert printed.count(f"{name}: {value:.2f}\n") == 1
     for line in whole.labels:
