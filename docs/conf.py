@@ -8,9 +8,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy.typing
 from docutils.nodes import SkipNode
 from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.addnodes import pending_xref
+
+# As a name in signatures, not as the union that it stands for; before the package is imported.
+numpy.typing.ArrayLike = type("ArrayLike", (), {"__module__": "numpy.typing"})  # type: ignore
 
 project = "spectroscope"
 copyright = "The spectroscope developers"  # Sphinx's name for it
@@ -57,7 +61,9 @@ python_use_unqualified_type_names = True
 
 def _mathml(writer: Any, node: Any) -> None:
     """Write a formula as MathML, which browsers typeset without a script."""
-    writer.body.append(tex2mathml(node.astext(), as_block=node.tagname == "math_block"))
+    is_block = node.tagname == "math_block"
+    formula = tex2mathml(node.astext(), as_block=is_block)
+    writer.body.append(f'<div class="formula">{formula}</div>' if is_block else formula)
     raise SkipNode
 
 

@@ -50,3 +50,25 @@ def test_every_link_of_the_docs_leads_somewhere():
     for path in [*ROOT.glob("*.md"), *DOCS]:
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text("utf-8")):
             assert (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+def test_the_site_shows_every_line_of_the_docs():
+    # In MyST, unlike on GitHub, a line that begins with % is a comment.
+    for path in [*ROOT.glob("*.md"), *DOCS]:
+        text = re.sub(r"```.*?```", "", path.read_text("utf-8"), flags=re.DOTALL)
+        assert not re.search(r"^%", text, re.MULTILINE), path.name
+
+
+def test_the_reference_has_every_public_name():
+    text = "".join(path.read_text("utf-8") for path in ROOT.glob("docs/api/*.rst"))
+    documented = set(re.findall(r"auto\w+:: (?:[\w.]+\.)?(\w+)", text))
+    modules = [spectroscope, spectroscope.plots, spectroscope.theory, spectroscope.run]
+    public = {name for module in modules for name in public_names(module)}
+    assert not public - documented - {"plots", "theory", "run"}
+
+
+def public_names(module):
+    return getattr(module, "__all__", None) or [
+        name for name, value in vars(module).items()
+        if not name.startswith("_") and getattr(value, "__module__", "").startswith("spectroscope.")
+    ]  # fmt: skip
