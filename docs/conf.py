@@ -46,7 +46,10 @@ nitpicky = True
 nitpick_ignore_regex = [
     ("py:obj", ".*"),
     # Other packages' types: links to them would need the network.
-    ("py:.*", r"(torch|numpy|pandas|matplotlib|xarray|lightning|collections|datetime|os|pathlib)\b.*"),
+    (
+        "py:.*",
+        r"(torch|numpy|pandas|matplotlib|xarray|lightning|collections|datetime|os|pathlib)\b.*",
+    ),
     # Annotations of `Specimen`, which are strings: they need no torch.
     ("py:class", r"Tensor|nn\.Module|NDArray|np\.float64|Batch|ChannelAxis|TimeAxis"),
     ("py:class", r".*\.T|.*\.Recording"),  # a type variable; the plain data of a report

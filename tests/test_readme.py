@@ -22,6 +22,7 @@ def test_the_python_of_the_docs_runs(path, tmp_path, monkeypatch, request):
     if 'specimen("kid-ppg")' in code_of(path):
         request.getfixturevalue("kid_ppg")  # skips, with the reason, where it can't be had
     if "import keras" in code_of(path):
+        monkeypatch.setenv("KERAS_BACKEND", "torch")
         pytest.importorskip("keras", reason="Keras (the extra [keras]) isn't installed")
     monkeypatch.chdir(tmp_path)
     exec(compile(code_of(path), path.name, "exec"), {})

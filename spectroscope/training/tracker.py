@@ -85,8 +85,8 @@ class Tracker:
             ``model.named_parameters()``. Views of parameters (``conv.weight[3]``) work, because
             optimisers write in place.
         writer: a ``torch.utils.tensorboard.SummaryWriter``, or any object with ``add_scalar(tag,
-            value, step)``. It gets :func:`spectroscope.training.tracker.scalars` at the end of each epoch; the step is the number
-            of the epoch, from 1. The caller closes it.
+            value, step)``. It gets :func:`spectroscope.training.tracker.scalars` at the end of each
+            epoch; the step is the number of the epoch, from 1. The caller closes it.
         options: of :func:`spectroscope.record`; `spectra` is False by default here.
 
     Raises:

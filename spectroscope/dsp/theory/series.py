@@ -149,10 +149,10 @@ def relu_series_phasors(phasors: Values, terms: int, a: float | None = None) -> 
 def relu_chebyshev(x: Values, terms: int, limit: Values | None = None) -> Any:
     """ReLU(x) ≈ ½x + ½L·(2/π + (4/π)·Σ (−1)^{n+1}/(4n² − 1)·T_2n(x/L)), n = 1 … terms − 1.
 
-    The Chebyshev series of ``|x|`` on [−L, L]: a polynomial of the degree of :func:`relu_series` with
-    as many terms, but its largest error falls like N^−1, not N^−½ (Trefethen, *Approximation Theory
-    and Approximation Practice*, chapters 3 and 7). For one tone of amplitude L term n is its
-    harmonic 2n, because T_2n(cos θ) = cos 2nθ.
+    The Chebyshev series of ``|x|`` on [−L, L]: a polynomial of the degree of :func:`relu_series`
+    with as many terms, but its largest error falls like N^−1, not N^−½ (Trefethen, *Approximation
+    Theory and Approximation Practice*, chapters 3 and 7). For one tone of amplitude L term n is
+    its harmonic 2n, because T_2n(cos θ) = cos 2nθ.
 
     Args:
         x: ``[..., T]``, any unit.
