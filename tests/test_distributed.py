@@ -53,6 +53,7 @@ def assert_whole(out, printed, whole):
     assert {file.name for file in out.iterdir()} == {
         "aliasing.csv", "columns.csv", "coverage.csv", "dc.csv", "dead.csv", "harmonics.csv",
         "introduced.csv", "report.html", "report.npz", "sites.csv", "spectra.png",
+        "spectrogram.csv",
     }  # fmt: skip
 
 

@@ -140,6 +140,7 @@ class SpectraAccumulator:
 
     def arrays(self, moments: BatchMoments) -> Arrays:
         """See :class:`spectroscope.statistics.chunks.Accumulator`."""
+        assert moments.means is not None  # as lines are read
         # Each line, or frame of a video, contributes 1/lines of its power to that of the input.
         for sums in (self._sums, self._imaginary, self._max_norm_power):
             sums *= 1 / (self._lines * self._transform.points**2)

@@ -14,6 +14,7 @@ from torch import Tensor
 from spectroscope.dsp.kernels.parallel import workspace
 from spectroscope.dsp.moments import (
     LINE_FIELDS,
+    MEAN_ROWS,
     TABLE_ROWS,
     X_MEAN,
     Y_MEAN,
@@ -71,7 +72,7 @@ def read_lines(
     chosen: range,
     channel: int,
     table: Tensor,
-    means: Tensor,
+    means: Tensor | None,
     fields: Tensor | None,
     out: tuple[Tensor, Tensor] | None,
 ) -> None:
@@ -84,7 +85,7 @@ def read_lines(
         chosen: numbers of the m inputs that are in `means`, `fields` and `out`.
         channel: the first of the c channels among C.
         table: float64, ``[TABLE_ROWS, C]``, contiguous, added to.
-        means: float64, ``[MEAN_ROWS, C]``, likewise; or of no channels.
+        means: float64, ``[MEAN_ROWS, C]``, likewise; None: not needed.
         fields: float64, ``[LINE_FIELDS, c, m, lines]``, contiguous, written to; None: not needed.
         out: the lines of both sides without their means, each ``[m, c, lines, T]``, contiguous and
             of the type :func:`computed_in`, written to: 0 in inputs that aren't finite on both
@@ -92,21 +93,22 @@ def read_lines(
     """
     cpu = cpu_kernels() if x.is_cpu else None
     gpu = gpu_kernels(x.device) if x.is_cuda else None
-    if cpu is not None or gpu is not None:
-        x = _readable(x, "input")
-        y = None if y is None else _readable(y, "output")
     if cpu is not None:
-        x_flat, x_strides = _memory(x)
-        y_flat, y_strides = (None, x_strides) if y is None else _memory(y)
-        no_fields, nothing = _nothing(x.dtype)
-        samples, channels, values = x.shape
+        samples, channels = x.shape[:2]
+        x_flat, x_strides = _memory(x, "input")
+        y_flat, y_strides = (None, x_strides) if y is None else _memory(y, "output")
+        no_means, no_fields, nothing = _nothing(computed_in(x.dtype))
+        x_out, y_out = (nothing, nothing) if out is None else (t.view(-1).numpy() for t in out)
         cpu.read_lines(
-            x_flat, x_strides, y_flat, y_strides, (samples, channels, lines), values // lines,
-            (chosen.start, chosen.step), channel, table.numpy(), means.numpy(),
-            no_fields if fields is None else fields.view(LINE_FIELDS, -1).numpy(),
-            *((nothing, nothing) if out is None else (side.view(-1).numpy() for side in out)),
+            x_flat, x_strides, y_flat, y_strides, (samples, channels, lines),
+            x.numel() // (samples * channels * lines), (chosen.start, chosen.step), channel,
+            table.numpy(), no_means if means is None else means.numpy(),
+            no_fields if fields is None else fields.view(LINE_FIELDS, -1).numpy(), x_out, y_out,
         )  # fmt: skip
         return
+    if gpu is not None:
+        x = _readable(x, "input")
+        y = None if y is None else _readable(y, "output")
     center_lines = _center_lines if gpu is None else gpu.center_lines
     all_chosen = len(chosen) == len(x)
     moments = center_lines(x, y, lines, out if all_chosen else None)
@@ -116,12 +118,12 @@ def read_lines(
         table[:, c] = ChannelMoments(table[:, c]).merge(batch).table
     else:
         gpu.add_moments(moments, channel, table)
-    if not chosen or (not means.shape[1] and fields is None and out is None):
+    if not chosen or (means is None and fields is None and out is None):
         return
     if not all_chosen:
         part = slice(chosen.start, chosen.stop, chosen.step)
         moments = center_lines(x[part], None if y is None else y[part], lines, out)
-    if means.shape[1]:
+    if means is not None:
         c = slice(channel, channel + x.shape[1])
         means[:, c] += moments.mean_products()
     if fields is not None:
@@ -131,8 +133,6 @@ def read_lines(
 def _readable(x: Tensor, side: str) -> Tensor:
     """``[N, C, values]`` whose values are contiguous and of a type that loops read: x or a copy."""
     if x.dtype in (_CPU_TYPES if x.is_cpu else _GPU_TYPES) and not x.is_neg():
-        if x.dim() == 3 and x.stride(2) == 1:
-            return x
         try:
             rows = x.view(*x.shape[:2], -1)
         except RuntimeError:  # time or space isn't one axis
@@ -141,6 +141,18 @@ def _readable(x: Tensor, side: str) -> Tensor:
             return rows
     copy = workspace(f"copy of {side}", tuple(x.shape), computed_in(x.dtype), x.device)
     return copy.copy_(x).view(*x.shape[:2], -1)
+
+
+def _memory(x: Tensor, side: str) -> tuple[Any, tuple[int, int]]:
+    """The memory of ``[N, C, ...]``, or of a copy, from the first value on; strides of N and C."""
+    if not (x.is_contiguous() and x.dtype in _CPU_TYPES and not x.is_neg()):
+        x = _readable(x, side)
+    samples, channels = x.shape[:2]
+    strides = x.stride()[:2]
+    if x.is_contiguous():
+        return x.numpy().reshape(-1), strides
+    span = (samples - 1) * strides[0] + (channels - 1) * strides[1] + x.shape[2]
+    return x.as_strided((span,), (1,)).numpy(), strides
 
 
 def _center_lines(
@@ -221,19 +233,9 @@ _CPU_TYPES = torch.float32, torch.float64
 _GPU_TYPES = *_CPU_TYPES, torch.float16, torch.bfloat16
 
 
-def _memory(x: Tensor) -> tuple[Any, tuple[int, int]]:
-    """The memory of ``[N, C, values]`` from the first value on, and strides of N and C."""
-    samples, channels, values = x.shape
-    x_sample, x_channel, _ = x.stride()
-    if x_channel == values and (x_sample == channels * values or samples == 1):
-        return x.numpy().reshape(-1), (x_sample, x_channel)
-    span = (samples - 1) * x_sample + (channels - 1) * x_channel + values
-    return x.as_strided((span,), (1,)).numpy(), (x_sample, x_channel)
-
-
 @lru_cache
-def _nothing(dtype: torch.dtype) -> tuple[Any, Any]:
-    """Empty arrays for fields, and for values of type `dtype`."""
-    return torch.empty(LINE_FIELDS, 0, dtype=torch.float64).numpy(), torch.empty(
-        0, dtype=dtype
-    ).numpy()
+def _nothing(dtype: torch.dtype) -> tuple[Any, Any, Any]:
+    """Empty arrays for means, for fields, and for values of type `dtype`."""
+    float64 = torch.float64
+    empty = torch.empty(MEAN_ROWS, 0, dtype=float64), torch.empty(LINE_FIELDS, 0, dtype=float64)
+    return *(array.numpy() for array in empty), torch.empty(0, dtype=dtype).numpy()
