@@ -89,7 +89,7 @@ def read(x, y=None, lines=1, chosen=None):
     channels, count = x.shape[1], len(x if chosen is None else chosen)
     fields = torch.full((LINE_FIELDS, channels, count, lines), 7.0, dtype=torch.float64)
     shape = count, channels, lines, x[0, 0].numel() // lines
-    out = torch.full((2, *shape), 7.0, dtype=dispatch.computed_in(x.dtype)).unbind()
+    out = torch.full((2, *shape), 7.0, dtype=dispatch.computed_in(x.dtype))
     means = torch.zeros(MEAN_ROWS, channels + 2, dtype=torch.float64)
     table = torch.zeros(TABLE_ROWS, channels + 2, dtype=torch.float64)
     chosen = range(len(x)) if chosen is None else chosen
@@ -228,13 +228,13 @@ def test_a_million_values_are_added_without_loss(side_by_side):
 def test_products_are_numpys(spectra, lengths, dtype):
     transform = Transform.of(lengths, "boxcar", torch.device("cpu"))
     components = len(transform.weights)
-    x, y = torch.randn(2, -(-spectra // 2), 3, 2 - spectra % 2, components, dtype=dtype)
+    both = torch.randn(2, -(-spectra // 2), 3, 2 - spectra % 2, components, dtype=dtype)
     sums = torch.randn(3, 5, transform.bins, dtype=torch.float64)
     imaginary = torch.randn(0 if transform.radial else 5, transform.bins, dtype=torch.float64)
     max_norm = torch.zeros(5, 40 if transform.radial else 0, dtype=torch.float64)
     before = sums.clone(), imaginary.clone()
-    dispatch.add_products(x, y, transform, 1, sums, imaginary, max_norm)
-    x, y = (side.numpy().astype(complex) for side in (x, y))
+    dispatch.add_products(both, transform, 1, sums, imaginary, max_norm)
+    x, y = both.numpy().astype(complex)
     cross = (x.conj() * y).sum((0, 2))
     weights = transform.weights.numpy()
     squares = ((abs(side) ** 2).sum((0, 2)) for side in (x, y))
