@@ -172,9 +172,10 @@ def summary(table: pd.DataFrame) -> str:
             f"true. 99% of the AC power is below {join(dif, 'band_edge_hz', '.0f')} Hz "
             f"after ReLU 1, 2, 3, of {FS // 2} Hz; {join(dif, 'above_100_hz', '.1%')} of it is "
             f"above {HIGH} Hz. (The input: {join(given, 'band_edge_hz', '.0f')} Hz, "
-            f"{join(given, 'above_100_hz', '.1%')}.) A ReLU is necessary for that, but the first one "
-            "suffices: with the differences alone, without ReLUs 2 and 3, "
-            f"{dif['filters_above_100_hz'].iloc[-1]:.1%} would be above. {dif['folded'].iloc[-1]:.1%} is at frequencies where no sum or "
+            f"{join(given, 'above_100_hz', '.1%')}.) A ReLU is necessary for that, but the first "
+            "one suffices: with the differences alone, without ReLUs 2 and 3, "
+            f"{dif['filters_above_100_hz'].iloc[-1]:.1%} would be above. "
+            f"{dif['folded'].iloc[-1]:.1%} is at frequencies where no sum or "
             "difference of the tones lies: it is folded from above the Nyquist frequency.",
         ),
         (
