@@ -47,8 +47,7 @@ def make(arguments: argparse.Namespace) -> figures.Result:
     """Record the network."""
     name = "kid-ppg" if arguments.weights is None else "paper-ppg"
     specimen = spectroscope.specimen(name, weights=arguments.weights)
-    batches = [batch for batch in specimen.inputs if isinstance(batch, Tensor)]
-    inputs = torch.cat(batches)[: QUICK if arguments.quick else None]
+    inputs = inputs_of(specimen)[: QUICK if arguments.quick else None]
     assert specimen.f0 is not None
     heart_rates = specimen.f0[: len(inputs)]  # Hz
     table = harmonics_by_layer(specimen.model, inputs, heart_rates)
@@ -58,6 +57,11 @@ def make(arguments: argparse.Namespace) -> figures.Result:
     )
     figure = draw(specimen.model, inputs, heart_rates, name)
     return figures.Result(table, figure, f"{head}\n\n{summary(table)}")
+
+
+def inputs_of(specimen: spectroscope.Specimen) -> Tensor:
+    """All inputs of a specimen."""
+    return torch.cat([batch for batch in specimen.inputs if isinstance(batch, Tensor)])
 
 
 def record(model: torch.nn.Module, inputs: Tensor, f0: Array) -> Report:
@@ -75,10 +79,10 @@ def harmonics_by_layer(model: torch.nn.Module, inputs: Tensor, f0: Array) -> pd.
     `over_std` are relative to DC and standard deviation of the same windows. `over_chance` is
     relative to the amplitude that the same windows have at the heart rates of others, half the
     recording away: the level at similar but wrong frequencies. (It is overestimated, because those
-    heart rates are not very different.) `low` and `high` are its 95 % interval over windows.
-    `folded` harmonics lie above the layer's Nyquist frequency and are measured where they appear.
-    All of a row is of the `windows` in which the harmonic can be told apart at both heart rates,
-    and is folded at both or at neither. `freq_bpm` is their mean.
+    heart rates are not very different.) `low` and `high` are its 95 % interval over windows; of
+    the DC that of `over_std`. `folded` harmonics lie above the layer's Nyquist frequency and are
+    measured where they appear. All of a row is of the `windows` in which the harmonic can be told
+    apart at both heart rates, and is folded at both or at neither. `freq_bpm` is their mean.
     """
     signals = {"input": _ppg(inputs).unsqueeze(1), **outputs_of(model, inputs)}
     other = np.roll(f0, len(f0) // 2)
@@ -86,10 +90,12 @@ def harmonics_by_layer(model: torch.nn.Module, inputs: Tensor, f0: Array) -> pd.
     for layer, (site, x) in enumerate(signals.items()):
         fs = FS * x.shape[-1] / inputs.shape[1]
         here, there = (PerWindow.of(x, rates / fs) for rates in (f0, other))
+        low, high = figures.ratio_interval(here.dc, here.ac, BLOCK)
         rows.append(
             {"convolution": layer, "site": site, "nyquist_bpm": 30 * fs, "harmonic": 0,
              "folded": False, "freq_bpm": 0.0, "windows": len(x), "over_dc": 1.0,
-             "over_std": np.sqrt(here.dc.sum() / here.ac.sum())}
+             "over_std": np.sqrt(here.dc.sum() / here.ac.sum()),
+             "low": np.sqrt(low), "high": np.sqrt(high)}
         )  # fmt: skip
         for order in range(HARMONICS):
             for folded in (False, True):

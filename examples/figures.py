@@ -5,7 +5,7 @@ import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,7 @@ from scipy import stats
 
 from spectroscope import RequestError
 from spectroscope.io import output_folder
+from spectroscope.report import Report
 
 
 class Result(NamedTuple):
@@ -71,6 +72,23 @@ def ratio_interval(
     error = np.sqrt((count - 1) * left.var()) * stats.t.ppf(0.975, count - 1)
     centre = float(np.log(total[0] / total[1])[0])
     return float(np.exp(centre - error)), float(np.exp(centre + error))
+
+
+def jackknife(reports: list[Report], measure: Callable[[Report], "pd.Series[float]"]) -> Any:
+    """Measures, all positive, of the merged reports, and their 95 % intervals.
+
+    Leaves out one report at a time (H. R. Künsch, *Annals of Statistics* 17, 1989).
+    """
+
+    def merged(reports: list[Report]) -> Report:
+        return reports[0] if len(reports) == 1 else reports[0].merge(merged(reports[1:]))
+
+    count = len(reports)
+    left_out = [measure(merged(reports[:k] + reports[k + 1 :])) for k in range(count)]
+    spread = np.log(left_out).var(0)
+    factor = np.exp(np.sqrt((count - 1) * spread) * stats.t.ppf(0.975, count - 1))
+    value = measure(merged(reports))
+    return pd.DataFrame({"value": value, "low": value / factor, "high": value * factor})
 
 
 def compared(*claims: tuple[str, str]) -> str:
