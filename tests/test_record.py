@@ -186,22 +186,22 @@ def test_any_split_gives_the_same_table_of_long_signals_far_from_zero(shape):
         pd.testing.assert_frame_equal(table, tables[0], rtol=DC_TABLE, atol=0)
 
 
-def test_a_report_prints_its_headline_to_the_width_there_is(monkeypatch, capsys):
+def test_a_report_prints_its_headline_to_the_width_there_is(monkeypatch):
     model = nn.Sequential(nn.Conv1d(1, 3, 3), nn.ReLU())
     with spectroscope.record(model) as recorder:
         model(torch.randn(4, 1, 32))
     report = recorder.report()
+    assert repr(report) == "Report(Sequential: 1 site, 3 channels, 4 inputs)"
     for width in (40, 80, 200):
         monkeypatch.setenv("COLUMNS", str(width))
-        report.summary()
-        first, head, row, *rest = capsys.readouterr().out.splitlines()
+        first, *head, unit, row, legend = str(report).splitlines()[:6]
         assert first == repr(report)
-        assert len(head) <= width
+        assert all(len(line) <= width for line in (*head, unit, row, legend))
         assert row.split()[0] == "1#0"
-        assert ("dead_fraction" in head) == (width > 80)
-        assert "dc_out" in head.split()
-        assert len(rest) == 1
-        assert "report.describe()" in rest[0]
+        assert ("dc_in" in head[-1].split()) == (width > 80)
+        assert "dc_out" in head[-1].split()
+        assert "act." in unit.split()
+        assert "report.describe()" in str(report)
     for frame in (report.dc(), report.sites()):
         with pd.option_context("display.width", 80):
             assert "dc_out_std" in str(frame)

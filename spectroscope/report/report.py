@@ -12,7 +12,16 @@ import pandas as pd
 
 from spectroscope.errors import RequestError
 from spectroscope.io import output_folder
-from spectroscope.report import examples, export, predictions, sources, spectra, tables, text
+from spectroscope.report import (
+    examples,
+    export,
+    predictions,
+    sources,
+    spectra,
+    spectrogram,
+    tables,
+    text,
+)
 from spectroscope.schema import COLUMNS
 from spectroscope.statistics import storage
 from spectroscope.statistics.base import Statistic
@@ -26,7 +35,8 @@ if TYPE_CHECKING:
 FILE = "report.npz"
 
 # Tables that `Report.save` writes as CSV, and those too long for CSV.
-_CSV_TABLES = ["dc", "sites", "introduced", "coverage", "dead", "aliasing", "harmonics"]
+_CSV_TABLES = ["dc", "sites", "introduced", "coverage", "dead", "aliasing", "harmonics",
+               "spectrogram"]  # fmt: skip
 _LONG_TABLES = ["spectra", "cross_spectra"]
 # What is missing at sites without spectra, and what recording them needs.
 _SPECTRA = ("spectra were recorded", "spectra=True and inputs of one length, longer than 1")
@@ -40,16 +50,28 @@ class Report:
         self._columns = {**COLUMNS, **tables.user_columns(recording)}
 
     def __repr__(self) -> str:
-        records = self._recording.records.values()
-        channels = sum(record.channels for record in records)
-        return f"Report({len(records)} sites, {channels} channels)"
+        return f"Report({text.subject(self.about)}: {text.totals(self.sites())})"
 
     def __str__(self) -> str:
-        return text.summary(repr(self), self.sites(), self.coverage())
+        sites = self.sites()
+        lines = [repr(self)]
+        if not sites.empty:
+            lines += [text.sites_table(sites), text.filled(
+                f"{text.LEGEND}. All columns: report.sites(), report.dc(). Definitions: "
+                "report.describe()."
+            )]  # fmt: skip
+        return "\n".join([*lines, *text.gaps(self.coverage())])
 
     def summary(self) -> None:
-        """Print the headline columns of :meth:`sites`, as many as fit the terminal."""
-        print(self)
+        """Print what stands out, in ten sentences at most. ``print(report)`` prints the layers."""
+        print(text.summary(self.about, self.sites(), self.coverage(), self.findings()))
+
+    def findings(self) -> list[str]:
+        """What stands out: dead channels, aliasing and others, each in a sentence with a number."""
+        from spectroscope.page import findings  # deferred, as in `page`
+
+        aliasing = _optional(self.aliasing)
+        return text.sentences(findings.findings(self.sites(), self.dc(), aliasing))
 
     def compare(self, other: "Report | str | os.PathLike[str]") -> "Comparison":
         """The changes from this report (A) to another (B), by site and channel.
@@ -131,6 +153,27 @@ class Report:
             *_SPECTRA,
         )
 
+    def spectrogram(self, select: str | Iterable[str] | None = None) -> pd.DataFrame:
+        """Output power of every layer over frequency, in dB: a spectrogram through depth.
+
+        One row per site and frequency. Sites with the same `freq_unit` share one grid of at most
+        128 cells of equal width. A site without a spectrum has one row, with `freq` and `power_db`
+        NaN.
+
+        Args:
+            select: as in :meth:`spectra`.
+
+        Raises:
+            RequestError: no site matches, or there is none.
+        """
+        frames = spectrogram.frames(self._recording)
+        return self._select(
+            lambda record: iter([frames[record.site.name]]),
+            select,
+            "outputs were recorded",
+            "an activation that fires",
+        )
+
     def planes(self, select: str | Iterable[str] | None = None) -> pd.DataFrame:
         """2-D power spectra of images, one row per site, channel, side, fy and fx.
 
@@ -174,7 +217,8 @@ class Report:
 
         Sites directly before a downsampling come first: of others a later convolution decides what
         folds. Those before global pooling come last, where only the DC remains and nothing folds.
-        In each of the three groups the greatest power is first.
+        In each of the three groups the greatest power is first. `folded_fraction` is what passes
+        the downsampling's own average, and folds, where that is known.
 
         One row per site and channel. Arguments and errors as in :meth:`spectra`.
         """
@@ -290,11 +334,6 @@ class Report:
         """
         from spectroscope import page  # deferred: reading tables needs no jinja2
 
-        def optional(table: Callable[..., pd.DataFrame], *select: str) -> pd.DataFrame | None:
-            with suppress(RequestError):  # it wasn't recorded
-                return table(*select)
-            return None
-
         html = page.render_report(
             title=title,
             about=self.about,
@@ -302,10 +341,10 @@ class Report:
             dc=self.dc(),
             coverage=self.coverage(),
             describe=self.describe(),
-            aliasing=optional(self.aliasing),
-            harmonics=optional(self.harmonics),
-            predictions=optional(self.predictions),
-            spectra=lambda site: optional(self.spectra, glob.escape(site)),
+            aliasing=_optional(self.aliasing),
+            harmonics=_optional(self.harmonics),
+            predictions=_optional(self.predictions),
+            spectra=lambda site: _optional(self.spectra, glob.escape(site)),
         )
         page.save(html, path)
 
@@ -376,3 +415,10 @@ def load(path: str | os.PathLike[str], *, statistics: Iterable[Statistic] = ()) 
     """
     path = Path(path)
     return Report(storage.read(path / FILE if os.path.isdir(path) else path, statistics))
+
+
+def _optional(table: Callable[..., pd.DataFrame], *select: str) -> pd.DataFrame | None:
+    """The table, or None if it wasn't recorded."""
+    with suppress(RequestError):
+        return table(*select)
+    return None
