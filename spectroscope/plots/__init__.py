@@ -16,3 +16,4 @@ from spectroscope.plots.layers import predictions as predictions
 from spectroscope.plots.planes import planes as planes
 from spectroscope.plots.spectra import radial as radial
 from spectroscope.plots.spectra import spectra as spectra
+from spectroscope.plots.spectrogram import spectrogram as spectrogram

@@ -174,6 +174,12 @@ def title(frame: pd.DataFrame, site: str) -> str:
     return f"{shorten([source])[0]} → {escape(site.rpartition('/')[2].partition('#')[0])}"
 
 
+def titles(frame: pd.DataFrame, sites: Sequence[str]) -> list[str]:
+    """Names of sites for Axes, as :func:`title`, if all stay distinct."""
+    named = [title(frame, site) for site in sites]
+    return named if len(set(named)) == len(named) else shorten(sites)
+
+
 def shorten(names: Sequence[str]) -> list[str]:
     """Names of sites for Axes: long ones without their middle, if all stay distinct."""
     head = _MAX_NAME // 3

@@ -68,7 +68,8 @@ def waveforms(
         style.set_default_title(panel, _name(channel, number, across, names))
     unit = checks.single_value(frame, "position_unit", _EXAMPLES)
     facets.label(
-        checks.label("time" if unit == "s" else "position", unit), checks.label("value", "activation")
+        checks.label("time" if unit == "s" else "position", unit),
+        checks.label("value", "activation"),
     )
     facets.finish(checks.title(frame, site), handles)
     return facets.panels

@@ -68,7 +68,11 @@ def harmonics(
     ]
     ax.set_xticks(x, ticks)
     # A character is about half as wide as high.
-    needed = 0.6 * style.points(mpl.rcParams["xtick.labelsize"]) * max(len(t.split("\n")[-1]) for t in ticks)
+    needed = (
+        0.6
+        * style.points(mpl.rcParams["xtick.labelsize"])
+        * max(len(t.split("\n")[-1]) for t in ticks)
+    )
     if needed * len(ticks) > ax.get_window_extent().width / style.dpi(ax) * 72:
         ax.tick_params("x", labelrotation=90)
     handles = list(ax.get_legend_handles_labels()[0])

@@ -43,7 +43,7 @@ def dc(frame: pd.DataFrame, *, column: str = "dc_out", ax: Axes | None = None) -
     words = checks.label(column, checks.unit(column))
     if len(sites) == 1:
         return _over_channels(frame, column, words, ax)
-    ax = style.new_axes_for_rows(sites) if ax is None else ax
+    ax = style.new_axes_for_rows(checks.titles(frame, sites)) if ax is None else ax
     row = frame["site"].map({site: row for row, site in enumerate(sites)}).to_numpy(np.float64)
     offset = 0.6 * style.jitter(frame["channel"].to_numpy(np.int64))
     crowded = len(frame) > 100 * len(sites)
@@ -55,7 +55,7 @@ def dc(frame: pd.DataFrame, *, column: str = "dc_out", ax: Axes | None = None) -
             mec=style.ink(ax), mew=0.7, label="median over channels")  # fmt: skip
     style.symlog_if_wide(ax, values)
     ax.set_xlabel(words)
-    style.label_rows(ax, sites)
+    style.label_rows(ax, checks.titles(frame, sites))
     style.legend(ax)
     return ax
 
@@ -92,7 +92,7 @@ def depth(
     if len(units) != 1:
         raise ValueError(f"{columns=} must have the same unit, not {sorted(units)}")
     sites = list(frame["site"])
-    ax = style.new_axes_for_rows(sites) if ax is None else ax
+    ax = style.new_axes_for_rows(checks.titles(frame, sites)) if ax is None else ax
     for number, (column, profile) in enumerate(zip(columns, values, strict=True)):
         ax.plot(profile, range(len(sites)), lw=1, ms=4.5,
                 color=style.color(number), marker=MARKERS[number % len(MARKERS)],
@@ -100,7 +100,7 @@ def depth(
     fractions = all(column.endswith("_fraction") for column in columns)
     words = columns[0] if len(columns) == 1 else "fraction" if fractions else "value"
     ax.set_xlabel(checks.label(words, *units))
-    style.label_rows(ax, sites)
+    style.label_rows(ax, checks.titles(frame, sites))
     style.legend(ax)
     return ax
 
@@ -164,7 +164,7 @@ def aliasing(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     spread = frame.groupby("site", sort=False, observed=True)[value]
     spread = spread.agg(["min", "median", "max"]).astype(np.float64)
     order = [*pooled.index[~pooled], *pooled.index[pooled]]
-    ax = style.new_axes_for_rows(order) if ax is None else ax
+    ax = style.new_axes_for_rows(checks.titles(frame, order)) if ax is None else ax
     text = "median and range over channels"
     for group, number, label, face in (
         (~pooled, 0, text, style.color(0)),
@@ -178,7 +178,7 @@ def aliasing(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         ax.errorbar(middle, rows, xerr=[middle - low, high - middle], ls="", lw=1, ms=5,
                     marker=MARKERS[number], color=style.color(number), mfc=face,
                     label=label)  # fmt: skip
-    style.label_rows(ax, order)
+    style.label_rows(ax, checks.titles(frame, order))
     if pooled.any() and not pooled.all():
         ax.axhline((~pooled).sum() - 0.5, color=style.ink(ax), lw=0.8, ls=":")
     ax.set_xlim(left=0, auto=None)
@@ -207,7 +207,7 @@ def importance(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     checks.check(frame, [*columns, "change_high"], source)
     metric = checks.single_value(frame, "metric", source)
     sites, operations = list(frame["site"].unique()), list(frame["operation"].unique())
-    ax = style.new_axes_for_rows(sites) if ax is None else ax
+    ax = style.new_axes_for_rows(checks.titles(frame, sites)) if ax is None else ax
     row_of = {site: row for row, site in enumerate(sites)}
     ax.axvline(frame["baseline"].mean(), color=style.ink(ax), ls="--", lw=1,
                label="unchanged model")  # fmt: skip
@@ -221,7 +221,7 @@ def importance(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
                     label=checks.escape(_OPERATIONS.get(operation, str(operation))))  # fmt: skip
     unit = METRICS[metric].unit if metric in METRICS else ""
     ax.set_xlabel(checks.label(metric, unit))
-    style.label_rows(ax, sites)
+    style.label_rows(ax, checks.titles(frame, sites))
     style.legend(ax)
     return ax
 

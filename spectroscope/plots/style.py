@@ -14,8 +14,6 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from spectroscope.plots.checks import shorten
-
 SIDES = {"in": "activation input", "out": "activation output"}
 # seaborn is a dependency for this palette, and for the themes of the figures that `run` and the
 # examples write. Its plot functions do not fit: stripplot's jitter is random, heatmap has
@@ -35,7 +33,9 @@ _MAX_HEIGHT = 100.0  # inches; Matplotlib limits the number of pixels
 def color(number: int) -> Any:
     """Colour of a series: of the user's cycle of colours, or of ours if that is the default."""
     cycle = mpl.rcParams["axes.prop_cycle"]
-    theirs = cycle.by_key().get("color") if cycle != mpl.rcParamsDefault["axes.prop_cycle"] else None
+    theirs = (
+        cycle.by_key().get("color") if cycle != mpl.rcParamsDefault["axes.prop_cycle"] else None
+    )
     colors: Any = theirs or _COLORS
     return colors[number % len(colors)]
 
@@ -76,21 +76,21 @@ def make_opaque(figure: Figure) -> None:
         figure.set_facecolor("black" if bright else "white")
 
 
-def new_axes_for_rows(sites: Sequence[str]) -> Axes:
+def new_axes_for_rows(names: Sequence[str]) -> Axes:
     """New Axes with room for one row per site, and for its name."""
-    longest = max(map(len, shorten(sites)))
-    axes: Axes = new_axes(5 + 0.075 * longest, 1.6 + _ROW * len(sites))
+    longest = max(map(len, names))
+    axes: Axes = new_axes(5 + 0.075 * longest, 1.6 + _ROW * len(names))
     return axes
 
 
-def label_rows(ax: Axes, sites: Sequence[str]) -> None:
+def label_rows(ax: Axes, names: Sequence[str]) -> None:
     """One row per site from the top, with as many names as fit."""
     size = points(mpl.rcParams["ytick.labelsize"])
     room = ax.get_window_extent().height / dpi(ax) * 72
-    step = math.ceil(1.1 * size * len(sites) / room)
-    ax.set_yticks(range(0, len(sites), step), shorten(sites)[::step])
+    step = math.ceil(1.1 * size * len(names) / room)
+    ax.set_yticks(range(0, len(names), step), names[::step])
     ax.set_yticks([], minor=True)
-    ax.set_ylim(len(sites) - 0.4, -0.6)
+    ax.set_ylim(len(names) - 0.4, -0.6)
 
 
 def points(size: float | str) -> float:
