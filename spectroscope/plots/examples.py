@@ -67,10 +67,8 @@ def waveforms(
         panel.margins(x=0)
         style.set_default_title(panel, _name(channel, number, across, names))
     unit = checks.single_value(frame, "position_unit", _EXAMPLES)
-    facets.label(
-        checks.label("time" if unit == "s" else "position", unit),
-        checks.label("value", "activation"),
-    )
+    words = "time" if unit == "s" else "position"
+    facets.label(checks.label(words, unit), checks.label("value", "activation"))
     facets.finish(checks.title(frame, site), handles)
     return facets.panels
 
@@ -116,8 +114,9 @@ def feature_maps(
             of_side = rows[rows["side"] == side]
             table = of_side.pivot(index="row", columns="column", values="value")
             extent = [*_edges(table.columns), *_edges(table.index)[::-1]]
-            image = panel.imshow(table.to_numpy(np.float64), cmap=_MAP, extent=extent,
-                                 norm=CenteredNorm(0, largest), interpolation="nearest")  # fmt: skip
+            norm = CenteredNorm(0, largest)
+            image = panel.imshow(table.to_numpy(np.float64), cmap=_MAP, norm=norm, extent=extent,
+                                 interpolation="nearest")  # fmt: skip
             name = f"{_name(channel, number, inputs, names)}\n" if side == "in" else ""
             panel.set_title(f"{name}DC {float(of_side['dc'].iloc[0]):.2g}", fontsize="small")
         bar = panel.figure.colorbar(image, ax=list(panels), orientation="horizontal", pad=0.02)

@@ -14,8 +14,8 @@ from spectroscope.plots import style
 class Facets:
     """Panels in a grid, in a new figure or on the user's Axes.
 
-    A new figure has the labels of its axes, its title and its legend once, outside. On the user's Axes those
-    at the left and at the bottom are labelled, and the legend is left to the user:
+    A new figure has the labels of its axes, its title and its legend once, outside. Of the user's
+    Axes those at the left and at the bottom are labelled, and the legend is left to the user:
     ``figure.legend(*ax[0].get_legend_handles_labels())``.
 
     Args:
@@ -44,7 +44,7 @@ class Facets:
         self._count, self._across = count, across
         if ax is None:
             down = math.ceil(count / across)
-            ax = style.new_axes(0.8 + size[0] * across, 0.9 + size[1] * down, nrows=down,
+            ax = style.new_axes(0.8 + size[0] * across, 1.3 + size[1] * down, nrows=down,
                                 ncols=across, squeeze=False, **share)  # fmt: skip
         axes: list[Any] = list(np.ravel(np.asarray(ax, dtype=object)))
         if len(axes) < count:

@@ -63,8 +63,8 @@ def filter_response(
     before = style.lower_limit(ax)
     gain = response[response["channel"] == channel].groupby("freq")["gain"]
     squares = gain.apply(lambda values: float(np.mean(np.square(values))))
-    lines = [ax.plot(scale * squares.index, _decibels(squares.to_numpy()), color=style.ink(ax), lw=1.2,
-                     ls="-.", label="filter gain")[0]]  # fmt: skip
+    gains = _decibels(squares.to_numpy())
+    lines = ax.plot(scale * squares.index, gains, color=style.ink(ax), ls="-.", label="filter gain")
     for side, words in SIDES.items():
         freq, power = checks.grid(spectra, [channel], side, value)
         lines += ax.plot(scale * freq, _decibels(power[0]), label=words, **style.side_line(side))

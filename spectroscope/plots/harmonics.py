@@ -67,13 +67,9 @@ def harmonics(
         for (order, fold), freq in zip(table.index, table["freq"], strict=True)
     ]
     ax.set_xticks(x, ticks)
-    # A character is about half as wide as high.
-    needed = (
-        0.6
-        * style.points(mpl.rcParams["xtick.labelsize"])
-        * max(len(t.split("\n")[-1]) for t in ticks)
-    )
-    if needed * len(ticks) > ax.get_window_extent().width / style.dpi(ax) * 72:
+    longest = max(len(line) for tick in ticks for line in tick.split("\n"))
+    width = 0.8 * style.points(mpl.rcParams["xtick.labelsize"]) * longest * len(ticks)
+    if width > ax.get_window_extent().width / style.dpi(ax) * 72:
         ax.tick_params("x", labelrotation=90)
     handles = list(ax.get_legend_handles_labels()[0])
     if folded.any():

@@ -21,7 +21,7 @@ DENSITY = 'report.spectra(site, scaling="density")'
 KEY = ["channel", "side", "freq"]
 _MAX_LINES = 4  # channels; of more, quantiles are plotted
 _QUANTILES = (0.1, 0.5, 0.9)
-_MAX_MARKED = 24  # harmonics
+_MAX_NUMBERED, _MAX_MARKED = 12, 24  # harmonics
 _PER_NUMBER = 18  # points of the width for each number of a harmonic
 _ACROSS = 4  # panels
 
@@ -81,10 +81,14 @@ def spectra(
         selected = selected[: np.size(np.asarray(ax, dtype=object))]
     across = min(_ACROSS, len(selected))
     facets = Facets(ax, len(selected), across, (2.4, 1.7), sharex=True, sharey=True)
+    before = min(map(style.lower_limit, facets.panels))
     for panel, channel in zip(facets.panels, selected, strict=True):
         handles = both_sides(panel, frame, [channel], value, scale, names)
         handles += _mark_harmonics(panel, scale, f0, nyquist, f0_name)
         style.set_default_title(panel, checks.channel_name(channel, names))
+    shown_power = frame[frame["channel"].isin(selected)][value].to_numpy(np.float64)
+    for panel in facets.panels:  # whose limits may be shared
+        style.log_scale_power(panel, before, shown_power)
     facets.label(x, y)
     facets.finish(title, handles)
     return facets.panels
@@ -220,7 +224,7 @@ def _mark_harmonics(
         return []
     count = int(nyquist / middle * (1 + 1e-9))
     room = ax.get_window_extent().width / style.dpi(ax) * 72 / _PER_NUMBER
-    step = math.ceil(count / max(1, room))
+    step = math.ceil(count / min(max(1, room), _MAX_NUMBERED))
     ink, top = style.ink(ax), ax.get_xaxis_transform()
     numbers = [k for k in range(1, count + 1) if k == 1 or k % step == 0]
     for k in range(1, count + 1) if count <= _MAX_MARKED else numbers:

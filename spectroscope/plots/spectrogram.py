@@ -1,5 +1,7 @@
 """Spectrogram through depth: output power of every layer over frequency, with its DC."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -16,7 +18,7 @@ def spectrogram(frame: pd.DataFrame, *, unit: Unit = None, ax: Axes | None = Non
     """Output power of every layer over frequency, in dB: one row per site from the top.
 
     The DC is a column of its own at the left, on the same scale of colours. A line marks the
-    Nyquist frequency of each layer, where its spectrum ends.
+    Nyquist frequency of each layer; radial frequencies of images go beyond it, up to the corners.
 
     Args:
         frame: `Report.spectrogram()`.
@@ -43,11 +45,12 @@ def spectrogram(frame: pd.DataFrame, *, unit: Unit = None, ax: Axes | None = Non
     dc, nyquist = (of_site[name].to_numpy(np.float64) for name in ("dc_db", "nyquist"))
     nyquist = np.where(table.notna().any(axis=1), scale * nyquist, np.nan)
     power = table.to_numpy(np.float64)
-    known = np.concatenate([dc, power.ravel()])
-    known = known[np.isfinite(known)]
-    high = float(known.max(initial=-np.inf)) if len(known) else 0.0
-    low = max(float(known.min()), high - _DYNAMIC_RANGE) if len(known) else -_DYNAMIC_RANGE
-    colors = {"vmin": low, "vmax": max(high, low + 1), "cmap": "cividis", "rasterized": True}
+    known = np.append(power.ravel(), dc)
+    known = known[np.isfinite(known)] if np.isfinite(known).any() else np.zeros(1)
+    high = float(known.max())
+    low = max(float(known.min()), high - _DYNAMIC_RANGE)
+    colors: dict[str, Any] = {"vmin": low, "vmax": max(high, low + 1), "cmap": "cividis"}
+    colors |= {"rasterized": True}
     rows = np.arange(len(sites) + 1) - 0.5
     freq = scale * table.columns.to_numpy(np.float64)
     end = float(np.nanmax(nyquist, initial=freq[-1])) if len(freq) else 1.0
@@ -64,7 +67,8 @@ def spectrogram(frame: pd.DataFrame, *, unit: Unit = None, ax: Axes | None = Non
     ax.set_xticks([strip.mean(), *ticks], ["DC", *(f"{tick:g}" for tick in ticks)])
     ax.grid(visible=False)
     ax.set_xlabel(checks.label("frequency", shown))
-    ax.figure.colorbar(mesh, ax=ax, label="output power (dB re 1 activation²)")
+    bar = ax.figure.colorbar(mesh, ax=ax)
+    bar.set_label(f"output power\n({checks.unit('power_db')})")
     return ax
 
 

@@ -33,10 +33,8 @@ _MAX_HEIGHT = 100.0  # inches; Matplotlib limits the number of pixels
 def color(number: int) -> Any:
     """Colour of a series: of the user's cycle of colours, or of ours if that is the default."""
     cycle = mpl.rcParams["axes.prop_cycle"]
-    theirs = (
-        cycle.by_key().get("color") if cycle != mpl.rcParamsDefault["axes.prop_cycle"] else None
-    )
-    colors: Any = theirs or _COLORS
+    changed = cycle != mpl.rcParamsDefault["axes.prop_cycle"]
+    colors: Any = (changed and cycle.by_key().get("color")) or _COLORS
     return colors[number % len(colors)]
 
 
