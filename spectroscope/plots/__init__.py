@@ -14,6 +14,7 @@ from spectroscope.plots.layers import depth as depth
 from spectroscope.plots.layers import importance as importance
 from spectroscope.plots.layers import predictions as predictions
 from spectroscope.plots.planes import planes as planes
+from spectroscope.plots.save import save as save
 from spectroscope.plots.spectra import radial as radial
 from spectroscope.plots.spectra import spectra as spectra
 from spectroscope.plots.spectrogram import spectrogram as spectrogram
