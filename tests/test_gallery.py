@@ -33,15 +33,16 @@ def test_every_plot_has_its_picture_and_code(text):
     assert set(re.findall(r"plots\.(\w+)\(", text)) - {"save"} == FUNCTIONS
 
 
-@pytest.mark.parametrize(("ending", "text"), [("pdf", b"/Type /Font\n/Subtype /Type0"),
-                                              ("svg", b"frequency (Hz)")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("ending", "text"), [("pdf", b"/FontFile2"), ("svg", b">frequency (Hz)</text>")]
+)
 def test_saved_text_can_be_edited(ending, text, tmp_path):
     ax = mpl.figure.Figure().subplots()
     ax.set_xlabel("frequency (Hz)")
     path = tmp_path / f"figure.{ending}"
     plots.save(np.array([ax]), path)
     content = path.read_bytes()
-    assert text in content.replace(b"/Subtype /Type0 /Type /Font", text) or text in content
+    assert text in content
     assert b"/Type3" not in content
 
 

@@ -65,6 +65,7 @@ def waveforms(
         handles.append(panel.axhline(dc, color=style.ink(panel), lw=1, ls="-.",
                                      label="DC of the output"))  # fmt: skip
         panel.margins(x=0)
+        panel.locator_params(axis="y", nbins=4)  # panels are low
         style.set_default_title(panel, _name(channel, number, across, names))
     unit = checks.single_value(frame, "position_unit", _EXAMPLES)
     words = "time" if unit == "s" else "position"
@@ -115,12 +116,14 @@ def feature_maps(
             table = of_side.pivot(index="row", columns="column", values="value")
             extent = [*_edges(table.columns), *_edges(table.index)[::-1]]
             norm = CenteredNorm(0, largest)
+            panel.grid(visible=False)
             image = panel.imshow(table.to_numpy(np.float64), cmap=_MAP, norm=norm, extent=extent,
                                  interpolation="nearest")  # fmt: skip
             name = f"{_name(channel, number, inputs, names)}\n" if side == "in" else ""
             panel.set_title(f"{name}DC {float(of_side['dc'].iloc[0]):.2g}", fontsize="small")
         bar = panel.figure.colorbar(image, ax=list(panels), orientation="horizontal", pad=0.02)
         bar.ax.tick_params(labelsize="small")
+        bar.ax.locator_params(nbins=3)
         bar.set_label(checks.label("value", "activation"), fontsize="small")
     unit = checks.single_value(frame, "position_unit", _EXAMPLES)
     for panel, where in zip(grid[:, 0], ("before", "after"), strict=True):
