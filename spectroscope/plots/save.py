@@ -11,7 +11,7 @@ from spectroscope.errors import RequestError
 from spectroscope.io import output_folder
 
 # Type 3 fonts of a PDF, Matplotlib's default, can't be edited; nor can the outlines of an SVG.
-_EDITABLE = {"pdf.fonttype": 42, "ps.fonttype": 42, "svg.fonttype": "none"}
+_EDITABLE: Any = {"pdf.fonttype": 42, "ps.fonttype": 42, "svg.fonttype": "none"}
 
 
 def save(ax: Any, path: str | os.PathLike[str], *, dpi: float = 300) -> None:
