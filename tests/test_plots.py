@@ -70,8 +70,9 @@ def table():
 
 
 LAST = "4#0"
-FUNCTIONS = ["spectra", "bands", "filters", "dc", "dc of one", "depth", "predictions", "harmonics",
-             "aliasing", "filter_response", "radial", "planes", "importance"]  # fmt: skip
+FUNCTIONS = ["spectra", "bands", "panels", "dc", "dc of one", "depth", "predictions", "harmonics",
+             "aliasing", "filter_response", "radial", "planes", "importance",
+             "spectrogram"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -81,12 +82,16 @@ def drawing(signals, images, table):
     one, ring = signals.spectra("1#0"), images.spectra(scaling="density")
 
     def one_panel(frame, ax):
-        return plots.filters(frame, channels=[2], f0=3.0, ax=ax)[0]
+        drawn = plots.spectra(frame, channels=[2], f0=3.0, ax=None if ax is None else [ax])
+        return drawn if ax is None else drawn[0]
 
     return {
-        "spectra": (one, lambda f, ax: plots.spectra(f, channels=[0, 2], f0=3.0, ax=ax)),
+        "spectra": (
+            one,
+            lambda f, ax: plots.spectra(f, channels=2 if ax is None else [0, 2], f0=3.0, ax=ax),
+        ),
         "bands": (one, lambda f, ax: plots.spectra(f, f0=3.0, ax=ax)),
-        "filters": (one, one_panel),
+        "panels": (one, one_panel),
         "dc": (signals.dc(), lambda f, ax: plots.dc(f, ax=ax)),
         "dc of one": (signals.dc().query("site == '1#0'"), lambda f, ax: plots.dc(f, ax=ax)),
         "depth": (signals.sites(), lambda f, ax: plots.depth(f, ax=ax)),
@@ -99,6 +104,7 @@ def drawing(signals, images, table):
         ),
         "radial": (ring, lambda f, ax: plots.radial(f, ax=ax)),
         "planes": (images.planes(), lambda f, ax: plots.planes(f, channel=1, ax=ax)),
+        "spectrogram": (signals.spectrogram(), lambda f, ax: plots.spectrogram(f, ax=ax)),
         "importance": (table, lambda f, ax: plots.importance(f, ax=ax)),
     }
 
@@ -184,7 +190,7 @@ def test_other_frames_are_refused(drawing, name, signals):
     assert not plt.get_fignums()
 
 
-@pytest.mark.parametrize("name", ["spectra", "filters", "harmonics", "filter_response", "radial"])
+@pytest.mark.parametrize("name", ["spectra", "panels", "harmonics", "filter_response", "radial"])
 def test_several_sites_are_refused_and_named(drawing, name):
     frame, draw = drawing[name]
     several = pd.concat([frame, frame.assign(site="other")])
@@ -204,7 +210,7 @@ def test_dead_channels_and_nan_are_drawn(drawing, name):
     draw(frame.assign(**dict.fromkeys(numbers, np.nan)), given())
 
 
-@pytest.mark.parametrize("name", ["spectra", "filters", "harmonics", "filter_response", "radial"])
+@pytest.mark.parametrize("name", ["spectra", "panels", "harmonics", "filter_response", "radial"])
 def test_a_single_channel_is_drawn(drawing, name):
     frame, _ = drawing[name]
     one = frame[frame["channel"] == 2]
@@ -212,8 +218,8 @@ def test_a_single_channel_is_drawn(drawing, name):
         "filter_response": lambda f: plots.filter_response(
             spectroscope.filter_response(nn.Conv1d(1, 6, 5), fs=32.0), f, channel=2
         ),
-        "filters": lambda f: plots.filters(f)[0],
-    }.get(name, getattr(plots, name))
+        "panels": plots.spectra,
+    }.get(name, getattr(plots, name, None))
     draw(one).figure.draw_without_rendering()
 
 
@@ -250,7 +256,7 @@ def test_of_many_channels_the_median_and_a_band(signals):
 
 def test_harmonics_up_to_nyquist_are_marked_and_numbered(signals):
     f0 = np.array([3.0, 2.5, 4.0, np.nan])
-    ax = plots.spectra(signals.spectra("1#0"), f0=f0, per_minute=True, ax=given())
+    ax = plots.spectra(signals.spectra("1#0"), f0=f0, unit="BPM", ax=given())
     marks = [line.get_xdata()[0] for line in ax.lines if len(line.get_xdata()) == 2]
     np.testing.assert_allclose(marks, 180.0 * np.arange(1, 6))  # 16 Hz is below the sixth
     assert [text.get_text() for text in ax.texts] == list("12345")
@@ -265,36 +271,50 @@ def test_a_low_fundamental_has_few_marks(signals):
 
 def test_a_panel_for_each_filter_with_both_sides(signals):
     frame = signals.spectra("1#0")
-    panels = plots.filters(frame, channels=[0, 3], f0=np.array([1.0, 2.0, 1.5]), per_minute=True)
-    assert [panel.get_title() for panel in panels] == ["channel 0", "channel 3"]
+    panels = plots.spectra(frame, channels=[0, 3], f0=np.array([1.0, 2.0, 1.5]), unit="BPM",
+                           names={3: "lead II"})  # fmt: skip
+    assert [panel.get_title() for panel in panels] == ["channel 0", "lead II"]
+    figure = panels[0].figure
+    assert figure.get_supxlabel() == "frequency (BPM)"  # once, and the legend too
+    assert figure.get_supylabel() == "power per bin (activation²)"
+    assert not any(panel.get_xlabel() or panel.get_legend() for panel in panels)
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert texts == ["activation input", "activation output", "median f0 and its harmonics",
+                     "range of f0"]  # fmt: skip
+    assert panels[0].get_ylim() == panels[1].get_ylim()
     for panel, channel in zip(panels, (0, 3), strict=True):
-        assert panel.get_xlabel() == "frequency (BPM)"
         for line, side in zip(panel.lines[:2], ("in", "out"), strict=True):
             freq = rows_of(frame, channel, side, "freq")
             np.testing.assert_array_equal(line.get_xdata(), 60 * freq)
             np.testing.assert_array_equal(line.get_ydata(), rows_of(frame, channel, side))
         assert list(panel.lines[2].get_xdata()) == [90.0, 90.0]
-    assert len(plots.filters(frame)) == 6  # the site has no more channels
+        assert panel.patches[0].get_extents().x0 == panel.transData.transform((60, 0))[0]
 
 
 def test_panels_fill_the_axes_given_and_hide_the_rest(signals):
     grid = Figure().subplots(2, 4)
-    panels = plots.filters(signals.spectra("1#0"), ax=grid)
+    panels = plots.spectra(signals.spectra("1#0"), ax=grid)
     assert list(panels) == list(grid.flat[:6])
     assert [ax.get_visible() for ax in grid.flat] == 6 * [True] + 2 * [False]
-    assert len(plots.filters(signals.spectra("1#0"), ax=Figure().subplots(1, 3))) == 3
-    with pytest.raises(ValueError, match="3 channels need as many Axes, but ax has 2"):
-        plots.filters(signals.spectra("1#0"), channels=[0, 1, 2], ax=Figure().subplots(1, 2))
+    assert panels[4].get_xlabel() == "frequency (Hz)"
+    assert panels[4].get_ylabel() == "power per bin (activation²)"
+    assert len(plots.spectra(signals.spectra("1#0"), ax=Figure().subplots(1, 3))) == 3
+    with pytest.raises(ValueError, match="3 panels need as many Axes, but ax has 2"):
+        plots.spectra(signals.spectra("1#0"), channels=[0, 1, 2], ax=Figure().subplots(1, 2))
 
 
 def test_invalid_channels_and_units_are_refused(signals):
     frame = signals.spectra("1#0")
-    for draw in (plots.spectra, plots.filters, plots.radial):
+    for draw in (plots.spectra, plots.radial):
         some = frame.assign(density=1.0, freq_unit="cycles/pixel")
         with pytest.raises(ValueError, match="1#0 has no channel 7: the frame has 6, from 0 to 5"):
             draw(some, channels=[0, 7])
     with pytest.raises(ValueError, match=r"BPM needs frequencies in Hz, .* in cycles/sample"):
-        plots.filters(frame.assign(freq_unit="cycles/sample"), per_minute=True)
+        plots.spectra(frame.assign(freq_unit="cycles/sample"), unit="BPM")
+    with pytest.raises(ValueError, match="unit='kHz' must be 'Hz', 'BPM' or None"):
+        plots.spectra(frame, unit="kHz")
+    with pytest.raises(ValueError, match="names has 2 names, and none for channel 2"):
+        plots.spectra(frame, channels=2, names=["a", "b"])
     with pytest.raises(ValueError, match="f0 needs frequencies in Hz"):
         plots.spectra(frame.assign(freq_unit="cycles/pixel"), f0=0.1)
     with pytest.raises(ValueError, match="frequencies in Hz: radial spectra need images"):
@@ -391,7 +411,8 @@ def test_bars_of_harmonics_are_rms_over_channels_and_folded_ones_hatched(signals
     assert [bool(bar.get_hatch()) for bar in ax.containers[0]] == [fold for _, fold in known.index]
     assert any("→" in label for label in labels)
     assert ["→" in label for label in labels] == [fold for _, fold in known.index]
-    assert ax.get_ylabel() == "amplitude, RMS of 2 channels (activation)"
+    assert ax.get_ylabel() == "RMS amplitude (activation)"
+    assert ax.get_title() == f"{LAST}, 2 channels"
 
 
 def test_aliasing_with_global_pooling_set_apart(signals):
@@ -430,7 +451,7 @@ def test_radial_spectra_beside_one_over_f_squared(images):
     np.testing.assert_allclose(np.diff(np.log(line)) / np.diff(np.log(freq)), -2)
     assert np.log(before.get_ydata() / line).mean() == pytest.approx(0)  # as far above as below
     assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
-    assert ax.get_ylabel() == "power density (activation² per (cycles/pixel)²)"
+    assert ax.get_ylabel() == "power density\n(activation² per (cycles/pixel)²)"
 
 
 def test_a_plane_is_where_its_frequencies_are(images):
@@ -467,7 +488,7 @@ def test_importance_with_its_intervals(table):
 def test_rounding_errors_are_out_of_view(signals):
     frame = signals.spectra("1#0")
     nothing = frame.assign(power=frame["power"].where(frame["channel"] > 1, 1e-60))
-    for ax in (plots.spectra(nothing), plots.filters(nothing)[0]):
+    for ax in (plots.spectra(nothing), plots.spectra(nothing, channels=[3, 0])[0]):
         assert ax.get_ylim()[0] > 1e-13 * frame["power"].max()
 
 
@@ -475,14 +496,14 @@ def test_one_side_alone_is_drawn(signals):
     frame = signals.spectra("1#0").query("side == 'out'")
     assert len(plots.spectra(frame, ax=given()).collections) == 1
     assert len(plots.spectra(frame, channels=[1], ax=given()).get_lines()) == 2  # one is empty
-    assert len(plots.filters(frame, channels=[1], ax=[given()])) == 1
+    assert len(plots.spectra(frame, channels=[1], ax=[given()])) == 1
 
 
 def test_a_dead_channel_has_no_line_on_a_logarithmic_axis(signals):
     frame = signals.spectra("1#0")
     dead = frame.assign(power=frame["power"].where(frame["channel"] != 2, 0.0))
     lines = plots.spectra(dead, channels=[2, 3], ax=given()).lines
-    panels = plots.filters(dead, channels=[2, 3], ax=Figure().subplots(1, 2))
+    panels = plots.spectra(dead, channels=[2, 3], ax=Figure().subplots(1, 2))
     for some in (lines[:2], (panels[0].lines[0], panels[1].lines[0])):
         assert [bool(np.isfinite(line.get_ydata()).all()) for line in some] == [False, True]
         assert np.isnan(some[0].get_ydata()).all()
@@ -508,10 +529,12 @@ def test_a_new_figure_has_room_for_larger_text(drawing, name):
     frame, draw = drawing[name]
     with mpl.rc_context():
         sns.set_theme(context="talk")  # half as large again
-        ax = plots.filters(frame)[0] if name == "filters" else draw(frame, None)
+        ax = plots.spectra(frame, channels=[0, 1, 2])[0] if name == "panels" else draw(frame, None)
     ax.figure.draw_without_rendering()
     labels = [label for one in ax.figure.axes for label in (one.xaxis.label, one.yaxis.label)]
-    boxes = [label.get_window_extent() for label in labels if label.get_text()]
+    labels += [ax.figure._supxlabel, ax.figure._supylabel] if name == "panels" else []
+    labels += [legend for legend in ax.figure.legends]
+    boxes = [x.get_window_extent() for x in labels if not hasattr(x, "get_text") or x.get_text()]
     whole = ax.figure.bbox
     assert all(box.x0 >= 0 and box.y0 >= 0 for box in boxes)
     assert all(box.x1 <= whole.x1 and box.y1 <= whole.y1 for box in boxes)
@@ -561,7 +584,7 @@ def test_names_of_sites_do_not_overlap(sites, new):
 
 
 def test_all_arguments_but_frames_are_keyword_only():
-    for name in vars(plots):
+    for name in set(vars(plots)) - {"save"}:
         if inspect.isfunction(function := getattr(plots, name)):
             for parameter in inspect.signature(function).parameters.values():
                 frame = parameter.annotation is pd.DataFrame
@@ -572,7 +595,6 @@ def test_all_arguments_but_frames_are_keyword_only():
 def test_one_channel_needs_no_list(drawing, one):
     frame = drawing["spectra"][0]
     assert len(plots.spectra(frame, channels=one, ax=given()).lines) == 2
-    assert len(plots.filters(frame, channels=one)) == 1
     ax = plots.harmonics(drawing["harmonics"][0], channels=one, ax=given())
     assert ax.get_title() == f"{LAST}, channel 2"
     assert plots.radial(drawing["radial"][0], channels=one, ax=given()).has_data()
@@ -591,13 +613,22 @@ def test_non_numeric_arguments_are_refused(signals):
     refused(plots.dc, signals.dc(), column="kind", match="column 'kind' is not numeric, .*'ReLU'")
     refused(plots.depth, signals.sites(), columns="kind", match="column 'kind' is not numeric")
     refused(plots.depth, signals.sites(), columns=[], match="columns is empty")
-    for draw in (plots.spectra, plots.filters):
-        for f0 in ("auto", ["a", "b"]):
-            refused(draw, signals.spectra("1#0"), f0=f0, match="f0=.* must be a frequency such")
+    for f0 in ("auto", ["a", "b"]):
+        refused(plots.spectra, signals.spectra("1#0"), f0=f0, match="f0=.* must be a frequency")
 
 
 @pytest.mark.parametrize(
-    "name", ["spectra", "filters", "harmonics", "filter_response", "radial", "planes", "depth"]
+    "name",
+    [
+        "spectra",
+        "panels",
+        "harmonics",
+        "filter_response",
+        "radial",
+        "planes",
+        "depth",
+        "spectrogram",
+    ],
 )
 def test_concatenated_reports_are_refused(drawing, name):
     frame, draw = drawing[name]
@@ -610,7 +641,7 @@ def test_depth_needs_one_row_per_site(signals):
 
 
 @pytest.mark.parametrize(
-    "name", ["spectra", "bands", "filters", "radial", "predictions", "harmonics", "dc of one"]
+    "name", ["spectra", "bands", "panels", "radial", "predictions", "harmonics", "dc of one"]
 )
 @pytest.mark.parametrize("factor", [1e-5, 1e5])
 def test_a_second_plot_on_the_same_axes_keeps_all_in_view(drawing, name, factor):
@@ -641,7 +672,7 @@ def test_the_legend_of_global_pooling_alone_is_complete(signals):
 
 @pytest.mark.parametrize("value", [np.nan, 0.0])
 def test_without_power_the_frequency_axis_is_unchanged(drawing, value):
-    for name in ("spectra", "bands", "filters", "filter_response", "radial"):
+    for name in ("spectra", "bands", "panels", "filter_response", "radial"):
         frame, draw = drawing[name]
         measure = "density" if name == "radial" else "power"
         ax = draw(frame.assign(**{measure: value}), given())
@@ -656,6 +687,104 @@ def test_unknown_channels_are_left_out(signals):
     known = frame.assign(
         **{c: frame[c].where(frame["channel"] > 1) for c in ("amplitude_in", "amplitude_out")}
     )
-    assert "RMS of 4 channels" in plots.harmonics(known, ax=given()).get_ylabel()
+    assert plots.harmonics(known, ax=given()).get_title() == "1#0, 4 channels"
     two = plots.harmonics(known, channels=[0, 3], ax=given())
     assert (two.get_ylabel(), two.get_title()) == ("amplitude (activation)", "1#0, channel 3")
+
+
+def test_few_sites_or_many_are_a_spectrogram_with_their_dc_and_nyquist(signals):
+    frame = signals.spectrogram()
+    ax = plots.spectrogram(frame, unit="BPM", ax=given())
+    dc, cells = (mesh.get_array() for mesh in ax.collections)
+    wide = frame.pivot(index="site", columns="freq", values="power_db").loc[["1#0", "4#0"]]
+    low = max(np.nanmin(wide), np.nanmax([np.nanmax(wide), frame["dc_db"].max()]) - 80)
+    np.testing.assert_allclose(cells.filled(np.nan), wide.clip(lower=low))
+    np.testing.assert_allclose(dc[:, 0], frame.groupby("site")["dc_db"].first())
+    (line,) = ax.lines
+    np.testing.assert_allclose(line.get_xdata(), [960, 960, 480, 480])
+    np.testing.assert_allclose(line.get_ydata(), [-0.5, 0.5, 0.5, 1.5])
+    assert ax.get_xlabel() == "frequency (BPM)"
+    assert ax.get_xticklabels()[0].get_text() == "DC"
+    assert ax.figure.axes[1].get_ylabel() == "output power\n(dB re 1 activation²)"
+
+
+def test_the_source_of_a_function_call_is_its_title(signals):
+    frame = signals.spectra("1#0")
+    frame = frame.assign(site="/relu#1")
+    frame.attrs["source"] = {"/relu#1": "conv2"}
+    assert plots.spectra(frame, ax=given()).get_title() == "conv2 → relu, 6 channels"
+
+
+def test_the_users_style_and_figure_size_are_kept(signals):
+    frame = signals.spectra("1#0")
+    cycle = mpl.cycler(color=["red", "lime"])
+    style = {"figure.figsize": (2.8, 2.2), "axes.prop_cycle": cycle, "lines.linewidth": 0.6}
+    with mpl.rc_context(style):
+        for ax in (plots.spectra(frame, channels=1), plots.spectra(frame, channels=[1, 2])[1]):
+            assert ax.figure.get_size_inches().tolist() == [2.8, 2.2]
+            assert [line.get_color() for line in ax.lines[:2]] == ["red", "lime"]
+            assert [line.get_linewidth() for line in ax.lines[:2]] == pytest.approx([0.4, 0.6])
+
+
+@pytest.fixture(scope="module")
+def shown():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv1d(1, 6, 5), nn.ReLU())
+    lines = report_of(model, torch.randn(3, 1, 68), fs=32.0, examples=2).examples()
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU())
+    return lines, report_of(model, torch.randn(2, 3, 10, 14), examples=2).examples()
+
+
+def test_waveforms_have_both_sides_and_the_dc_over_seconds(shown):
+    frame, maps = shown
+    channels = frame["channel"].unique()
+    panels = plots.waveforms(frame, names={channels[0]: "first"})
+    assert len(panels) == 6
+    titles = [panel.get_title() for panel in panels]
+    assert titles[:3] == ["first, input 0", "first, input 1", f"channel {channels[1]}, input 0"]
+    for panel, (channel, number) in zip(panels, itertools.product(channels, (0, 1)), strict=True):
+        rows = frame[(frame["channel"] == channel) & (frame["input"] == number)]
+        for line, side in zip(panel.lines, ("in", "out"), strict=False):
+            side_rows = rows[rows["side"] == side]
+            np.testing.assert_array_equal(line.get_xdata(), np.arange(64) / 32)
+            np.testing.assert_array_equal(line.get_ydata(), side_rows["value"])
+        assert panel.lines[2].get_ydata()[0] == rows[rows["side"] == "out"]["dc"].iloc[0]
+        assert panel.lines[0].is_dashed()
+    figure = panels[0].figure
+    assert (figure.get_supxlabel(), figure.get_supylabel()) == ("time (s)", "value (activation)")
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert texts == ["activation input", "activation output", "DC of the output"]
+    figure.draw_without_rendering()
+    drawn = plots.waveforms(frame[frame["input"] == 1], channels=[channels[2]], ax=[given()])
+    assert (drawn[0].get_xlabel(), drawn[0].get_ylabel()) == ("time (s)", "value (activation)")
+    assert not drawn[0].figure.legends
+    refused_match = "1#0 has images: plots.feature_maps draws them"
+    with pytest.raises(ValueError, match=refused_match):
+        plots.waveforms(maps.assign(position=np.nan))
+    with pytest.raises(ValueError, match="6 panels need as many Axes, but ax has 2"):
+        plots.waveforms(frame, ax=Figure().subplots(1, 2))
+
+
+def test_feature_maps_before_and_after_have_the_same_colours(shown):
+    lines, frame = shown
+    channels = frame["channel"].unique()
+    grid = plots.feature_maps(frame[frame["input"] == 0], channels=channels[:2].tolist())
+    assert grid.shape == (2, 2)
+    for column, channel in zip(grid.T, channels, strict=False):
+        norms = set()
+        for panel, side in zip(column, ("in", "out"), strict=True):
+            rows = frame[(frame["channel"] == channel) & (frame["input"] == 0)]
+            rows = rows[rows["side"] == side]
+            (image,) = panel.images
+            wide = rows.pivot(index="row", columns="column", values="value")
+            np.testing.assert_array_equal(image.get_array(), wide)
+            assert image.get_extent() == [-0.5, 11.5, 7.5, -0.5]
+            norms.add((image.norm.vmin, image.norm.vmax))
+            assert f"DC {rows['dc'].iloc[0]:.2g}" in panel.get_title()
+        assert len(norms) == 1
+    assert grid[0, 0].get_ylabel() == "before\nrow (pixels)"
+    assert grid[1, 0].get_ylabel() == "after\nrow (pixels)"
+    assert grid[1, 0].get_xlabel() == "column (pixels)"
+    grid[0, 0].figure.draw_without_rendering()
+    with pytest.raises(ValueError, match=r"1#0 has signals: plots.waveforms draws them"):
+        plots.feature_maps(lines.assign(row=np.nan, column=np.nan))

@@ -1,7 +1,7 @@
 """Validation of the frames to plot, and how names and units are written on Axes."""
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -10,6 +10,10 @@ from numpy.typing import ArrayLike, NDArray
 from spectroscope.schema import COLUMNS
 
 Floats = NDArray[np.float64]
+# Of frequencies: None: that of the frame.
+Unit: TypeAlias = Literal["Hz", "BPM"] | None
+# Of channels, by number.
+Names: TypeAlias = Sequence[str] | Mapping[int, str] | None
 
 _MAX_NAME = 48  # characters; longer names of sites leave no room for the plot
 
@@ -89,6 +93,35 @@ def select_channels(
     return selected
 
 
+def channel_name(channel: int, names: Names) -> str:
+    """Name of a channel for Axes; without one its number."""
+    known = names or {}
+    if isinstance(known, Mapping):
+        return escape(str(known.get(channel, f"channel {channel}")))
+    if channel >= len(known):
+        raise ValueError(f"names has {len(known)} names, and none for channel {channel}")
+    return escape(str(known[channel]))
+
+
+def frequencies(frame: pd.DataFrame, f0: ArrayLike | None, unit: Unit) -> tuple[float, str]:
+    """Factor for the frame's frequencies, and the unit of the product.
+
+    Raises:
+        ValueError: `unit` isn't known, or `unit` or `f0` needs frequencies in another unit.
+    """
+    own = single_value(frame, "freq_unit", "the frame")
+    if unit not in (None, "Hz", "BPM"):
+        raise ValueError(f"{unit=} must be 'Hz', 'BPM' or None")
+    if unit is not None and own != "Hz":
+        raise ValueError(f"{unit} needs frequencies in Hz, but the frame's are in {own}")
+    fundamentals(f0)  # raises unless numeric
+    if f0 is not None and own not in ("Hz", "cycles/sample"):
+        raise ValueError(
+            f"f0 needs frequencies in Hz or cycles/sample, but the frame's are in {own}"
+        )
+    return (60.0, "BPM") if unit == "BPM" else (1.0, own)
+
+
 def single_value(frame: pd.DataFrame, column: str, source: str) -> str:
     """The value that `column` has in all rows, such as the unit of the frequencies."""
     values = frame[column].unique()
@@ -120,7 +153,8 @@ def unit(column: str, freq_unit: str | None = None) -> str:
 
 def label(words: str, unit: str) -> str:
     """Text of an axis."""
-    return escape(f"{words} ({unit})" if unit else words)
+    between = "" if words.endswith("\n") else " "
+    return escape(f"{words}{between}({unit})" if unit else words)
 
 
 def escape(text: str) -> str:
@@ -130,9 +164,20 @@ def escape(text: str) -> str:
 
 
 def title(frame: pd.DataFrame, site: str) -> str:
-    """A site's name for Axes; of a function call with the source of the channels, if known."""
+    """A site's name for Axes; of a function call the layer before it, if known: ``conv2 → relu``.
+
+    ``/relu#1``, the second call of ``F.relu`` in the model itself, is a name that few know.
+    """
     source = frame.attrs.get("source", {}).get(site) if "/" in site else None
-    return shorten([site])[0] + (f" ({shorten([source])[0]})" if source else "")
+    if not isinstance(source, str):
+        return shorten([site])[0]
+    return f"{shorten([source])[0]} → {escape(site.rpartition('/')[2].partition('#')[0])}"
+
+
+def titles(frame: pd.DataFrame, sites: Sequence[str]) -> list[str]:
+    """Names of sites for Axes, as :func:`title`, if all stay distinct."""
+    named = [title(frame, site) for site in sites]
+    return named if len(set(named)) == len(named) else shorten(sites)
 
 
 def shorten(names: Sequence[str]) -> list[str]:

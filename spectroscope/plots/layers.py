@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from spectroscope.plots import checks, style
-from spectroscope.plots.style import COLORS, MARKERS
+from spectroscope.plots.style import MARKERS
 from spectroscope.schema import METRICS
 
 # Labels of operations.
@@ -43,19 +43,19 @@ def dc(frame: pd.DataFrame, *, column: str = "dc_out", ax: Axes | None = None) -
     words = checks.label(column, checks.unit(column))
     if len(sites) == 1:
         return _over_channels(frame, column, words, ax)
-    ax = style.new_axes_for_rows(sites) if ax is None else ax
+    ax = style.new_axes_for_rows(checks.titles(frame, sites)) if ax is None else ax
     row = frame["site"].map({site: row for row, site in enumerate(sites)}).to_numpy(np.float64)
     offset = 0.6 * style.jitter(frame["channel"].to_numpy(np.int64))
     crowded = len(frame) > 100 * len(sites)
     ax.plot(values, row + offset, ls="", marker="o", ms=2 if crowded else 3, mew=0,
-            alpha=0.5 if crowded else 0.7, color=COLORS[0], rasterized=True,
+            alpha=0.5 if crowded else 0.7, color=style.color(0), rasterized=True,
             label="one channel")  # fmt: skip
     medians = frame.groupby("site", sort=False, observed=True)[column].median().reindex(sites)
-    ax.plot(medians, range(len(sites)), ls="", marker="D", ms=5, color=COLORS[1],
+    ax.plot(medians, range(len(sites)), ls="", marker="D", ms=5, color=style.color(1),
             mec=style.ink(ax), mew=0.7, label="median over channels")  # fmt: skip
     style.symlog_if_wide(ax, values)
     ax.set_xlabel(words)
-    style.label_rows(ax, sites)
+    style.label_rows(ax, checks.titles(frame, sites))
     style.legend(ax)
     return ax
 
@@ -92,15 +92,15 @@ def depth(
     if len(units) != 1:
         raise ValueError(f"{columns=} must have the same unit, not {sorted(units)}")
     sites = list(frame["site"])
-    ax = style.new_axes_for_rows(sites) if ax is None else ax
+    ax = style.new_axes_for_rows(checks.titles(frame, sites)) if ax is None else ax
     for number, (column, profile) in enumerate(zip(columns, values, strict=True)):
         ax.plot(profile, range(len(sites)), lw=1, ms=4.5,
-                color=COLORS[number % len(COLORS)], marker=MARKERS[number % len(MARKERS)],
+                color=style.color(number), marker=MARKERS[number % len(MARKERS)],
                 ls=("-", "--", "-.", ":")[number % 4], label=checks.escape(column))  # fmt: skip
     fractions = all(column.endswith("_fraction") for column in columns)
     words = columns[0] if len(columns) == 1 else "fraction" if fractions else "value"
     ax.set_xlabel(checks.label(words, *units))
-    style.label_rows(ax, sites)
+    style.label_rows(ax, checks.titles(frame, sites))
     style.legend(ax)
     return ax
 
@@ -127,7 +127,7 @@ def predictions(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         points = both[(frame["assumption"] == assumption).to_numpy()]
         ax.plot(*points.T, ls="", marker=MARKERS[number % len(MARKERS)], ms=3.5 if crowded else 4.5,
                 mfc="none", mew=0.8, alpha=0.6 if crowded else 0.8, rasterized=True,
-                color=COLORS[number % len(COLORS)],
+                color=style.color(number),
                 label=checks.escape(str(assumption)))  # fmt: skip
     style.symlog_if_wide(ax, both, "xy")
     finite = both[np.isfinite(both)]
@@ -164,10 +164,10 @@ def aliasing(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     spread = frame.groupby("site", sort=False, observed=True)[value]
     spread = spread.agg(["min", "median", "max"]).astype(np.float64)
     order = [*pooled.index[~pooled], *pooled.index[pooled]]
-    ax = style.new_axes_for_rows(order) if ax is None else ax
+    ax = style.new_axes_for_rows(checks.titles(frame, order)) if ax is None else ax
     text = "median and range over channels"
     for group, number, label, face in (
-        (~pooled, 0, text, COLORS[0]),
+        (~pooled, 0, text, style.color(0)),
         (pooled, 1, f"{text if pooled.all() else 'same'}, removed by global pooling", "none"),
     ):
         sites = [site for site in order if group[site]]
@@ -176,9 +176,9 @@ def aliasing(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         low, middle, high = spread.loc[sites].to_numpy().T
         rows = [order.index(site) for site in sites]
         ax.errorbar(middle, rows, xerr=[middle - low, high - middle], ls="", lw=1, ms=5,
-                    marker=MARKERS[number], color=COLORS[number], mfc=face,
+                    marker=MARKERS[number], color=style.color(number), mfc=face,
                     label=label)  # fmt: skip
-    style.label_rows(ax, order)
+    style.label_rows(ax, checks.titles(frame, order))
     if pooled.any() and not pooled.all():
         ax.axhline((~pooled).sum() - 0.5, color=style.ink(ax), lw=0.8, ls=":")
     ax.set_xlim(left=0, auto=None)
@@ -207,7 +207,7 @@ def importance(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     checks.check(frame, [*columns, "change_high"], source)
     metric = checks.single_value(frame, "metric", source)
     sites, operations = list(frame["site"].unique()), list(frame["operation"].unique())
-    ax = style.new_axes_for_rows(sites) if ax is None else ax
+    ax = style.new_axes_for_rows(checks.titles(frame, sites)) if ax is None else ax
     row_of = {site: row for row, site in enumerate(sites)}
     ax.axvline(frame["baseline"].mean(), color=style.ink(ax), ls="--", lw=1,
                label="unchanged model")  # fmt: skip
@@ -217,11 +217,11 @@ def importance(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         rows = rows + 0.6 * ((number + 0.5) / len(operations) - 0.5)
         ends = changed[["change_low", "change_high"]].sub(changed["change"], axis=0).abs().T
         ax.errorbar(changed["value"], rows, xerr=ends.fillna(0).to_numpy(), ms=4, lw=1, ls="",
-                    color=COLORS[number % len(COLORS)], marker=MARKERS[number % len(MARKERS)],
+                    color=style.color(number), marker=MARKERS[number % len(MARKERS)],
                     label=checks.escape(_OPERATIONS.get(operation, str(operation))))  # fmt: skip
     unit = METRICS[metric].unit if metric in METRICS else ""
     ax.set_xlabel(checks.label(metric, unit))
-    style.label_rows(ax, sites)
+    style.label_rows(ax, checks.titles(frame, sites))
     style.legend(ax)
     return ax
 
@@ -235,12 +235,12 @@ def _over_channels(frame: pd.DataFrame, column: str, words: str, ax: Axes | None
     dots: dict[str, Any] = {"ls": "", "marker": "o", "ms": 2.5 if many else 4.5}
     if column == "dc_out" and "dc_out_std" in frame:
         deviation = rows["dc_out_std"].to_numpy(np.float64)
-        ax.errorbar(channel, values, yerr=deviation, color=COLORS[0], lw=0.5 if many else 1,
+        ax.errorbar(channel, values, yerr=deviation, color=style.color(0), lw=0.5 if many else 1,
                     rasterized=len(rows) > 1000, label="mean ± standard deviation over inputs",
                     **dots)  # fmt: skip
         style.legend(ax)
     else:
-        ax.plot(channel, values, color=COLORS[0], **dots)
+        ax.plot(channel, values, color=style.color(0), **dots)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     ax.set(xlabel="channel", ylabel=words)
     _set_title(ax, frame)

@@ -1,4 +1,4 @@
-"""New Axes, colours, scales, and legends that cover no data."""
+"""New Axes, colours, scales, and legends that cover no data: the user's style, or else ours."""
 
 import math
 from collections.abc import Sequence
@@ -14,21 +14,13 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from spectroscope.plots.checks import shorten
-
 SIDES = {"in": "activation input", "out": "activation output"}
 # seaborn is a dependency for this palette, and for the themes of the figures that `run` and the
 # examples write. Its plot functions do not fit: stripplot's jitter is random, heatmap has
 # categorical axes, and lineplot ignores NaN, which here means no power.
 # The colours are distinct for the colour-blind, on white and on black. Nothing is distinguished by
 # colour alone.
-COLORS = sns.color_palette("colorblind")
-SIDE_COLORS = dict(zip(SIDES, COLORS, strict=False))
-# The input is thin and dashed, the output solid, in every plot.
-SIDE_LINES: dict[str, dict[str, Any]] = {
-    "in": {"ls": (0, (4, 1.5)), "lw": 1.0},
-    "out": {"ls": "-", "lw": 1.5},
-}
+_COLORS = sns.color_palette("colorblind")
 MARKERS = "os^Dv<>"
 
 _FLOOR = 1e-12  # of the greatest power: below is rounding error of float32
@@ -38,16 +30,38 @@ _LABEL_SIZE = 10.0  # points, Matplotlib's default
 _MAX_HEIGHT = 100.0  # inches; Matplotlib limits the number of pixels
 
 
+def color(number: int) -> Any:
+    """Colour of a series: of the user's cycle of colours, or of ours if that is the default."""
+    cycle = mpl.rcParams["axes.prop_cycle"]
+    changed = cycle != mpl.rcParamsDefault["axes.prop_cycle"]
+    colors: Any = (changed and cycle.by_key().get("color")) or _COLORS
+    return colors[number % len(colors)]
+
+
+def side_line(side: str) -> dict[str, Any]:
+    """Style of the lines of a side, in every plot: the input thin and dashed, the output solid."""
+    width = mpl.rcParams["lines.linewidth"]
+    dashed = {"ls": (0, (4, 1.5)), "lw": width * 2 / 3}
+    return {"color": side_color(side)} | (dashed if side == "in" else {"ls": "-", "lw": width})
+
+
+def side_color(side: str) -> Any:
+    """Colour of a side, in every plot."""
+    return color(list(SIDES).index(side))
+
+
 def new_axes(width: float, height: float, **options: Any) -> Any:
     """Axes of a new pyplot figure, or an array of them; `options` as of `pyplot.subplots`.
 
     `width` and `height` are inches at Matplotlib's default label size; the figure grows with
-    larger labels, as in seaborn's themes.
+    larger labels, as in seaborn's themes. A size in the user's rcParams has precedence.
     """
     from matplotlib import pyplot  # deferred: with ax=… no pyplot state is needed
 
-    scale = max(1.0, _points(mpl.rcParams["axes.labelsize"]) / _LABEL_SIZE)
-    size = width * scale, min(height * scale, _MAX_HEIGHT)
+    scale = max(1.0, points(mpl.rcParams["axes.labelsize"]) / _LABEL_SIZE)
+    size: Any = width * scale, min(height * scale, _MAX_HEIGHT)
+    if mpl.rcParams["figure.figsize"] != mpl.rcParamsDefault["figure.figsize"]:
+        size = mpl.rcParams["figure.figsize"]
     figure, axes = pyplot.subplots(figsize=size, layout="constrained", **options)
     make_opaque(figure)
     return axes
@@ -60,24 +74,24 @@ def make_opaque(figure: Figure) -> None:
         figure.set_facecolor("black" if bright else "white")
 
 
-def new_axes_for_rows(sites: Sequence[str]) -> Axes:
+def new_axes_for_rows(names: Sequence[str]) -> Axes:
     """New Axes with room for one row per site, and for its name."""
-    longest = max(map(len, shorten(sites)))
-    axes: Axes = new_axes(5 + 0.075 * longest, 1.6 + _ROW * len(sites))
+    longest = max(map(len, names))
+    axes: Axes = new_axes(5 + 0.075 * longest, 1.6 + _ROW * len(names))
     return axes
 
 
-def label_rows(ax: Axes, sites: Sequence[str]) -> None:
+def label_rows(ax: Axes, names: Sequence[str]) -> None:
     """One row per site from the top, with as many names as fit."""
-    size = _points(mpl.rcParams["ytick.labelsize"])
+    size = points(mpl.rcParams["ytick.labelsize"])
     room = ax.get_window_extent().height / dpi(ax) * 72
-    step = math.ceil(1.1 * size * len(sites) / room)
-    ax.set_yticks(range(0, len(sites), step), shorten(sites)[::step])
+    step = math.ceil(1.1 * size * len(names) / room)
+    ax.set_yticks(range(0, len(names), step), names[::step])
     ax.set_yticks([], minor=True)
-    ax.set_ylim(len(sites) - 0.4, -0.6)
+    ax.set_ylim(len(names) - 0.4, -0.6)
 
 
-def _points(size: float | str) -> float:
+def points(size: float | str) -> float:
     """A font size, which may be a word such as ``"medium"``, in points."""
     return float(FontProperties(size=size).get_size_in_points())
 

@@ -169,11 +169,11 @@ def _plot_spectra(specimen: Specimen, spectra: pd.DataFrame, path: Path) -> None
     with sns.axes_style("whitegrid"), sns.plotting_context("paper"):
         # Not pyplot, which would keep the figure open.
         figure = Figure((1.2 + 2.6 * columns, 1 + 1.6 * rows), layout="constrained")
-        grid = plots.filters(
+        grid = plots.spectra(
             spectra,
             f0=specimen.f0 if hertz else None,
             f0_name=specimen.f0_name,
-            per_minute=specimen.per_minute and hertz,
+            unit="BPM" if specimen.per_minute and hertz else None,
             ax=figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False),
         )
         title = f"{specimen.name}: power spectra at {spectra['site'].iloc[0]}"
