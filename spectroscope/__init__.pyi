@@ -3,6 +3,7 @@ from . import run as run
 from .dsp import theory as theory
 from .errors import RequestError as RequestError
 from .experiments.ablation import importance as importance
+from .experiments.conclusion import conclusion as conclusion
 from .experiments.filter_response import filter_response as filter_response
 from .experiments.interventions import intervene as intervene
 from .experiments.operations import Firing as Firing
