@@ -20,6 +20,7 @@ from spectroscope.errors import RequestError
 from spectroscope.statistics.base import Statistic, by_name
 from spectroscope.statistics.built_in import BUILT_IN
 from spectroscope.statistics.chunks import reduce
+from spectroscope.statistics.examples import Examples
 from spectroscope.statistics.fundamentals import F0, Fundamental
 from spectroscope.statistics.harmonics import HarmonicAmplitudes
 from spectroscope.statistics.recording import Recording, SiteRecord, run_details
@@ -46,6 +47,7 @@ def record(
     time_axis: TimeAxis = "auto",
     decimation: float | Mapping[str, float] | None = None,
     statistics: Iterable[Statistic] = (),
+    examples: int = 0,
     about: Mapping[str, str] | None = None,
 ) -> "Recorder":
     """Record statistics of input and output of every ReLU of `model` while the `with` block runs.
@@ -87,6 +89,9 @@ def record(
             from the operations that ran. A dictionary gives it by glob.
         statistics: your own statistics (:class:`spectroscope.Statistic`), recorded at each site;
             their columns are in `report.dc()`.
+        examples: number of inputs, the first ones, of which both sides of each activation are kept
+            for `report.examples()`, of three channels each: at most 512 points of a line, or a
+            thumbnail of 64 × 64, and at most 128 KiB a site. At most 16.
         about: further details of the run, such as ``{"data": "PPG-DaLiA"}``, for the report and its
             page, beside the model's class, the date and the versions.
 
@@ -96,7 +101,8 @@ def record(
     Raises:
         TypeError: `model`, `select` or a `channel_axis` is of the wrong type.
         RequestError: `fs` or a `decimation` isn't positive, `f0` isn't between 0 and fs/2, the
-            window or a kind is unknown, or `select` matches no activation.
+            window or a kind is unknown, `examples` isn't from 0 to 16, or `select` matches no
+            activation.
 
     >>> model = nn.Sequential(nn.Conv1d(1, 2, 3), nn.ReLU())
     >>> with record(model) as recorder:
@@ -117,6 +123,7 @@ def record(
         time_axis=time_axis,
         decimation=decimation,
         statistics=statistics,
+        examples=examples,
         about=about,
     )
 
@@ -144,6 +151,7 @@ class Recorder(CaptureSession):
         time_axis: TimeAxis,
         decimation: float | Mapping[str, float] | None,
         statistics: Iterable[Statistic],
+        examples: int,
         about: Mapping[str, str] | None,
     ):
         if spectra not in (True, False, "plane"):
@@ -166,7 +174,7 @@ class Recorder(CaptureSession):
         self._harmonics = HarmonicAmplitudes(
             Fundamental(f0, self._fs or 1.0), harmonics, timed=fs is not None
         )
-        configured: list[Statistic] = [self._harmonics]
+        configured: list[Statistic] = [self._harmonics, Examples(operator.index(examples))]
         if spectra:
             configured.append(Spectra(self._window, plane=spectra == "plane"))
         self._statistics = {**BUILT_IN, **{statistic.name: statistic for statistic in configured}}
@@ -280,9 +288,12 @@ class Recorder(CaptureSession):
 
     def _reduce(self, call: ActivationCall) -> SiteRecord:
         """The record of one call."""
+        old = self._records.get(call.name)
+        before = {} if old is None else old.state
         with torch.no_grad():
             # Apple's GPUs have no float64.
-            state = reduce(self._statistics, call.to(_CPU) if call.device.type == "mps" else call)
+            on_cpu = call.to(_CPU) if call.device.type == "mps" else call
+            state = reduce(self._statistics, on_cpu, before)
         shape = tuple(call.input.shape)
         state = {name: arrays for name, arrays in state.items() if arrays is None or arrays}
         layout, decimation, tracked = call.reading[1:]

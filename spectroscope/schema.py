@@ -171,6 +171,15 @@ COLUMNS = {
         "fraction of the output power above the Nyquist frequency of the next downsampling; NaN"
         " where none follows",
     ),
+    "folded_fraction": Column(
+        "1",
+        "fraction of the output power that appears at other frequencies after the downsampling: "
+        "the power above next_nyquist, times the squared frequency response of what is sampled. "
+        "Average pooling of k values: sin(πkf)/(k·sin(πf)), f in cycles per sample of the site. "
+        "A stride alone: 1. Global pooling: 0. NaN where the response isn't known: of max pooling "
+        "and strided convolution, of images before average pooling, and where another function "
+        "comes between",
+    ),
     "feeds_global_pooling": Column(
         "",
         "whether, by construction, only the DC of the output goes on: each path from it ends in a "
@@ -218,6 +227,16 @@ COLUMNS = {
         "than DC add up to the AC power times the window's equivalent noise bandwidth in bins, on "
         "average over phases; this, preserved and introduced are not divided by it, while "
         "power_above and all fractions are. For images summed over each radial bin",
+    ),
+    "power_db": Column(
+        "dB re 1 activation²",
+        "output power in one cell of the spectrogram's frequencies, mean over channels: bins of "
+        "power, divided by the window's equivalent noise bandwidth, each spread evenly over its "
+        "width and summed in cells of equal width, around freq; −∞ where there is none",
+    ),
+    "dc_db": Column("dB re 1 activation²", "mean squared DC of the output, mean over channels"),
+    "total_db": Column(
+        "dB re 1 activation²", "mean square of the output, DC and AC, mean over channels"
     ),
     "density": Column(
         "activation² per freq_unit",
@@ -309,6 +328,25 @@ COLUMNS = {
         "of f0='auto': mean over the inputs of n_inputs_sinad of a lower bound of the probability "
         "that white noise has no component as strong; NaN if f0 was given",
     ),
+    "input": Column("", "number of the example input, from 0, in the order of recording"),
+    "position": Column(
+        "see position_unit",
+        "time of the value from the beginning of the line. Of a line of more points than are kept, "
+        "the times of the smallest and the largest input value in equal parts",
+    ),
+    "row": Column(
+        "see position_unit",
+        "height of the value in the image, from the top: the centre of the area that the value is "
+        "the mean of",
+    ),
+    "column": Column("see position_unit", "likewise, width from the left"),
+    "position_unit": Column(
+        "",
+        "s if fs was given, except for images; otherwise samples (pixels) of the model's input, or "
+        "of the site where its decimation is unknown",
+    ),
+    "value": Column("activation", "value of that side there; of an image the mean over an area"),
+    "dc": Column("activation", "mean of that side over the whole line or image of the channel"),
     "status": Column(
         "",
         "fired, never fired, incomplete (something isn't recorded: see reason), cannot be seen, or "

@@ -483,16 +483,16 @@ def test_spectra_false_keeps_none():
 
 def test_every_column_is_described():
     model = nn.Sequential(nn.ReLU(), nn.AvgPool1d(2))
-    with spectroscope.record(model, f0=0.1) as recorder:
+    with spectroscope.record(model, f0=0.1, examples=1) as recorder:
         model(torch.randn(2, 3, 40))
     report = recorder.report()
-    with spectroscope.record(model[0], spectra="plane") as recorder:
+    with spectroscope.record(model[0], spectra="plane", examples=1) as recorder:
         model[0](torch.randn(2, 3, 4, 6))
     images = recorder.report()
     described = report.describe()
     tables = ("dc", "sites", "spectra", "coverage", "introduced", "cross_spectra", "aliasing",
               "planes", "harmonics", "predictions", "dead")  # fmt: skip
-    used = {"density", "amplitude"}
+    used = {"density", "amplitude", *report.examples(), *images.examples()}
     for name in tables:
         of = images if name == "planes" else report
         used |= set(getattr(of, name)())

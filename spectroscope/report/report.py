@@ -12,7 +12,16 @@ import pandas as pd
 
 from spectroscope.errors import RequestError
 from spectroscope.io import output_folder
-from spectroscope.report import export, predictions, sources, spectra, tables, text
+from spectroscope.report import (
+    examples,
+    export,
+    predictions,
+    sources,
+    spectra,
+    spectrogram,
+    tables,
+    text,
+)
 from spectroscope.schema import COLUMNS
 from spectroscope.statistics import storage
 from spectroscope.statistics.base import Statistic
@@ -26,7 +35,8 @@ if TYPE_CHECKING:
 FILE = "report.npz"
 
 # Tables that `Report.save` writes as CSV, and those too long for CSV.
-_CSV_TABLES = ["dc", "sites", "introduced", "coverage", "dead", "aliasing", "harmonics"]
+_CSV_TABLES = ["dc", "sites", "introduced", "coverage", "dead", "aliasing", "harmonics",
+               "spectrogram"]  # fmt: skip
 _LONG_TABLES = ["spectra", "cross_spectra"]
 # What is missing at sites without spectra, and what recording them needs.
 _SPECTRA = ("spectra were recorded", "spectra=True and inputs of one length, longer than 1")
@@ -143,6 +153,27 @@ class Report:
             *_SPECTRA,
         )
 
+    def spectrogram(self, select: str | Iterable[str] | None = None) -> pd.DataFrame:
+        """Output power of every layer over frequency, in dB: a spectrogram through depth.
+
+        One row per site and frequency. Sites with the same `freq_unit` share one grid of at most
+        128 cells of equal width. A site without a spectrum has one row, with `freq` and `power_db`
+        NaN.
+
+        Args:
+            select: as in :meth:`spectra`.
+
+        Raises:
+            RequestError: no site matches, or there is none.
+        """
+        frames = spectrogram.frames(self._recording)
+        return self._select(
+            lambda record: iter([frames[record.site.name]]),
+            select,
+            "outputs were recorded",
+            "an activation that fires",
+        )
+
     def planes(self, select: str | Iterable[str] | None = None) -> pd.DataFrame:
         """2-D power spectra of images, one row per site, channel, side, fy and fx.
 
@@ -186,7 +217,8 @@ class Report:
 
         Sites directly before a downsampling come first: of others a later convolution decides what
         folds. Those before global pooling come last, where only the DC remains and nothing folds.
-        In each of the three groups the greatest power is first.
+        In each of the three groups the greatest power is first. `folded_fraction` is what passes
+        the downsampling's own average, and folds, where that is known.
 
         One row per site and channel. Arguments and errors as in :meth:`spectra`.
         """
@@ -200,6 +232,22 @@ class Report:
             ["global_pooling", "direct", "power_above"], ascending=[True, False, False]
         )
         return table.loc[order.index].reset_index(drop=True)
+
+    def examples(self, select: str | Iterable[str] | None = None) -> pd.DataFrame:
+        """Input and output of activations for the first inputs: lines, and thumbnails of images.
+
+        One row per site, input, channel, side, and position or row and column. The channels are
+        those with the largest, median and smallest output DC in the first batch, in this order.
+        Lines have 512 points at most, of longer ones the extremes; thumbnails 64 × 64. In a merged
+        report they are of the first report's inputs. Needs ``record(..., examples=n)``. Arguments
+        and errors as in :meth:`spectra`.
+        """
+        return self._select(
+            lambda record: examples.examples(self._recording, record),
+            select,
+            "examples were recorded",
+            "examples=1 or more",
+        )
 
     def coverage(self) -> pd.DataFrame:
         """Every place with activations, and every part of the model that can't be observed."""

@@ -63,6 +63,7 @@ def inspect(
     window: Window = "boxcar",
     kinds: Iterable[str | type[nn.Module]] = (),
     statistics: Iterable[Statistic] = (),
+    examples: int = 0,
     about: Mapping[str, str] | None = None,
     progress: bool = False,
     device: str | None = None,
@@ -88,6 +89,7 @@ def inspect(
         window: as in :func:`spectroscope.record`.
         kinds: as in :func:`spectroscope.record`.
         statistics: as in :func:`spectroscope.record`.
+        examples: as in :func:`spectroscope.record`; of a shard its own first inputs.
         about: as in :func:`spectroscope.record`, added to the specimen's description.
         progress: show a progress bar on standard error.
         device: where to run, ``"cuda:0"``; None: the device of the model.
@@ -133,6 +135,7 @@ def inspect(
         window=window,
         kinds=kinds,
         statistics=statistics,
+        examples=examples,
         channel_axis=specimen.channel_axis,
         time_axis=specimen.time_axis,
         about=notes | dict(about or {}),
@@ -144,6 +147,7 @@ def inspect(
         "harmonics": harmonics,
         "window": window,
         "statistics": ", ".join(statistic.name for statistic in statistics) or "built-in",
+        "examples": examples,
         "kinds": ", ".join(sorted(str(kind) for kind in kinds)) or "the ReLU family",
         "dtype": dtype or "the model's",
         "device": "the model's" if placement.device is None else placement.device.type,

@@ -56,13 +56,22 @@ class ChunkedStatistic(Statistic):
 
     def reduce(self, call: "ActivationCall") -> Arrays:
         """See :meth:`Statistic.reduce`."""
-        return reduce({self.name: self}, call)[self.name] or {}
+        return reduce({self.name: self}, call, {})[self.name] or {}
 
 
-def reduce(statistics: Mapping[str, Statistic], call: "ActivationCall") -> dict[str, Arrays | None]:
+def reduce(
+    statistics: Mapping[str, Statistic],
+    call: "ActivationCall",
+    before: Mapping[str, Arrays | None],
+) -> dict[str, Arrays | None]:
     """The state of one batch for each statistic, by name; None if a user's statistic raised.
 
     Chunked statistics share the chunks: each is read once.
+
+    Args:
+        statistics: by name.
+        call: the batch.
+        before: state of the batches before, by name of the statistic.
     """
     states: dict[str, Arrays | None] = {}
     accumulators: dict[str, Accumulator] = {}
@@ -70,7 +79,7 @@ def reduce(statistics: Mapping[str, Statistic], call: "ActivationCall") -> dict[
     for name, statistic in statistics.items():
         if not isinstance(statistic, ChunkedStatistic):
             try:
-                states[name] = statistic.reduced(call)
+                states[name] = statistic.reduced(call, before.get(name))
             except Exception as error:  # a user's code may raise anything
                 states[name] = None
                 call.note(f"no {name}: {type(error).__name__}: {first_line(error)}")
