@@ -28,3 +28,4 @@ from .specimens.catalog import specimen as specimen
 from .specimens.specimen import Specimen as Specimen
 from .statistics.base import Statistic as Statistic
 from .training.tracker import Tracker as Tracker
+from .viewer import show as show

@@ -135,6 +135,7 @@ class Recorder(CaptureSession):
     """
 
     _hint = ", see report.coverage()"
+    _next = "; report() has the tables"
 
     def __init__(
         self,
