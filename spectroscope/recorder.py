@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from spectroscope.capture.axes import ChannelAxis, TimeAxis
 from spectroscope.capture.call import ActivationCall
 from spectroscope.capture.capture import Capture
-from spectroscope.capture.inputs import SamplingRate
+from spectroscope.capture.inputs import Input, SamplingRate
 from spectroscope.capture.session import CaptureSession
 from spectroscope.capture.sites import Select
 from spectroscope.dsp.spectra import Window, checked_window
@@ -20,6 +20,7 @@ from spectroscope.errors import RequestError
 from spectroscope.statistics.base import Statistic, by_name
 from spectroscope.statistics.built_in import BUILT_IN
 from spectroscope.statistics.chunks import reduce
+from spectroscope.statistics.every import EveryKth
 from spectroscope.statistics.examples import Examples
 from spectroscope.statistics.fundamentals import F0, Fundamental
 from spectroscope.statistics.harmonics import HarmonicAmplitudes
@@ -47,6 +48,7 @@ def record(
     time_axis: TimeAxis = "auto",
     decimation: float | Mapping[str, float] | None = None,
     statistics: Iterable[Statistic] = (),
+    spectra_every: int = 1,
     examples: int = 0,
     about: Mapping[str, str] | None = None,
 ) -> "Recorder":
@@ -89,6 +91,8 @@ def record(
             from the operations that ran. A dictionary gives it by glob.
         statistics: your own statistics (:class:`spectroscope.Statistic`), recorded at each site;
             their columns are in `report.dc()`.
+        spectra_every: k: spectra and harmonics of every k-th input alone, by its position in the
+            data (see :attr:`Recorder.position`); the DC table is of all inputs.
         examples: number of inputs, the first ones, of which both sides of each activation are kept
             for `report.examples()`, of three channels each: at most 512 points of a line, or a
             thumbnail of 64 × 64, and at most 128 KiB a site. At most 16.
@@ -100,9 +104,9 @@ def record(
 
     Raises:
         TypeError: `model`, `select` or a `channel_axis` is of the wrong type.
-        RequestError: `fs` or a `decimation` isn't positive, `f0` isn't between 0 and fs/2, the
-            window or a kind is unknown, `examples` isn't from 0 to 16, or `select` matches no
-            activation.
+        RequestError: `fs`, a `decimation` or `spectra_every` isn't positive, `f0` isn't between 0
+            and fs/2, the window or a kind is unknown, `examples` isn't from 0 to 16, or `select`
+            matches no activation.
 
     >>> model = nn.Sequential(nn.Conv1d(1, 2, 3), nn.ReLU())
     >>> with record(model) as recorder:
@@ -123,6 +127,7 @@ def record(
         time_axis=time_axis,
         decimation=decimation,
         statistics=statistics,
+        spectra_every=spectra_every,
         examples=examples,
         about=about,
     )
@@ -152,6 +157,7 @@ class Recorder(CaptureSession):
         time_axis: TimeAxis,
         decimation: float | Mapping[str, float] | None,
         statistics: Iterable[Statistic],
+        spectra_every: int,
         examples: int,
         about: Mapping[str, str] | None,
     ):
@@ -169,7 +175,7 @@ class Recorder(CaptureSession):
             decimation=decimation,
             fs=fs,
             time_axis=time_axis,
-            on_forward=lambda x: self._harmonics.fundamental.on_forward(x, capture.inputs),
+            on_forward=self._on_forward,
         )
         self._fs = capture.inputs.fs
         self._harmonics = HarmonicAmplitudes(
@@ -179,13 +185,17 @@ class Recorder(CaptureSession):
         if spectra:
             configured.append(Spectra(self._window, plane=spectra == "plane"))
         self._statistics = {**BUILT_IN, **{statistic.name: statistic for statistic in configured}}
-        if not spectra:
-            del self._statistics[Spectra.name]
+        for statistic, wanted in ((Spectra, spectra), (Examples, examples)):
+            if not wanted:
+                del self._statistics[statistic.name]
         self._statistics |= by_name(statistics, BUILT_IN)
+        self._every = EveryKth(spectra_every)
         self._records: dict[str, SiteRecord] = {}
         self._lock = threading.Lock()
         super().__init__(capture, type(unwrapped(model)).__name__, "recorded")
         self._about = run_details(model) | {str(k): str(v) for k, v in (about or {}).items()}
+        if self._every.step > 1:
+            self._about["spectra and harmonics"] = f"of one input in {self._every.step}"
 
     @property
     def f0(self) -> F0:
@@ -201,6 +211,18 @@ class Recorder(CaptureSession):
     @f0.setter
     def f0(self, value: F0) -> None:
         self._harmonics.fundamental = Fundamental(value, self._fs or 1.0)
+
+    @property
+    def position(self) -> int:
+        """Number of the next input in the data, from 0, which `spectra_every` counts.
+
+        Set it before a batch that doesn't follow the one before, as in a shard of the data.
+        """
+        return self._every.position
+
+    @position.setter
+    def position(self, value: int) -> None:
+        self._every.position = operator.index(value)
 
     def report(self) -> "Report":
         """The report on everything recorded so far."""
@@ -237,7 +259,7 @@ class Recorder(CaptureSession):
 
     def state_dict(self) -> dict[str, Any]:
         """State beside :meth:`recording`, as plain data for :meth:`load_state_dict`."""
-        return self._capture.state_dict()
+        return self._capture.state_dict() | {"position": self._every.position}
 
     def load_state_dict(self, recording: Recording, state: Mapping[str, Any]) -> None:
         """Restore the state of another recorder of the same model and options.
@@ -255,10 +277,16 @@ class Recorder(CaptureSession):
         if self._records or self._capture.attached:
             raise RuntimeError("only a new recorder can load the state of another")
         self._records = {
-            name: record.without_columns() for name, record in recording.records.items()
+            name: record.without_columns().to(_CPU) for name, record in recording.records.items()
         }
         self._about = {key: "; ".join(texts) for key, texts in recording.about.items()}
+        self._every.position = state["position"]
         self._capture.load_state_dict(recording.coverage, state)
+
+    def _on_forward(self, inputs: list[Input]) -> None:
+        """Note which inputs of the data the model is about to run."""
+        self._harmonics.fundamental.on_forward(inputs, self._capture.inputs)
+        self._every.on_forward(next((len(x) for _, x in inputs if x.dim()), 0))
 
     def _observe(self, call: ActivationCall) -> Callable[[], None]:
         """Reduce a call: a ReLU before it runs, any other activation afterwards.
@@ -290,11 +318,12 @@ class Recorder(CaptureSession):
     def _reduce(self, call: ActivationCall) -> SiteRecord:
         """The record of one call."""
         old = self._records.get(call.name)
-        before = {} if old is None else old.state
+        before, recorded = ({}, 0) if old is None else (old.state, old.inputs)
+        chosen = self._every.chosen(len(call.input), recorded)
         with torch.no_grad():
             # Apple's GPUs have no float64.
             on_cpu = call.to(_CPU) if call.device.type == "mps" else call
-            state = reduce(self._statistics, on_cpu, before)
+            state = reduce(self._statistics, on_cpu, chosen, before)
         shape = tuple(call.input.shape)
         state = {name: arrays for name, arrays in state.items() if arrays is None or arrays}
         layout, decimation, tracked = call.reading[1:]
@@ -307,7 +336,7 @@ class Recorder(CaptureSession):
                 if reason := old.mismatch(new):
                     call.note(reason)
                     return
-                new, reasons = old.merge(new, self._statistics)
+                new, reasons = old.merge(new, self._statistics, in_place=True)
                 for reason in reasons:
                     call.note(reason)
             self._records[call.name] = new

@@ -95,25 +95,21 @@ COLUMNS = {
     "preserved_fraction": Column(
         "1",
         "fraction of the output's AC power that is a scaled copy of the input: of the output y = "
-        "gain·x + (y − gain·x), with regression_gain, the variance of gain·x over that of y, both "
-        "over all values of all inputs, so that a DC that varies between inputs counts as AC. In "
-        "[0, 1]: the squared correlation of input and output. Of a channel over all its values, of "
-        "a site over those of all channels, as are dc_fraction, introduced_fraction and "
-        "above_next_nyquist. NaN where the output is constant",
+        "gain·x + (y − gain·x), with regression_gain, the power of gain·x over that of y, both "
+        "without each input's own DC, as in ac_rms. In [0, 1]. Of a channel over all its values, "
+        "of a site over those of all channels, as are dc_fraction, introduced_fraction and "
+        "above_next_nyquist. NaN where the output has no AC, as where an input has one value",
     ),
     "introduced_fraction": Column(
         "1",
-        "fraction of the output's AC power that is not: the variance of y − gain·x over that of y. "
+        "fraction of the output's AC power that is not: the power of y − gain·x over that of y. "
         "1 − preserved_fraction",
     ),
-    "introduced_dc_fraction": Column(
-        "1",
-        "part of introduced_fraction in the variation of the DC: variance over inputs of the DC of "
-        "each input's y − gain·x (each frame's for video). With a window other than the boxcar "
-        "this and the next two columns are estimates, and need not add up to introduced_fraction",
-    ),
     "introduced_in_band_fraction": Column(
-        "1", "part of introduced_fraction at frequencies other than DC, up to band_edge"
+        "1",
+        "part of introduced_fraction at frequencies up to band_edge. With a window other than the "
+        "boxcar, or with spectra_every, this and the next column are estimates, and need not add "
+        "up to introduced_fraction",
     ),
     "introduced_above_band_fraction": Column("1", "part of introduced_fraction above band_edge"),
     "half_x_ratio": Column(
@@ -124,7 +120,7 @@ COLUMNS = {
     "half_abs_ratio": Column("1", "likewise, power of ½|x| over the output's power"),
     "regression_gain": Column(
         "1",
-        "covariance of output and input over the input's variance, over all values "
+        "covariance of output and input over the input's variance, both about each input's own DC "
         "(Bussgang gain); Φ(μ/σ) for a ReLU of Gaussian input",
     ),
     "band_edge": Column("see freq_unit", "frequency up to which 99 % of the input's AC power lies"),

@@ -63,6 +63,7 @@ def inspect(
     window: Window = "boxcar",
     kinds: Iterable[str | type[nn.Module]] = (),
     statistics: Iterable[Statistic] = (),
+    spectra_every: int = 1,
     examples: int = 0,
     about: Mapping[str, str] | None = None,
     progress: bool = False,
@@ -89,6 +90,7 @@ def inspect(
         window: as in :func:`spectroscope.record`.
         kinds: as in :func:`spectroscope.record`.
         statistics: as in :func:`spectroscope.record`.
+        spectra_every: as in :func:`spectroscope.record`.
         examples: as in :func:`spectroscope.record`; of a shard its own first inputs.
         about: as in :func:`spectroscope.record`, added to the specimen's description.
         progress: show a progress bar on standard error.
@@ -135,6 +137,7 @@ def inspect(
         window=window,
         kinds=kinds,
         statistics=statistics,
+        spectra_every=spectra_every,
         examples=examples,
         channel_axis=specimen.channel_axis,
         time_axis=specimen.time_axis,
@@ -147,6 +150,7 @@ def inspect(
         "harmonics": harmonics,
         "window": window,
         "statistics": ", ".join(statistic.name for statistic in statistics) or "built-in",
+        "spectra_every": spectra_every,
         "examples": examples,
         "kinds": ", ".join(sorted(str(kind) for kind in kinds)) or "the ReLU family",
         "dtype": dtype or "the model's",
@@ -237,6 +241,7 @@ class _Run(NamedTuple):
                 for batch in chain([] if first is None else [first], own):
                     # Loading the batch may have drawn random numbers.
                     torch.manual_seed(batch.number)
+                    self.recorder.position = batch.first
                     if specimen.f0 is not None:
                         self.recorder.f0 = batch.select(specimen.f0, "f0")
                     scores.add(batch, self.model(*self.placement.inputs(batch.arguments)))

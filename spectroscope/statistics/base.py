@@ -134,6 +134,10 @@ class Statistic:
             state[name] = merge(array, second[name])
         return state
 
+    def added(self, first: Arrays, second: Arrays) -> Arrays:
+        """As :meth:`merged`; `first` isn't needed any more and may be written to."""
+        return self.merged(first, second)
+
     def preferred(self, other: "Statistic") -> "Statistic":
         """The one of two statistics of the same name that can merge states."""
         return self
