@@ -48,7 +48,9 @@ def show(
     if _in_notebook():
         from IPython.display import display
 
-        page = html.escape(Path(path).read_text("utf-8"))
+        # Otherwise links to parts of the page would lead to the notebook itself.
+        base = '<head><base href="about:srcdoc">'
+        page = html.escape(Path(path).read_text("utf-8").replace("<head>", base, 1))
         frame = f'<iframe srcdoc="{page}" style="width:100%;height:800px;border:0"></iframe>'
         display({"text/html": frame, "text/plain": str(path)}, raw=True)
     elif not webbrowser.open(Path(path).resolve().as_uri()):

@@ -63,7 +63,10 @@ def test_in_a_notebook_the_page_is_below_the_cell(model, monkeypatch, opened):
     assert opened == []
     (data,) = shown
     (page,) = re.findall('^<iframe srcdoc="([^"]*)" [^<>]*></iframe>$', data["text/html"])
-    assert html.unescape(page).startswith("<!doctype html>")
+    page = html.unescape(page)
+    assert page.startswith("<!doctype html>")
+    assert '<head><base href="about:srcdoc">' in page  # else its links would leave it
+    assert "base-uri" not in page.partition("<base")[0]
     ipython.get_ipython = lambda: types.SimpleNamespace()  # IPython in a terminal
     spectroscope.show(model, X)
     assert len(opened) == 1
