@@ -4,8 +4,8 @@ import os
 
 import lazy_loader
 
-# In a checkout adapters/ lies beside this package, not in it. Python may find the checkout before an
-# installed wheel: in its folder, or with PYTHONPATH.
+# In a checkout adapters/ lies beside this package, not in it. Python may find the checkout before
+# an installed wheel: in its folder, or with PYTHONPATH.
 _here = os.path.dirname(__file__)
 if not os.path.isdir(os.path.join(_here, "adapters")):
     __path__.append(os.path.dirname(_here))
