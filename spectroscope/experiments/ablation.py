@@ -3,7 +3,7 @@
 import glob
 import operator
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, TypeAlias
 
@@ -25,7 +25,6 @@ from spectroscope.experiments.interventions import Intervention, intervene
 from spectroscope.experiments.metrics import METRICS, Metric
 from spectroscope.experiments.operations import (
     Firing,
-    Operation,
     mean_dc,
     only_dc,
     remove_dc,
@@ -127,14 +126,13 @@ def importance(
     scores: dict[tuple[Site, str], list[Tensor]] = {}
     bases: list[Tensor] = []
     bar = tqdm(unit=" forwards", smoothing=0, delay=0.3, disable=not progress)
-    if needs_means:
-        with means, torch.inference_mode():
-            for batch, _ in with_targets(batches, targets):
-                model(*batch)
-                bar.update()
     try:
         # Without inference mode, which doesn't count writes to tensors: `Replay` needs that.
         with bar, torch.inference_mode(False), torch.no_grad():
+            with means if needs_means else nullcontext():
+                for batch, _ in with_targets(batches, targets) if needs_means else ():
+                    model(*tree_map_only(Tensor, _writable, batch))
+                    bar.update()
             for batch, target in with_targets(batches, targets):
                 inputs = tree_map_only(Tensor, _writable, batch)
                 with reference_run.replay.recording(model, inputs), reference_run:
@@ -251,9 +249,8 @@ def _total(
     batches: Iterable[Any], n_inputs: int | None, size: int, each: int, done: int
 ) -> int | None:
     """Number of forwards in all, `each` a batch after `done`; None: unknown."""
-    if isinstance(batches, Sized):
-        return len(batches) * each + done
-    return None if n_inputs is None else -(-n_inputs // size) * each + done
+    number = operator.length_hint(batches) or -(-(n_inputs or 0) // size)
+    return number * each + done if number else None
 
 
 def _checked(
@@ -304,7 +301,7 @@ def _writable(tensor: Tensor) -> Tensor:
     return tensor.clone() if tensor.is_inference() else tensor
 
 
-def _named(operations: Mapping[str, Operation] | Sequence[Operation]) -> dict[str, Operation]:
+def _named(operations: Mapping[str, Any] | Sequence[Any]) -> dict[str, Any]:
     if isinstance(operations, Mapping):
         return dict(operations)
     return {getattr(operation, "__name__", str(operation)): operation for operation in operations}
