@@ -237,8 +237,9 @@ class Recorder(CaptureSession):
         """The plain data behind :meth:`report`, on the CPU."""
         with self._lock, hooks.no_modes():
             records = {name: record.to(_CPU) for name, record in self._records.items()}
+            weights = self._weights.about()
         origin = self._harmonics.fundamental.origin
-        about = self._about | self._weights.about() | ({"f0": origin} if origin else {})
+        about = self._about | weights | ({"f0": origin} if origin else {})
         downsamplings = {
             name: self._capture.paths.next_downsampling(record.site, record.layout)
             for name, record in records.items()

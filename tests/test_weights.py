@@ -105,6 +105,9 @@ def test_what_cannot_be_read_is_unknown():
     with torch.inference_mode():
         net = model()
     assert report_of(net).about[KEY] == UNKNOWN
+    sharded = nn.Sequential(model())
+    sharded[0]._fsdp_wrapped_module = nn.Linear(2, 2)
+    assert weights_hash(sharded) == UNKNOWN
     lazy = nn.Sequential(nn.LazyConv1d(2, 3), nn.ReLU())
     assert report_of(lazy).about[KEY] == UNKNOWN  # made in the first forward
     assert KEY in report_of(nn.ReLU()).about

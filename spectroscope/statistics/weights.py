@@ -60,6 +60,8 @@ def weights_hash(model: nn.Module) -> str:
     It reads the values once, and copies some kilobytes of sums of each tensor from a GPU. A model
     with tensors whose memory can't be read so (sharded, quantised) has the hash "unknown".
     """
+    if any(hasattr(module, "_fsdp_wrapped_module") for module in model.modules()):
+        return UNKNOWN  # each process has other parts
     digest = hashlib.sha256()
     for tensor in _tensors(model):
         plain = type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided
