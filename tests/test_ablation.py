@@ -227,7 +227,7 @@ def test_the_conclusion_is_one_sentence_with_its_numbers():
         spectroscope.conclusion(table[:0])
 
 
-@pytest.mark.parametrize("known", ["length", "n_inputs", "nothing"])
+@pytest.mark.parametrize("known", ["length", "hint", "n_inputs", "nothing"])
 def test_progress_has_a_total(regression, known, monkeypatch):
     model, x, _ = regression
     bars = []
@@ -238,7 +238,9 @@ def test_progress_has_a_total(regression, known, monkeypatch):
             bars.append(self)
 
     monkeypatch.setattr(ablation, "tqdm", Bar)
-    batches = x.split(7) if known == "length" else iter(x.split(7))
+    batches = x.split(7)
+    if known != "length":
+        batches = iter(batches) if known == "hint" else (batch for batch in batches)
     operations = [remove_dc] + [spectroscope.mean_dc] * (known == "length")
     importance(model, batches, "relative_l2", operations=operations, progress=True,
                n_inputs=30 if known == "n_inputs" else None)  # fmt: skip

@@ -125,6 +125,7 @@ def importance(
     interventions: dict[tuple[Site, str], Intervention] = {}
     scores: dict[tuple[Site, str], list[Tensor]] = {}
     bases: list[Tensor] = []
+    length = operator.length_hint(batches)  # 0: unknown
     bar = tqdm(unit=" forwards", smoothing=0, delay=0.3, disable=not progress)
     try:
         # Without inference mode, which doesn't count writes to tensors: `Replay` needs that.
@@ -139,9 +140,8 @@ def importance(
                     reference = tensor(model(*inputs))
                 if not bases and reference_run.sites:
                     replay = _checked(reference_run, model, inputs, reference, options)
-                if not bases:
-                    number = len(named) * len(reference_run.sites) + 1
-                    bar.total = _total(batches, n_inputs, len(reference), number, bar.n)
+                if not bases and (number := length or -(-(n_inputs or 0) // len(reference))):
+                    bar.total = bar.n + number * (1 + len(named) * len(reference_run.sites))
                 bases.append(_scored(chosen, reference, reference, target))
                 bar.update()
                 reused = None if reference_run.replay.is_random else replay
@@ -243,14 +243,6 @@ class _MeanDC(CaptureSession):
             self._counts[call.name] = count
 
         return finish
-
-
-def _total(
-    batches: Iterable[Any], n_inputs: int | None, size: int, each: int, done: int
-) -> int | None:
-    """Number of forwards in all, `each` a batch after `done`; None: unknown."""
-    number = operator.length_hint(batches) or -(-(n_inputs or 0) // size)
-    return number * each + done if number else None
 
 
 def _checked(
