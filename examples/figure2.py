@@ -5,8 +5,8 @@
 The input of both networks is four tones. h_dif is a ReLU, then twice a difference times fs and a
 ReLU. h_avg is a ReLU, then five times a 9-point moving average and a ReLU. A ReLU makes kinks; a
 difference turns kinks into steps, and the next difference turns steps into impulses. `figure2.png`
-shows the outputs of the ReLUs, and what they would be with only the first ReLU. `figure2.csv` has a
-row per ReLU.
+shows the outputs of the ReLUs, what they would be with only the first ReLU, and the input.
+`figure2.csv` has a row per ReLU and one of the input.
 
 Filters are circular over whole periods: there are no borders and no spectral leakage.
 """
@@ -23,6 +23,7 @@ import seaborn as sns
 import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from scipy.signal import periodogram
 from torch import Tensor, nn
 
 import spectroscope
@@ -48,12 +49,15 @@ def make(arguments: argparse.Namespace) -> figures.Result:
     """Record both networks."""
     x = tones(1 if arguments.quick else SECONDS)
     networks = {"h_dif": stages(h_dif(), x), "h_avg": stages(h_avg(), x)}
-    table = pd.DataFrame(
+    rows = [
         {"network": name, "relu": number, **stage.numbers()}
         for name, outputs in networks.items()
         for number, stage in enumerate(outputs, start=1)
-    )
-    return figures.Result(table, draw(networks), summary(table))
+    ]
+    power = periodogram(x.flatten().numpy(), FS, detrend=False, scaling="spectrum")[1]
+    rows.append({"network": "input", "relu": 0, **numbers(networks["h_dif"][0].freq, power)})
+    table = pd.DataFrame(rows)
+    return figures.Result(table, draw(networks, power), summary(table))
 
 
 def tones(seconds: int) -> Tensor:
@@ -112,15 +116,23 @@ class Stage:
         kept = ["regression_gain", "preserved_fraction", "introduced_fraction",
                 "introduced_in_band_fraction", "introduced_above_band_fraction"]  # fmt: skip
         return {
-            "dc": np.sqrt(self.power[0]),
-            "ac_rms": np.sqrt(ac),
-            "band_edge_hz": self.freq[band_edge(self.power)],
-            "above_100_hz": self.power[high].sum() / ac,
+            **numbers(self.freq, self.power),
             "filters_above_100_hz": self.filtered[high].sum() / self.filtered[1:].sum(),
             "off_filters": np.abs(np.sqrt(self.power) - np.sqrt(self.filtered)).max() / np.sqrt(ac),
             "folded": self.power[self.folded].sum() / ac,
             **self.split[kept],
         }
+
+
+def numbers(freq: Array, power: Array) -> dict[str, Any]:
+    """Columns of the table that a power spectrum alone gives; fractions are of the AC power."""
+    ac = power[1:].sum()
+    return {
+        "dc": np.sqrt(power[0]),
+        "ac_rms": np.sqrt(ac),
+        "band_edge_hz": freq[band_edge(power)],
+        "above_100_hz": power[freq > HIGH].sum() / ac,
+    }
 
 
 def stages(network: nn.Sequential, x: Tensor) -> list[Stage]:
@@ -147,7 +159,7 @@ def stages(network: nn.Sequential, x: Tensor) -> list[Stage]:
 
 def summary(table: pd.DataFrame) -> str:
     """Statements of the paper on both networks, each followed by our result, and the table."""
-    dif, avg = (table[table["network"] == name] for name in ("h_dif", "h_avg"))
+    dif, avg, given = (table[table["network"] == name] for name in ("h_dif", "h_avg", "input"))
     after = avg[1:]
 
     def join(rows: pd.DataFrame, column: str, form: str) -> str:
@@ -158,9 +170,11 @@ def summary(table: pd.DataFrame) -> str:
             "h_dif: the output oscillates over the whole band.",
             f"true. 99% of the AC power is below {join(dif, 'band_edge_hz', '.0f')} Hz "
             f"after ReLU 1, 2, 3, of {FS // 2} Hz; {join(dif, 'above_100_hz', '.1%')} of it is "
-            f"above {HIGH} Hz. A ReLU is necessary for that, but the first one suffices: with the "
-            f"differences alone, without ReLUs 2 and 3, {dif['filters_above_100_hz'].iloc[-1]:.1%} "
-            f"would be above. {dif['folded'].iloc[-1]:.1%} is at frequencies where no sum or "
+            f"above {HIGH} Hz. (The input: {join(given, 'band_edge_hz', '.0f')} Hz, "
+            f"{join(given, 'above_100_hz', '.1%')}.) A ReLU is necessary for that, but the first "
+            "one suffices: with the differences alone, without ReLUs 2 and 3, "
+            f"{dif['filters_above_100_hz'].iloc[-1]:.1%} would be above. "
+            f"{dif['folded'].iloc[-1]:.1%} is at frequencies where no sum or "
             "difference of the tones lies: it is folded from above the Nyquist frequency.",
         ),
         (
@@ -180,8 +194,8 @@ def summary(table: pd.DataFrame) -> str:
     return f"{claims}\n\n{shown.to_string(index=False, float_format='{:.4g}'.format)}"
 
 
-def draw(networks: dict[str, list[Stage]]) -> Figure:
-    """Signals and spectra after three ReLUs of both networks."""
+def draw(networks: dict[str, list[Stage]], given: Array) -> Figure:
+    """Signals and spectra after three ReLUs of both networks, and the input's power spectrum."""
     line, folded = sns.color_palette("colorblind")[0], sns.color_palette("colorblind")[1]
     with sns.axes_style("ticks"), sns.plotting_context("paper"):
         figure = Figure(figsize=(15, 7.4), layout="constrained")
@@ -198,12 +212,15 @@ def draw(networks: dict[str, list[Stage]]) -> Figure:
                 left.set_ylabel("output")
                 left.ticklabel_format(axis="y", scilimits=(-2, 3))
                 _lines(right, stage, line, folded)
+                tones, ac = np.array(TONES), given[1:].sum()
+                level = 10 * np.log10(2 * given[np.round(tones / stage.freq[1]).astype(int)] / ac)
+                right.plot(tones, level, "x", ms=5, color="0.5", label="input")
                 right.set_ylabel("amplitude / std (dB)")
             grid[-1][0].set(xlabel="time (ms)", xticks=[0, 200, 400])
             grid[-1][1].set(xlabel="frequency (Hz)", xticks=range(0, FS // 2 + 1, 128))
             sns.despine(fig=half)
         handles = halves[0].axes[1].get_legend_handles_labels()
-        figure.legend(*handles, loc="outside lower center", ncols=3, frameon=False)
+        figure.legend(*handles, loc="outside lower center", ncols=4, frameon=False)
     return figure
 
 

@@ -5,12 +5,13 @@
 The network is the paper's if its weights are given, else KID-PPG, which has the same convolutions
 and is fetched. `figure3.png` shows output spectra of 16 filters for one window, after the ReLUs of
 the third and the sixth convolution. `figure3.csv` has the amplitude of each harmonic of the true
-heart rate relative to DC, over all windows, after each of the nine convolutions.
+heart rate relative to DC and to chance, over all windows, in the input and after each of the nine
+convolutions.
 """
 
 import argparse
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 import figures
 import numpy as np
@@ -24,12 +25,14 @@ from torch import Tensor
 
 import spectroscope
 from spectroscope.dsp.harmonics import Harmonics, fit
+from spectroscope.experiments.operations import Firing
 from spectroscope.report import Report
 
 HARMONICS = 6
 CHANNELS = 16
 QUICK = 24  # windows
-STANDS_OUT = 1.25  # times chance
+FS = 32.0
+BLOCK = 20  # windows that are resampled together: four times as many as share samples
 Array = NDArray[np.float64]
 
 
@@ -44,8 +47,7 @@ def make(arguments: argparse.Namespace) -> figures.Result:
     """Record the network."""
     name = "kid-ppg" if arguments.weights is None else "paper-ppg"
     specimen = spectroscope.specimen(name, weights=arguments.weights)
-    batches = [batch for batch in specimen.inputs if isinstance(batch, Tensor)]
-    inputs = torch.cat(batches)[: QUICK if arguments.quick else None]
+    inputs = inputs_of(specimen)[: QUICK if arguments.quick else None]
     assert specimen.f0 is not None
     heart_rates = specimen.f0[: len(inputs)]  # Hz
     table = harmonics_by_layer(specimen.model, inputs, heart_rates)
@@ -57,90 +59,142 @@ def make(arguments: argparse.Namespace) -> figures.Result:
     return figures.Result(table, figure, f"{head}\n\n{summary(table)}")
 
 
+def inputs_of(specimen: spectroscope.Specimen) -> Tensor:
+    """All inputs of a specimen."""
+    return torch.cat([batch for batch in specimen.inputs if isinstance(batch, Tensor)])
+
+
 def record(model: torch.nn.Module, inputs: Tensor, f0: Array) -> Report:
     """Report on the ReLUs of the nine convolutions, for the window whose heart rate is known."""
-    # KID-PPG runs each convolution twice; the second call is for the current window.
-    call = 1 if inputs.dim() == 3 else 0
-    recorder = spectroscope.record(
-        model, fs=32.0, select=f"block*#{call}", f0=f0, harmonics=HARMONICS
-    )
+    recorder = spectroscope.record(model, fs=FS, select=_sites(inputs), f0=f0, harmonics=HARMONICS)
     with torch.inference_mode(), recorder:
         model(inputs)
     return recorder.report()
 
 
 def harmonics_by_layer(model: torch.nn.Module, inputs: Tensor, f0: Array) -> pd.DataFrame:
-    """Amplitude of DC (harmonic 0) and of each harmonic, over all channels of a layer.
+    """Amplitude of DC (harmonic 0) and of each harmonic, in the input and after each layer.
 
-    The amplitude is the root of the summed powers of the channels; `over_dc` and `over_std` are
-    relative to that of the DC and to the standard deviation. `chance` is `over_dc` at the heart
-    rates of other windows, half the recording away: the level at similar but wrong frequencies. (It
-    is overestimated, because those heart rates are not very different.) `folded` harmonics lie
-    above the layer's Nyquist frequency and are measured at the frequency to which they fold.
-    `freq_bpm` is the mean over the windows.
+    The amplitude is the root of the powers summed over channels and windows; `over_dc` and
+    `over_std` are relative to DC and standard deviation of the same windows. `over_chance` is
+    relative to the amplitude that the same windows have at the heart rates of others, half the
+    recording away: the level at similar but wrong frequencies. (It is overestimated, because those
+    heart rates are not very different.) `low` and `high` are its 95 % interval over windows; of
+    the DC that of `over_std`. `folded` harmonics lie above the layer's Nyquist frequency and are
+    measured where they appear. All of a row is of the `windows` in which the harmonic can be told
+    apart at both heart rates, and is folded at both or at neither. `freq_bpm` is their mean.
     """
-    report = record(model, inputs, f0)
-    other = record(model, inputs, np.roll(f0, len(f0) // 2))
-    channels = report.dc()
-    channels["dc"] = channels["dc_out"] ** 2 + channels["dc_out_std"] ** 2
-    channels["ac"] = channels["ac_rms_out"] ** 2
-    dc, std = np.sqrt(channels.groupby("site", sort=False)[["dc", "ac"]].sum()).to_numpy().T
-    sites = report.sites()[["site", "nyquist"]].assign(dc=dc, std=std)
-    sites.insert(0, "convolution", range(1, len(sites) + 1))
+    signals = {"input": _ppg(inputs).unsqueeze(1), **outputs_of(model, inputs)}
+    other = np.roll(f0, len(f0) // 2)
+    rows = []
+    for layer, (site, x) in enumerate(signals.items()):
+        fs = FS * x.shape[-1] / inputs.shape[1]
+        here, there = (PerWindow.of(x, rates / fs) for rates in (f0, other))
+        low, high = figures.ratio_interval(here.dc, here.ac, BLOCK)
+        rows.append(
+            {"convolution": layer, "site": site, "nyquist_bpm": 30 * fs, "harmonic": 0,
+             "folded": False, "freq_bpm": 0.0, "windows": len(x), "over_dc": 1.0,
+             "over_std": np.sqrt(here.dc.sum() / here.ac.sum()),
+             "low": np.sqrt(low), "high": np.sqrt(high)}
+        )  # fmt: skip
+        for order in range(HARMONICS):
+            for folded in (False, True):
+                usable = [w.usable[:, order] & (w.folded[:, order] == folded)
+                          for w in (here, there)]  # fmt: skip
+                both = usable[0] & usable[1]
+                if not both.any():
+                    continue
+                power, chance = here.power[both, order], there.power[both, order]
+                low, high = figures.ratio_interval(power, chance, BLOCK)
+                rows.append(
+                    {
+                        **rows[-1],
+                        "harmonic": order + 1,
+                        "folded": folded,
+                        "freq_bpm": 60 * fs * here.freq[both, order].mean(),
+                        "windows": both.sum(),
+                        "over_std": np.sqrt(power.sum() / here.ac[both].sum()),
+                        "over_dc": np.sqrt(power.sum() / here.dc[both].sum()),
+                        "over_chance": np.sqrt(power.sum() / chance.sum()),
+                        "low": np.sqrt(low),
+                        "high": np.sqrt(high),
+                    }
+                )
+    return pd.DataFrame(rows)
 
-    keys = ["site", "harmonic", "folded"]
-    chance = _over_channels(other.harmonics())["amplitude"].rename("amplitude_chance")
-    rows = _over_channels(report.harmonics()).join(chance).reset_index()
-    zeroth = sites.assign(harmonic=0, folded=False, freq=0.0, windows=len(inputs), amplitude=dc)
-    rows = pd.concat([zeroth[[*keys, "freq", "windows", "amplitude"]], rows])
-    table = sites.merge(rows, on="site").sort_values(["convolution", *keys[1:]], ignore_index=True)
-    return pd.DataFrame(
-        {
-            "convolution": table["convolution"],
-            "site": table["site"],
-            "nyquist_bpm": table["nyquist"] * 60,
-            "harmonic": table["harmonic"],
-            "folded": table["folded"],
-            "freq_bpm": table["freq"] * 60,
-            "windows": table["windows"],
-            "over_std": table["amplitude"] / table["std"],
-            "over_dc": table["amplitude"] / table["dc"],
-            "chance": table["amplitude_chance"] / table["dc"],
-        }
-    )
+
+def outputs_of(model: torch.nn.Module, inputs: Tensor) -> dict[str, Tensor]:
+    """Outputs ``[N, C, T]`` of the ReLUs of the nine convolutions, by site."""
+    outputs = {}
+
+    def keep(output: Tensor, firing: Firing) -> Tensor:
+        outputs[firing.name] = output.clone()
+        return output
+
+    with torch.inference_mode(), spectroscope.intervene(model, _sites(inputs), keep):
+        model(inputs)
+    return outputs
 
 
-def _over_channels(harmonics: pd.DataFrame) -> pd.DataFrame:
-    """Amplitude per site and harmonic: the root of the summed powers of all channels."""
-    known = harmonics[harmonics["n_inputs"] > 0].assign(power=lambda t: t["amplitude_out"] ** 2)
-    rows = known.groupby(["site", "harmonic", "folded"]).agg(
-        freq=("freq", "first"), windows=("n_inputs", "max"), power=("power", "sum")
-    )
-    rows["amplitude"] = np.sqrt(rows.pop("power"))
-    return rows
+class PerWindow(NamedTuple):
+    """Powers of N windows, of all channels together.
+
+    Attributes:
+        dc: ``[N]``, squared DC.
+        ac: ``[N]``, variance.
+        power: ``[N, K]``, squared amplitude of each harmonic.
+        freq: ``[N, K]``, cycles per sample, folded.
+        folded: ``[N, K]``, above the Nyquist frequency.
+        usable: ``[N, K]``, can be told apart from DC and the other harmonics.
+    """
+
+    dc: Array
+    ac: Array
+    power: Array
+    freq: Array
+    folded: NDArray[np.bool_]
+    usable: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, x: Tensor, f0: Array) -> "PerWindow":
+        """Of signals ``[N, C, T]`` with these fundamentals ``[N]``, in cycles per sample."""
+        x = x.double()
+        mean, variance = x.mean(-1), x.var(-1, correction=0)
+        harmonics = Harmonics.of(torch.from_numpy(f0), HARMONICS, x.shape[-1])
+        amplitude = fit(x, harmonics, mean, variance).amplitude
+        of_channels = mean.square(), variance, amplitude.square()
+        of_windows = (*(values.sum(1) for values in of_channels), *harmonics[1:3], harmonics.usable)
+        return cls(*(values.numpy() for values in of_windows))
 
 
 def summary(table: pd.DataFrame) -> str:
-    """The table as text, a line per convolution, and the harmonics that stand out in three."""
+    """The table as text, a line per convolution, and the harmonics that stand out in four."""
     usual = table.sort_values("windows").groupby(["convolution", "harmonic"]).tail(1)
-    usual = usual.assign(ratio=usual["over_dc"] / usual["chance"]).sort_values("harmonic")
+    usual = usual.sort_values("harmonic")
     lines = [
-        "Amplitude over DC, in brackets over chance; ~ folded (in most windows).",
-        "".join(f"{head:>14}" for head in ["", "DC / std", *range(1, HARMONICS + 1)]),
+        "Amplitude over chance, with 95 % interval; ~ folded (in most windows).",
+        "".join(f"{head:>18}" for head in ["", "DC / std", *range(1, HARMONICS + 1)]),
     ]
     for number, rows in usual.groupby("convolution"):
-        cells = [f"convolution {number}", f"{rows['over_std'].iloc[0]:.2f}"]
-        for row in rows[1:].itertuples():
-            cells.append(f"{'~' if row.folded else ''}{row.over_dc:.2f} ({row.ratio:.1f})")
-        lines.append("".join(f"{cell:>14}" for cell in cells))
+        cells = [f"convolution {number}" if number else "input",
+                 f"{rows['over_std'].iloc[0]:.2f}"]  # fmt: skip
+        known = rows.set_index("harmonic")
+        for order in range(1, HARMONICS + 1):
+            if order not in known.index:
+                cells.append("can't be measured")
+                continue
+            row = known.loc[order]
+            interval = f"({row['low']:.2f} to {row['high']:.2f})"
+            cells.append(f"{'~' if row['folded'] else ''}{row['over_chance']:.2f} {interval}")
+        lines.append("".join(f"{cell:>20}" for cell in cells))
     lines.append("")
-    for number in (3, 6, 9):
-        rows = usual[(usual["convolution"] == number) & (usual["harmonic"] > 0)]
-        harmonics = [f"{'~' if row.folded else ''}{row.harmonic}" for row in rows.itertuples()
-                 if row.ratio > STANDS_OUT]  # fmt: skip
-        nyquist = rows["nyquist_bpm"].iloc[0]
-        lines.append(f"After convolution {number} (up to {nyquist:.0f} BPM), more than {STANDS_OUT}"
-                     f" times chance: {', '.join(harmonics) or 'none'}")  # fmt: skip
+    for number in (0, 3, 6, 9):
+        rows = usual[(usual["convolution"] == number) & (usual["low"] > 1)]
+        harmonics = [f"{'~' if row.folded else ''}{row.harmonic}" for row in rows.itertuples()]
+        nyquist = table.loc[table["convolution"] == number, "nyquist_bpm"].iloc[0]
+        where = f"After convolution {number}" if number else "In the input"
+        lines.append(f"{where} (up to {nyquist:.0f} BPM), above chance: "
+                     f"{', '.join(harmonics) or 'none'}")  # fmt: skip
     return "\n".join(lines)
 
 
@@ -151,7 +205,7 @@ def draw(model: torch.nn.Module, inputs: Tensor, f0: Array, name: str) -> Figure
     next two harmonics, so that they can be followed. Amplitudes are relative to the standard
     deviation of each signal.
     """
-    ppg = (inputs[..., 1] if inputs.dim() == 3 else inputs).double()
+    ppg = _ppg(inputs).double()
     number = int(_periodic(ppg, f0).argmax())
     report = record(model, inputs[number : number + 1], f0[number : number + 1])
     freq, power = periodogram(ppg[number].numpy(), fs=32.0, detrend=False, scaling="spectrum")
@@ -192,6 +246,16 @@ def draw(model: torch.nn.Module, inputs: Tensor, f0: Array, name: str) -> Figure
         figure.legend(*handles, loc="outside lower center", ncols=4, frameon=False)
     figure.suptitle(f"{name}, window {number}: heart rate {f0[number] * 60:.0f} BPM")
     return figure
+
+
+def _sites(inputs: Tensor) -> str:
+    """KID-PPG runs each convolution twice; the second call is for the current window."""
+    return f"block*#{1 if inputs.dim() == 3 else 0}"
+
+
+def _ppg(inputs: Tensor) -> Tensor:
+    """The current window of each input, ``[N, 256]``."""
+    return inputs[..., 1] if inputs.dim() == 3 else inputs
 
 
 def _periodic(ppg: Tensor, f0: Array) -> Array:

@@ -273,7 +273,9 @@ COLUMNS = {
     ),
     "amplitude_in": Column(
         "activation",
-        "amplitude of the input's component at freq, RMS over inputs: those in which it lies 1/T "
+        "amplitude of the input's component at freq, fitted by least squares together with the DC "
+        "and all harmonics (of those less than 1/T apart the lowest order), RMS over inputs: those "
+        "in which it lies 1/T "
         "or more from DC, its own mirror image and every other of the K harmonics, folded or not; "
         "NaN where there are none",
     ),

@@ -163,12 +163,16 @@ def test_the_example_writes_figure_and_table(kid_ppg, figure3, tmp_path, capsys)
     assert {file.name for file in tmp_path.iterdir()} == {"figure3.csv", "figure3.png"}
     assert "After convolution 6 (up to 240 BPM)" in capsys.readouterr().out
     table = pd.read_csv(tmp_path / "figure3.csv")
-    assert sorted(table["convolution"].unique()) == list(range(1, 10))
+    assert sorted(table["convolution"].unique()) == list(range(10))
     dc = table[table["harmonic"] == 0]
     assert dc["over_dc"].eq(1).all()
-    assert dc["over_std"].gt(0.3).all()  # there is DC in every layer
+    assert dc["over_std"][dc["convolution"] > 0].gt(0.3).all()  # there is DC in every layer
     third = table[(table["convolution"] == 3) & ~table["folded"]].set_index("harmonic")
-    assert third["over_dc"][[1, 2, 3]].gt(1.5 * third["chance"][[1, 2, 3]]).all()
+    assert third["over_chance"][[1, 2, 3]].gt(1.5).all()
+    # The input has them already, but not the fifth.
+    first = table[(table["convolution"] == 0) & ~table["folded"]].set_index("harmonic")
+    assert first["over_chance"][[1, 2, 3]].gt(1.4).all()
+    assert first["over_chance"][5] < 1 < third["over_chance"][5]
     last = table[(table["convolution"] == 9) & table["harmonic"].gt(0)]
     assert last["folded"].all()  # all harmonics are above 120 BPM
     assert last["over_dc"].lt(0.6).all()
@@ -187,11 +191,14 @@ def test_a_known_signal_gives_known_harmonics(figure3):
     time = torch.arange(256, dtype=torch.float64) / 32
     tones = 3 * torch.cos(2 * torch.pi * torch.from_numpy(f0)[:, None] * time)
     table = figure3.harmonics_by_layer(Activation(), tones, f0).set_index("harmonic")
+    given, table = (table[table["convolution"] == number] for number in (0, 1))
+    assert given["over_std"][1] == pytest.approx(np.sqrt(2), rel=0.02)
     # ReLU(A·cos): DC A/π, fundamental A/2, even harmonics 2A/(π(n² − 1)), no odd ones; within 2 %
     # for what is above the Nyquist frequency and folds.
     expected = [1, np.pi / 2, 2 / 3, 0, 2 / 15]
     np.testing.assert_allclose(table["over_dc"][:5], expected, atol=0.02)
-    assert table["chance"][1] < 0.05
+    assert table["over_chance"][1] > 30
+    assert table["low"].isna().all()  # four windows can't tell
 
 
 def test_the_example_says_what_is_wrong(figure3, tmp_path, capsys):
@@ -204,3 +211,15 @@ def test_with_the_papers_network(figure3, kid_ppg, weights, tmp_path, capsys, mo
     monkeypatch.setattr(Figure, "savefig", lambda *_, **__: None)  # drawn above
     assert figure3.main(["--weights", str(weights), "--quick", "--out", str(tmp_path)]) == 0
     assert capsys.readouterr().out.startswith("paper-ppg, 24 windows")
+
+
+def test_intervals_of_ratios_cover_the_ratio(figure3):
+    """Of autocorrelated series of the length of KID-PPG's, 0.90 or more."""
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(400):
+        noise = rng.standard_normal((2, 214 + 4))
+        x = np.exp(0.5 * sum(noise[:, k : k + 214] for k in range(5)) / np.sqrt(5))
+        low, high = figure3.figures.ratio_interval(x[0] * 1.5, x[1], 20)
+        covered += low < 1.5 < high
+    assert 0.90 <= covered / 400 <= 0.99
