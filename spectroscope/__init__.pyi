@@ -3,6 +3,7 @@ from . import run as run
 from .dsp import theory as theory
 from .errors import RequestError as RequestError
 from .experiments.ablation import importance as importance
+from .experiments.conclusion import conclusion as conclusion
 from .experiments.filter_response import filter_response as filter_response
 from .experiments.interventions import intervene as intervene
 from .experiments.operations import Firing as Firing
@@ -27,3 +28,4 @@ from .specimens.catalog import specimen as specimen
 from .specimens.specimen import Specimen as Specimen
 from .statistics.base import Statistic as Statistic
 from .training.tracker import Tracker as Tracker
+from .viewer import show as show

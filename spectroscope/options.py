@@ -47,6 +47,9 @@ MEASUREMENTS: Options = {
            "specimen's own"),
     "harmonics": (int, "K", "number of harmonics, the fundamental included; default: 8"),
     "window": (_window, "NAME", "window of the spectra: hann, or kaiser,8.6; default: boxcar"),
+    "examples": (int, "N", "keep both sides of each activation of the first N inputs, for the "
+                 "page"),
+    "spectra-every": (int, "K", "spectra and harmonics of every K-th input only; DC of all"),
     "no-spectra": (None, "", "only the DC table, which is faster"),
 }  # fmt: skip
 PROCESSES: Options = {

@@ -27,6 +27,7 @@ from spectroscope.statistics.fundamentals import F0, Fundamental
 from spectroscope.statistics.harmonics import HarmonicAmplitudes
 from spectroscope.statistics.recording import Recording, SiteRecord, run_details
 from spectroscope.statistics.spectra import Spectra
+from spectroscope.statistics.weights import WeightsLog
 from spectroscope.wrappers import unwrapped
 
 if TYPE_CHECKING:
@@ -141,6 +142,7 @@ class Recorder(CaptureSession):
     """
 
     _hint = ", see report.coverage()"
+    _next = "; report() has the tables"
 
     def __init__(
         self,
@@ -192,6 +194,7 @@ class Recorder(CaptureSession):
         self._records: dict[str, SiteRecord] = {}
         self._lock = threading.Lock()
         super().__init__(capture, type(unwrapped(model)).__name__, "recorded")
+        self._weights = WeightsLog(model)
         self._about = run_details(model) | {str(k): str(v) for k, v in (about or {}).items()}
         if self._every.step > 1:
             self._about["spectra and harmonics"] = f"of one input in {self._every.step}"
@@ -234,8 +237,9 @@ class Recorder(CaptureSession):
         """The plain data behind :meth:`report`, on the CPU."""
         with self._lock, hooks.no_modes():
             records = {name: record.to(_CPU) for name, record in self._records.items()}
+            weights = self._weights.about()
         origin = self._harmonics.fundamental.origin
-        about = self._about | ({"f0": origin} if origin else {})
+        about = self._about | weights | ({"f0": origin} if origin else {})
         downsamplings = {
             name: self._capture.paths.next_downsampling(record.site, record.layout)
             for name, record in records.items()
@@ -339,6 +343,9 @@ class Recorder(CaptureSession):
                 for reason in reasons:
                     call.note(reason)
             self._records[call.name] = new
+
+    def _on_enter(self) -> None:
+        self._weights.start()
 
     def _is_empty(self) -> bool:
         return not self._records

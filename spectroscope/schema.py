@@ -408,6 +408,13 @@ IMPORTANCE_COLUMNS = {
         "how the interval was computed: by studentized bootstrap, of blocks of consecutive inputs "
         "if neighbours depend on each other; or why it is unknown",
     ),
+    "by_construction": Column(
+        "",
+        "why nothing but the DC is read after the site, whatever the model has learned: one value "
+        "per channel, or only the mean is read (feeds_global_pooling). Then only_dc changes "
+        "nothing and remove_dc leaves nothing. Empty: more is read, or the operation is another; "
+        "NA: unknown",
+    ),
 }
 
 # Metrics of `importance`.

@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import spectroscope
 from spectroscope import cli, importance, intervene, only_dc, remove_dc, schema
+from spectroscope.experiments import ablation
 from spectroscope.experiments.intervals import change_interval
 from spectroscope.experiments.metrics import METRICS
 
@@ -93,7 +94,9 @@ def test_the_work_before_a_site_is_done_once():
     layers = [(nn.Conv1d(2, 2, 3), nn.ReLU()) for _ in range(5)]
     model = nn.Sequential(*(layer for pair in layers for layer in pair), nn.Flatten()).eval()
     with Convolutions() as mode:
-        table = importance(model, [torch.randn(2, 2, 30)] * 3, "relative_l2")
+        table = importance(
+            model, [torch.randn(2, 2, 30)] * 3, "relative_l2", operations=[remove_dc, only_dc]
+        )
     assert len(table) == 5 * 2
     # Of each batch: once all five, then for each operation those that follow the site.
     # The first batch has one whole forward more, to see that it is reproduced.
@@ -157,6 +160,95 @@ def test_global_pooling_reads_nothing_but_dc(regression):
     assert table["value"]["remove_dc"] == pytest.approx(left.mean().item(), rel=1e-4)
 
 
+def test_mean_dc_is_that_of_a_report_of_the_same_batches(regression):
+    model, x, _ = regression
+    with torch.no_grad(), spectroscope.record(model, spectra=False) as recorder:
+        for batch in x.split(7):
+            model(batch)
+    fixed = spectroscope.mean_dc(recorder.report())
+    expected = importance(model, x.split(7), "relative_l2", operations=[fixed])
+    found = importance(model, x.split(7), "relative_l2")
+    assert found["operation"].unique().tolist() == ["remove_dc", "mean_dc", "only_dc"]
+    found = found[found["operation"] == "mean_dc"].reset_index(drop=True)
+    assert expected["value"].gt(0).all()
+    pd.testing.assert_frame_equal(found, expected, rtol=1e-5)
+    for operations in ({"mine": spectroscope.mean_dc}, [spectroscope.mean_dc]):
+        again = importance(model, x.split(7), "relative_l2", operations=operations)
+        np.testing.assert_array_equal(again["value"], found["value"])
+
+
+def test_batches_that_can_be_read_once_leave_mean_dc_out_and_say_so(regression):
+    model, x, _ = regression
+    with pytest.warns(UserWarning, match="give a list or a DataLoader, or mean_dc.report"):
+        table = importance(model, iter(x.split(10)), "relative_l2")
+    both = importance(model, x.split(10), "relative_l2", operations=[remove_dc, only_dc])
+    pd.testing.assert_frame_equal(table, both)
+
+
+def test_rows_that_hold_by_construction_are_flagged():
+    torch.manual_seed(0)
+    convolution = partial(nn.Conv1d, kernel_size=3, padding=1)
+    model = nn.Sequential(
+        convolution(1, 4), nn.ReLU(),  # 1#0: read by a convolution
+        convolution(4, 4), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(),  # 3#0: by a mean
+        nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2),  # 7#0: one value
+    ).eval()  # fmt: skip
+    mine = {"mine": lambda y, firing: y * 2, "only_dc": only_dc}
+    table = importance(model, [torch.randn(9, 1, 30)], "relative_l2", operations=mine)
+    found = table.set_index(["operation", "site"])["by_construction"]
+    assert found["only_dc"].to_dict() == {
+        "1#0": "", "3#0": "only the mean is read", "7#0": "one value per channel",
+    }  # fmt: skip
+    assert found["mine"].eq("").all()
+    change = table.set_index(["operation", "site"])["change"]["only_dc"]
+    assert change[["3#0", "7#0"]].lt(1e-6).all()
+    assert change["1#0"] > 1e-2
+
+
+def test_the_conclusion_is_one_sentence_with_its_numbers():
+    rows = [
+        ("a#0", "remove_dc", 3.0, 2.0, 4.0, ""),
+        ("b#0", "remove_dc", 1.0, -1.0, 3.0, None),
+        ("c#0", "remove_dc", 90.0, 80.0, 99.0, "one value per channel"),
+        ("a#0", "only_dc", -5.0, -6.0, -4.0, ""),
+        ("b#0", "only_dc", -7.0, -9.0, -5.0, None),
+        ("c#0", "only_dc", 0.0, np.nan, np.nan, "one value per channel"),
+    ]
+    columns = ["site", "operation", "change", "change_low", "change_high", "by_construction"]
+    table = pd.DataFrame(rows, columns=columns).assign(metric="mae")
+    assert spectroscope.conclusion(table) == (
+        "mae changes most with the DC alone (-6 in the median; 95 % interval without 0 at 2 of 2 "
+        "sites), less without the DC (+2 in the median; 95 % interval without 0 at 1 of 2 sites); "
+        "at c#0 nothing but the DC is read, by construction."
+    )
+    only = table[table["site"] == "c#0"]
+    assert spectroscope.conclusion(only).startswith("Nothing can be concluded: at c#0")
+    with pytest.raises(spectroscope.RequestError, match="no rows"):
+        spectroscope.conclusion(table[:0])
+
+
+@pytest.mark.parametrize("known", ["length", "hint", "n_inputs", "nothing"])
+def test_progress_has_a_total(regression, known, monkeypatch):
+    model, x, _ = regression
+    bars = []
+
+    class Bar(ablation.tqdm):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            bars.append(self)
+
+    monkeypatch.setattr(ablation, "tqdm", Bar)
+    batches = x.split(7)
+    if known != "length":
+        batches = iter(batches) if known == "hint" else (batch for batch in batches)
+    operations = [remove_dc] + [spectroscope.mean_dc] * (known == "length")
+    importance(model, batches, "relative_l2", operations=operations, progress=True,
+               n_inputs=30 if known == "n_inputs" else None)  # fmt: skip
+    (bar,) = bars
+    assert bar.n == 5 * (1 + 4) if known != "length" else bar.n == 5 + 5 * (1 + 8)
+    assert bar.total == (None if known == "nothing" else bar.n)
+
+
 def test_metrics_are_those_of_numpy():
     rng = np.random.default_rng(0)
     out, ref, target = rng.normal(size=(3, 20, 4))
@@ -183,6 +275,7 @@ def test_metrics_are_those_of_numpy():
 def test_ctrl_c_leaves_the_finished_rows(regression):
     model, x, _ = regression
     asked = []
+    judged = partial(importance, operations=[remove_dc, only_dc])
 
     def metric(outputs, reference):
         asked.append(len(outputs))
@@ -191,13 +284,13 @@ def test_ctrl_c_leaves_the_finished_rows(regression):
         return (outputs - reference).abs().sum(1)
 
     with pytest.warns(UserWarning, match="interrupted in batch 3"):
-        table = importance(model, x.split(10), metric)
+        table = judged(model, x.split(10), metric)
     assert table["n_samples"].tolist() == [30] + [20] * 7
     asked[:] = [0] * 19
     with pytest.raises(KeyboardInterrupt):  # before there is a row
-        importance(model, x.split(10), metric)
+        judged(model, x.split(10), metric)
     assert nothing_is_left()
-    part = importance(model, x[:20].split(10), lambda y, ref: (y - ref).abs().sum(1))
+    part = judged(model, x[:20].split(10), lambda y, ref: (y - ref).abs().sum(1))
     columns = ["n_samples", "value", "change", "change_low", "change_high"]
     pd.testing.assert_frame_equal(table[columns][1:], part[columns][1:])
 
@@ -248,7 +341,9 @@ def test_the_command(tmp_path, capsys, kid_ppg, monkeypatch):
     # The same by hand at one call of a block that runs twice.
     error = error_by_hand(kid_ppg, 40)
     assert table["value"]["block1.0.relu#1", "remove_dc"] == pytest.approx(error, rel=1e-5)
-    assert f"{error:.4g}" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"{error:.4g}" in printed
+    assert "heart-rate MAE (BPM) changes most with" in " ".join(printed.split())
 
 
 def error_by_hand(kid_ppg, count):

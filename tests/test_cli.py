@@ -316,11 +316,14 @@ def test_an_error_that_only_recording_has_is_not_the_inputs(small, monkeypatch):
 def test_inspect_records_what_it_is_asked_for(small, tmp_path, command):
     out = tmp_path / "out"
     status, _, errors = command("inspect", small, "--out", out, "--f0", "1.5", "--harmonics", 3,
-                                "--window", "kaiser,8.6", "--select", "nothing*,1#0")  # fmt: skip
+                                "--window", "kaiser,8.6", "--select", "nothing*,1#0",
+                                "--spectra-every", 2, "--examples", 1)  # fmt: skip
     assert status == 0, errors
     report = spectroscope.load(out)
     assert report.harmonics()["harmonic"].max() == 3
     assert report.harmonics()["freq"].min() == 1.5
+    assert report.harmonics()["n_inputs"].eq(2).all()  # of four
+    assert len(report.examples()) > 0
     assert report.to_xarray()["1#0"].attrs["window"] == "('kaiser', 8.6)"
     assert "matches no activation" in refused(command("inspect", small, "--select", "nothing*"))
     assert "Invalid window name" in refused(command("inspect", small, "--window", "bay"))

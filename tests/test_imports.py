@@ -73,9 +73,9 @@ print(spectroscope.__path__[0], spectroscope.adapters.__path__[0], *catalog.adap
 
 @pytest.mark.parametrize("kind", ["editable", "wheel"])
 def test_imports_work_from_everywhere(kind, tmp_path):
-    # Called spectroscope, as `git clone` calls it. In the folder above it Python finds the checkout
-    # before an editable install, as a namespace package; and in the checkout itself, before what a
-    # wheel has installed, the sources without the adapters.
+    # Called spectroscope, as `git clone` calls it: in the folder above it the checkout must not be
+    # taken for the package, as an empty namespace; and in the checkout itself Python finds, before
+    # what a wheel has installed, the sources without the adapters.
     checkout, installed = tmp_path / "spectroscope", tmp_path / "installed"
     for name in ("spectroscope", "adapters"):
         ignored = shutil.ignore_patterns("__pycache__")
@@ -95,7 +95,7 @@ def test_imports_work_from_everywhere(kind, tmp_path):
     # Without site (-S), so that the environment's own editable install doesn't answer.
     packages = [path for path in sys.path if "site-packages" in path]
     program = PROGRAM.format(packages=packages, installed=str(installed))
-    for folder in (tmp_path if kind == "wheel" else checkout, installed, Path("/")):
+    for folder in (tmp_path, checkout, installed, Path("/")):
         command = [sys.executable, "-S", "-c", program]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{folder}: {done.stderr}"

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy import signal
 
 import spectroscope
 from spectroscope import run
@@ -225,7 +226,7 @@ def test_an_own_recording_gives_the_estimates_that_the_windows_give(kid_ppg, own
 
 def test_the_same_at_another_rate(own, demo, tmp_path):
     ppg = ppg_files.read_signal(demo, "ppg")
-    faster = ppg_files.signal.resample_poly(ppg, 25, 8, padtype="line")
+    faster = signal.resample_poly(ppg, 25, 8, padtype="line")
     path = write(tmp_path, "demo.npz", {"ppg": faster})
     resampled = spectroscope.specimen("kid-ppg", input=path, fs=100)
     # Both filters attenuate what is near 16 Hz.

@@ -16,7 +16,6 @@ from typing import Any, TypeAlias
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import signal
 
 from spectroscope.errors import RequestError
 
@@ -94,6 +93,8 @@ def to_windows(ppg: Array, fs: float, *, at_least: int = 1) -> Array:
         )
     ratio = Fraction(FS) / Fraction(fs).limit_denominator(1000)
     if ratio != 1:
+        from scipy import signal  # a second, which the windows of the wheel don't need
+
         # The error of the resampling filter is proportional to the offset, so remove that first.
         # Extrapolate along a line: padding with zeros would add a step at each end.
         offset = ppg.mean()

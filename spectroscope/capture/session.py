@@ -25,11 +25,21 @@ class CaptureSession:
     """
 
     _hint = ""  # of where to read more, in the warning
+    _next = ""  # what to do then, in the repr
 
     def __init__(self, capture: Capture, model_name: str, participle: str):
         self._capture = capture
         self._model_name = model_name
         self._participle = participle
+
+    def __repr__(self) -> str:
+        ran = [
+            row.fired for row in self._capture.discovery.rows.values() if row.asked and row.fired
+        ]
+        calls = f"{sum(ran):,} call{'s' * (sum(ran) != 1)} of {len(ran)} activations"
+        so_far = " so far" if self._capture.attached else self._next
+        name = type(self).__name__
+        return f"{name}({self._model_name}: {calls} {self._participle}{so_far})"
 
     def __enter__(self) -> Self:
         try:

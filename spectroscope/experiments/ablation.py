@@ -23,13 +23,22 @@ from spectroscope.errors import RequestError
 from spectroscope.experiments.intervals import change_interval
 from spectroscope.experiments.interventions import Intervention, intervene
 from spectroscope.experiments.metrics import METRICS, Metric
-from spectroscope.experiments.operations import Firing, Operation, only_dc, remove_dc
+from spectroscope.experiments.operations import (
+    Firing,
+    mean_dc,
+    only_dc,
+    remove_dc,
+    replaced_dc,
+)
 from spectroscope.specimens.batches import tensor, with_targets
 
 Custom: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 COLUMNS = ["site", "module", "function", "call", "kind", "operation", "metric", "n_samples",
-           "baseline", "value", "change", "change_low", "change_high", "interval"]  # fmt: skip
+           "baseline", "value", "change", "change_low", "change_high", "interval",
+           "by_construction"]  # fmt: skip
+# Options of `intervene` that the untouched forward has too.
+_CAPTURE_OPTIONS = ("fs", "kinds", "channel_axis", "time_axis", "decimation")
 
 
 def importance(
@@ -38,9 +47,10 @@ def importance(
     metric: str | Custom,
     *,
     targets: ArrayLike | Tensor | None = None,
-    operations: Mapping[str, Operation] | Sequence[Operation] = (remove_dc, only_dc),
+    operations: Mapping[str, Any] | Sequence[Any] = (remove_dc, mean_dc, only_dc),
     select: Select = None,
     block: int = 1,
+    n_inputs: int | None = None,
     progress: bool = False,
     **options: Any,
 ) -> pd.DataFrame:
@@ -57,17 +67,22 @@ def importance(
     Args:
         model: in eval mode.
         batches: each the inputs ``[N, ...]``, or ``(inputs, targets)``, as a `DataLoader` gives
-            them; `inputs` a tuple where the model takes several.
+            them; `inputs` a tuple where the model takes several. They are read twice for `mean_dc`;
+            of a generator, which can't be, a warning says that `mean_dc` is left out.
         metric: ``"mae"``, ``"rmse"``, ``"accuracy"`` against the targets; ``"agreement"`` (of the
             largest output), ``"kl"``, ``"relative_l2"`` against the untouched model; or a function
             of (outputs, targets) on the outputs' device, or of (outputs, untouched outputs) where
             there are no targets, to one score for each input, ``[N]``, which are averaged.
         targets: of all inputs, in order, if the batches have none.
-        operations: by name, or functions that have one.
+        operations: by name, or functions that have one. By default the DC is removed; replaced by
+            its mean over the inputs of all batches (``mean_dc``; or ``mean_dc(report)``, over those
+            of a report); or kept alone.
         select: which sites, as in :func:`spectroscope.record`.
         block: number of consecutive inputs whose scores are resampled together for the interval.
             1: the inputs are independent. Of inputs that depend on their neighbours, such as
             overlapping windows, some four times as many as depend on each other.
+        n_inputs: number of inputs in `batches`, for the time left; None: by their length, if they
+            have one.
         progress: show a bar on standard error.
         options: `fs`, `kinds`, `channels`, `channel_axis`, `time_axis`, `decimation` of
             :func:`spectroscope.intervene`.
@@ -76,8 +91,10 @@ def importance(
         One row per site × operation. `baseline` is of the untouched model, `value` of the changed
         one; `change` is their difference, `change_low` to `change_high` its 95 % confidence
         interval over the inputs, by a studentized bootstrap of the paired scores. It is NaN where
-        no method can know it; `interval` has the method, or why there is none. Interrupted by
-        Ctrl-C, it warns and returns the rows as far as they have come, each with its `n_samples`.
+        no method can know it; `interval` has the method, or why there is none. `by_construction`
+        says where nothing but the DC is read, whatever the model has learned.
+        :func:`spectroscope.conclusion` puts the table into one sentence. Interrupted by Ctrl-C, it
+        warns and returns the rows as far as they have come, each with its `n_samples`.
 
     Raises:
         TypeError: as in `record`.
@@ -90,21 +107,41 @@ def importance(
         raise RequestError(f"{block=} must be a number of inputs, 1 or more")
     named = _named(operations)
     chosen = _metric(metric)
-    reference_run = _Reference(model, select, options.get("kinds", ()))
+    given = {name: options[name] for name in _CAPTURE_OPTIONS if name in options}
+    means = _MeanDC(model, select, given)
+    if needs_means := mean_dc in named.values():
+        if iter(batches) is batches:
+            warnings.warn(
+                "mean_dc is left out, because it reads the batches twice: give a list or a "
+                "DataLoader, or mean_dc(report)",
+                stacklevel=2,
+            )
+            needs_means = False
+            named = {name: each for name, each in named.items() if each is not mean_dc}
+        else:
+            named = {k: replaced_dc(means.of) if v is mean_dc else v for k, v in named.items()}
+    reference_run = _Reference(model, select, given)
     replay: Replay | None = reference_run.replay
     interventions: dict[tuple[Site, str], Intervention] = {}
     scores: dict[tuple[Site, str], list[Tensor]] = {}
     bases: list[Tensor] = []
-    bar = tqdm(unit=" forwards", disable=not progress)
+    length = operator.length_hint(batches)  # 0: unknown
+    bar = tqdm(unit=" forwards", smoothing=0, delay=0.3, disable=not progress)
     try:
         # Without inference mode, which doesn't count writes to tensors: `Replay` needs that.
         with bar, torch.inference_mode(False), torch.no_grad():
+            with means if needs_means else nullcontext():
+                for batch, _ in with_targets(batches, targets) if needs_means else ():
+                    model(*tree_map_only(Tensor, _writable, batch))
+                    bar.update()
             for batch, target in with_targets(batches, targets):
                 inputs = tree_map_only(Tensor, _writable, batch)
                 with reference_run.replay.recording(model, inputs), reference_run:
                     reference = tensor(model(*inputs))
                 if not bases and reference_run.sites:
                     replay = _checked(reference_run, model, inputs, reference, options)
+                if not bases and (number := length or -(-(n_inputs or 0) // len(reference))):
+                    bar.total = bar.n + number * (1 + len(named) * len(reference_run.sites))
                 bases.append(_scored(chosen, reference, reference, target))
                 bar.update()
                 reused = None if reference_run.replay.is_random else replay
@@ -138,6 +175,7 @@ def importance(
     rows = [
         {"site": site.name, **site._asdict(), "operation": name, "metric": label}
         | _compared(chosen, base, torch.cat(parts), block)
+        | {"by_construction": reference_run.by_construction(site.name, name)}
         for (site, name), parts in scores.items()
     ]
     return pd.DataFrame(rows, columns=COLUMNS)
@@ -146,15 +184,25 @@ def importance(
 class _Reference(CaptureSession):
     """The untouched forward: which sites fire in it, and what can be used again."""
 
-    def __init__(self, model: nn.Module, select: Select, kinds: Any):
+    def __init__(self, model: nn.Module, select: Select, options: Mapping[str, Any]):
         self.replay = Replay()
         self.sites: dict[Site, None] = {}  # in order
-        capture = Capture(model, self._fired, select=select, kinds=kinds)
+        self._single: dict[str, bool] = {}  # whether each channel of an input is one value
+        capture = Capture(model, self._fired, select=select, **options)
         super().__init__(capture, type(model).__name__, "judged")
 
     def missed(self) -> str:
         """What can't be seen, and why."""
         return self._capture.discovery.describe_gaps()
+
+    def by_construction(self, site: str, operation: str) -> str | None:
+        """Why nothing but the DC is read after a site; empty if more is, None if unknown."""
+        if operation not in ("remove_dc", "mean_dc", "only_dc"):
+            return ""
+        if self._single[site]:
+            return "one value per channel"
+        only_mean = self._capture.paths.only_mean.get(site)
+        return None if only_mean is None else "only the mean is read" if only_mean else ""
 
     def _on_enter(self) -> None:
         self.sites.clear()
@@ -164,6 +212,37 @@ class _Reference(CaptureSession):
 
     def _fired(self, call: ActivationCall) -> None:
         self.sites[call.site] = None
+        single = all(length == 1 for length in call.input.shape[2:])
+        self._single[call.name] = single and self._single.get(call.name, True)
+
+
+class _MeanDC(CaptureSession):
+    """The mean DC of each channel over all inputs.
+
+    Attributes:
+        of: ``[C]``, float64, by site.
+    """
+
+    def __init__(self, model: nn.Module, select: Select, options: Mapping[str, Any]):
+        self.of: dict[str, Tensor] = {}
+        self._counts: dict[str, Tensor] = {}
+        capture = Capture(model, self._observe, select=select, **options)
+        super().__init__(capture, type(model).__name__, "read")
+
+    def _warning(self) -> None:
+        """No warning: `importance` warns at its end."""
+
+    def _observe(self, call: ActivationCall) -> Callable[[], None]:
+        def finish() -> None:
+            output = call.output.double()
+            dc = output.flatten(2).mean(-1) if output.dim() > 2 else output
+            finite = dc.isfinite()
+            count = self._counts.get(call.name, 0) + finite.sum(0)
+            change = (dc - self.of.get(call.name, 0.0)).where(finite, 0).sum(0)
+            self.of[call.name] = self.of.get(call.name, 0.0) + change / count.clamp_min(1)
+            self._counts[call.name] = count
+
+        return finish
 
 
 def _checked(
@@ -214,7 +293,7 @@ def _writable(tensor: Tensor) -> Tensor:
     return tensor.clone() if tensor.is_inference() else tensor
 
 
-def _named(operations: Mapping[str, Operation] | Sequence[Operation]) -> dict[str, Operation]:
+def _named(operations: Mapping[str, Any] | Sequence[Any]) -> dict[str, Any]:
     if isinstance(operations, Mapping):
         return dict(operations)
     return {getattr(operation, "__name__", str(operation)): operation for operation in operations}

@@ -7,12 +7,13 @@ all DC. Frequency is counted along the axes that `Report.spectra` transforms.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from numbers import Real
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from spectroscope.capture.sites import Site
@@ -118,7 +119,13 @@ def mean_dc(report: "Report") -> Operation:
     Returns:
         The operation. It raises RequestError at a site that is not in the report.
     """
-    means = {site: rows["dc_out"].to_numpy(copy=True) for site, rows in report.dc().groupby("site")}
+    table = report.dc()
+    return replaced_dc({site: rows["dc_out"].to_numpy(copy=True)
+                        for site, rows in table.groupby("site")})  # fmt: skip
+
+
+def replaced_dc(means: Mapping[str, ArrayLike]) -> Operation:
+    """:func:`mean_dc` of the mean DC ``[C]`` of each site."""
 
     def operation(output: Tensor, firing: Firing) -> Tensor:
         if firing.name not in means:

@@ -29,7 +29,13 @@ def needs(package: str, what: str, extra: str) -> None:
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:
     """Write a table as CSV with 7 significant digits, those of the float32 activations."""
-    table.to_csv(path, index=False, float_format="%.7g")
+    # pandas' own float_format takes twice as long.
+    texts = {
+        name: ["" if value != value else f"{value:.7g}" for value in column.tolist()]
+        for name, column in table.items()
+        if isinstance(column.dtype, np.dtype) and column.dtype.kind == "f"
+    }
+    table.assign(**texts).to_csv(path, index=False)
 
 
 def write_parquet(table: pd.DataFrame, path: Path, columns: Mapping[str, Column]) -> None:

@@ -356,8 +356,8 @@ class Report:
     def merge(self, other: "Report") -> "Report":
         """The report of both data sets, as if one recorder had recorded them.
 
-        Reports of :func:`spectroscope.record` are merged whatever the weights were, which only
-        `spectroscope.run` and the command keep a hash of.
+        Of which weights they are is a hash in `about`. It is unknown of a model that was trained
+        while it was recorded, or before its report; then they are merged.
 
         Raises:
             RequestError: the recordings differ in fs, or in a site's channels or axes; or they are

@@ -24,7 +24,7 @@ CHANGES = ["site", "dc_out_a", "dc_out_b", "effect_max", "channel_max", "effect_
 LEGEND = "act.: in the unit of the activation"
 _FINDINGS = 4  # in a summary of ten sentences
 _GAP = "  "
-_HEAD = 8  # a longer name has several lines
+_HEAD = 9  # a longer name has several lines
 _NAME = 40  # a longer site name loses its middle where the terminal is narrow
 
 
@@ -69,7 +69,8 @@ def fitted(
     blocks = [cells[name] for name in table.columns if name in chosen]
     height = max(len(block) for block in blocks)
     padded = [[" " * len(block[0])] * (height - len(block)) + block for block in blocks]
-    return "\n".join(_GAP.join(row).rstrip() for row in zip(*padded, strict=True))
+    lines = [_GAP.join(row).rstrip() for row in zip(*padded, strict=True)]
+    return "\n".join(line for line in lines if line)  # perhaps nothing has a unit
 
 
 def changes_table(sites: pd.DataFrame) -> str:

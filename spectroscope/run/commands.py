@@ -73,6 +73,7 @@ def ablate(
             operations=(remove_dc, mean_dc(means), only_dc),
             kinds=kinds,
             block=specimen.block,
+            n_inputs=specimen.n_inputs,
             progress=progress,
             fs=specimen.fs,
             channel_axis=specimen.channel_axis,

@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from spectroscope.experiments.conclusion import conclusion
 from spectroscope.report import text
 from spectroscope.run.loop import Inspection
 from spectroscope.specimens.specimen import Specimen
@@ -40,6 +41,9 @@ def of_ablation(table: pd.DataFrame) -> str:
                 f"{first['metric']}, {table['n_samples'].max()} inputs, one ReLU changed at a "
                 f"time; {first['baseline']:.4g} with none changed"
             ),
+            "",
             text.fitted(wide, list(wide.columns), {}),
+            "",
+            text.filled(conclusion(table)),
         ]
     )

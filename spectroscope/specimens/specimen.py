@@ -97,6 +97,11 @@ class Specimen:
             raise RequestError(f"limit={inputs} must be a number of inputs, 1 or more")
         return replace(self, n_inputs=min(inputs, self.n_inputs))
 
+    def __repr__(self) -> str:
+        rate = "" if self.fs is None else f", fs={self.fs:g} Hz"
+        model = type(self.model).__name__
+        return f"Specimen({self.name!r}: {model}, {self.n_inputs:,} inputs{rate})"
+
     def _repr_html_(self) -> str:
         rows = {
             "description": self.description,

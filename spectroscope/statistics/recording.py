@@ -25,6 +25,7 @@ from spectroscope.statistics.harmonics import HarmonicAmplitudes, HarmonicSums
 from spectroscope.statistics.moments import DCMoments, SideMoments
 from spectroscope.statistics.run_shard import RunShard, merge_run_shards
 from spectroscope.statistics.spectra import Spectra, SpectralSums
+from spectroscope.statistics.weights import check_weights
 from spectroscope.wrappers import unwrapped
 
 # The arrays of each statistic, by its name; None: dropped, because some inputs don't have it.
@@ -201,7 +202,7 @@ class Recording:
         A statistic that only one recording has is dropped at the sites that both have.
 
         Raises:
-            RequestError: the recordings differ in `fs`, `window`, or in a site's channels or axes;
+            RequestError: the recordings differ in weights, `fs`, `window`, or in a site's channels;
                 or they are shards of different runs, or have a shard in common.
         """
         run_shard = merge_run_shards(self.run_shard, other.run_shard)
@@ -233,6 +234,7 @@ class Recording:
             reasons += [f"no {statistic}: one recording has none" for statistic in unshared]
             if reasons:
                 dropped[record.site.place] = "; ".join(reasons)
+        check_weights(self.about, other.about)  # what differs in the sites says more
         coverage = dict(self.coverage)
         for name, row in other.coverage.items():
             own = coverage.setdefault(name, replace(row, fired=0))

@@ -133,6 +133,9 @@ class Tracker:
         self._owned_names = {name for name, tensor in pairs if _storage(tensor) in owned}
         self._epochs: list[_Epoch] = []
 
+    def __repr__(self) -> str:
+        return f"Tracker({type(self._model).__name__}: {self.epochs} epochs)"
+
     @property
     def epochs(self) -> int:
         """Number of epochs so far."""
