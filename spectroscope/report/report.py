@@ -291,8 +291,9 @@ class Report:
     def page(self, path: str | os.PathLike[str], *, title: str | None = None) -> None:
         """Write the report as one self-contained HTML page that needs no network.
 
-        It has run details, coverage, findings, tables of layers and channels, their spectra, and
-        the definition of every column. It follows the system's dark mode and can be printed.
+        It has a spectrogram through depth, findings, spectra and tables of layers and channels, run
+        details, coverage, and the definition of every column. It follows the system's dark mode and
+        can be printed. Bokeh draws its figures, and is in the file.
 
         Args:
             path: of the file, in an existing folder. An existing file is replaced; if writing fails
@@ -304,11 +305,6 @@ class Report:
         """
         from spectroscope import page  # deferred: reading tables needs no jinja2
 
-        def optional(table: Callable[..., pd.DataFrame], *select: str) -> pd.DataFrame | None:
-            with suppress(RequestError):  # it wasn't recorded
-                return table(*select)
-            return None
-
         html = page.render_report(
             title=title,
             about=self.about,
@@ -316,12 +312,16 @@ class Report:
             dc=self.dc(),
             coverage=self.coverage(),
             describe=self.describe(),
-            aliasing=optional(self.aliasing),
-            harmonics=optional(self.harmonics),
-            predictions=optional(self.predictions),
-            spectra=lambda site: optional(self.spectra, glob.escape(site)),
+            aliasing=export.recorded(self.aliasing),
+            harmonics=export.recorded(self.harmonics),
+            predictions=export.recorded(self.predictions),
+            spectrogram=export.recorded(self.spectrogram),
+            spectra=self._spectra_of,
         )
         page.save(html, path)
+
+    def _spectra_of(self, site: str) -> pd.DataFrame | None:
+        return export.recorded(self.spectra, glob.escape(site))
 
     def _repr_html_(self) -> str:
         from spectroscope import page
