@@ -13,41 +13,27 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from spectroscope.errors import RequestError, UnfinishedError
-from spectroscope.schema import METRICS
+from spectroscope.options import (
+    DATA,
+    LIMITS,
+    MEASUREMENTS,
+    METRIC,
+    OUT,
+    PARQUET,
+    PROCESSES,
+    SITES,
+    Options,
+    Parser,
+)
 
 if TYPE_CHECKING:
     from spectroscope.specimens.specimen import Specimen
 
 # torch, pandas and seaborn are imported in the functions that need them: `--help`, `list` and a
 # misspelt name are answered without.
-
-# Options of `inspect` and `ablate` that are passed to the adapter, which refuses unknown ones.
-ADAPTER_OPTIONS = {
-    "weights": (str, "WHICH", "file of weights; for torchvision models also DEFAULT, a name, none"),
-    "input": (str, "PATH", "your data: a folder of images, a file of PPG, or an array [N, ...]"),
-    "fs": (float, "HZ", "sampling rate of the input"),
-    "column": (str, "NAME", "column of the input"),
-    "channel_axis": (int, "AXIS", "axis of the channels in its activations; default: automatic"),
-    "time_axis": (int, "AXIS", "time axis of the input [N, ...]; default: automatic"),
-}
-
-# Options of `inspect` that say how to run the specimen.
-RUN_OPTIONS = {
-    "device": (str, "DEVICE", "cpu, cuda, cuda:0, mps; default: the model's device"),
-    "dtype": (str, "TYPE", "bfloat16, float16, float32 or float64, for model and inputs"),
-    "limit": (int, "N", "run only the first N inputs"),
-    "workers": (int, "N", "processes that load data, for a DataLoader or a data set"),
-    "shard": (str, "I/N", "run only shard I of N, I from 1 to N; see `merge`"),
-    "checkpoint_every": (int, "N", "save the state in DIR every N batches, to resume from"),
-}
-RUN_SWITCHES = {
-    "channels-last": "use the memory format channels_last for images",
-    "resume": "resume from the checkpoint in DIR; the report will be bit-identical",
-    "parquet": "also write the tables, and the spectra, as Parquet",
-}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,50 +60,47 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="spectroscope", description="See what the ReLUs of a trained CNN do to its signals."
     )
     parser.add_argument("--version", action="version", version=version("relu-spectroscope"))
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(
+        required=True, metavar="COMMAND", title="commands", parser_class=Parser
+    )
 
-    def command(name: str, run: Callable[..., None], text: str) -> argparse.ArgumentParser:
-        subparser = commands.add_parser(name, help=text)
+    def command(name: str, run: Callable[..., None], text: str) -> Parser:
+        subparser: Parser = commands.add_parser(
+            name,
+            help=text,
+            description=f"{text[0].upper()}{text[1:]}.",
+            prog=f"spectroscope {name}",
+        )
         subparser.set_defaults(run=run)
         return subparser
 
+    specimen = (
+        "see `spectroscope list`; torchvision:resnet18; package.module:callable; or model.keras"
+    )
     command("list", _list, "list the installed specimens")
     inspect = command("inspect", _inspect, "run a specimen and report on its ReLUs")
+    inspect.add_argument("specimen", metavar="SPECIMEN", help=specimen)
+    inspect.add("model and data", DATA)
+    inspect.add("what is recorded", SITES | MEASUREMENTS)
+    inspect.add("how it runs", PROCESSES)
+    inspect.add("output", OUT | PARQUET)
     ablate = command("ablate", _ablate, "remove the DC, or all but the DC, at one ReLU at a time")
-    for subparser, options in ((inspect, ADAPTER_OPTIONS | RUN_OPTIONS), (ablate, ADAPTER_OPTIONS)):
-        subparser.add_argument(
-            "specimen",
-            metavar="SPECIMEN",
-            help="see `spectroscope list`; torchvision:resnet18; package.module:callable; or "
-            "model.keras",
-        )
-        subparser.add_argument("--out", metavar="DIR", help="write tables and figures to DIR")
-        subparser.add_argument("--kinds", metavar="KINDS", type=lambda text: text.split(","),
-                               default=[], help="more activations: GELU,SiLU, or all")  # fmt: skip
-        for name, (kind, metavar, text) in options.items():
-            flag = f"--{name.replace('_', '-')}"
-            subparser.add_argument(flag, metavar=metavar, type=kind, help=text)
-    for name, text in RUN_SWITCHES.items():
-        inspect.add_argument(f"--{name}", action="store_true", help=text)
-    ablate.add_argument("--metric", choices=METRICS, help="default: the specimen's own error, or "
-                        "relative_l2 against the unchanged model")  # fmt: skip
+    ablate.add_argument("specimen", metavar="SPECIMEN", help=specimen)
+    ablate.add("model and data", DATA)
+    ablate.add("what is measured", SITES | METRIC)
+    ablate.add("output", OUT)
     compare = command("compare", _compare, "compare two saved reports")
     compare.add_argument("a", metavar="A", help="folder of the first report")
     compare.add_argument("b", metavar="B", help="folder of the second report")
-    compare.add_argument("--out", metavar="DIR", help="write tables and a page to DIR")
-    compare.add_argument("--fail-above", metavar="EFFECT", type=float, help="exit with 1 if the DC "
-                         "of a channel changed by more than EFFECT standard deviations over A's "
-                         "inputs (see assert_close); 0.5 is moderate")  # fmt: skip
-    compare.add_argument("--allow", metavar="SHARE", type=float, default=0.01,
-                         help="with --fail-above: fraction of the channels that may; "
-                         "default: 0.01")  # fmt: skip
-    merge = command("merge", _merge, "merge reports from shards of a run")
+    compare.add("for continuous integration", LIMITS)
+    compare.add("output", OUT)
+    merge = command("merge", _merge, "merge reports from shards of a run, or on more data")
     merge.add_argument("folders", nargs="+", metavar="DIR", help="folder of a report")
-    merge.add_argument("--out", metavar="DIR", required=True, help="write tables to DIR")
+    merge.add_argument("--out", metavar="DIR", required=True, help="write tables and a page to DIR")
     return parser
 
 
@@ -134,26 +117,30 @@ def _list(arguments: argparse.Namespace) -> None:
             text = summary(entry)
         except Exception as error:  # a broken adapter must not hide the others
             text = f"can't be loaded: {error!r}"
-        print(f"{name:20} {text}")
+        print(f"{name:12} {text}")
+
+
+def _given(arguments: argparse.Namespace, options: Options) -> dict[str, Any]:
+    """Those of the options that were given, by name of the parameter."""
+    names = [name.replace("-", "_") for name in options]
+    return {name: v for name in names if (v := getattr(arguments, name)) is not None}
 
 
 def _specimen(arguments: argparse.Namespace) -> "Specimen":
     from spectroscope.specimens.catalog import specimen
 
-    options = {name: getattr(arguments, name) for name in ADAPTER_OPTIONS}
-    return specimen(arguments.specimen, **{k: v for k, v in options.items() if v is not None})
+    return specimen(arguments.specimen, **_given(arguments, DATA))
 
 
 def _compare(arguments: argparse.Namespace) -> None:
     from spectroscope.report import assert_close, load
-    from spectroscope.run import text
 
     comparison = load(arguments.a).compare(load(arguments.b))
-    limits = {"effect": arguments.fail_above, "share": arguments.allow}
     changed = ""
     if arguments.fail_above is not None:
+        share = 0.01 if arguments.allow is None else arguments.allow
         try:
-            assert_close(comparison.b, comparison.a, **limits)
+            assert_close(comparison.b, comparison.a, effect=arguments.fail_above, share=share)
         except AssertionError as error:
             changed = str(error)
 
@@ -162,7 +149,7 @@ def _compare(arguments: argparse.Namespace) -> None:
         comparison.page(folder / "compare.html")
 
     files = _written(arguments.out, write)
-    print(text.of_comparison(comparison), end=f"\n{files}")
+    print(comparison, end=f"\n{files}")
     if changed:
         raise UnfinishedError(changed)
 
@@ -174,10 +161,7 @@ def _ablate(arguments: argparse.Namespace) -> None:
     from spectroscope.run import text
 
     table = run.ablate(
-        specimen,
-        metric=arguments.metric,
-        kinds=arguments.kinds,
-        progress=sys.stderr is not None,
+        specimen, progress=sys.stderr is not None, **_given(arguments, SITES | METRIC)
     )
     files = _written(arguments.out, lambda folder: run.export_ablation(specimen, table, folder))
     print(text.of_specimen(specimen), text.of_ablation(table), sep="\n", end=f"\n{files}")
@@ -202,6 +186,7 @@ def _inspect(arguments: argparse.Namespace) -> None:
     distributed = run.is_distributed()
     if distributed and arguments.shard is not None:
         raise RequestError("torchrun assigns the shards: leave --shard out")
+    measured = _given(arguments, SITES | MEASUREMENTS)
     checkpoint = None
     files = ""
     try:
@@ -219,8 +204,8 @@ def _inspect(arguments: argparse.Namespace) -> None:
                 )
             inspection = run.inspect(
                 specimen,
-                spectra=out is not None,
-                kinds=arguments.kinds,
+                spectra=not measured.pop("no_spectra"),
+                **measured,
                 about={"command": arguments.command},
                 progress=sys.stderr is not None and not quiet,
                 device=arguments.device if group is None else group.device,
@@ -248,7 +233,8 @@ def _inspect(arguments: argparse.Namespace) -> None:
         checkpoint.remove()
     if not quiet:
         lines = text.of_specimen(specimen), text.of_inspection(inspection)
-        print(*lines, sep="\n", end=f"\n{files}")
+        more = "All columns, channels and spectra, and a page to look at: --out DIR\n"
+        print(*lines, sep="\n", end=f"\n{files or more}")
         if inspection.report.sites().empty:
             raise UnfinishedError(f"{specimen.name}: no activation was recorded")
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from spectroscope.capture.axes import ChannelAxis, TimeAxis
 from spectroscope.capture.call import ActivationCall
 from spectroscope.capture.capture import Capture
-from spectroscope.capture.inputs import SamplingRate
+from spectroscope.capture.inputs import Input, SamplingRate
 from spectroscope.capture.session import CaptureSession
 from spectroscope.capture.sites import Select
 from spectroscope.dsp.spectra import Window, checked_window
@@ -20,6 +20,8 @@ from spectroscope.errors import RequestError
 from spectroscope.statistics.base import Statistic, by_name
 from spectroscope.statistics.built_in import BUILT_IN
 from spectroscope.statistics.chunks import reduce
+from spectroscope.statistics.every import EveryKth
+from spectroscope.statistics.examples import Examples
 from spectroscope.statistics.fundamentals import F0, Fundamental
 from spectroscope.statistics.harmonics import HarmonicAmplitudes
 from spectroscope.statistics.recording import Recording, SiteRecord, run_details
@@ -46,6 +48,8 @@ def record(
     time_axis: TimeAxis = "auto",
     decimation: float | Mapping[str, float] | None = None,
     statistics: Iterable[Statistic] = (),
+    spectra_every: int = 1,
+    examples: int = 0,
     about: Mapping[str, str] | None = None,
 ) -> "Recorder":
     """Record statistics of input and output of every ReLU of `model` while the `with` block runs.
@@ -87,6 +91,11 @@ def record(
             from the operations that ran. A dictionary gives it by glob.
         statistics: your own statistics (:class:`spectroscope.Statistic`), recorded at each site;
             their columns are in `report.dc()`.
+        spectra_every: k: spectra and harmonics of every k-th input alone, by its position in the
+            data (see :attr:`Recorder.position`); the DC table is of all inputs.
+        examples: number of inputs, the first ones, of which both sides of each activation are kept
+            for `report.examples()`, of three channels each: at most 512 points of a line, or a
+            thumbnail of 64 × 64, and at most 128 KiB a site. At most 16.
         about: further details of the run, such as ``{"data": "PPG-DaLiA"}``, for the report and its
             page, beside the model's class, the date and the versions.
 
@@ -95,8 +104,9 @@ def record(
 
     Raises:
         TypeError: `model`, `select` or a `channel_axis` is of the wrong type.
-        RequestError: `fs` or a `decimation` isn't positive, `f0` isn't between 0 and fs/2, the
-            window or a kind is unknown, or `select` matches no activation.
+        RequestError: `fs`, a `decimation` or `spectra_every` isn't positive, `f0` isn't between 0
+            and fs/2, the window or a kind is unknown, `examples` isn't from 0 to 16, or `select`
+            matches no activation.
 
     >>> model = nn.Sequential(nn.Conv1d(1, 2, 3), nn.ReLU())
     >>> with record(model) as recorder:
@@ -117,6 +127,8 @@ def record(
         time_axis=time_axis,
         decimation=decimation,
         statistics=statistics,
+        spectra_every=spectra_every,
+        examples=examples,
         about=about,
     )
 
@@ -144,6 +156,8 @@ class Recorder(CaptureSession):
         time_axis: TimeAxis,
         decimation: float | Mapping[str, float] | None,
         statistics: Iterable[Statistic],
+        spectra_every: int,
+        examples: int,
         about: Mapping[str, str] | None,
     ):
         if spectra not in (True, False, "plane"):
@@ -160,23 +174,27 @@ class Recorder(CaptureSession):
             decimation=decimation,
             fs=fs,
             time_axis=time_axis,
-            on_forward=lambda x: self._harmonics.fundamental.on_forward(x, capture.inputs),
+            on_forward=self._on_forward,
         )
         self._fs = capture.inputs.fs
         self._harmonics = HarmonicAmplitudes(
             Fundamental(f0, self._fs or 1.0), harmonics, timed=fs is not None
         )
-        configured: list[Statistic] = [self._harmonics]
+        configured: list[Statistic] = [self._harmonics, Examples(operator.index(examples))]
         if spectra:
             configured.append(Spectra(self._window, plane=spectra == "plane"))
         self._statistics = {**BUILT_IN, **{statistic.name: statistic for statistic in configured}}
-        if not spectra:
-            del self._statistics[Spectra.name]
+        for statistic, wanted in ((Spectra, spectra), (Examples, examples)):
+            if not wanted:
+                del self._statistics[statistic.name]
         self._statistics |= by_name(statistics, BUILT_IN)
+        self._every = EveryKth(spectra_every)
         self._records: dict[str, SiteRecord] = {}
         self._lock = threading.Lock()
         super().__init__(capture, type(unwrapped(model)).__name__, "recorded")
         self._about = run_details(model) | {str(k): str(v) for k, v in (about or {}).items()}
+        if self._every.step > 1:
+            self._about["spectra and harmonics"] = f"of one input in {self._every.step}"
 
     @property
     def f0(self) -> F0:
@@ -192,6 +210,18 @@ class Recorder(CaptureSession):
     @f0.setter
     def f0(self, value: F0) -> None:
         self._harmonics.fundamental = Fundamental(value, self._fs or 1.0)
+
+    @property
+    def position(self) -> int:
+        """Number of the next input in the data, from 0, which `spectra_every` counts.
+
+        Set it before a batch that doesn't follow the one before, as in a shard of the data.
+        """
+        return self._every.position
+
+    @position.setter
+    def position(self, value: int) -> None:
+        self._every.position = operator.index(value)
 
     def report(self) -> "Report":
         """The report on everything recorded so far."""
@@ -228,7 +258,7 @@ class Recorder(CaptureSession):
 
     def state_dict(self) -> dict[str, Any]:
         """State beside :meth:`recording`, as plain data for :meth:`load_state_dict`."""
-        return self._capture.state_dict()
+        return self._capture.state_dict() | {"position": self._every.position}
 
     def load_state_dict(self, recording: Recording, state: Mapping[str, Any]) -> None:
         """Restore the state of another recorder of the same model and options.
@@ -246,10 +276,16 @@ class Recorder(CaptureSession):
         if self._records or self._capture.attached:
             raise RuntimeError("only a new recorder can load the state of another")
         self._records = {
-            name: record.without_columns() for name, record in recording.records.items()
+            name: record.without_columns().to(_CPU) for name, record in recording.records.items()
         }
         self._about = {key: "; ".join(texts) for key, texts in recording.about.items()}
+        self._every.position = state["position"]
         self._capture.load_state_dict(recording.coverage, state)
+
+    def _on_forward(self, inputs: list[Input]) -> None:
+        """Note which inputs of the data the model is about to run."""
+        self._harmonics.fundamental.on_forward(inputs, self._capture.inputs)
+        self._every.on_forward(next((len(x) for _, x in inputs if x.dim()), 0))
 
     def _observe(self, call: ActivationCall) -> Callable[[], None]:
         """Reduce a call: a ReLU before it runs, any other activation afterwards.
@@ -280,9 +316,13 @@ class Recorder(CaptureSession):
 
     def _reduce(self, call: ActivationCall) -> SiteRecord:
         """The record of one call."""
+        old = self._records.get(call.name)
+        before, recorded = ({}, 0) if old is None else (old.state, old.inputs)
+        chosen = self._every.chosen(len(call.input), recorded)
         with torch.no_grad():
             # Apple's GPUs have no float64.
-            state = reduce(self._statistics, call.to(_CPU) if call.device.type == "mps" else call)
+            on_cpu = call.to(_CPU) if call.device.type == "mps" else call
+            state = reduce(self._statistics, on_cpu, chosen, before)
         shape = tuple(call.input.shape)
         state = {name: arrays for name, arrays in state.items() if arrays is None or arrays}
         layout, decimation, tracked = call.reading[1:]
@@ -295,7 +335,7 @@ class Recorder(CaptureSession):
                 if reason := old.mismatch(new):
                     call.note(reason)
                     return
-                new, reasons = old.merge(new, self._statistics)
+                new, reasons = old.merge(new, self._statistics, in_place=True)
                 for reason in reasons:
                     call.note(reason)
             self._records[call.name] = new

@@ -95,25 +95,21 @@ COLUMNS = {
     "preserved_fraction": Column(
         "1",
         "fraction of the output's AC power that is a scaled copy of the input: of the output y = "
-        "gain·x + (y − gain·x), with regression_gain, the variance of gain·x over that of y, both "
-        "over all values of all inputs, so that a DC that varies between inputs counts as AC. In "
-        "[0, 1]: the squared correlation of input and output. Of a channel over all its values, of "
-        "a site over those of all channels, as are dc_fraction, introduced_fraction and "
-        "above_next_nyquist. NaN where the output is constant",
+        "gain·x + (y − gain·x), with regression_gain, the power of gain·x over that of y, both "
+        "without each input's own DC, as in ac_rms. In [0, 1]. Of a channel over all its values, "
+        "of a site over those of all channels, as are dc_fraction, introduced_fraction and "
+        "above_next_nyquist. NaN where the output has no AC, as where an input has one value",
     ),
     "introduced_fraction": Column(
         "1",
-        "fraction of the output's AC power that is not: the variance of y − gain·x over that of y. "
+        "fraction of the output's AC power that is not: the power of y − gain·x over that of y. "
         "1 − preserved_fraction",
     ),
-    "introduced_dc_fraction": Column(
-        "1",
-        "part of introduced_fraction in the variation of the DC: variance over inputs of the DC of "
-        "each input's y − gain·x (each frame's for video). With a window other than the boxcar "
-        "this and the next two columns are estimates, and need not add up to introduced_fraction",
-    ),
     "introduced_in_band_fraction": Column(
-        "1", "part of introduced_fraction at frequencies other than DC, up to band_edge"
+        "1",
+        "part of introduced_fraction at frequencies up to band_edge. With a window other than the "
+        "boxcar, or with spectra_every, this and the next column are estimates, and need not add "
+        "up to introduced_fraction",
     ),
     "introduced_above_band_fraction": Column("1", "part of introduced_fraction above band_edge"),
     "half_x_ratio": Column(
@@ -124,7 +120,7 @@ COLUMNS = {
     "half_abs_ratio": Column("1", "likewise, power of ½|x| over the output's power"),
     "regression_gain": Column(
         "1",
-        "covariance of output and input over the input's variance, over all values "
+        "covariance of output and input over the input's variance, both about each input's own DC "
         "(Bussgang gain); Φ(μ/σ) for a ReLU of Gaussian input",
     ),
     "band_edge": Column("see freq_unit", "frequency up to which 99 % of the input's AC power lies"),
@@ -170,6 +166,15 @@ COLUMNS = {
         "1",
         "fraction of the output power above the Nyquist frequency of the next downsampling; NaN"
         " where none follows",
+    ),
+    "folded_fraction": Column(
+        "1",
+        "fraction of the output power that appears at other frequencies after the downsampling: "
+        "the power above next_nyquist, times the squared frequency response of what is sampled. "
+        "Average pooling of k values: sin(πkf)/(k·sin(πf)), f in cycles per sample of the site. "
+        "A stride alone: 1. Global pooling: 0. NaN where the response isn't known: of max pooling "
+        "and strided convolution, of images before average pooling, and where another function "
+        "comes between",
     ),
     "feeds_global_pooling": Column(
         "",
@@ -319,6 +324,25 @@ COLUMNS = {
         "of f0='auto': mean over the inputs of n_inputs_sinad of a lower bound of the probability "
         "that white noise has no component as strong; NaN if f0 was given",
     ),
+    "input": Column("", "number of the example input, from 0, in the order of recording"),
+    "position": Column(
+        "see position_unit",
+        "time of the value from the beginning of the line. Of a line of more points than are kept, "
+        "the times of the smallest and the largest input value in equal parts",
+    ),
+    "row": Column(
+        "see position_unit",
+        "height of the value in the image, from the top: the centre of the area that the value is "
+        "the mean of",
+    ),
+    "column": Column("see position_unit", "likewise, width from the left"),
+    "position_unit": Column(
+        "",
+        "s if fs was given, except for images; otherwise samples (pixels) of the model's input, or "
+        "of the site where its decimation is unknown",
+    ),
+    "value": Column("activation", "value of that side there; of an image the mean over an area"),
+    "dc": Column("activation", "mean of that side over the whole line or image of the channel"),
     "status": Column(
         "",
         "fired, never fired, incomplete (something isn't recorded: see reason), cannot be seen, or "

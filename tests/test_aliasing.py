@@ -201,3 +201,102 @@ def test_decimation_is_known_in_networks_with_gates(name):
     images = images[images["shape"].map(lambda shape: shape[1] > 1)]
     assert images["decimation"].notna().all()
     assert images["decimation"].max() == 32
+
+
+def circular_average(y, lengths):
+    """Moving average over the last axes, as if they were periodic."""
+    for axis, length in lengths.items():
+        y = np.mean([np.roll(y, -step, axis) for step in range(length)], axis=0)
+    return y
+
+
+# Next downsampling, how many values it averages, and the decimation.
+AVERAGES = {
+    "pool": (nn.AvgPool1d(4), 4, 4),
+    "overlapping": (nn.AvgPool1d(4, stride=2), 4, 2),
+    "with gaps": (nn.AvgPool1d(2, stride=4), 2, 4),
+    "adaptive": (nn.AdaptiveAvgPool1d(24), 5, 5),
+    "stride": (Calls(lambda x: x[..., ::3]), 1, 3),
+    "1 × 1": (nn.Conv1d(3, 5, 1, stride=2, dtype=torch.float64), 1, 2),
+    "moved": (
+        Calls(lambda x: F.avg_pool1d(x.transpose(1, 2).contiguous().transpose(1, 2), 3)),
+        3,
+        3,
+    ),
+    "dropout": (nn.Sequential(nn.Dropout(), nn.AvgPool1d(2)).eval(), 2, 2),
+    "global": (nn.AdaptiveAvgPool1d(1), 120, 120),
+}
+
+
+@pytest.mark.parametrize("name", AVERAGES)
+def test_folded_power_is_what_the_average_passes(name):
+    after, length, factor = AVERAGES[name]
+    x = torch.randn(6, 3, 120, dtype=torch.float64)
+    report = recorded(nn.Sequential(nn.ReLU(), after), x)
+    y = x.relu().numpy()
+    # What is sampled, built directly. Of it folds what lies above the new Nyquist frequency.
+    freq, power = scipy.signal.periodogram(
+        circular_average(y, {-1: length}), detrend=False, scaling="spectrum"
+    )
+    folded = power.mean(0)[:, freq > 0.5 / factor + 1e-9].sum(1) / (y**2).mean((0, 2))
+    table = report.aliasing().set_index("channel").sort_index()
+    np.testing.assert_allclose(table["folded_fraction"], folded, rtol=1e-10, atol=1e-25)
+    assert (table["folded_fraction"] <= table["above_next_nyquist"]).all()
+
+
+@pytest.mark.parametrize(("length", "cycles"), [(2, 70), (3, 50), (4, 33), (5, 60)])
+def test_folded_power_of_a_tone_is_in_the_pooled_output(length, cycles):
+    tone = torch.cos(2 * math.pi * cycles / 240 * torch.arange(240, dtype=torch.float64) + 1)
+    model = nn.Sequential(nn.ReLU(), nn.AvgPool1d(length))
+    row = recorded(model, (9 + tone).expand(1, 1, -1)).aliasing().iloc[0]
+    pooled = F.avg_pool1d((9 + tone).view(1, 1, -1), length).flatten().numpy()
+    assert row["folded_fraction"] * (81.5) == pytest.approx(pooled.var(), rel=1e-10)
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        nn.MaxPool1d(2),
+        nn.LPPool1d(2, 2),
+        nn.Conv1d(3, 3, 3, stride=2),
+        nn.AvgPool1d(4, padding=1),
+        nn.AdaptiveAvgPool1d(50),
+        nn.Upsample(scale_factor=0.5),
+        nn.Sequential(nn.Conv1d(3, 3, 3), nn.AvgPool1d(2)),
+        nn.Sequential(nn.BatchNorm1d(3), nn.AvgPool1d(2)),
+        nn.Sequential(nn.ReLU(), nn.AvgPool1d(2)),
+        nn.Sequential(nn.Dropout(), nn.AvgPool1d(2)),
+        Calls(lambda x: F.avg_pool1d(x.mul_(2), 2)),
+        Calls(lambda x: F.avg_pool1d(x + x.flip(-1), 2)),
+    ],
+)
+def test_folded_power_is_unknown_where_the_response_is(after):
+    table = recorded(nn.Sequential(nn.ReLU(), after), torch.randn(2, 3, 120)).aliasing("0")
+    assert table["above_next_nyquist"].notna().all()
+    assert table["folded_fraction"].isna().all()
+
+
+def test_folded_power_of_images_is_known_of_strides_alone():
+    x = torch.randn(2, 3, 16, 16)
+    stride = recorded(Calls(lambda x: F.relu(x)[..., ::2, ::2]), x).aliasing()
+    np.testing.assert_array_equal(stride["folded_fraction"], stride["above_next_nyquist"])
+    assert recorded(nn.Sequential(nn.ReLU(), nn.AvgPool2d(2)), x).aliasing()[
+        "folded_fraction"
+    ].isna().all()  # fmt: skip
+    # Time is the last axis; pooling along the other changes the power at all frequencies.
+    line = recorded(nn.Sequential(nn.ReLU(), nn.AvgPool2d(2)), x, fs=16.0).aliasing()
+    assert line["above_next_nyquist"].notna().all()
+    assert line["folded_fraction"].isna().all()
+    line = recorded(nn.Sequential(nn.ReLU(), nn.AvgPool2d((1, 2))), x, fs=16.0).aliasing()
+    assert line["folded_fraction"].notna().all()
+
+
+def test_folded_power_of_a_loaded_report(tmp_path):
+    model, x = nn.Sequential(nn.ReLU(), nn.AvgPool1d(3)), torch.randn(2, 3, 60)
+    report = recorded(model, x)
+    report.save(tmp_path)
+    loaded = spectroscope.load(tmp_path)
+    for other in (loaded, loaded.merge(report)):
+        np.testing.assert_allclose(
+            other.aliasing()["folded_fraction"], report.aliasing()["folded_fraction"], rtol=1e-12
+        )

@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 import re
+import shlex
 import subprocess
 import sys
 import textwrap
@@ -11,10 +12,12 @@ import warnings
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 import spectroscope
+from spectroscope import cli
 from spectroscope.adapters import heart_rate
 from spectroscope.cli import main
 from spectroscope.schema import METRICS
@@ -89,8 +92,13 @@ def out(kid_ppg, tmp_path_factory):
 
 def test_inspect_prints_the_table_the_error_and_the_progress(out):
     folder, done = out
-    assert done.stdout.count("block") == 18
+    lines = done.stdout.splitlines()
+    assert sum(line.startswith("block") for line in lines) == 18
     assert "dense_relu#0" in done.stdout
+    assert max(map(len, lines[:-1])) <= 80
+    findings, table = (next(i for i, line in enumerate(lines) if line.startswith(start))
+                       for start in ("Dead channels: 29 of 1,120", "block1.0.relu#0"))  # fmt: skip
+    assert findings < table
     assert "heart-rate MAE, all 214 windows (BPM): 6.4" in done.stdout
     assert "windows with σ < 8 BPM (BPM): 2." in done.stdout
     assert str(folder) in done.stdout
@@ -238,6 +246,8 @@ def test_list_names_the_specimens_without_importing_torch():
         ["inspect"],
         ["dance"],
         ["inspect", "kid-ppg", "--no"],
+        ["inspect", "kid-ppg", "--f0", "fast"],
+        ["inspect", "kid-ppg", "--window", "kaiser,wide"],
         ["ablate", "x", "--metric", "mea"],
     ],
 )
@@ -245,7 +255,9 @@ def test_wrong_usage_is_status_2(arguments, capsys):
     with pytest.raises(SystemExit) as raised:
         main(arguments)
     assert raised.value.code == 2
-    assert "usage: spectroscope" in capsys.readouterr().err
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert re.fullmatch(r"spectroscope( \w+)?: .+; see spectroscope( \w+)? --help\n", printed.err)
 
 
 def test_ablate_takes_every_metric_and_says_what_one_needs(small, command):
@@ -253,13 +265,68 @@ def test_ablate_takes_every_metric_and_says_what_one_needs(small, command):
     status, printed, _ = command("ablate", small, "--metric", "relative_l2")
     assert status == 0
     assert printed.splitlines()[0] == "small: a test (MIT)"
-    assert printed.splitlines()[2].startswith("relative_l2, 4 inputs, one ReLU changed at a time;")
+    assert printed.splitlines()[1].startswith("relative_l2, 4 inputs, one ReLU changed at a time;")
+
+
+@pytest.mark.parametrize("name", ["", "list", "inspect", "ablate", "compare", "merge"])
+def test_help_has_an_example_that_can_be_parsed_and_fits(name, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as raised:
+        main([*name.split(), "--help"])
+    assert raised.value.code == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    examples = lines[lines.index("examples:") + 1 :]
+    for example in examples:
+        program, *arguments = shlex.split(example)
+        assert program == "spectroscope"
+        cli._parser().parse_args(arguments)
+    assert examples
 
 
 def test_help_names_every_metric(capsys):
     with pytest.raises(SystemExit):
         main(["ablate", "--help"])
-    assert f"{{{','.join(METRICS)}}}" in "".join(capsys.readouterr().out.split())
+    assert ",".join(METRICS) in "".join(capsys.readouterr().out.split())
+
+
+def test_inputs_of_a_wrong_shape_are_one_line(tmp_path, monkeypatch, command):
+    (tmp_path / "own_net.py").write_text(
+        "from torch import nn\nnet = lambda: nn.Sequential(nn.Conv1d(1, 2, 3), nn.ReLU())\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    np.save("x.npy", np.zeros((3, 2, 40), np.float32))
+    for name in ("inspect", "ablate"):
+        line = refused(command(name, "own_net:net", "--input", "x.npy"))
+        assert "own_net:net can't run its inputs, model([3, 2, 40] float32): RuntimeError: " in line
+        assert "to have 1 channels" in line
+
+
+def test_an_error_that_only_recording_has_is_not_the_inputs(small, monkeypatch):
+    monkeypatch.setattr("spectroscope.recorder.reduce", lambda *_: 1 / 0)
+    with pytest.warns(UserWarning, match="ZeroDivisionError"):
+        assert main(["inspect", small]) == 1
+    monkeypatch.setattr("spectroscope.run.scores.Scores.add", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(["inspect", small])
+
+
+def test_inspect_records_what_it_is_asked_for(small, tmp_path, command):
+    out = tmp_path / "out"
+    status, _, errors = command("inspect", small, "--out", out, "--f0", "1.5", "--harmonics", 3,
+                                "--window", "kaiser,8.6", "--select", "nothing*,1#0")  # fmt: skip
+    assert status == 0, errors
+    report = spectroscope.load(out)
+    assert report.harmonics()["harmonic"].max() == 3
+    assert report.harmonics()["freq"].min() == 1.5
+    assert report.to_xarray()["1#0"].attrs["window"] == "('kaiser', 8.6)"
+    assert "matches no activation" in refused(command("inspect", small, "--select", "nothing*"))
+    assert "Invalid window name" in refused(command("inspect", small, "--window", "bay"))
+    assert "must be 1 or more" in refused(command("inspect", small, "--harmonics", "0"))
+    assert command("inspect", small, "--no-spectra", "--out", out)[0] == 0
+    with pytest.raises(spectroscope.RequestError, match="no spectra"):
+        spectroscope.load(out).spectra()
 
 
 # Importing the packages of the extra [adapters] raises, as if they were not installed.

@@ -326,7 +326,7 @@ def test_the_command_fails_above_an_effect(pair, tmp_path, capsys):
     out = ["--out", str(tmp_path / "out")]
     assert cli.main(["compare", *folders, "--fail-above", "0", *out]) == 1
     printed, errors = capsys.readouterr()
-    assert "effect_rms" in printed  # the table, and the files, are there all the same
+    assert "revived" in printed  # the table, and the files, are there all the same
     assert (tmp_path / "out" / "compare.html").exists()
     assert "channels are not close to the baseline (effect=0.0" in errors
     assert cli.main(["compare", *folders, "--fail-above", "0", "--allow", "1"]) == 0

@@ -21,12 +21,15 @@ from spectroscope.dsp.kernels import dispatch
 from spectroscope.dsp.kernels.parallel import parallel_for
 from spectroscope.dsp.moments import (
     LINE_FIELDS,
+    MEAN_ROWS,
+    TABLE_ROWS,
     X_FINITE,
     X_M2,
     X_MEAN,
     XY,
     Y_M2,
     Y_POSITIVE,
+    ChannelMoments,
     LineMoments,
 )
 from spectroscope.dsp.spectra import Transform
@@ -75,18 +78,31 @@ def exact_product(x, y):
     return float(Fraction(product, len(x) * x_unit * y_unit))
 
 
-def read(x, y=None):
-    """Moments ``[LINE_FIELDS, C, N]`` and both sides without means ``[N, C, T]``, compiled."""
-    fields = torch.full((LINE_FIELDS, x.shape[1], len(x), 1), 7.0, dtype=torch.float64)
-    shape = (*x.shape[:2], 1, x[0, 0].numel())
+def read(x, y=None, lines=1, chosen=None):
+    """What is read of a batch, compiled.
+
+    Returns:
+        Fields ``[LINE_FIELDS, C, n, lines]`` and both sides without means ``[n, C, lines, T]`` of
+        the chosen inputs, their products of means ``[MEAN_ROWS, C + 2]``, and the table
+        ``[TABLE_ROWS, C + 2]`` of all inputs; the first and last channel are others.
+    """
+    channels, count = x.shape[1], len(x if chosen is None else chosen)
+    fields = torch.full((LINE_FIELDS, channels, count, lines), 7.0, dtype=torch.float64)
+    shape = count, channels, lines, x[0, 0].numel() // lines
     out = torch.full((2, *shape), 7.0, dtype=dispatch.computed_in(x.dtype)).unbind()
-    dispatch.center_lines(x, y, fields, 0, out)
-    return fields[..., 0], [side.squeeze(2) for side in out]
+    means = torch.zeros(MEAN_ROWS, channels + 2, dtype=torch.float64)
+    table = torch.zeros(TABLE_ROWS, channels + 2, dtype=torch.float64)
+    chosen = range(len(x)) if chosen is None else chosen
+    dispatch.read_lines(x, y, lines, chosen, 1, table, means, fields, out)
+    assert not table[:, [0, -1]].any()
+    assert not means[:, [0, -1]].any()
+    return fields, out, means[:, 1:-1], ChannelMoments(table[:, 1:-1])
 
 
 def assert_exact(x, y=None):
     """The moments of `x` and of `y` or its ReLU are exact, and what is left without the mean."""
-    fields, lines = read(x, y)
+    fields, lines, _, table = read(x, y)
+    fields, lines = fields[..., 0], [side.squeeze(2) for side in lines]
     sides = [side.double().flatten(2) for side in (x, x.relu() if y is None else y)]
     eps = torch.finfo(lines[0].dtype).eps
     for n in range(x.shape[0]):
@@ -96,18 +112,60 @@ def assert_exact(x, y=None):
             for side, given in enumerate(side[n, c] for side in sides):
                 mean, m2, positive, finite = exact(given.tolist())
                 largest = given.nan_to_num(0, 0, 0).abs().max().item()
-                assert abs(row[X_MEAN + side].item() - mean) <= 1e-15 * largest + 5e-324
+                # Each of 8 sums or more has at most T/8 roundings, and the mean has a few.
+                rounding = (len(given) / 8 + 4) * 2**-53 * largest + 5e-324
+                assert abs(row[X_MEAN + side].item() - mean) <= rounding
                 assert row[X_M2 + side].item() == pytest.approx(m2, rel=DC_TABLE, abs=1e-300)
                 assert row[X_FINITE + side] == finite
                 if side == 1:
                     assert row[Y_POSITIVE] == positive
                 left = given - mean if finite_throughout else torch.zeros_like(given)
-                atol = eps * left.abs().max().item() + 1e-15 * largest + 5e-324
+                atol = eps * left.abs().max().item() + 2 * rounding
                 torch.testing.assert_close(lines[side][n, c].double(), left, rtol=eps, atol=atol)
             if finite_throughout:
                 product = exact_product(*(side[n, c].tolist() for side in sides))
                 scale = (row[X_M2] * row[Y_M2]).sqrt().item()
                 assert row[XY].item() == pytest.approx(product, rel=0, abs=DC_TABLE * scale)
+    assert_table(table, x, y)
+
+
+def assert_table(table, x, y=None):
+    """The table of the batch is that of torch's own operations in two passes."""
+    sides = (side.double().transpose(0, 1).flatten(2) for side in (x, x.relu() if y is None else y))
+    expected = LineMoments.of(*(side.unsqueeze(2) for side in sides)).of_channels()
+    assert torch.equal(table.sums[:, 1:], expected.sums[:, 1:])
+    for mine, other in (table.dc, expected.dc), (table.joint, expected.joint):
+        assert torch.equal(mine.weight, other.weight)
+        # A mean of thousands of numbers has some rounding, of the size of the largest.
+        scale = x.double().nan_to_num(0, 0, 0).abs().amax().item()
+        torch.testing.assert_close(mine.mean, other.mean, rtol=1e-14, atol=1e-14 * scale + 5e-324)
+    for mine, other in (
+        (table.dc.m2, expected.dc.m2),
+        (table.sums[:, 0], expected.sums[:, 0]),
+        (table.joint.m2, expected.joint.m2),
+        (table.ac, expected.ac),
+    ):
+        scale = other.abs().max().item()  # of products, which may cancel
+        torch.testing.assert_close(mine, other, rtol=DC_TABLE, atol=DC_TABLE * scale)
+
+
+@pytest.mark.parametrize("chosen", [range(0, 7, 3), range(2, 7, 4), range(6, 7, 9), range(7, 7, 2)])
+@pytest.mark.parametrize("compiled", [True, False])
+def test_lines_of_chosen_inputs_alone_are_read(monkeypatch, chosen, compiled):
+    if not compiled:
+        monkeypatch.setattr(dispatch, "cpu_kernels", lambda: None)
+    x = 3 + torch.randn(7, 4, 2, 5)
+    x[3, 1, 0, 2] = torch.nan
+    for y in (None, x.square()):
+        fields, lines, means, table = read(x, y, 2, chosen)
+        assert_table(table, x, y)
+        part = slice(chosen.start, chosen.stop, chosen.step)
+        if not chosen:
+            continue
+        of_part = read(x[part], None if y is None else y[part], 2)
+        torch.testing.assert_close(fields, of_part[0], rtol=0, atol=0, equal_nan=True)
+        assert all(torch.equal(a, b) for a, b in zip(lines, of_part[1], strict=True))
+        torch.testing.assert_close(means, of_part[2], rtol=1e-14, atol=0)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -150,7 +208,7 @@ def test_extreme_values_are_exact(values):
 def test_a_million_values_are_added_without_loss(side_by_side):
     x = 20 + torch.randn(1, 2, 1_000_003)
     lying = x.transpose(1, 2).contiguous().transpose(1, 2) if side_by_side else x
-    fields, wide = read(lying)[0], x[0, 1].numpy().astype(np.longdouble)
+    fields, wide = read(lying)[0][..., 0], x[0, 1].numpy().astype(np.longdouble)
     mean = wide.mean()
     assert fields[X_MEAN, 1, 0].item() == pytest.approx(float(mean), rel=1e-14)
     assert fields[X_M2, 1, 0].item() == pytest.approx(
@@ -188,18 +246,18 @@ def test_products_are_numpys(spectra, lengths, dtype):
         np.testing.assert_allclose(imaginary - before[1], of_bins[3], **tolerance)
 
 
-def test_products_of_means_leave_out_incomplete_inputs():
-    x = 3 + torch.randn(2, 4, 3, 5, dtype=torch.float64)
-    x[1, 2, 0, 4] = torch.nan
-    moments = LineMoments.of(x, x.square())
-    out = torch.full((4, 4), 7.0, dtype=torch.float64)
-    dispatch.mean_products(moments, 1, out)
-    assert (out[:, [0, 3]] == 7).all()
-    assert out[0].tolist() == [7, 4, 3, 7]
+@pytest.mark.parametrize("compiled", [True, False])
+def test_products_of_means_leave_out_incomplete_inputs(monkeypatch, compiled):
+    if not compiled:
+        monkeypatch.setattr(dispatch, "cpu_kernels", lambda: None)
+    x = 3 + torch.randn(4, 2, 3, 5, dtype=torch.float64)
+    x[2, 1, 0, 4] = torch.nan
+    means = read(x, x.square(), 3)[2]
+    assert means[0].tolist() == [4, 3]
     for c, rest in ((0, [0, 1, 2, 3]), (1, [0, 1, 3])):
-        a, b = x[c, rest].mean(-1).numpy(), x[c, rest].square().mean(-1).numpy()
+        a, b = x[rest, c].mean(-1).numpy(), x[rest, c].square().mean(-1).numpy()
         expected = [(a * a).sum(), (b * b).sum(), (a * b).sum()]
-        np.testing.assert_allclose(out[1:, 1 + c], expected, rtol=1e-13)
+        np.testing.assert_allclose(means[1:, c], expected, rtol=1e-13)
 
 
 def record(model, *batches, **options):
@@ -230,8 +288,8 @@ def test_reports_are_the_same_without_numba(monkeypatch, dtype, offset):
 def test_compiled_code_runs(monkeypatch):
     called = []
     cpu = dispatch.cpu_kernels()
-    reduce_batch = cpu.reduce_batch
-    monkeypatch.setattr(cpu, "reduce_batch", lambda *args: called.append(1) or reduce_batch(*args))
+    read_lines = cpu.read_lines
+    monkeypatch.setattr(cpu, "read_lines", lambda *args: called.append(1) or read_lines(*args))
     record(nn.ReLU(), torch.randn(2, 3, 8))
     assert called
 
@@ -329,10 +387,11 @@ def compiled(tmp_path_factory):
 import torch
 from spectroscope.dsp.kernels import dispatch
 torch.manual_seed(0)
-fields = torch.zeros(8, 6, 64, 1, dtype=torch.float64)
-dispatch.center_lines(torch.randn(64, 6, 256, dtype=torch.float64), None, fields, 0, None)
-loop = dispatch.cpu_kernels().center_lines.__wrapped__
-print(sum(loop.stats.cache_hits.values()), fields.view(torch.int64).sum().item())
+x = torch.randn(64, 6, 256, dtype=torch.float64)
+table, means = torch.zeros(27, 6, dtype=torch.float64), torch.zeros(4, 6, dtype=torch.float64)
+dispatch.read_lines(x, None, 1, range(64), 0, table, means, None, None)
+loop = dispatch.cpu_kernels().read_lines.__wrapped__
+print(sum(loop.stats.cache_hits.values()), table.view(torch.int64).sum().item())
 """
 
     def run():
@@ -363,8 +422,8 @@ def test_a_damaged_cache_costs_time_and_no_numbers(compiled):
     # The other loops have the same wrapper.
     public = {n: loop for n, loop in vars(dispatch.cpu_kernels()).items() if n[0] != "_"}
     loops = [loop for loop in public.values() if not inspect.ismodule(loop)]
-    retried = dispatch.cpu_kernels().center_lines.__code__
-    assert len(loops) > 3
+    retried = dispatch.cpu_kernels().read_lines.__code__
+    assert len(loops) == 3
     assert all(inspect.isfunction(loop) and loop.__code__ is retried for loop in loops)
 
 

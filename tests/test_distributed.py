@@ -44,7 +44,7 @@ def assert_whole(out, printed, whole):
     """The processes wrote what one process writes, and printed it once."""
     report = spectroscope.load(out)
     assert_same(report, whole.report, **ROUNDING)
-    assert printed.count("relu#1") == 1
+    assert printed.count("3 sites, 18 channels") == 1
     for name, value in whole.scores.items():
         assert printed.count(f"{name}: {value:.2f}\n") == 1
     for line in whole.labels:
@@ -53,6 +53,7 @@ def assert_whole(out, printed, whole):
     assert {file.name for file in out.iterdir()} == {
         "aliasing.csv", "columns.csv", "coverage.csv", "dc.csv", "dead.csv", "harmonics.csv",
         "introduced.csv", "report.html", "report.npz", "sites.csv", "spectra.png",
+        "spectrogram.csv",
     }  # fmt: skip
 
 

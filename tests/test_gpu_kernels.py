@@ -21,17 +21,25 @@ torch.manual_seed(0)
 def assert_same(x, y=None, lines=1):
     length = x[0, 0].numel() // lines
     shape = *x.shape[:2], lines, length
-    results = []
-    for on_gpu in (False, True):
-        fields = torch.full((8, x.shape[1], len(x) + 3, lines), 7.0, dtype=torch.float64)
-        out = torch.full((2, *shape), 7.0, dtype=dispatch.computed_in(x.dtype)).unbind()
-        if on_gpu:
-            flat = x.reshape(*x.shape[:2], -1), None if y is None else y.reshape(*y.shape[:2], -1)
-            gpu.center_lines(*flat, fields, 2, out)
-        else:
-            dispatch.center_lines(x, y, fields, 2, out)
-        results.append((fields, out))
-    (expected, expected_out), (actual, actual_out) = results
+    expected_out, actual_out = (
+        torch.full((2, *shape), 7.0, dtype=dispatch.computed_in(x.dtype)).unbind() for _ in range(2)
+    )
+    expected = torch.full((8, x.shape[1], len(x), lines), 7.0, dtype=torch.float64)
+    table = torch.rand(27, x.shape[1] + 2, dtype=torch.float64)
+    tables = [table.clone() for _ in range(3)]
+    no_means = torch.empty(4, 0, dtype=torch.float64)
+    everything = range(len(x))
+    dispatch.read_lines(x, y, lines, everything, 1, tables[0], no_means, expected, expected_out)
+    flat = x.reshape(*x.shape[:2], -1), None if y is None else y.reshape(*y.shape[:2], -1)
+    moments = gpu.center_lines(*flat, lines, actual_out)
+    gpu.add_moments(moments, 1, tables[1])
+    batch = LineMoments(expected, length).of_inputs().of_channels()
+    c = slice(1, -1)
+    tables[2][:, c] = ChannelMoments(table[:, c]).merge(batch).table
+    assert torch.equal(tables[1][:, [0, -1]], table[:, [0, -1]])
+    for other in tables[:1] + tables[2:]:
+        assert_same_channels(ChannelMoments(tables[1]), ChannelMoments(other))
+    actual, expected = moments.fields, expected.clone()
     rounding = 1e-12 * expected[2:5].max().item()
     torch.testing.assert_close(actual[:2], expected[:2], rtol=1e-14, atol=1e-15)
     incomplete = expected[6:].lt(length).any(0)
@@ -41,16 +49,13 @@ def assert_same(x, y=None, lines=1):
     eps = torch.finfo(actual_out[0].dtype).eps
     for mine, other in zip(actual_out, expected_out):
         torch.testing.assert_close(mine, other, rtol=4 * eps, atol=4 * eps)
-    moments = LineMoments(expected[:, :, 2:-1].contiguous(), length)
-    channels = dispatch.reduce_batch(moments)
-    inputs = moments.of_inputs()
-    reduced = ChannelMoments(gpu.reduce_batch(inputs.fields.squeeze(-1), inputs.length))
-    assert_same_channels(reduced, channels)
-    assert_same_channels(inputs.of_channels(), channels)
-    other = ChannelMoments(channels.table.roll(1, 1))
-    merged = ChannelMoments(gpu.merge(reduced.table, other.table))
-    assert_same_channels(merged, channels.merge(other))
-    assert_same_channels(dispatch.merge_moments(channels, other), channels.merge(other))
+    first, second = batch.table, batch.table.roll(1, 1)
+    merged = first.clone(), first.clone()
+    gpu.merge(merged[0], second)
+    dispatch.merge_moments(merged[1], second)
+    for table in merged:
+        expected = ChannelMoments(first).merge(ChannelMoments(second))
+        assert_same_channels(ChannelMoments(table), expected)
 
 def assert_same_channels(actual, expected):
     for name in "weight", "mean", "m2":

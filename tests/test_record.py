@@ -94,8 +94,9 @@ def test_dc_is_brute_force(shape, offset, dtype):
             if x.dim() > 2
             else brute_force(*(t.double()[:, [channel]].numpy() for t in (x, y)))
         )
+        rounding = max(1e-15 * offset, 1e-300)  # of an input's mean
         for column, value in expected.items():
-            assert row[column] == pytest.approx(value, rel=1e-11, abs=1e-300), column
+            assert row[column] == pytest.approx(value, rel=1e-11, abs=rounding), column
         assert row["n_samples"] == shape[0]
         assert row["nonfinite"] == 0
 
@@ -186,22 +187,22 @@ def test_any_split_gives_the_same_table_of_long_signals_far_from_zero(shape):
         pd.testing.assert_frame_equal(table, tables[0], rtol=DC_TABLE, atol=0)
 
 
-def test_a_report_prints_its_headline_to_the_width_there_is(monkeypatch, capsys):
+def test_a_report_prints_its_headline_to_the_width_there_is(monkeypatch):
     model = nn.Sequential(nn.Conv1d(1, 3, 3), nn.ReLU())
     with spectroscope.record(model) as recorder:
         model(torch.randn(4, 1, 32))
     report = recorder.report()
+    assert repr(report) == "Report(Sequential: 1 site, 3 channels, 4 inputs)"
     for width in (40, 80, 200):
         monkeypatch.setenv("COLUMNS", str(width))
-        report.summary()
-        first, head, row, *rest = capsys.readouterr().out.splitlines()
+        first, *head, unit, row, legend = str(report).splitlines()[:6]
         assert first == repr(report)
-        assert len(head) <= width
+        assert all(len(line) <= width for line in (*head, unit, row, legend))
         assert row.split()[0] == "1#0"
-        assert ("dead_fraction" in head) == (width > 80)
-        assert "dc_out" in head.split()
-        assert len(rest) == 1
-        assert "report.describe()" in rest[0]
+        assert ("dc_in" in head[-1].split()) == (width > 80)
+        assert "dc_out" in head[-1].split()
+        assert "act." in unit.split()
+        assert "report.describe()" in str(report)
     for frame in (report.dc(), report.sites()):
         with pd.option_context("display.width", 80):
             assert "dc_out_std" in str(frame)
@@ -483,16 +484,16 @@ def test_spectra_false_keeps_none():
 
 def test_every_column_is_described():
     model = nn.Sequential(nn.ReLU(), nn.AvgPool1d(2))
-    with spectroscope.record(model, f0=0.1) as recorder:
+    with spectroscope.record(model, f0=0.1, examples=1) as recorder:
         model(torch.randn(2, 3, 40))
     report = recorder.report()
-    with spectroscope.record(model[0], spectra="plane") as recorder:
+    with spectroscope.record(model[0], spectra="plane", examples=1) as recorder:
         model[0](torch.randn(2, 3, 4, 6))
     images = recorder.report()
     described = report.describe()
     tables = ("dc", "sites", "spectra", "coverage", "introduced", "cross_spectra", "aliasing",
-              "planes", "harmonics", "predictions", "dead")  # fmt: skip
-    used = {"density", "amplitude"}
+              "planes", "harmonics", "predictions", "dead", "spectrogram")  # fmt: skip
+    used = {"density", "amplitude", *report.examples(), *images.examples()}
     for name in tables:
         of = images if name == "planes" else report
         used |= set(getattr(of, name)())

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 from torch import Tensor
 
 from spectroscope.capture.axes import Axes, Layout, decimations
+from spectroscope.capture.axis_rules import RESHAPES, FunctionCall, per_axis
 from spectroscope.capture.axis_tracker import AxisTracker
 from spectroscope.capture.sites import Downsampling
 from spectroscope.capture.tensors import TensorMap, tensors
@@ -24,12 +25,14 @@ class DownsamplingStep(NamedTuple):
         factors: decimation factor from each axis of the site's output; infinite for a mean over it.
         between: number of other activations in between.
         whole: a mean over all of each decimated axis, as in global average pooling.
+        average: as in :class:`spectroscope.capture.sites.Downsampling`.
     """
 
     place: str
     factors: tuple[float, ...]
     between: int
     whole: bool
+    average: int | None
 
 
 class _Source(NamedTuple):
@@ -49,6 +52,12 @@ _Sources = Mapping[str, _Source]  # by site name
 # Rearranges samples without loss.
 _LOSSLESS = {"pixel_unshuffle"}
 
+# The output has the values of the input, with axes elsewhere or of another dtype.
+_SAME_VALUES = RESHAPES | {
+    "permute", "transpose", "t", "swapaxes", "swapdims", "movedim", "moveaxis", "squeeze",
+    "unsqueeze", "contiguous", "clone", "detach", "to", "float", "double", "cpu", "cuda",
+}  # fmt: skip
+
 
 class Provenance:
     """The activation calls that the tensors of one forward come from.
@@ -60,6 +69,7 @@ class Provenance:
     def __init__(self, axes: AxisTracker):
         self._axes = axes
         self._sources: TensorMap[_Sources] = TensorMap()
+        self._outputs: TensorMap[str] = TensorMap()  # the site that a tensor is the output of
 
     def add_site(self, site: str, output: Tensor) -> None:
         """Set `output` as that of the activation call `site`."""
@@ -69,6 +79,7 @@ class Provenance:
         if axes is not None:
             sources[site] = _Source(decimations(axes), 0)
         self._sources.set(output, sources)
+        self._outputs.set(output, site)
 
     def update(
         self,
@@ -95,6 +106,11 @@ class Provenance:
             return {}
         function = place.rpartition("/")[2]
         before = decimations(tracked[0][1])
+        call = FunctionCall(function, args, kwargs, [tracked[0][0]], tracked)
+        output_of = self._outputs.get(tracked[0][0]) if len(tracked) == 1 else None
+        same_values = function in _SAME_VALUES or (
+            "dropout" in function and not call.argument(2, "training", True)
+        )
         steps: dict[str, DownsamplingStep] = {}
         for tensor in tensors((output,)):
             mean = function in ("mean", "sum")
@@ -113,11 +129,18 @@ class Provenance:
                     if factors is None:
                         continue
                     if max(factors) > 1:
-                        steps[site] = DownsamplingStep(place, factors, source.between, whole)
+                        average = _average(call, tensor) if site == output_of else None
+                        steps[site] = DownsamplingStep(
+                            place, factors, source.between, whole, average
+                        )
                     # Once every axis of a line or an image is decimated, no later step is the next.
                     if min(factors[2:][-2:], default=1) > 1:
                         del remaining[site]
             self._sources.set(tensor, remaining)
+            if output_of is not None and same_values:
+                self._outputs.set(tensor, output_of)
+            else:
+                self._outputs.discard(tensor)
         return steps
 
 
@@ -148,7 +171,11 @@ class DownsamplingLog:
             if factors and max(factors) > 1:
                 factor = factors[0] if len(set(factors)) == 1 else math.nan
                 whole = step.whole and min(factors) > 1
-                candidates.append(Downsampling(step.place, factor, step.between, whole))
+                # What happens along other axes changes the power at all frequencies.
+                average = (
+                    step.average if sum(f != 1 for f in step.factors) == len(factors) else None
+                )
+                candidates.append(Downsampling(step.place, factor, step.between, whole, average))
         return min(candidates, key=lambda step: (step.whole, step.between), default=None)
 
     def state_dict(self) -> dict[str, Any]:
@@ -161,11 +188,36 @@ class DownsamplingLog:
         """Restore the state saved by :meth:`state_dict`."""
         self._steps = {
             site: {
-                place: DownsamplingStep(place, tuple(factors), between, whole)
-                for place, factors, between, whole in rows
+                place: DownsamplingStep(place, tuple(factors), between, whole, average)
+                for place, factors, between, whole, average in rows
             }
             for site, rows in state.items()
         }
+
+
+def _average(call: FunctionCall, output: Tensor) -> int | None:
+    """`average` of a function that lowers the sampling rate of the output of a site."""
+    name = call.name
+    if name == "getitem":
+        return 1
+    if name in ("conv1d", "conv2d", "conv3d"):  # of one sample: mixes channels of those taken
+        return 1 if set(call.argument(1, "weight").shape[2:]) == {1} else None
+    if "avg_pool" not in name:
+        return None
+    count = int(name[-2])
+    if "adaptive" in name:
+        lengths = zip(call.inputs[0].shape[-count:], output.shape[-count:], strict=True)
+        kernels = steps = [a // b if a % b == 0 else 0 for a, b in lengths]
+    else:
+        kernels = per_axis(call.argument(1, "kernel_size"), count)
+        steps = per_axis(call.argument(2, "stride") or kernels, count)
+        if any(per_axis(call.argument(3, "padding", 0), count)) or call.argument(
+            6, "divisor_override"
+        ):
+            return None
+    pairs = {(k, step) for k, step in zip(kernels, steps, strict=True)} - {(1, 1)}
+    length = {k for k, _ in pairs}
+    return length.pop() if len(length) == 1 and min(step for _, step in pairs) > 1 else None
 
 
 def _nearest(several: Iterable[_Sources]) -> _Sources:

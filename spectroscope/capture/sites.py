@@ -112,12 +112,15 @@ class Downsampling(NamedTuple):
         factor: decimation factor; infinite for a mean over all; NaN if it differs between axes.
         between: number of other activations that the signal passes before.
         whole: a mean over all of time or space, as in global average pooling.
+        average: length of the moving average of the site's output of which samples are taken, along
+            each axis; 1: of the output itself; None: samples of something else or unknown.
     """
 
     place: str
     factor: float
     between: int
     whole: bool
+    average: int | None
 
     @property
     def function(self) -> str:

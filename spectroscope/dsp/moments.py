@@ -38,10 +38,15 @@ DC, DC_SIDE = 0, 6  # first row of the block, and rows of one side
 # `sums`: over all inputs of a side.
 SUM_M2, SUM_POSITIVE, SUM_NONFINITE = range(3)  # positive of the output alone
 SUMS, SUMS_SIDE = 12, 3
-# `joint`: the fields of `CoMoments`.
-PAIRS, MEAN_X, MEAN_Y, M2_XX, M2_YY, M2_XY = range(6)
+# `joint`: the fields of `CoMoments`, and AC, the same three sums about each input's own means.
+PAIRS, MEAN_X, MEAN_Y, M2_XX, M2_YY, M2_XY, AC_XX, AC_YY, AC_XY = range(9)
 JOINT = 18
-TABLE_ROWS = 24
+TABLE_ROWS = 27
+
+# Products of the means of lines, ``[MEAN_ROWS, C]``, summed over the inputs that are finite on both
+# sides: number of those inputs, squares of the means of x and of y, and their products.
+INPUTS, MEANS_XX, MEANS_YY, MEANS_XY = range(4)
+MEAN_ROWS = 4
 
 
 class Moments(NamedTuple):
@@ -126,10 +131,10 @@ class ChannelMoments(NamedTuple):
     table: Tensor
 
     @classmethod
-    def of(cls, dc: Moments, sums: Tensor, joint: CoMoments) -> "ChannelMoments":
-        """The table of these three, each as the property of the same name."""
+    def of(cls, dc: Moments, sums: Tensor, joint: CoMoments, ac: Tensor) -> "ChannelMoments":
+        """The table of these, each as the property of the same name."""
         blocks = [torch.stack(dc, 2).flatten(0, 2), sums.flatten(0, 1)]
-        return cls(torch.cat([*blocks, joint.weight.unsqueeze(0), joint.mean, joint.m2]))
+        return cls(torch.cat([*blocks, joint.weight.unsqueeze(0), joint.mean, joint.m2, ac]))
 
     @property
     def dc(self) -> Moments:
@@ -149,12 +154,20 @@ class ChannelMoments(NamedTuple):
     def joint(self) -> CoMoments:
         """Moments of the pairs (input, output) in those inputs that are finite on both."""
         joint = self.table[JOINT:]
-        return CoMoments(joint[PAIRS], joint[MEAN_X : MEAN_Y + 1], joint[M2_XX:])
+        return CoMoments(joint[PAIRS], joint[MEAN_X : MEAN_Y + 1], joint[M2_XX : M2_XY + 1])
+
+    @property
+    def ac(self) -> Tensor:
+        """``[3, C]``, of the same pairs: sums of dx², dy² and dx·dy about each input's means."""
+        return self.table[JOINT + AC_XX :]
 
     def merge(self, other: "ChannelMoments") -> "ChannelMoments":
         """Moments of both streams together."""
         return ChannelMoments.of(
-            self.dc.merge(other.dc), self.sums + other.sums, self.joint.merge(other.joint)
+            self.dc.merge(other.dc),
+            self.sums + other.sums,
+            self.joint.merge(other.joint),
+            self.ac + other.ac,
         )
 
 
@@ -166,12 +179,10 @@ class LineMoments(NamedTuple):
     Attributes:
         fields: float64, ``[LINE_FIELDS, C, N, lines]``, in the layout declared above.
         length: number of values of a line.
-        complete: all values are known to be finite.
     """
 
     fields: Tensor
     length: int
-    complete: bool = False
 
     @classmethod
     def of(cls, x: Tensor, y: Tensor) -> "LineMoments":
@@ -219,7 +230,7 @@ class LineMoments(NamedTuple):
         sums[: Y_MEAN + 1] = within.mean
         sums[X_M2 : Y_M2 + 1] += within.m2
         sums[XY] = joint.m2[2]
-        return LineMoments(sums.unsqueeze(-1), self.length * lines, self.complete)
+        return LineMoments(sums.unsqueeze(-1), self.length * lines)
 
     def of_channels(self) -> ChannelMoments:
         """Moments of the channels, if each input is one line."""
@@ -230,5 +241,12 @@ class LineMoments(NamedTuple):
         positive = torch.stack([torch.zeros_like(fields[0]), fields[Y_POSITIVE]])
         sums = torch.stack([fields[X_M2 : Y_M2 + 1], positive, self.length - finite], 1).sum(-1)
         pairs = self.finite * float(self.length)
-        joint = CoMoments.of(fields[:2], fields[[X_M2, Y_M2, XY]], pairs)
-        return ChannelMoments.of(dc, sums, joint)
+        within = fields[[X_M2, Y_M2, XY]]
+        joint = CoMoments.of(fields[:2], within, pairs)
+        return ChannelMoments.of(dc, sums, joint, within.where(pairs > 0, 0).sum(-1))
+
+    def mean_products(self) -> Tensor:
+        """``[MEAN_ROWS, C]``, in the layout declared above."""
+        x, y = self.means
+        inputs = self.finite.sum(1, dtype=torch.float64)
+        return torch.stack([inputs, *torch.stack([x * x, y * y, x * y]).sum((2, 3))])

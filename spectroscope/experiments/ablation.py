@@ -12,7 +12,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from spectroscope.capture.call import ActivationCall
 from spectroscope.capture.capture import Capture

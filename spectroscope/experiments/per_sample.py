@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from scipy import stats
 from torch import Tensor, nn
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from spectroscope.capture.axes import ChannelAxis
 from spectroscope.capture.call import ActivationCall

@@ -110,8 +110,8 @@ def overview(
         plot = _rows_figure(len(names), height, f"bars{number}")
         most = max([1.0, *filter(math.isfinite, values)])
         plot.x_range = Range1d(start=0, end=1.02 * most)
-        drawn = plot.hbar(y=list(rows.values()), right=np.minimum(values, most), left=0, height=0.72,
-                  line_color=None)  # fmt: skip
+        right = np.minimum(values, most)
+        drawn = plot.hbar(y=list(rows.values()), right=right, left=0, height=0.72, line_color=None)
         themed(drawn.glyph, fill_color="--bar")
         plot.xaxis.ticker = BasicTicker(desired_num_ticks=2, num_minor_ticks=0)
         _label(plot.xaxis, title)

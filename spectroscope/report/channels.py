@@ -20,9 +20,6 @@ from spectroscope.statistics.spectra import SpectralSums
 
 Floats = NDArray[np.float64]
 
-# Relative to the squared mean, the variance of a constant in float64.
-_ROUNDING = 1e-28
-
 
 def to_numpy(tensor: Tensor) -> Floats:
     """A real tensor as float64 on the CPU."""
@@ -150,18 +147,18 @@ def dead_and_always_on(record: SiteRecord) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Decomposition:
-    """The output y as gain·x + (y − gain·x), two parts without correlation; NaN if unknown.
+    """The output's AC y as gain·x + (y − gain·x), two parts without correlation; NaN if unknown.
 
-    The gain is Bussgang's, the regression of y on x. Powers are about the mean over all values and
-    inputs, so that those of the parts add up to that of y. Each is ``[C]``.
+    x and y are without each input's own DC, as in `ac_rms_in` and `ac_rms_out`. The gain is
+    Bussgang's, the regression of y on x, so that the powers of the parts add up to that of y. Each
+    is ``[C]``.
 
     Attributes:
         gain: covariance of output and input over the input's variance.
         output: power of y.
         preserved: power of gain·x.
         introduced: power of y − gain·x.
-        introduced_dc: part of `introduced` in the DC of each input.
-        introduced_in_band: part of `introduced` up to `edge`, without DC.
+        introduced_in_band: part of `introduced` up to `edge`.
         introduced_above_band: part of `introduced` above `edge`.
         edge: bin up to which 99 % of the input's AC power lies.
         half_x_ratio: of a ReLU, power of ½x over that of y, both with DC.
@@ -172,7 +169,6 @@ class Decomposition:
     output: Floats
     preserved: Floats
     introduced: Floats
-    introduced_dc: Floats
     introduced_in_band: Floats
     introduced_above_band: Floats
     edge: Floats
@@ -185,35 +181,34 @@ class Decomposition:
         joint, sums = record.moments.joint, record.spectra
         weight = to_numpy(joint.weight)
         weight[weight == 0] = np.nan
-        (x, y), (x_m2, y_m2, product) = to_numpy(joint.mean), to_numpy(joint.m2) / weight
-        y_m2[y_m2 <= _ROUNDING * y**2] = 0  # a constant
+        xx, yy, xy = to_numpy(record.moments.ac) / weight
         with np.errstate(invalid="ignore", divide="ignore"):
-            gain = product / x_m2
-            preserved = np.minimum(gain * product, y_m2)
+            gain = xy / xx
+            preserved = np.minimum(gain * xy, yy)
         unknown = np.full_like(gain, np.nan)
         mean = None if sums is None else MeanSpectra.of(sums).without_window(window, sums.axes)
-        dc, in_band, above_band, edge = unknown, unknown, unknown, unknown
+        in_band, above_band, edge = unknown, unknown, unknown
         if mean is not None:
             introduced = introduced_power(
                 mean.power_in, mean.power_out, mean.cross.real, gain[:, np.newaxis]
-            )
+            )[:, 1:]
             edge_bin = band_edge(np.nan_to_num(mean.power_in))
-            above = np.arange(introduced.shape[1]) > edge_bin[:, np.newaxis]
-            dc = np.maximum(introduced[:, 0] - (y - gain * x) ** 2, 0)
-            in_band = np.where(above, 0, introduced)[:, 1:].sum(1)
-            above_band = np.where(above, introduced, 0)[:, 1:].sum(1)
+            above = np.arange(1, introduced.shape[1] + 1) > edge_bin[:, np.newaxis]
+            in_band = np.where(above, 0, introduced).sum(1)
+            above_band = np.where(above, introduced, 0).sum(1)
             edge = edge_bin.astype(np.float64)
         half = activations.by_kind(record.site.kind).gain
         ratios = unknown, unknown
         if half is not None:
+            (x, y), (x_m2, y_m2, product) = to_numpy(joint.mean), to_numpy(joint.m2) / weight
             x_power, y_power = x**2 + x_m2, y**2 + y_m2
             total = np.where(y_power > 0, y_power, np.nan)
             rest = introduced_power(x_power, y_power, product + x * y, half)
             ratios = half**2 * x_power / total, rest / total
-        return cls(gain, y_m2, preserved, y_m2 - preserved, dc, in_band, above_band, edge, *ratios)
+        return cls(gain, yy, preserved, yy - preserved, in_band, above_band, edge, *ratios)
 
     def fractions(self, *names: str) -> dict[str, Floats]:
-        """Columns ``<name>_fraction``, relative to `output`; NaN where the output is constant."""
+        """Columns ``<name>_fraction``, relative to `output`; NaN where the output has no AC."""
         output = np.where(self.output > 0, self.output, np.nan)
         return {f"{name}_fraction": getattr(self, name) / output for name in names}
 

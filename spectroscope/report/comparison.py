@@ -1,5 +1,6 @@
 """Two reports side by side: what changed, at which site and in which channel."""
 
+import html
 import os
 from typing import TYPE_CHECKING
 
@@ -7,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from spectroscope.io import output_folder
-from spectroscope.report import export
+from spectroscope.report import export, text
 from spectroscope.schema import COLUMNS, COMPARISON_COLUMNS, Column
 
 if TYPE_CHECKING:
@@ -40,7 +41,31 @@ class Comparison:
         self._matched = [site for site in self._sites[0]["site"] if site not in excluded]
 
     def __repr__(self) -> str:
-        return f"Comparison({len(self._matched)} sites matched, {len(self._unmatched)} unmatched)"
+        names = " and ".join(dict.fromkeys(text.subject(side.about) for side in (self.a, self.b)))
+        return (
+            f"Comparison({names}: {len(self._matched)} sites matched, "
+            f"{len(self._unmatched)} unmatched)"
+        )
+
+    def __str__(self) -> str:
+        from spectroscope.page import comparison  # deferred, as in `page`
+
+        sites = self.sites()
+        lines = [repr(self)]
+        if not sites.empty:
+            found = comparison.findings(sites, self.channels())
+            lines += [
+                *map(text.filled, text.sentences(found)),
+                "",
+                text.changes_table(sites),
+                text.LEGEND + ".",
+            ]
+        lines += [f"{row.site}: {row.why}" for row in self._unmatched.itertuples()]
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        table: str = self.sites()[text.CHANGES].to_html(index=False, float_format="{:.4g}".format)
+        return f"<p>{html.escape(repr(self))}</p>{table}"
 
     def channels(self) -> pd.DataFrame:
         """One row per channel of the matched sites, with the effect size of its change of DC."""
@@ -121,7 +146,7 @@ class Comparison:
         from spectroscope import page  # deferred, as in `Report.page`
 
         a, b = (export.recorded(report.spectrogram) for report in (self.a, self.b))
-        html = page.render_comparison(
+        content = page.render_comparison(
             title=title,
             about=(self.a.about, self.b.about),
             sites=self.sites(),
@@ -131,7 +156,7 @@ class Comparison:
             spectrograms=None if a is None or b is None else (a, b),
             spectra=(self.a._spectra_of, self.b._spectra_of),
         )
-        page.save(html, path)
+        page.save(content, path)
 
     def _side_by_side(
         self, a: pd.DataFrame, b: pd.DataFrame, keys: list[str], values: list[str]

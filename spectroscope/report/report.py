@@ -13,6 +13,7 @@ import pandas as pd
 from spectroscope.errors import RequestError
 from spectroscope.io import output_folder
 from spectroscope.report import (
+    examples,
     export,
     predictions,
     sources,
@@ -49,16 +50,28 @@ class Report:
         self._columns = {**COLUMNS, **tables.user_columns(recording)}
 
     def __repr__(self) -> str:
-        records = self._recording.records.values()
-        channels = sum(record.channels for record in records)
-        return f"Report({len(records)} sites, {channels} channels)"
+        return f"Report({text.subject(self.about)}: {text.totals(self.sites())})"
 
     def __str__(self) -> str:
-        return text.summary(repr(self), self.sites(), self.coverage())
+        sites = self.sites()
+        lines = [repr(self)]
+        if not sites.empty:
+            lines += [text.sites_table(sites), text.filled(
+                f"{text.LEGEND}. All columns: report.sites(), report.dc(). Definitions: "
+                "report.describe()."
+            )]  # fmt: skip
+        return "\n".join([*lines, *text.gaps(self.coverage())])
 
     def summary(self) -> None:
-        """Print the headline columns of :meth:`sites`, as many as fit the terminal."""
-        print(self)
+        """Print what stands out, in ten sentences at most. ``print(report)`` prints the layers."""
+        print(text.summary(self.about, self.sites(), self.coverage(), self.findings()))
+
+    def findings(self) -> list[str]:
+        """What stands out: dead channels, aliasing and others, each in a sentence with a number."""
+        from spectroscope.page import findings  # deferred, as in `page`
+
+        aliasing = export.recorded(self.aliasing)
+        return text.sentences(findings.findings(self.sites(), self.dc(), aliasing))
 
     def compare(self, other: "Report | str | os.PathLike[str]") -> "Comparison":
         """The changes from this report (A) to another (B), by site and channel.
@@ -204,7 +217,8 @@ class Report:
 
         Sites directly before a downsampling come first: of others a later convolution decides what
         folds. Those before global pooling come last, where only the DC remains and nothing folds.
-        In each of the three groups the greatest power is first.
+        In each of the three groups the greatest power is first. `folded_fraction` is what passes
+        the downsampling's own average, and folds, where that is known.
 
         One row per site and channel. Arguments and errors as in :meth:`spectra`.
         """
@@ -218,6 +232,22 @@ class Report:
             ["global_pooling", "direct", "power_above"], ascending=[True, False, False]
         )
         return table.loc[order.index].reset_index(drop=True)
+
+    def examples(self, select: str | Iterable[str] | None = None) -> pd.DataFrame:
+        """Input and output of activations for the first inputs: lines, and thumbnails of images.
+
+        One row per site, input, channel, side, and position or row and column. The channels are
+        those with the largest, median and smallest output DC in the first batch, in this order.
+        Lines have 512 points at most, of longer ones the extremes; thumbnails 64 × 64. In a merged
+        report they are of the first report's inputs. Needs ``record(..., examples=n)``. Arguments
+        and errors as in :meth:`spectra`.
+        """
+        return self._select(
+            lambda record: examples.examples(self._recording, record),
+            select,
+            "examples were recorded",
+            "examples=1 or more",
+        )
 
     def coverage(self) -> pd.DataFrame:
         """Every place with activations, and every part of the model that can't be observed."""

@@ -157,7 +157,8 @@ def aliasing(recording: Recording, record: SiteRecord) -> Iterator[pd.DataFrame]
         return
     rate, downsampling = SiteRate.of(recording, record), recording.downsamplings[record.site.name]
     with np.errstate(invalid="ignore"):
-        fraction = above.power / np.where(above.total > 0, above.total, np.nan)
+        total = np.where(above.total > 0, above.total, np.nan)
+        fraction, folded = above.power / total, above.folded / total
     folds_to = np.full_like(above.peak, np.nan)
     folds = any(name in downsampling.function for name in ("pool", "conv", "getitem"))
     if folds and not downsampling.whole:
@@ -172,6 +173,7 @@ def aliasing(recording: Recording, record: SiteRecord) -> Iterator[pd.DataFrame]
             "activations_between": downsampling.between,
             "global_pooling": downsampling.whole,
             "above_next_nyquist": fraction,
+            "folded_fraction": folded,
             "power_above": above.power,
             "next_nyquist": 0.5 / downsampling.factor * rate.fs,
             "peak_freq": above.peak * rate.fs,
@@ -193,11 +195,13 @@ class PowerAboveNyquist(NamedTuple):
 
     Attributes:
         power: above that Nyquist frequency.
+        folded: what of it the average before samples are taken lets pass; NaN if unknown.
         total: at all frequencies.
         peak: frequency with the greatest power above it, in cycles per sample of the site.
     """
 
     power: Floats
+    folded: Floats
     total: Floats
     peak: Floats
 
@@ -219,7 +223,16 @@ class PowerAboveNyquist(NamedTuple):
         outside = np.where(above, power, 0)
         peak = cycles[np.argmax(outside, axis=1)]
         peak[~(outside.sum(1) > 0)] = np.nan
-        return cls(outside.sum(1), power.sum(1), peak)
+        folded = np.full(len(power), np.nan)
+        if downsampling.whole:
+            folded = np.zeros_like(folded)
+        elif downsampling.average == 1:
+            folded = outside.sum(1)
+        elif downsampling.average is not None and len(sums.axes) == 1:
+            # Response of the average of k samples: sin(πkf)/(k·sin(πf)).
+            response = np.sinc(downsampling.average * cycles) / np.sinc(cycles)
+            folded = (outside * response**2).sum(1)
+        return cls(outside.sum(1), folded, power.sum(1), peak)
 
 
 def _thd_and_sinad(sums: Floats) -> dict[str, Floats]:

@@ -107,7 +107,7 @@ def introduced(recording: Recording) -> pd.DataFrame:
         columns = {
             "channel": range(record.channels),
             "regression_gain": decomposition.gain,
-            **decomposition.fractions("preserved", "introduced", "introduced_dc",
+            **decomposition.fractions("preserved", "introduced",
                                       "introduced_in_band", "introduced_above_band"),
             "band_edge": decomposition.edge * rate.fs / bins,
             "freq_unit": rate.unit,

@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from spectroscope.capture.sites import Select
 from spectroscope.errors import RequestError, UnfinishedError
 from spectroscope.experiments.ablation import importance
 from spectroscope.experiments.operations import mean_dc, only_dc, remove_dc
@@ -35,6 +36,7 @@ def ablate(
     specimen: Specimen,
     *,
     metric: str | None = None,
+    select: Select = None,
     kinds: Iterable[str | type[nn.Module]] = (),
     progress: bool = False,
 ) -> pd.DataFrame:
@@ -47,6 +49,7 @@ def ablate(
         specimen: model and inputs.
         metric: as in :func:`spectroscope.importance`. None: the specimen's own error, or else
             ``"relative_l2"``, the distance of the outputs from the unmodified model's.
+        select: as in :func:`spectroscope.record`.
         kinds: as in :func:`spectroscope.record`.
         progress: show a progress bar on standard error.
 
@@ -59,7 +62,7 @@ def ablate(
     """
     measure: Any = metric or specimen.error or "relative_l2"
     kinds = (kinds,) if isinstance(kinds, str | type) else tuple(kinds)
-    means = inspect(specimen, spectra=False, kinds=kinds, progress=progress).report
+    means = inspect(specimen, spectra=False, select=select, kinds=kinds, progress=progress).report
     if means.sites().empty:
         raise UnfinishedError(f"{specimen.name}: no activation was recorded")
     with torch.random.fork_rng([]):  # batches() seeds them

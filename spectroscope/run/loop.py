@@ -8,22 +8,27 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
-from spectroscope.errors import RequestError
+from spectroscope.capture.sites import Select
+from spectroscope.dsp.spectra import Window
+from spectroscope.errors import RequestError, first_line
 from spectroscope.recorder import Recorder, record
 from spectroscope.report import Report
 from spectroscope.run.checkpoint import Checkpoint
 from spectroscope.run.distributed import ProcessGroup
 from spectroscope.run.fingerprint import fingerprint, parameter_hash
 from spectroscope.run.placement import Placement
+from spectroscope.run.scores import Scores, means
 from spectroscope.run.shards import WHOLE, Batch, Shard, batches
 from spectroscope.specimens.specimen import Specimen
 from spectroscope.statistics.base import Statistic
+from spectroscope.statistics.fundamentals import F0
 from spectroscope.statistics.recording import Recording
 from spectroscope.statistics.run_shard import RunShard
 
-MAX_LABELS = 10
+# What a model raises that is given inputs of a wrong shape, dtype or structure.
+_INPUT_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AssertionError)
 
 
 class Inspection(NamedTuple):
@@ -51,9 +56,15 @@ class Inspection(NamedTuple):
 def inspect(
     specimen: Specimen,
     *,
+    select: Select = None,
     spectra: bool = True,
+    f0: F0 = None,
+    harmonics: int = 8,
+    window: Window = "boxcar",
     kinds: Iterable[str | type[nn.Module]] = (),
     statistics: Iterable[Statistic] = (),
+    spectra_every: int = 1,
+    examples: int = 0,
     about: Mapping[str, str] | None = None,
     progress: bool = False,
     device: str | None = None,
@@ -72,9 +83,15 @@ def inspect(
 
     Args:
         specimen: model and inputs.
+        select: as in :func:`spectroscope.record`.
         spectra: as in :func:`spectroscope.record`.
+        f0: as in :func:`spectroscope.record`; None: the specimen's own.
+        harmonics: as in :func:`spectroscope.record`.
+        window: as in :func:`spectroscope.record`.
         kinds: as in :func:`spectroscope.record`.
         statistics: as in :func:`spectroscope.record`.
+        spectra_every: as in :func:`spectroscope.record`.
+        examples: as in :func:`spectroscope.record`; of a shard its own first inputs.
         about: as in :func:`spectroscope.record`, added to the specimen's description.
         progress: show a progress bar on standard error.
         device: where to run, ``"cuda:0"``; None: the device of the model.
@@ -91,15 +108,19 @@ def inspect(
 
     Raises:
         RequestError: the specimen has no inputs; an option is invalid; there is no checkpoint to
-            resume from, or it is of another run.
+            resume from, or it is of another run; the model can't run the inputs.
         UnfinishedError: another process of the group died or hangs.
     """
     if limit is not None:
         specimen = specimen.first(limit)
     if group is not None:
         shard = group.shard
+    if f0 is not None:
+        specimen = replace(specimen, f0=None)
     statistics = tuple(statistics)
     kinds = (kinds,) if isinstance(kinds, str | type) else tuple(kinds)
+    if select is not None and not isinstance(select, str) and not callable(select):
+        select = tuple(select)
     placement = Placement.parse(device, dtype, channels_last)
     model = placement.model(specimen.model)
     notes = {"specimen": f"{specimen.name}: {specimen.description}", "license": specimen.license}
@@ -109,16 +130,28 @@ def inspect(
     recorder = record(
         model,
         fs=specimen.fs,
+        select=select,
         spectra=spectra,
+        f0=f0,
+        harmonics=harmonics,
+        window=window,
         kinds=kinds,
         statistics=statistics,
+        spectra_every=spectra_every,
+        examples=examples,
         channel_axis=specimen.channel_axis,
         time_axis=specimen.time_axis,
         about=notes | dict(about or {}),
     )
     options = {
+        "select": getattr(select, "__qualname__", select),
         "spectra": spectra,
+        "f0": f0,
+        "harmonics": harmonics,
+        "window": window,
         "statistics": ", ".join(statistic.name for statistic in statistics) or "built-in",
+        "spectra_every": spectra_every,
+        "examples": examples,
         "kinds": ", ".join(sorted(str(kind) for kind in kinds)) or "the ReLU family",
         "dtype": dtype or "the model's",
         "device": "the model's" if placement.device is None else placement.device.type,
@@ -185,7 +218,7 @@ class _Run(NamedTuple):
         own: Iterator[Batch],
         done: int,
         identity: Mapping[str, str],
-        scores: "Scores",
+        scores: Scores,
         progress: bool,
     ) -> None:
         """Run the batches `own`, after `done` batches that a resumed run has run before."""
@@ -199,22 +232,49 @@ class _Run(NamedTuple):
             initial=scores.inputs,
             unit=" inputs",
             smoothing=0.05,
+            delay=0.3,  # nothing of what is over, or refused, at once
             disable=not progress,
         )
-        with bar, self.recorder, torch.inference_mode():
-            for batch in chain([] if first is None else [first], own):
-                torch.manual_seed(batch.number)  # loading the batch may have drawn random numbers
-                if specimen.f0 is not None:
-                    self.recorder.f0 = batch.select(specimen.f0, "f0")
-                scores.add(batch, self.model(*self.placement.inputs(batch.arguments)))
-                done += 1
-                if checkpoint is not None and checkpoint.due(done):
-                    recording = self._recording(identity, scores)
-                    checkpoint.write(recording, done, self.recorder.state_dict())
-                bar.update(batch.size)
-            bar.total = bar.n
+        batch: Batch | None = None
+        try:
+            with bar, self.recorder, torch.inference_mode():
+                for batch in chain([] if first is None else [first], own):
+                    # Loading the batch may have drawn random numbers.
+                    torch.manual_seed(batch.number)
+                    self.recorder.position = batch.first
+                    if specimen.f0 is not None:
+                        self.recorder.f0 = batch.select(specimen.f0, "f0")
+                    scores.add(batch, self.model(*self.placement.inputs(batch.arguments)))
+                    done += 1
+                    if checkpoint is not None and checkpoint.due(done):
+                        recording = self._recording(identity, scores)
+                        checkpoint.write(recording, done, self.recorder.state_dict())
+                    bar.update(batch.size)
+                bar.total = bar.n
+        except RequestError:
+            raise
+        except _INPUT_ERRORS:
+            if batch is not None:
+                self._check_plain(batch)
+            raise
 
-    def _recording(self, identity: Mapping[str, str], scores: "Scores") -> Recording:
+    def _check_plain(self, batch: Batch) -> None:
+        """Run the model on `batch` without recording.
+
+        Raises:
+            RequestError: the model can't run it: the inputs are wrong, or the model itself is.
+        """
+        try:
+            with torch.inference_mode():
+                self.model(*self.placement.inputs(batch.arguments))
+        except _INPUT_ERRORS as error:
+            given = ", ".join(map(_described, batch.arguments))
+            raise RequestError(
+                f"{self.specimen.name} can't run its inputs, model({given}): "
+                f"{type(error).__name__}: {first_line(error)}"
+            ) from error
+
+    def _recording(self, identity: Mapping[str, str], scores: Scores) -> Recording:
         shards = (self.shard.number,)
         part = RunShard(
             identity, shards, self.shard.of, scores.inputs, scores.sums(), scores.labels
@@ -222,78 +282,8 @@ class _Run(NamedTuple):
         return replace(self.recorder.recording(), run_shard=part)
 
 
-class Scores:
-    """Running sums of a specimen's scores, and labels of the first few inputs: a fixed size.
-
-    Args:
-        specimen: its `metric` and `labels` are evaluated.
-        previous: the part of the run that a resumed run continues.
-
-    Attributes:
-        inputs: number of inputs so far.
-        labels: lines for those of the first few inputs that are in the shard, by input number.
-    """
-
-    def __init__(self, specimen: Specimen, previous: RunShard | None = None):
-        self._specimen = specimen
-        self._sums: dict[str, Tensor] = {}
-        self.inputs = 0
-        self.labels: dict[int, str] = {}
-        if previous is not None:
-            self.inputs = previous.inputs
-            self.labels.update(previous.labels)
-            self._sums = {
-                name: torch.tensor(pair, dtype=torch.float64)
-                for name, pair in previous.scores.items()
-            }
-
-    def add(self, batch: Batch, output: object) -> None:
-        """Add the scores and labels of the model's `output` for `batch`.
-
-        Raises:
-            RequestError: the specimen's metric doesn't give one score for each input.
-        """
-        self.inputs += batch.size
-        specimen = self._specimen
-        if specimen.metric is None and specimen.labels is None:
-            return
-        if not isinstance(output, Tensor):
-            raise RequestError(
-                f"the metric and labels of {specimen.name} take a tensor, but its model returns a "
-                f"{type(output).__name__}"
-            )
-        if specimen.metric is not None:
-            targets = batch.targets_of(specimen)
-            if targets is not None:
-                targets = targets.to(output.device)
-            for name, scores in specimen.metric(output, targets).items():
-                self._add(name, scores, batch.size)
-        if specimen.labels is not None and batch.first < MAX_LABELS:
-            lines = specimen.labels(output[: MAX_LABELS - batch.first], batch.first)
-            self.labels.update(enumerate(lines, start=batch.first))
-
-    def sums(self) -> dict[str, tuple[float, int]]:
-        """By name, the sum over inputs and the number of inputs in it."""
-        pairs = {name: pair.tolist() for name, pair in self._sums.items()}
-        return {name: (total, int(count)) for name, (total, count) in pairs.items()}
-
-    def _add(self, name: str, scores: Tensor, inputs: int) -> None:
-        if not isinstance(scores, Tensor) or scores.shape != (inputs,):
-            got = list(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
-            raise RequestError(
-                f"the metric of {self._specimen.name} must give one score for each of {inputs} "
-                f"inputs, but {name!r} is {got}"
-            )
-        counted = ~scores.isnan()
-        # Sum and count stay on the GPU, so that nothing waits for it.
-        new = torch.stack([scores.double().where(counted, 0).sum(), counted.sum().double()])
-        old = self._sums.get(name)
-        self._sums[name] = new if old is None else old.to(new.device) + new
-
-
-def means(sums: Mapping[str, tuple[float, int]]) -> dict[str, float]:
-    """The mean of each score; ``{n}`` in a name becomes its number of inputs."""
-    return {
-        name.replace("{n}", str(count)): total / count if count else float("nan")
-        for name, (total, count) in sums.items()
-    }
+def _described(argument: object) -> str:
+    """Shape and dtype of a tensor, type of anything else."""
+    if isinstance(argument, Tensor):
+        return f"{list(argument.shape)} {str(argument.dtype).removeprefix('torch.')}"
+    return type(argument).__name__

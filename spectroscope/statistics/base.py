@@ -93,13 +93,24 @@ class Statistic:
         """
         raise NotImplementedError
 
-    def reduced(self, call: "ActivationCall") -> Arrays:
-        """What :meth:`reduce` returns, after a check.
+    def reduce_next(self, call: "ActivationCall", before: Arrays | None) -> Arrays:
+        """The state of one batch whose site has a state already.
+
+        A statistic of the first inputs overrides it, to add no more than it needs.
+
+        Args:
+            call: as in :meth:`reduce`.
+            before: state of the batches before; None: there were none.
+        """
+        return self.reduce(call)
+
+    def reduced(self, call: "ActivationCall", before: Arrays | None) -> Arrays:
+        """What :meth:`reduce_next` returns, after a check.
 
         Raises:
             TypeError: it isn't a dictionary of tensors, or lacks an array that `merge` names.
         """
-        arrays = dict(self.reduce(call))
+        arrays = dict(self.reduce_next(call, before))
         for name, array in arrays.items():
             if not isinstance(array, Tensor):
                 raise TypeError(f"reduce must return tensors; {name!r} is {type(array).__name__}")
@@ -122,6 +133,10 @@ class Statistic:
                 raise IncompatibleError(f"no {self.name}: {name} of shapes {shapes}")
             state[name] = merge(array, second[name])
         return state
+
+    def added(self, first: Arrays, second: Arrays) -> Arrays:
+        """As :meth:`merged`; `first` isn't needed any more and may be written to."""
+        return self.merged(first, second)
 
     def preferred(self, other: "Statistic") -> "Statistic":
         """The one of two statistics of the same name that can merge states."""

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from spectroscope.dsp.kernels.dispatch import center_lines, computed_in
+from spectroscope.dsp.kernels.dispatch import computed_in, read_lines
 from spectroscope.dsp.kernels.parallel import parallel_for, workspace
-from spectroscope.dsp.moments import LINE_FIELDS, LineMoments
+from spectroscope.dsp.moments import LINE_FIELDS, MEAN_ROWS, TABLE_ROWS, LineMoments
 from spectroscope.errors import first_line
 from spectroscope.statistics.base import Arrays, Statistic
 
@@ -26,77 +26,19 @@ _RUN = 1 << 12
 _CACHE_LINE = 16
 # So many blocks of channels, for as many threads, if none is then smaller than this.
 _BLOCKS, _SMALLEST_BLOCK = 8, 1 << 16
+_NONE = range(0)
 
 
-class Accumulator(Protocol):
-    """The state of one batch, built up chunk by chunk. Blocks of channels come in any order."""
-
-    def add(self, chunk: "Chunk") -> None:
-        """Add one chunk. Those of a block of channels come one after another, in one thread."""
-
-    def finish(self, block: "Block") -> None:
-        """Finish some channels, all of whose chunks have been added."""
-
-    def arrays(self) -> Arrays:
-        """The state, after the last block."""
-
-
-class ChunkedStatistic(Statistic):
-    """A statistic that reads a batch in chunks, which it shares with other such statistics.
+class BatchMoments(NamedTuple):
+    """Moments of a batch, in the layouts of :mod:`spectroscope.dsp.moments`.
 
     Attributes:
-        reads_lines: it reads :attr:`Chunk.lines`, not only moments.
+        table: float64, ``[TABLE_ROWS, C]``, of all inputs.
+        means: float64, ``[MEAN_ROWS, C]``, of the inputs whose lines are read; or of no channels.
     """
 
-    reads_lines: ClassVar[bool] = True
-
-    def start(self, call: "ActivationCall") -> Accumulator | Arrays:
-        """An accumulator for the chunks of a batch, or the state if it needs no chunks."""
-        raise NotImplementedError
-
-    def reduce(self, call: "ActivationCall") -> Arrays:
-        """See :meth:`Statistic.reduce`."""
-        return reduce({self.name: self}, call)[self.name] or {}
-
-
-def reduce(statistics: Mapping[str, Statistic], call: "ActivationCall") -> dict[str, Arrays | None]:
-    """The state of one batch for each statistic, by name; None if a user's statistic raised.
-
-    Chunked statistics share the chunks: each is read once.
-    """
-    states: dict[str, Arrays | None] = {}
-    accumulators: dict[str, Accumulator] = {}
-    reads_lines = False
-    for name, statistic in statistics.items():
-        if not isinstance(statistic, ChunkedStatistic):
-            try:
-                states[name] = statistic.reduced(call)
-            except Exception as error:  # a user's code may raise anything
-                states[name] = None
-                call.note(f"no {name}: {type(error).__name__}: {first_line(error)}")
-            continue
-        start = statistic.start(call)
-        if isinstance(start, Mapping):
-            states[name] = start
-        else:
-            accumulators[name] = start
-            reads_lines |= statistic.reads_lines
-    if accumulators:
-        _read(call, list(accumulators.values()), reads_lines=reads_lines)
-    states |= {name: accumulator.arrays() for name, accumulator in accumulators.items()}
-    return {name: states[name] for name in statistics}
-
-
-class Block(NamedTuple):
-    """Some channels of all inputs of a batch.
-
-    Attributes:
-        channels: slice of the channels.
-        moments: of all lines.
-    """
-
-    channels: slice
-    moments: LineMoments
+    table: Tensor
+    means: Tensor
 
 
 class Chunk(NamedTuple):
@@ -104,8 +46,8 @@ class Chunk(NamedTuple):
 
     Attributes:
         channels: slice of the channels.
-        inputs: slice of the inputs.
-        moments: of their lines.
+        inputs: slice of the inputs whose lines are read.
+        moments: of their lines; None if no statistic reads them.
         lines: both sides, ``[n, c, lines, T]``, without the means of the lines, of the type in
             which they are transformed; 0 in inputs that aren't finite on both sides. Read-only, in
             a workspace of this thread that the next chunk overwrites.
@@ -113,22 +55,178 @@ class Chunk(NamedTuple):
 
     channels: slice
     inputs: slice
-    moments: LineMoments
+    moments: LineMoments | None
     lines: tuple[Tensor, Tensor]
 
 
-def _read(call: "ActivationCall", accumulators: list[Accumulator], *, reads_lines: bool) -> None:
-    """Read a batch: all inputs of the first channels, then of the next channels."""
+class Accumulator(Protocol):
+    """The state of one batch, built up chunk by chunk. Blocks of channels come in any order."""
+
+    def add(self, chunk: Chunk) -> None:
+        """Add one chunk. Those of a block of channels come one after another, in one thread."""
+
+    def arrays(self, moments: BatchMoments) -> Arrays:
+        """The state, after the last chunk."""
+
+
+class ChunkedStatistic(Statistic):
+    """A statistic that reads a batch in chunks, which it shares with other such statistics.
+
+    Attributes:
+        reads_lines: it reads :attr:`Chunk.lines`, not only :class:`BatchMoments`.
+        reads_line_moments: it reads :attr:`Chunk.moments`.
+    """
+
+    reads_lines: ClassVar[bool] = True
+    reads_line_moments: ClassVar[bool] = False
+
+    def start(self, call: "ActivationCall", chosen: range) -> Accumulator | Arrays:
+        """An accumulator for the chunks of a batch, or the state if it needs no chunks.
+
+        Args:
+            call: the activation call.
+            chosen: numbers of the inputs whose lines will be read, at least one.
+        """
+        raise NotImplementedError
+
+    def reduce(self, call: "ActivationCall") -> Arrays:
+        """See :meth:`Statistic.reduce`."""
+        return reduce({self.name: self}, call, range(len(call.input)), {})[self.name] or {}
+
+    def added(self, first: Arrays, second: Arrays) -> Arrays:
+        """See :meth:`Statistic.added`."""
+        state = dict(first)
+        with torch.inference_mode():  # outside of which tensors made in it can't be written to
+            for name, array in second.items():
+                if name in self.merge:
+                    state[name] = self.merge[name](first[name], array)
+                else:
+                    state[name].add_(array)
+        return state
+
+
+def reduce(
+    statistics: Mapping[str, Statistic],
+    call: "ActivationCall",
+    chosen: range,
+    before: Mapping[str, Arrays | None],
+) -> dict[str, Arrays | None]:
+    """The state of one batch for each statistic, by name; None if a user's statistic raised.
+
+    Chunked statistics share the chunks: each is read once. Those that read lines contribute nothing
+    if no input is chosen.
+
+    Args:
+        statistics: by name.
+        call: the batch.
+        chosen: numbers of the inputs whose lines are read.
+        before: state of the batches before, by name of the statistic.
+    """
+    states: dict[str, Arrays | None] = {}
+    accumulators: dict[str, Accumulator] = {}
+    reads_lines = reads_line_moments = False
+    for name, statistic in statistics.items():
+        if not isinstance(statistic, ChunkedStatistic):
+            try:
+                states[name] = statistic.reduced(call, before.get(name))
+            except Exception as error:  # a user's code may raise anything
+                states[name] = None
+                call.note(f"no {name}: {type(error).__name__}: {first_line(error)}")
+        elif statistic.reads_lines and not chosen:
+            states[name] = {}
+        else:
+            start = statistic.start(call, chosen)
+            if isinstance(start, Mapping):
+                states[name] = start
+                continue
+            accumulators[name] = start
+            reads_lines |= statistic.reads_lines
+            reads_line_moments |= statistic.reads_line_moments
+    if accumulators:
+        adding = list(accumulators.values())
+        moments = _read(call, adding, chosen, lines=reads_lines, line_moments=reads_line_moments)
+        states |= {name: added.arrays(moments) for name, added in accumulators.items()}
+    return {name: states[name] for name in statistics}
+
+
+def _read(
+    call: "ActivationCall",
+    accumulators: list[Accumulator],
+    chosen: range,
+    *,
+    lines: bool,
+    line_moments: bool,
+) -> BatchMoments:
+    """Read a batch: all inputs of the first channels, then of the next channels.
+
+    Args:
+        call: the activation call.
+        accumulators: read the chunks, if `lines`.
+        chosen: numbers of the inputs whose lines are read.
+        lines: the accumulators read lines.
+        line_moments: they also read the moments of lines.
+    """
     x = call.transformed_last(call.input)
     y = None if call.is_relu else call.transformed_last(call.output)
+    samples, channels, *shape_of_input = x.shape
+    values, axes = math.prod(shape_of_input), len(call.transformed)
+    length = math.prod(shape_of_input[-axes:]) if axes else values
+    table = x.new_zeros(TABLE_ROWS, channels, dtype=torch.float64)
+    means = x.new_zeros(MEAN_ROWS, channels, dtype=torch.float64) if lines else table[:0, :0]
+    lines_of_input = values // length
+    c_step, n_step = _steps(x, values, chosen.step if lines else None)
+    dtype = computed_in(x.dtype)
+
+    def read_block(number: int) -> None:
+        c = slice(number * c_step, min((number + 1) * c_step, channels))
+        for n in range(0, samples, n_step):
+            stop = min(n + n_step, samples)
+            inputs, of_chunk = slice(n, stop), _NONE
+            fields = out = None
+            if lines:
+                before = len(range(chosen.start, n, chosen.step))
+                first = chosen.start + before * chosen.step - n
+                of_chunk = range(first, stop - n, chosen.step)
+                shape = len(of_chunk), c.stop - c.start, lines_of_input, length
+                if of_chunk:
+                    out = (
+                        workspace("x", shape, dtype, x.device),
+                        workspace("y", shape, dtype, x.device),
+                    )
+                    if line_moments:
+                        shape = LINE_FIELDS, shape[1], shape[0], lines_of_input
+                        fields = workspace("moments", shape, torch.float64, x.device)
+            sides = (x, y)
+            if (n_step, c_step) != (samples, channels):
+                sides = (x[inputs, c], None if y is None else y[inputs, c])
+            read_lines(*sides, lines_of_input, of_chunk, c.start, table, means, fields, out)
+            if out is not None:
+                moments = None if fields is None else LineMoments(fields, length)
+                chunk = Chunk(c, slice(before, before + len(of_chunk)), moments, out)
+                for accumulator in accumulators:
+                    accumulator.add(chunk)
+
+    blocks = -(-channels // c_step)
+    if x.is_cpu:
+        parallel_for(read_block, blocks)
+    else:
+        for number in range(blocks):
+            read_block(number)
+    return BatchMoments(table, means)
+
+
+def _steps(x: Tensor, values: int, every: int | None) -> tuple[int, int]:
+    """Channels and inputs of a chunk.
+
+    Args:
+        x: ``[N, C, ...]``.
+        values: of one input and channel.
+        every: lines are read of every so many inputs; None: of none.
+    """
     samples, channels = x.shape[:2]
-    values = x[0, 0].numel()
-    axes = len(call.transformed)
-    length = math.prod(x.shape[-axes:]) if axes else values
-    lines = values // length
     budget = _BUDGET_GPU
     if x.is_cpu:
-        budget = _BUDGET_CPU if reads_lines else _BUDGET_MOMENTS
+        budget = _BUDGET_MOMENTS if every is None else min(_BUDGET_CPU * every, _BUDGET_MOMENTS)
     c_step = budget // (samples * values)
     if x.is_cpu:
         c_step = max(c_step, _RUN // values)
@@ -137,35 +235,4 @@ def _read(call: "ActivationCall", accumulators: list[Accumulator], *, reads_line
         if x.stride(1) == 1 and values > 1:
             c_step = max(c_step, _CACHE_LINE)
     c_step = max(1, min(c_step, channels))
-    n_step = max(1, min(samples, budget // (values * c_step)))
-    dtype = computed_in(x.dtype)
-
-    def read_block(number: int) -> None:
-        c = slice(number * c_step, min((number + 1) * c_step, channels))
-        count = c.stop - c.start
-        complete = True
-        fields = x.new_empty(LINE_FIELDS, count, samples, lines, dtype=torch.float64)
-        for n in range(0, samples, n_step):
-            inputs = slice(n, min(n + n_step, samples))
-            shape = inputs.stop - n, count, lines, length
-            out = None
-            if reads_lines:
-                out = (
-                    workspace("x", shape, dtype, x.device),
-                    workspace("y", shape, dtype, x.device),
-                )
-            given = None if y is None else y[inputs, c]
-            complete &= center_lines(x[inputs, c], given, fields, n, out)
-            if out is not None:
-                chunk = Chunk(c, inputs, LineMoments(fields[:, :, inputs], length), out)
-                for accumulator in accumulators:
-                    accumulator.add(chunk)
-        for accumulator in accumulators:
-            accumulator.finish(Block(c, LineMoments(fields, length, complete)))
-
-    blocks = -(-channels // c_step)
-    if x.is_cpu:
-        parallel_for(read_block, blocks)
-    else:
-        for number in range(blocks):
-            read_block(number)
+    return c_step, max(1, min(samples, budget // (values * c_step)))

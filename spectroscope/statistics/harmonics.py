@@ -11,7 +11,7 @@ from spectroscope.dsp.moments import X_M2, Y_M2
 from spectroscope.dsp.theory.tones import rectified_tone_dc
 from spectroscope.errors import RequestError
 from spectroscope.statistics.base import Arrays
-from spectroscope.statistics.chunks import Block, Chunk, ChunkedStatistic
+from spectroscope.statistics.chunks import BatchMoments, Chunk, ChunkedStatistic
 from spectroscope.statistics.fundamentals import Fundamental
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ class HarmonicAmplitudes(ChunkedStatistic):
     """
 
     name = "harmonics"
+    reads_line_moments = True
     layout = {
         "freq": (2, "K"),
         "inputs": (2, "K"),
@@ -97,17 +98,21 @@ class HarmonicAmplitudes(ChunkedStatistic):
         self.orders = orders
         self._timed = timed
 
-    def start(self, call: "ActivationCall") -> "Arrays | HarmonicsAccumulator":
+    def start(self, call: "ActivationCall", chosen: range) -> "Arrays | HarmonicsAccumulator":
         """See :class:`ChunkedStatistic`."""
-        x = call.input
-        if len(call.transformed) != 1:
+        if self.fundamental.f0 is None or len(call.transformed) != 1:
             return {}
+        x = call.input
         time_lost = self._timed and not call.layout.is_time
         tone = self.fundamental.at_site(math.nan if time_lost else call.decimation, len(x))
         if isinstance(tone, str):
             call.note(tone)
         length = x.shape[call.transformed[0]]
-        return HarmonicsAccumulator(x, length, tone, self.orders) if isinstance(tone, Tone) else {}
+        if not isinstance(tone, Tone):
+            return {}
+        if len(tone.freq) > 1:
+            tone = Tone(*(part[chosen.start :: chosen.step] for part in tone))
+        return HarmonicsAccumulator(x, len(chosen), length, tone, self.orders)
 
     def merged(self, first: Arrays, second: Arrays) -> Arrays:
         """See :meth:`Statistic.merged`.
@@ -125,19 +130,20 @@ class HarmonicsAccumulator:
     """The sums of one batch.
 
     Args:
-        x: ``[N, C, ...]``, for shape and device.
+        x: ``[N, C, ...]``, for channels and device.
+        inputs: n, number of inputs that are read.
         length: T, of the transformed axis; means are taken over the other axes.
-        tone: ``[N]``, or ``[1]`` for all inputs, in cycles per sample of the site; NaN: unknown.
+        tone: ``[n]``, or ``[1]`` for all inputs, in cycles per sample of the site; NaN: unknown.
         orders: K.
     """
 
-    def __init__(self, x: Tensor, length: int, tone: Tone, orders: int):
+    def __init__(self, x: Tensor, inputs: int, length: int, tone: Tone, orders: int):
         # Asynchronous: the kernels that read them run later on the same stream.
         f0, confidence = (part.to(x.device, non_blocking=x.is_cuda) for part in tone)
         self._confidence = confidence.nan_to_num(0)
         self._harmonics = harmonics = Harmonics.of(f0, orders, length)
         known = ~harmonics.f0.isnan().unsqueeze(-1)
-        repeats = len(x) // len(f0)
+        repeats = inputs // len(f0)
         by_folding = _by_folding(known, harmonics.folded)
         self._freq = (by_folding * harmonics.freq.nan_to_num(0)).sum(1) * repeats
         self._inputs = by_folding.sum(1) * repeats
@@ -150,6 +156,7 @@ class HarmonicsAccumulator:
     def add(self, chunk: Chunk) -> None:
         """See :class:`spectroscope.statistics.chunks.Accumulator`."""
         n, c, moments = chunk.inputs, chunk.channels, chunk.moments
+        assert moments is not None  # as HarmonicAmplitudes.reads_line_moments
         harmonics, confidence = self._harmonics, self._confidence
         if len(confidence) > 1:
             harmonics, confidence = Harmonics(*(field[n] for field in harmonics)), confidence[n]
@@ -190,10 +197,7 @@ class HarmonicsAccumulator:
             used = finite & (complete if row >= COMPLETE_INPUTS else has_fundamental)
             self._sums["fundamental"][row, c] += value.where(used, 0).sum(0)
 
-    def finish(self, block: Block) -> None:
-        """See :class:`spectroscope.statistics.chunks.Accumulator`."""
-
-    def arrays(self) -> Arrays:
+    def arrays(self, moments: BatchMoments) -> Arrays:
         """See :class:`spectroscope.statistics.chunks.Accumulator`."""
         return self._sums | {"freq": self._freq, "inputs": self._inputs}
 

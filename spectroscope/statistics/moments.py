@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spectroscope.dsp.kernels.dispatch import merge_moments, reduce_batch
+from spectroscope.dsp.kernels.dispatch import merge_moments
 from spectroscope.dsp.moments import (
     SUM_M2,
     SUM_NONFINITE,
@@ -16,7 +16,7 @@ from spectroscope.dsp.moments import (
     Moments,
 )
 from spectroscope.statistics.base import Arrays
-from spectroscope.statistics.chunks import Block, Chunk, ChunkedStatistic
+from spectroscope.statistics.chunks import BatchMoments, Chunk, ChunkedStatistic
 
 if TYPE_CHECKING:
     from spectroscope.capture.call import ActivationCall
@@ -32,11 +32,16 @@ class DCMoments(ChunkedStatistic):
     name = "moments"
     layout = {"table": (TABLE_ROWS, "C")}
     reads_lines = False
-    merge = {"table": lambda a, b: merge_moments(ChannelMoments(a), ChannelMoments(b)).table}
+    merge = {"table": lambda first, second: _added(first.clone(), second)}
 
-    def start(self, call: "ActivationCall") -> "MomentsAccumulator":
+    def start(self, call: "ActivationCall", chosen: range) -> "MomentsAccumulator":
         """See :class:`ChunkedStatistic`."""
-        return MomentsAccumulator(call.input)
+        return MomentsAccumulator()
+
+    def added(self, first: Arrays, second: Arrays) -> Arrays:
+        """See :meth:`Statistic.added`."""
+        _added(first["table"], second["table"])
+        return first
 
     def compute(self, table: Tensor) -> Arrays:
         """See :meth:`Statistic.compute`; `spectroscope.schema` defines the columns."""
@@ -52,6 +57,11 @@ class DCMoments(ChunkedStatistic):
             "nonfinite": x.nonfinite.long(),
             "nonfinite_out": y.nonfinite.long(),
         }
+
+
+def _added(first: Tensor, second: Tensor) -> Tensor:
+    merge_moments(first, second)
+    return first
 
 
 def _sqrt(x: Tensor) -> Tensor:
@@ -122,22 +132,11 @@ class SideMoments(NamedTuple):
 
 
 class MomentsAccumulator:
-    """The table of one batch.
-
-    Args:
-        x: ``[N, C, ...]``, for shape and device.
-    """
-
-    def __init__(self, x: Tensor):
-        self._table = x.new_empty(TABLE_ROWS, x.shape[1], dtype=torch.float64)
+    """The table of one batch."""
 
     def add(self, chunk: Chunk) -> None:
         """See :class:`spectroscope.statistics.chunks.Accumulator`."""
 
-    def finish(self, block: Block) -> None:
+    def arrays(self, moments: BatchMoments) -> Arrays:
         """See :class:`spectroscope.statistics.chunks.Accumulator`."""
-        self._table[:, block.channels] = reduce_batch(block.moments).table
-
-    def arrays(self) -> Arrays:
-        """See :class:`spectroscope.statistics.chunks.Accumulator`."""
-        return {"table": self._table}
+        return {"table": moments.table}

@@ -99,7 +99,7 @@ class SiteRecord:
     def to(self, device: torch.device) -> "SiteRecord":
         """A copy with its state on `device`."""
         state = {
-            name: None if arrays is None else {k: array.to(device) for k, array in arrays.items()}
+            name: arrays and {k: array.to(device, copy=True) for k, array in arrays.items()}
             for name, arrays in self.state.items()
         }
         return replace(self, state=state)
@@ -118,13 +118,19 @@ class SiteRecord:
         return None
 
     def merge(
-        self, other: "SiteRecord", statistics: Mapping[str, Statistic]
+        self, other: "SiteRecord", statistics: Mapping[str, Statistic], *, in_place: bool = False
     ) -> tuple["SiteRecord", list[str]]:
         """The record of both data sets, and the reasons for dropped statistics.
 
         The records must have no :meth:`mismatch`. The result is on the device of `other`.
+
+        Args:
+            other: the second record.
+            statistics: of both, by name.
+            in_place: the arrays of this record may be written to. Both records have no columns.
         """
-        state, reasons = {}, []
+        state: dict[str, Arrays | None] = {}
+        reasons = []
         for name, statistic in statistics.items():
             if name not in self.state or name not in other.state:
                 if name in self.state or name in other.state:
@@ -133,10 +139,13 @@ class SiteRecord:
             first, second = self.state[name], other.state[name]
             state[name] = None
             if first is not None and second is not None:
-                first, second = without_columns(first), without_columns(second)
-                first = {k: array.to(second[k].device) for k, array in first.items()}
+                if not in_place:
+                    first, second = without_columns(first), without_columns(second)
+                if any(array.device != second[k].device for k, array in first.items()):
+                    first = {k: array.to(second[k].device) for k, array in first.items()}
                 try:
-                    state[name] = statistic.merged(first, second)
+                    merge = statistic.added if in_place else statistic.merged
+                    state[name] = merge(first, second)
                 except IncompatibleError as error:
                     reasons.append(str(error))
         shape = tuple(a if a == b else None for a, b in zip(self.shape, other.shape, strict=True))

@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from spectroscope.dsp.kernels.dispatch import add_products, mean_products
+from spectroscope.dsp.kernels.dispatch import add_products
 from spectroscope.dsp.kernels.parallel import workspace
+from spectroscope.dsp.moments import INPUTS, MEANS_XX
 from spectroscope.dsp.spectra import Transform, Window, max_norm_bin_count, radial_bin_count
 from spectroscope.statistics.base import Arrays, IncompatibleError
-from spectroscope.statistics.chunks import Block, Chunk, ChunkedStatistic
+from spectroscope.statistics.chunks import BatchMoments, Chunk, ChunkedStatistic
 
 if TYPE_CHECKING:
     from spectroscope.capture.call import ActivationCall
@@ -72,7 +73,7 @@ class Spectra(ChunkedStatistic):
         self.window = window
         self.plane = plane
 
-    def start(self, call: "ActivationCall") -> "Arrays | SpectraAccumulator":
+    def start(self, call: "ActivationCall", chosen: range) -> "Arrays | SpectraAccumulator":
         """See :class:`ChunkedStatistic`."""
         x = call.input
         lengths = tuple(x.shape[axis] for axis in call.transformed)
@@ -127,7 +128,6 @@ class SpectraAccumulator:
         self._sums = x.new_zeros(3, channels, bins, dtype=torch.float64)
         self._imaginary = x.new_zeros(imaginary, bins, dtype=torch.float64)
         self._max_norm_power = x.new_zeros(channels, max_norm_bins, dtype=torch.float64)
-        self._of_means = x.new_empty(4, channels, dtype=torch.float64)
         self._lines = x[0, 0].numel() // self._transform.points
 
     def add(self, chunk: Chunk) -> None:
@@ -138,17 +138,13 @@ class SpectraAccumulator:
             self._sums, self._imaginary, self._max_norm_power,
         )  # fmt: skip
 
-    def finish(self, block: Block) -> None:
-        """See :class:`spectroscope.statistics.chunks.Accumulator`."""
-        mean_products(block.moments, block.channels.start, self._of_means)
-
-    def arrays(self) -> Arrays:
+    def arrays(self, moments: BatchMoments) -> Arrays:
         """See :class:`spectroscope.statistics.chunks.Accumulator`."""
         # Each line, or frame of a video, contributes 1/lines of its power to that of the input.
         for sums in (self._sums, self._imaginary, self._max_norm_power):
             sums *= 1 / (self._lines * self._transform.points**2)
         # The lines were transformed without their means, which are all of the DC bin.
-        dc = self._of_means[1:] / self._lines
+        dc = moments.means[MEANS_XX:] / self._lines
         self._sums[:, :, 0] = dc
         self._imaginary[:, 0] = 0
         if self._max_norm_power.shape[1]:
@@ -156,7 +152,7 @@ class SpectraAccumulator:
         imaginary = torch.zeros_like(self._sums[2]) if self._transform.radial else self._imaginary
         return {
             "lengths": torch.tensor(self._transform.lengths),
-            "inputs": self._of_means[0],
+            "inputs": moments.means[INPUTS],
             "power": self._sums[:2],
             "cross": torch.complex(self._sums[2], imaginary),
             "max_norm_power": self._max_norm_power,

@@ -22,7 +22,7 @@ from spectroscope.statistics.moments import DCMoments
 from spectroscope.statistics.recording import Recording, SiteRecord
 from spectroscope.statistics.run_shard import RunShard
 
-FORMAT = 5
+FORMAT = 6
 
 
 class StoredStatistic(Statistic):
@@ -96,7 +96,7 @@ def write(
         "statistics": {name: s.columns for name, s in recording.statistics.items()},
         "sites": sites,
         "downsamplings": {
-            site: [row.place, str(row.factor), row.between, row.whole]
+            site: [row.place, str(row.factor), row.between, row.whole, row.average]
             for site, row in recording.downsamplings.items()
         },
         "only_mean": recording.only_mean,
@@ -216,8 +216,14 @@ def _recording(
         records,
         {row.place: row for row in coverage},
         {
-            site: Downsampling(str(place), float(factor), int(between), bool(whole))
-            for site, (place, factor, between, whole) in header["downsamplings"].items()
+            site: Downsampling(
+                str(place),
+                float(factor),
+                int(between),
+                bool(whole),
+                None if average is None else int(average),
+            )
+            for site, (place, factor, between, whole, average) in header["downsamplings"].items()
         },
         {site: None if x is None else bool(x) for site, x in header["only_mean"].items()},
         {

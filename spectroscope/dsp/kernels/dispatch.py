@@ -47,9 +47,8 @@ def gpu_kernels(device: torch.device) -> ModuleType | None:
         return None
     try:
         x = torch.zeros(1, 1, 1, device=device)
-        moments = x.new_empty(LINE_FIELDS, 1, 1, 1, dtype=torch.float64)
-        gpu.center_lines(x, None, moments, 0, None)
-        gpu.reduce_batch(moments.squeeze(-1), 1)
+        table = x.new_zeros(TABLE_ROWS, 1, dtype=torch.float64)
+        gpu.add_moments(gpu.center_lines(x, None, 1, None), 0, table)
     except Exception as error:
         warnings.warn(
             f"recording on {device} goes without compiled kernels, several times slower: "
@@ -65,51 +64,75 @@ def computed_in(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def center_lines(
-    x: Tensor, y: Tensor | None, moments: Tensor, first: int, out: tuple[Tensor, Tensor] | None
-) -> bool:
-    """Moments of the lines of both sides of an activation, and the lines without their means.
+def read_lines(
+    x: Tensor,
+    y: Tensor | None,
+    lines: int,
+    chosen: range,
+    channel: int,
+    table: Tensor,
+    means: Tensor,
+    fields: Tensor | None,
+    out: tuple[Tensor, Tensor] | None,
+) -> None:
+    """Add moments of some inputs to a table, and write the lines of some without their means.
 
     Args:
-        x: the input, ``[n, c, ...]``, real, of which each input and channel are `lines` of T.
+        x: the input, ``[n, c, ...]``, real.
         y: the output, of the same shape; None: ReLU(x).
-        moments: ``[LINE_FIELDS, c, N, lines]``, float64, contiguous; of the n inputs from `first`
-            on, written to.
-        first: number of the first input.
-        out: the lines of both sides without their means, each ``[n, c, lines, T]``, contiguous and
+        lines: of each input and channel, which are of the same length T.
+        chosen: numbers of the m inputs that are in `means`, `fields` and `out`.
+        channel: the first of the c channels among C.
+        table: float64, ``[TABLE_ROWS, C]``, contiguous, added to.
+        means: float64, ``[MEAN_ROWS, C]``, likewise; or of no channels.
+        fields: float64, ``[LINE_FIELDS, c, m, lines]``, contiguous, written to; None: not needed.
+        out: the lines of both sides without their means, each ``[m, c, lines, T]``, contiguous and
             of the type :func:`computed_in`, written to: 0 in inputs that aren't finite on both
-            sides. None: moments alone.
-
-    Returns:
-        Whether all values are known to be finite.
+            sides. None: not needed.
     """
-    lines = moments.shape[3]
-    gpu = gpu_kernels(x.device) if x.is_cuda else None
     cpu = cpu_kernels() if x.is_cpu else None
-    if gpu is None and cpu is None:
-        _center_lines(x, y, moments[:, :, first : first + len(x)], out)
-        return False
-    x = _readable(x, "input")
-    if y is not None:
-        y = _readable(y, "output")
-    if gpu is not None:
-        gpu.center_lines(x, y, moments, first, out)
-        return False  # to ask whether they are would wait for the GPU
-    assert cpu is not None
-    x_flat, x_strides = _memory(x)
-    y_flat, y_strides = (x_flat, x_strides) if y is None else _memory(y)
-    kept = [side.view(-1).numpy() for side in out or (x.new_empty(0),) * 2]
-    shape = *x.shape[:2], lines
-    incomplete = cpu.center_lines(
-        x_flat, x_strides, y_flat, y_strides, y is None, shape, x.shape[2] // lines,
-        moments.view(LINE_FIELDS, -1).numpy(), moments.shape[2], first, *kept,
-    )  # fmt: skip
-    return bool(incomplete == 0)
+    gpu = gpu_kernels(x.device) if x.is_cuda else None
+    if cpu is not None or gpu is not None:
+        x = _readable(x, "input")
+        y = None if y is None else _readable(y, "output")
+    if cpu is not None:
+        x_flat, x_strides = _memory(x)
+        y_flat, y_strides = (None, x_strides) if y is None else _memory(y)
+        no_fields, nothing = _nothing(x.dtype)
+        samples, channels, values = x.shape
+        cpu.read_lines(
+            x_flat, x_strides, y_flat, y_strides, (samples, channels, lines), values // lines,
+            (chosen.start, chosen.step), channel, table.numpy(), means.numpy(),
+            no_fields if fields is None else fields.view(LINE_FIELDS, -1).numpy(),
+            *((nothing, nothing) if out is None else (side.view(-1).numpy() for side in out)),
+        )  # fmt: skip
+        return
+    center_lines = _center_lines if gpu is None else gpu.center_lines
+    all_chosen = len(chosen) == len(x)
+    moments = center_lines(x, y, lines, out if all_chosen else None)
+    if gpu is None:
+        c = slice(channel, channel + x.shape[1])
+        batch = moments.of_inputs().of_channels()
+        table[:, c] = ChannelMoments(table[:, c]).merge(batch).table
+    else:
+        gpu.add_moments(moments, channel, table)
+    if not chosen or (not means.shape[1] and fields is None and out is None):
+        return
+    if not all_chosen:
+        part = slice(chosen.start, chosen.stop, chosen.step)
+        moments = center_lines(x[part], None if y is None else y[part], lines, out)
+    if means.shape[1]:
+        c = slice(channel, channel + x.shape[1])
+        means[:, c] += moments.mean_products()
+    if fields is not None:
+        fields.copy_(moments.fields)
 
 
 def _readable(x: Tensor, side: str) -> Tensor:
     """``[N, C, values]`` whose values are contiguous and of a type that loops read: x or a copy."""
     if x.dtype in (_CPU_TYPES if x.is_cpu else _GPU_TYPES) and not x.is_neg():
+        if x.dim() == 3 and x.stride(2) == 1:
+            return x
         try:
             rows = x.view(*x.shape[:2], -1)
         except RuntimeError:  # time or space isn't one axis
@@ -121,45 +144,32 @@ def _readable(x: Tensor, side: str) -> Tensor:
 
 
 def _center_lines(
-    x: Tensor, y: Tensor | None, moments: Tensor, out: tuple[Tensor, Tensor] | None
-) -> None:
-    """:func:`center_lines` by torch's own operations."""
+    x: Tensor, y: Tensor | None, lines: int, out: tuple[Tensor, Tensor] | None
+) -> LineMoments:
+    """Moments of lines, and the lines without their means, by torch's own operations."""
     y = x.clamp_min(0) if y is None else y
-    x, y = (side.double().transpose(0, 1).reshape(*moments.shape[1:], -1) for side in (x, y))
-    lines = LineMoments.of(x, y)
-    moments.copy_(lines.fields)
-    if out is None:
-        return
-    finite = lines.finite[..., None, None]
-    for side, mean, to in zip((x, y), (X_MEAN, Y_MEAN), out, strict=True):
-        left = (side - moments[mean].unsqueeze(-1)).where(finite, 0)
-        to.copy_(left.transpose(0, 1))
+    shape = x.shape[1], len(x), lines, -1
+    x, y = (side.double().transpose(0, 1).reshape(shape) for side in (x, y))
+    moments = LineMoments.of(x, y)
+    if out is not None:
+        finite = moments.finite[..., None, None]
+        for side, mean, to in zip((x, y), (X_MEAN, Y_MEAN), out, strict=True):
+            left = (side - moments.fields[mean].unsqueeze(-1)).where(finite, 0)
+            to.copy_(left.transpose(0, 1))
+    return moments
 
 
-def reduce_batch(moments: LineMoments) -> ChannelMoments:
-    """As :meth:`LineMoments.of_channels`, of any number of lines."""
-    inputs = moments.of_inputs()
-    fields = inputs.fields.squeeze(-1)
-    cpu = cpu_kernels() if fields.is_cpu and inputs.complete else None
-    if cpu is not None:
-        table = fields.new_empty(TABLE_ROWS, fields.shape[1])
-        cpu.reduce_batch(fields.view(LINE_FIELDS, -1).numpy(), inputs.length, table.numpy())
-        return ChannelMoments(table)
-    if fields.is_cuda and (gpu := gpu_kernels(fields.device)) is not None:
-        return ChannelMoments(gpu.reduce_batch(fields, inputs.length))
-    return inputs.of_channels()
+def merge_moments(first: Tensor, second: Tensor) -> None:
+    """Add table `second` to table `first`, both ``[TABLE_ROWS, C]``, contiguous.
 
-
-def merge_moments(first: ChannelMoments, second: ChannelMoments) -> ChannelMoments:
-    """As :meth:`ChannelMoments.merge`, in one call instead of many (benchmarks/merge.py)."""
-    table = first.table
-    if table.is_cuda and (gpu := gpu_kernels(table.device)) is not None:
-        return ChannelMoments(gpu.merge(table, second.table))
-    if table.is_cpu and (cpu := cpu_kernels()) is not None:
-        out = torch.empty_like(table)
-        cpu.merge(table.numpy(), second.table.numpy(), out.numpy())
-        return ChannelMoments(out)
-    return first.merge(second)
+    As :meth:`ChannelMoments.merge`, in one call instead of many.
+    """
+    if first.is_cuda and (gpu := gpu_kernels(first.device)) is not None:
+        gpu.merge(first, second)
+    elif first.is_cpu and (cpu := cpu_kernels()) is not None:
+        cpu.merge(first.numpy(), second.numpy())
+    else:
+        first.copy_(ChannelMoments(first).merge(ChannelMoments(second)).table)
 
 
 def add_products(
@@ -207,31 +217,23 @@ def add_products(
         max_norm[c].index_add_(1, transform.max_norm_bin, components[1])
 
 
-def mean_products(moments: LineMoments, channel: int, out: Tensor) -> None:
-    """Products of the means of lines, summed over the inputs that are finite on both sides.
-
-    Args:
-        moments: of c channels.
-        channel: the first of them among C.
-        out: float64, ``[4, C]``, written to: the number of those inputs, and the sums of squares of
-            the input's means, of the output's means, and of their products.
-    """
-    if out.is_cpu and (cpu := cpu_kernels()) is not None:
-        cpu.mean_products(moments.fields.numpy(), moments.length, channel, out.numpy())
-        return
-    x, y = moments.means
-    c = slice(channel, channel + x.shape[0])
-    out[0, c] = moments.finite.sum(1)
-    out[1:, c] = torch.stack([x * x, y * y, x * y]).sum((2, 3))
-
-
 _CPU_TYPES = torch.float32, torch.float64
 _GPU_TYPES = *_CPU_TYPES, torch.float16, torch.bfloat16
 
 
 def _memory(x: Tensor) -> tuple[Any, tuple[int, int]]:
     """The memory of ``[N, C, values]`` from the first value on, and strides of N and C."""
-    samples, channels = x.shape[:2]
-    strides = x.stride(0), x.stride(1)
-    span = (samples - 1) * strides[0] + (channels - 1) * strides[1] + x.shape[2]
-    return x.as_strided((span,), (1,)).numpy(), strides
+    samples, channels, values = x.shape
+    x_sample, x_channel, _ = x.stride()
+    if x_channel == values and (x_sample == channels * values or samples == 1):
+        return x.numpy().reshape(-1), (x_sample, x_channel)
+    span = (samples - 1) * x_sample + (channels - 1) * x_channel + values
+    return x.as_strided((span,), (1,)).numpy(), (x_sample, x_channel)
+
+
+@lru_cache
+def _nothing(dtype: torch.dtype) -> tuple[Any, Any]:
+    """Empty arrays for fields, and for values of type `dtype`."""
+    return torch.empty(LINE_FIELDS, 0, dtype=torch.float64).numpy(), torch.empty(
+        0, dtype=dtype
+    ).numpy()

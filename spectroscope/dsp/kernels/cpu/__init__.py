@@ -6,8 +6,6 @@ numba takes a third of a second, compiling a few seconds on a machine's first us
 kept on disk.
 """
 
-from spectroscope.dsp.kernels.cpu.lines import center_lines as center_lines
+from spectroscope.dsp.kernels.cpu.lines import read_lines as read_lines
 from spectroscope.dsp.kernels.cpu.products import add_products as add_products
-from spectroscope.dsp.kernels.cpu.products import mean_products as mean_products
-from spectroscope.dsp.kernels.cpu.reduction import merge as merge
-from spectroscope.dsp.kernels.cpu.reduction import reduce_batch as reduce_batch
+from spectroscope.dsp.kernels.cpu.tables import merge as merge

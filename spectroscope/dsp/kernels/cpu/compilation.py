@@ -19,6 +19,11 @@ def compile_reordered(function):
     return _compile(function, forceinline=True, fastmath={"reassoc", "contract", "nsz", "arcp"})
 
 
+def compile_inline(function):
+    """Compile a loop as written into its caller, where arguments are constants."""
+    return _compile(function, forceinline=True)
+
+
 def compile_exactly(function):
     """Compile a loop as written: reordering would undo a subtracted mean, or a compensation."""
     return _compile(function)

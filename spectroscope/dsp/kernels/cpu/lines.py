@@ -1,8 +1,8 @@
-"""Moments of lines of both sides of an activation, and the lines without their means.
+"""Moments of both sides of an activation, and the lines without their means.
 
-A line is a run of values next to each other in memory. It is read once for the sums, from which its
-first value is subtracted so that they keep their digits far from 0, and again, from the cache, for
-what is left without its mean.
+A line is a run of values next to each other in memory. It is read once for the sums, and again,
+from the cache, for what is left without its mean. Where the mean is so large that a sum of squares
+would lose digits, the sums are repeated about the mean.
 
 Indices are unsigned: numba tests an index that could be negative each time it is used, and then
 vectorises nothing.
@@ -12,10 +12,21 @@ import numpy as np
 
 from spectroscope.dsp.kernels.cpu.compilation import (
     compile_exactly,
+    compile_inline,
     compile_reordered,
     retry_uncached,
 )
+from spectroscope.dsp.kernels.cpu.tables import (
+    CHANNEL_SUMS,
+    add_channels,
+    add_input,
+    add_side,
+)
 from spectroscope.dsp.moments import (
+    INPUTS,
+    MEANS_XX,
+    MEANS_XY,
+    MEANS_YY,
     X_FINITE,
     X_M2,
     X_MEAN,
@@ -26,8 +37,9 @@ from spectroscope.dsp.moments import (
     Y_POSITIVE,
 )
 
-# Samples of a channel that are read one after another: their moments fill cache lines.
-_SAMPLES = 8
+# Of a line of T values, T·mean² over M2 above which the sums are repeated: 4 of float64's 16 digits
+# are lost there.
+_LARGE_MEAN = 1e4
 
 
 @compile_reordered
@@ -59,6 +71,36 @@ def _sums(x, x_first, y, y_first, length, x_pivot, y_pivot):
         xy += a * b
         positive += 1.0 if value > 0 else 0.0
     return x_sum, y_sum, xx, yy, xy, positive
+
+
+@compile_inline
+def _moments_about(x, x_first, y, y_first, length, x_pivot, y_pivot):
+    """As :func:`_moments`, and whether the pivots were near enough to the means."""
+    if y is None:
+        sums = _sums_of_relu(x, x_first, length, x_pivot, y_pivot)
+    else:
+        sums = _sums(x, x_first, y, y_first, length, x_pivot, y_pivot)
+    x_sum, y_sum, xx, yy, xy, positive = sums
+    inverse = 1 / length
+    x_near, y_near = x_sum * inverse, y_sum * inverse
+    xx, yy = max(xx - x_sum * x_near, 0.0), max(yy - y_sum * y_near, 0.0)
+    x_mean, y_mean = x_pivot + x_near, y_pivot + y_near
+    if y is None:  # Σxy = Σy², because x = y or y = 0
+        xy = yy + length * (y_mean * (y_mean - x_mean))
+    else:
+        xy -= x_sum * y_near
+    near = x_sum * x_near <= _LARGE_MEAN * xx and y_sum * y_near <= _LARGE_MEAN * yy
+    return (x_mean, y_mean, xx, yy, xy, positive), near
+
+
+@compile_inline
+def _moments(x, x_first, y, y_first, length):
+    """Means, M2 and Σ(x − mean)·(y − mean) of a line, and the number of y > 0; NaN or Inf."""
+    moments, near = _moments_about(x, x_first, y, y_first, length, 0.0, 0.0)
+    if not near and np.isfinite(moments[2] + moments[3]):
+        about = moments[0], moments[1]
+        moments, _ = _moments_about(x, x_first, y, y_first, length, *about)
+    return moments
 
 
 @compile_exactly
@@ -98,84 +140,110 @@ def _finite_moments(x, first, length, rectify):
     return mean, m2, positive, finite
 
 
+@compile_exactly
+def _finite_output(x, x_first, y, y_first, length):
+    """As :func:`_finite_moments`, of the output."""
+    if y is None:
+        return _finite_moments(x, x_first, length, True)
+    return _finite_moments(y, y_first, length, False)
+
+
+@compile_exactly
+def _write_moments(x, x_first, y, y_first, length, line, fields, k):
+    """Write the moments of a line, or of the finite values in it, to column `k`."""
+    if np.isfinite(line[X_M2] + line[Y_M2]):
+        for field in range(X_FINITE):
+            fields[field, k] = line[field]
+        fields[X_FINITE, k] = fields[Y_FINITE, k] = length
+        return
+    mean, m2, _, count = _finite_moments(x, x_first, length, False)
+    fields[X_MEAN, k], fields[X_M2, k], fields[X_FINITE, k] = mean, m2, count
+    mean, m2, positive, count = _finite_output(x, x_first, y, y_first, length)
+    fields[Y_MEAN, k], fields[Y_M2, k], fields[Y_FINITE, k] = mean, m2, count
+    fields[XY, k], fields[Y_POSITIVE, k] = 0.0, positive
+
+
 @retry_uncached
 @compile_exactly
-def center_lines(
-    x, x_strides, y, y_strides, rectify, shape, length, moments, batch, sample, x_out, y_out
-):
-    """Moments of lines, and the lines without their means.
+def read_lines(
+    x, x_strides, y, y_strides, shape, length, chosen, channel, table, means, fields, x_out, y_out
+):  # fmt: skip
+    """Add moments of inputs to a table, and write the lines of some without their means.
 
     Args:
         x: the input's memory, from the first value on.
         x_strides: of samples and channels in `x`; the lines of a channel follow each other.
-        y: the output's memory, likewise; not read if `rectify`.
+        y: the output's memory, likewise; None: ReLU(x), which is another compiled function.
         y_strides: likewise.
-        rectify: the output is ReLU(x).
         shape: n samples, c channels and f lines.
         length: T, of the lines.
-        moments: ``[LINE_FIELDS, c · N · f]``, in the layout of `spectroscope.dsp.moments`, of
-            which n samples are written.
-        batch: N.
-        sample: the first of those n.
-        x_out: ``[n · c · f · T]``, written to: the lines without their means, and 0 where any of
+        chosen: number of the first and step of the m inputs whose lines are wanted.
+        channel: the first of the c channels among C.
+        table: ``[TABLE_ROWS, C]``, in the layout of `spectroscope.dsp.moments`, added to.
+        means: ``[MEAN_ROWS, C]``, of the chosen inputs, likewise; or of no channels.
+        fields: ``[LINE_FIELDS, c · m · f]``, moments of lines of the chosen inputs, written to; or
+            of no columns.
+        x_out: ``[m · c · f · T]``, written to: the lines without their means, and 0 where any of
             the f lines isn't finite on both sides. Nothing is written if it is empty.
         y_out: likewise.
-
-    Returns:
-        Number of inputs, times channels, that aren't finite on both sides.
     """
     samples, channels, lines = shape
-    inverse = 1 / length
+    values = lines * length
+    start, step = chosen
+    count = max(0, (samples - start + step - 1) // step)
     write = x_out.size > 0
-    incomplete = 0
-    for first_sample in range(0, samples, _SAMPLES):
-        last_sample = min(first_sample + _SAMPLES, samples)
+    sums = np.zeros((CHANNEL_SUMS, channels))
+    for n in range(samples):
+        is_chosen = n >= start and (n - start) % step == 0
+        m = (n - start) // step
         for c in range(channels):
-            for n in range(first_sample, last_sample):
-                all_finite = True
-                out = (n * channels + c) * lines * length
-                for f in range(lines):
-                    first = n * x_strides[0] + c * x_strides[1] + f * length
-                    second = n * y_strides[0] + c * y_strides[1] + f * length
-                    x_pivot = np.float64(x[np.uint64(first)])
-                    if rectify:
-                        y_pivot = max(x_pivot, 0.0)
-                        sums = _sums_of_relu(x, first, length, x_pivot, y_pivot)
-                    else:
-                        y_pivot = np.float64(y[np.uint64(second)])
-                        sums = _sums(x, first, y, second, length, x_pivot, y_pivot)
-                    x_sum, y_sum, xx, yy, xy, positive = sums
-                    if np.isfinite(xx) and np.isfinite(yy):
-                        x_near, y_near = x_sum * inverse, y_sum * inverse
-                        x_mean, y_mean = x_pivot + x_near, y_pivot + y_near
-                        xx, yy = max(xx - x_sum * x_near, 0.0), max(yy - y_sum * y_near, 0.0)
-                        xy -= x_sum * y_near
-                        if rectify:  # Σxy = Σy², because x = y or y = 0
-                            xy = yy + length * (y_mean * (y_mean - x_mean))
-                        x_finite = y_finite = np.float64(length)
-                        if write:
-                            to = out + f * length
-                            _subtract(x, first, length, x_mean, x_out, to)
-                            if rectify:
-                                _subtract_from_relu(x, first, length, y_mean, y_out, to)
-                            else:
-                                _subtract(y, second, length, y_mean, y_out, to)
-                    else:
-                        all_finite = False
-                        xy = 0.0
-                        x_mean, xx, _, x_finite = _finite_moments(x, first, length, False)
-                        if rectify:
-                            other = _finite_moments(x, first, length, True)
+            x_first = n * x_strides[0] + c * x_strides[1]
+            y_first = n * y_strides[0] + c * y_strides[1]
+            out = (m * channels + c) * values
+            x_mean = y_mean = xx = yy = xy = positive = 0.0
+            means_xx = means_yy = means_xy = 0.0
+            for f in range(lines):
+                first, second = x_first + f * length, y_first + f * length
+                line = _moments(x, first, y, second, length)
+                # The mean of the lines until now, which are of one length.
+                a, b = line[X_MEAN] - x_mean, line[Y_MEAN] - y_mean
+                if f == 0:
+                    x_mean, y_mean = a, b
+                else:
+                    x_mean += a / (f + 1)
+                    y_mean += b / (f + 1)
+                xx += line[X_M2] + length * (a * (line[X_MEAN] - x_mean))
+                yy += line[Y_M2] + length * (b * (line[Y_MEAN] - y_mean))
+                xy += line[XY] + length * (a * (line[Y_MEAN] - y_mean))
+                positive += line[Y_POSITIVE]
+                if is_chosen:
+                    means_xx += line[X_MEAN] * line[X_MEAN]
+                    means_yy += line[Y_MEAN] * line[Y_MEAN]
+                    means_xy += line[X_MEAN] * line[Y_MEAN]
+                    if fields.size:
+                        k = (c * count + m) * lines + f
+                        _write_moments(x, first, y, second, length, line, fields, k)
+                    if write:
+                        to = out + f * length
+                        _subtract(x, first, length, line[X_MEAN], x_out, to)
+                        if y is None:
+                            _subtract_from_relu(x, first, length, line[Y_MEAN], y_out, to)
                         else:
-                            other = _finite_moments(y, second, length, False)
-                        y_mean, yy, positive, y_finite = other
-                    k = np.uint64((c * batch + sample + n) * lines + f)
-                    moments[X_MEAN, k], moments[Y_MEAN, k] = x_mean, y_mean
-                    moments[X_M2, k], moments[Y_M2, k] = xx, yy
-                    moments[XY, k], moments[Y_POSITIVE, k] = xy, positive
-                    moments[X_FINITE, k], moments[Y_FINITE, k] = x_finite, y_finite
-                incomplete += 0 if all_finite else 1
-                if write and not all_finite:
-                    x_out[out : out + lines * length] = 0
-                    y_out[out : out + lines * length] = 0
-    return incomplete
+                            _subtract(y, second, length, line[Y_MEAN], y_out, to)
+            if np.isfinite(xx + yy):
+                add_input(sums, np.uint64(c), x_mean, y_mean, xx, yy, xy, positive)
+                if is_chosen and means.size:
+                    k = np.uint64(channel + c)
+                    means[INPUTS, k] += 1.0
+                    means[MEANS_XX, k] += means_xx
+                    means[MEANS_YY, k] += means_yy
+                    means[MEANS_XY, k] += means_xy
+            else:
+                k = np.uint64(channel + c)
+                add_side(table, k, 0, values, _finite_moments(x, x_first, values, False))
+                add_side(table, k, 1, values, _finite_output(x, x_first, y, y_first, values))
+                if write and is_chosen:
+                    x_out[out : out + values] = 0
+                    y_out[out : out + values] = 0
+    add_channels(table, channel, sums, values)
+    return 0

@@ -7,7 +7,6 @@ from spectroscope.dsp.kernels.cpu.compilation import (
     compile_reordered,
     retry_uncached,
 )
-from spectroscope.dsp.moments import X_FINITE, X_MEAN, Y_FINITE, Y_MEAN
 
 # Real and imaginary parts whose sums stay in the nearest cache.
 _BLOCK = 1024
@@ -104,35 +103,4 @@ def add_products(x, y, weights, bins, max_norm_bins, channel, sums, imaginary, m
                 for k in range(count):
                     component = first // 2 + k
                     imaginary[to, bins[component]] += weights[component] * work_imaginary[k]
-    return 0
-
-
-@retry_uncached
-@compile_exactly
-def mean_products(moments, length, channel, out):
-    """Sum products of the means of lines over the inputs that are finite on both sides.
-
-    Args:
-        moments: ``[LINE_FIELDS, c, N, lines]``, see `spectroscope.dsp.moments`.
-        length: of the lines.
-        channel: the first of the c channels among C.
-        out: ``[4, C]``, written to: the number of inputs, and the sums of squares of x's means, of
-            y's means, and of their products.
-    """
-    for c in range(moments.shape[1]):
-        inputs = xx = yy = xy = 0.0
-        for n in range(moments.shape[2]):
-            complete = True
-            for f in range(moments.shape[3]):
-                finite = min(moments[X_FINITE, c, n, f], moments[Y_FINITE, c, n, f])
-                complete = complete and finite == length
-            if complete:
-                inputs += 1.0
-                for f in range(moments.shape[3]):
-                    x, y = moments[X_MEAN, c, n, f], moments[Y_MEAN, c, n, f]
-                    xx += x * x
-                    yy += y * y
-                    xy += x * y
-        out[0, channel + c], out[1, channel + c] = inputs, xx
-        out[2, channel + c], out[3, channel + c] = yy, xy
     return 0

@@ -33,7 +33,7 @@ def _load(x, y, time, inside, RELU: tl.constexpr):  # noqa: N803
 @triton.jit(
     do_not_specialize=[
         "count", "lines", "length", "x_sample", "x_channel", "y_sample", "y_channel",
-        "channels", "batch", "sample",
+        "channels", "samples",
     ]
 )  # fmt: skip
 def _center_lines(
@@ -50,8 +50,7 @@ def _center_lines(
     y_sample,
     y_channel,
     channels,
-    batch,
-    sample,
+    samples,
     fields,
     RELU: tl.constexpr,  # noqa: N803
     WRITE: tl.constexpr,  # noqa: N803
@@ -99,7 +98,7 @@ def _center_lines(
             to = number.to(tl.int64)[:, None] * length + time
             tl.store(x_out + to, tl.where(finite, a, 0.0), inside)
             tl.store(y_out + to, tl.where(finite, b, 0.0), inside)
-    to = moments + (c * batch + sample + n) * lines + line
+    to = moments + (c * samples + n) * lines + line
     fields = fields.to(tl.int64)
     tl.store(to + X_MEAN * fields, x_mean, valid)
     tl.store(to + Y_MEAN * fields, y_mean, valid)
@@ -112,19 +111,19 @@ def _center_lines(
 
 
 def center_lines(
-    x: Tensor, y: Tensor | None, moments: Tensor, sample: int, out: tuple[Tensor, Tensor] | None
-) -> None:
-    """As :func:`spectroscope.dsp.kernels.dispatch.center_lines`.
+    x: Tensor, y: Tensor | None, lines: int, out: tuple[Tensor, Tensor] | None
+) -> layout.LineMoments:
+    """Moments of lines, and the lines without their means.
 
     Args:
         x: ``[n, c, values]``, float16, bfloat16, float32 or float64; an input's values contiguous.
         y: likewise; None: ReLU(x).
-        moments: ``[LINE_FIELDS, c, N, lines]``, contiguous; of n inputs, written to.
-        sample: the first of those n.
-        out: each ``[n, c, lines, T]``, contiguous, written to; None: moments alone.
+        lines: of each input and channel.
+        out: each ``[n, c, lines, T]``, contiguous, written to: 0 in inputs that aren't finite on
+            both sides. None: moments alone.
     """
     samples, channels, values = x.shape
-    lines = moments.shape[3]
+    fields = x.new_empty(layout.LINE_FIELDS, channels, samples, lines, dtype=torch.float64)
     length, count = values // lines, samples * channels * lines
     times = min(_TILE, max(32, triton.next_power_of_2(length)))
     at_once = min(_MOST_LINES, _TILE // times, triton.next_power_of_2(count))
@@ -132,11 +131,12 @@ def center_lines(
     x_out, y_out = (x, x) if out is None else out
     with torch.cuda.device(x.device):
         _center_lines[(triton.cdiv(count, at_once),)](
-            x, given, moments, x_out, y_out, count, lines, length, x.stride(0), x.stride(1),
-            given.stride(0), given.stride(1), channels, moments.shape[2], sample,
-            moments[0].numel(), y is None, out is not None, at_once, times,
+            x, given, fields, x_out, y_out, count, lines, length, x.stride(0), x.stride(1),
+            given.stride(0), given.stride(1), channels, samples, fields[0].numel(),
+            y is None, out is not None, at_once, times,
         )  # fmt: skip
+    moments = layout.LineMoments(fields, length)
     if out is not None and lines > 1:  # a line that isn't finite takes the others with it
-        of_chunk = layout.LineMoments(moments[:, :, sample : sample + samples], length)
         for side in out:
-            side.masked_fill_(~of_chunk.finite.T[..., None, None], 0)
+            side.masked_fill_(~moments.finite.T[..., None, None], 0)
+    return moments

@@ -1,4 +1,4 @@
-"""From moments of inputs to the table of channel moments, and two such tables into one.
+"""What is added to the table of channel moments: moments of inputs, or another table.
 
 Both layouts are declared in :mod:`spectroscope.dsp.moments`.
 """
@@ -25,6 +25,7 @@ JOINT, PAIRS = tl.constexpr(layout.JOINT), tl.constexpr(layout.PAIRS)
 MEAN_X, MEAN_Y = tl.constexpr(layout.MEAN_X), tl.constexpr(layout.MEAN_Y)
 M2_XX, M2_YY = tl.constexpr(layout.M2_XX), tl.constexpr(layout.M2_YY)
 M2_XY = tl.constexpr(layout.M2_XY)
+AC_XX, AC_XY = tl.constexpr(layout.AC_XX), tl.constexpr(layout.AC_XY)
 
 
 @triton.jit
@@ -50,17 +51,60 @@ def _complete(at, size, inside, length):
     return inside & (tl.minimum(x_finite, y_finite) == length)
 
 
-@triton.jit(do_not_specialize=["samples", "channels", "length"])
-def _reduce_batch(
+@triton.jit
+def _add(table, row, channels, channel, valid, value):
+    """Add to one row of some channels."""
+    to = table + row * channels + channel
+    tl.store(to, tl.load(to, valid, 0.0) + value, valid)
+
+
+@triton.jit
+def _add_moments(table, row, channels, channel, valid, weight, mean, m2):
+    """Add moments to those whose first row is `row` (Chan, Golub & LeVeque, 1979)."""
+    to = table + row * channels + channel
+    before = tl.load(to + WEIGHT * channels, valid, 0.0)
+    mean_before = tl.load(to + MEAN * channels, valid, 0.0)
+    m2_before = tl.load(to + M2 * channels, valid, 0.0)
+    total = before + weight
+    fraction = weight / tl.maximum(total, 1.0)
+    difference = mean - mean_before
+    tl.store(to + WEIGHT * channels, total, valid)
+    tl.store(to + MEAN * channels, mean_before + difference * fraction, valid)
+    m2 += m2_before + difference * difference * (before * fraction)
+    tl.store(to + M2 * channels, m2, valid)
+
+
+@triton.jit
+def _add_pairs(table, channels, channel, valid, pairs, x_mean, y_mean, xx, yy, xy):
+    """Likewise, of pairs of both sides."""
+    to = table + JOINT * channels + channel
+    before = tl.load(to + PAIRS * channels, valid, 0.0)
+    x_before = tl.load(to + MEAN_X * channels, valid, 0.0)
+    y_before = tl.load(to + MEAN_Y * channels, valid, 0.0)
+    total = before + pairs
+    fraction = pairs / tl.maximum(total, 1.0)
+    scale = before * fraction
+    x, y = x_mean - x_before, y_mean - y_before
+    tl.store(to + PAIRS * channels, total, valid)
+    tl.store(to + MEAN_X * channels, x_before + x * fraction, valid)
+    tl.store(to + MEAN_Y * channels, y_before + y * fraction, valid)
+    _add(to, M2_XX, channels, 0, valid, xx + x * x * scale)
+    _add(to, M2_YY, channels, 0, valid, yy + y * y * scale)
+    _add(to, M2_XY, channels, 0, valid, xy + x * y * scale)
+
+
+@triton.jit(do_not_specialize=["samples", "channels", "length", "table_channels"])
+def _add_inputs(
     moments,
-    out,
+    table,
     samples,
     channels,
     length,
+    table_channels,
     SAMPLES: tl.constexpr,  # noqa: N803
     CHANNELS: tl.constexpr,  # noqa: N803
 ):
-    """Reduce moments of inputs: some channels, and one part of the table."""
+    """Add moments of inputs: of some channels, to one part of the table."""
     channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     valid = channel < channels
     size = samples.to(tl.int64) * channels
@@ -81,10 +125,8 @@ def _reduce_batch(
             count = _weights(at + (X_FINITE + side) * size, inside, by_value)
             deviation = tl.load(at + (X_MEAN + side) * size, inside, 0.0) - mean[:, None]
             m2 += tl.sum(count * (deviation * deviation), 1)
-        to = out + (DC + side * DC_SIDE + by_value * BY_VALUE) * channels + channel
-        tl.store(to + WEIGHT * channels, weight, valid)
-        tl.store(to + MEAN * channels, mean, valid)
-        tl.store(to + M2 * channels, m2, valid)
+        row = DC + side * DC_SIDE + by_value * BY_VALUE
+        _add_moments(table, row, table_channels, channel, valid, weight, mean, m2)
     elif part < 6:  # sums over all inputs of one side
         side = part - 4
         within = tl.zeros((CHANNELS,), tl.float64)
@@ -95,11 +137,11 @@ def _reduce_batch(
             within += tl.sum(tl.load(at + (X_M2 + side) * size, inside, 0.0), 1)
             positive += tl.sum(tl.load(at + Y_POSITIVE * size, inside, 0.0), 1)
             finite += tl.sum(tl.load(at + (X_FINITE + side) * size, inside, 0.0), 1)
+        row = SUMS + side * SUMS_SIDE
         nonfinite = samples.to(tl.float64) * length - finite
-        to = out + (SUMS + side * SUMS_SIDE) * channels + channel
-        tl.store(to + SUM_M2 * channels, within, valid)
-        tl.store(to + SUM_POSITIVE * channels, side * positive, valid)
-        tl.store(to + SUM_NONFINITE * channels, nonfinite, valid)
+        _add(table, row + SUM_M2, table_channels, channel, valid, within)
+        _add(table, row + SUM_POSITIVE, table_channels, channel, valid, side * positive)
+        _add(table, row + SUM_NONFINITE, table_channels, channel, valid, nonfinite)
     else:  # as `CoMoments.of`: pairs of both sides, in inputs that are finite on both
         pairs = tl.zeros((CHANNELS,), tl.float64)
         x_mean = tl.zeros((CHANNELS,), tl.float64)
@@ -115,45 +157,47 @@ def _reduce_batch(
         xx = tl.zeros((CHANNELS,), tl.float64)
         yy = tl.zeros((CHANNELS,), tl.float64)
         xy = tl.zeros((CHANNELS,), tl.float64)
+        ac_xx = tl.zeros((CHANNELS,), tl.float64)
+        ac_yy = tl.zeros((CHANNELS,), tl.float64)
+        ac_xy = tl.zeros((CHANNELS,), tl.float64)
         for first in range(0, samples, SAMPLES):
             at, inside = _inputs(moments, first, samples, channel, valid, SAMPLES)
             complete = _complete(at, size, inside, length)
             a = tl.load(at + X_MEAN * size, complete, 0.0) - x_mean[:, None]
             b = tl.load(at + Y_MEAN * size, complete, 0.0) - y_mean[:, None]
-            x_m2 = tl.load(at + X_M2 * size, complete, 0.0)
-            y_m2 = tl.load(at + Y_M2 * size, complete, 0.0)
-            product = tl.load(at + XY * size, complete, 0.0)
-            xx += tl.sum(tl.where(complete, x_m2 + length * (a * a), 0.0), 1)
-            yy += tl.sum(tl.where(complete, y_m2 + length * (b * b), 0.0), 1)
-            xy += tl.sum(tl.where(complete, product + length * (a * b), 0.0), 1)
-        to = out + JOINT * channels + channel
-        tl.store(to + PAIRS * channels, pairs * length, valid)
-        tl.store(to + MEAN_X * channels, x_mean, valid)
-        tl.store(to + MEAN_Y * channels, y_mean, valid)
-        tl.store(to + M2_XX * channels, xx, valid)
-        tl.store(to + M2_YY * channels, yy, valid)
-        tl.store(to + M2_XY * channels, xy, valid)
+            xx += tl.sum(tl.where(complete, a * a, 0.0), 1)
+            yy += tl.sum(tl.where(complete, b * b, 0.0), 1)
+            xy += tl.sum(tl.where(complete, a * b, 0.0), 1)
+            ac_xx += tl.sum(tl.load(at + X_M2 * size, complete, 0.0), 1)
+            ac_yy += tl.sum(tl.load(at + Y_M2 * size, complete, 0.0), 1)
+            ac_xy += tl.sum(tl.load(at + XY * size, complete, 0.0), 1)
+        _add_pairs(
+            table, table_channels, channel, valid, pairs * length, x_mean, y_mean,
+            ac_xx + length * xx, ac_yy + length * yy, ac_xy + length * xy,
+        )  # fmt: skip
+        _add(table, JOINT + AC_XX, table_channels, channel, valid, ac_xx)
+        _add(table, JOINT + AC_XX + 1, table_channels, channel, valid, ac_yy)
+        _add(table, JOINT + AC_XY, table_channels, channel, valid, ac_xy)
 
 
-def reduce_batch(moments: Tensor, length: int) -> Tensor:
-    """Reduce moments of inputs to those of channels.
+def add_moments(moments: layout.LineMoments, channel: int, table: Tensor) -> None:
+    """Add moments of c channels to the table, from `channel` on.
 
     Args:
-        moments: ``[LINE_FIELDS, C, N]``.
-        length: number of values of an input.
-
-    Returns:
-        Float64, ``[TABLE_ROWS, C]``.
+        moments: of the lines of some inputs.
+        channel: the first of the c channels among C.
+        table: float64, ``[TABLE_ROWS, C]``, contiguous, added to.
     """
-    _, channels, samples = moments.shape
-    out = moments.new_empty(layout.TABLE_ROWS, channels)
+    inputs = moments.of_inputs()
+    fields = inputs.fields.squeeze(-1)
+    _, channels, samples = fields.shape
     sample_block = min(64, triton.next_power_of_2(samples))
     channel_block = min(16, triton.next_power_of_2(channels))
-    with torch.cuda.device(moments.device):
-        _reduce_batch[triton.cdiv(channels, channel_block), 7](
-            moments.contiguous(), out, samples, channels, length, sample_block, channel_block
-        )
-    return out
+    with torch.cuda.device(table.device):
+        _add_inputs[triton.cdiv(channels, channel_block), 7](
+            fields, table[:, channel:], samples, channels, inputs.length, table.shape[1],
+            sample_block, channel_block,
+        )  # fmt: skip
 
 
 @triton.jit
@@ -161,60 +205,33 @@ def _load(table, row, channels, channel, valid):
     return tl.load(table + row * channels + channel, valid, 0.0)
 
 
-@triton.jit
-def _store(table, row, channels, channel, valid, value):
-    tl.store(table + row * channels + channel, value, valid)
-
-
 @triton.jit(do_not_specialize=["channels"])
-def _merge(first, second, out, channels, CHANNELS: tl.constexpr):  # noqa: N803
-    """Write two tables as one, of some channels."""
+def _merge(first, second, channels, CHANNELS: tl.constexpr):  # noqa: N803
+    """Add one table to another, of some channels."""
     channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     valid = channel < channels
     for row in tl.static_range(DC, SUMS, BY_VALUE):
-        weight = _load(first, row + WEIGHT, channels, channel, valid)
-        other_weight = _load(second, row + WEIGHT, channels, channel, valid)
-        total = weight + other_weight
-        fraction = other_weight / tl.maximum(total, 1.0)
-        mean = _load(first, row + MEAN, channels, channel, valid)
-        difference = _load(second, row + MEAN, channels, channel, valid) - mean
-        m2 = _load(first, row + M2, channels, channel, valid)
-        m2 += _load(second, row + M2, channels, channel, valid)
-        _store(out, row + WEIGHT, channels, channel, valid, total)
-        _store(out, row + MEAN, channels, channel, valid, mean + difference * fraction)
-        m2 += difference * difference * (weight * fraction)
-        _store(out, row + M2, channels, channel, valid, m2)
+        weight = _load(second, row + WEIGHT, channels, channel, valid)
+        mean = _load(second, row + MEAN, channels, channel, valid)
+        m2 = _load(second, row + M2, channels, channel, valid)
+        _add_moments(first, row, channels, channel, valid, weight, mean, m2)
     for row in tl.static_range(SUMS, JOINT):
-        total = _load(first, row, channels, channel, valid)
-        total += _load(second, row, channels, channel, valid)
-        _store(out, row, channels, channel, valid, total)
-    pairs = _load(first, JOINT + PAIRS, channels, channel, valid)
-    other_pairs = _load(second, JOINT + PAIRS, channels, channel, valid)
-    total = pairs + other_pairs
-    fraction = other_pairs / tl.maximum(total, 1.0)
-    scale = pairs * fraction
-    x_mean = _load(first, JOINT + MEAN_X, channels, channel, valid)
-    y_mean = _load(first, JOINT + MEAN_Y, channels, channel, valid)
-    x = _load(second, JOINT + MEAN_X, channels, channel, valid) - x_mean
-    y = _load(second, JOINT + MEAN_Y, channels, channel, valid) - y_mean
-    xx = _load(first, JOINT + M2_XX, channels, channel, valid)
-    xx += _load(second, JOINT + M2_XX, channels, channel, valid)
-    yy = _load(first, JOINT + M2_YY, channels, channel, valid)
-    yy += _load(second, JOINT + M2_YY, channels, channel, valid)
-    xy = _load(first, JOINT + M2_XY, channels, channel, valid)
-    xy += _load(second, JOINT + M2_XY, channels, channel, valid)
-    _store(out, JOINT + PAIRS, channels, channel, valid, total)
-    _store(out, JOINT + MEAN_X, channels, channel, valid, x_mean + x * fraction)
-    _store(out, JOINT + MEAN_Y, channels, channel, valid, y_mean + y * fraction)
-    _store(out, JOINT + M2_XX, channels, channel, valid, xx + x * x * scale)
-    _store(out, JOINT + M2_YY, channels, channel, valid, yy + y * y * scale)
-    _store(out, JOINT + M2_XY, channels, channel, valid, xy + x * y * scale)
+        value = _load(second, row, channels, channel, valid)
+        _add(first, row, channels, channel, valid, value)
+    pairs = _load(second, JOINT + PAIRS, channels, channel, valid)
+    x_mean = _load(second, JOINT + MEAN_X, channels, channel, valid)
+    y_mean = _load(second, JOINT + MEAN_Y, channels, channel, valid)
+    xx = _load(second, JOINT + M2_XX, channels, channel, valid)
+    yy = _load(second, JOINT + M2_YY, channels, channel, valid)
+    xy = _load(second, JOINT + M2_XY, channels, channel, valid)
+    _add_pairs(first, channels, channel, valid, pairs, x_mean, y_mean, xx, yy, xy)
+    for row in tl.static_range(JOINT + AC_XX, JOINT + AC_XY + 1):
+        value = _load(second, row, channels, channel, valid)
+        _add(first, row, channels, channel, valid, value)
 
 
-def merge(first: Tensor, second: Tensor) -> Tensor:
-    """Two tables of :func:`reduce_batch` as one, as :meth:`ChannelMoments.merge` does."""
-    out = torch.empty_like(first)
+def merge(first: Tensor, second: Tensor) -> None:
+    """Add table `second` to `first`, as :meth:`ChannelMoments.merge` does."""
     channels = first.shape[1]
     with torch.cuda.device(first.device):
-        _merge[(triton.cdiv(channels, 128),)](first, second, out, channels, 128)
-    return out
+        _merge[(triton.cdiv(channels, 128),)](first, second, channels, 128)
