@@ -20,6 +20,7 @@ for (const event of ["beforeprint", "afterprint"]) addEventListener(event, () =>
 
 // Draw a figure into a box; returns a function from names to the figure's models.
 async function draw(name, box, fill = () => {}) {
+  await null; // the box is put on the page first: it has no colours before
   copies += 1;
   const item = JSON.stringify(data.figures[name]).replace(/"(p\d+)"/g, `"$1_${copies}"`);
   const parsed = JSON.parse(item, (_, value) => {
@@ -169,7 +170,7 @@ function layerFigures(layer, order, chosen, boxes) {
     });
     for (let i = 0; i < image.length; i++) if (image[i] === -Infinity) image[i] = -1000;
     const step = bins > 1 ? freq[bins - 1] / (bins - 1) : 1;
-    heat("cells").data = { image: [ndarray(image, { dtype: "float32", shape: [channels, bins] })],
+    heat("cells_of_channels").data = { image: [ndarray(image, { dtype: "float32", shape: [channels, bins] })],
       x: [-step / 2], y: [0], dw: [step * bins], dh: [channels] };
     mark();
   }

@@ -225,7 +225,9 @@ def _channels() -> figure:
     """Spectra of all channels of a layer, a row each."""
     plot = _figure(_LAYER, x_range=Range1d(start=0, end=1), y_range=Range1d(start=1, end=0))
     mapper = LinearColorMapper(palette="Viridis256", low=0, high=1, nan_color=_CLEAR, name="colors")
-    source = ColumnDataSource({name: [] for name in ("image", "x", "y", "dw", "dh")}, name="cells")
+    source = ColumnDataSource(
+        {name: [] for name in ("image", "x", "y", "dw", "dh")}, name="cells_of_channels"
+    )
     image = Image(image="image", x="x", y="y", dw="dw", dh="dh", color_mapper=mapper)
     plot.add_glyph(source, image)
     plot.add_layout(_color_bar(mapper, "dB", "--raised"), "right")

@@ -330,7 +330,7 @@ document.addEventListener("click", (event) => {
 });
 
 const depth = document.getElementById("depth");
-if (depth) {
+if (depth && data.figures.overview) {
   depth.hidden = false;
   overview([...depth.querySelectorAll("[data-figure]")], document.getElementById("depth-readout"));
   // The server does not link to this section, because without the script it is hidden.
