@@ -110,8 +110,7 @@ class Stage:
         """Columns of the table; fractions are of the AC power."""
         ac, high = self.power[1:].sum(), self.freq > HIGH
         kept = ["regression_gain", "preserved_fraction", "introduced_fraction",
-                "introduced_dc_fraction", "introduced_in_band_fraction",
-                "introduced_above_band_fraction"]  # fmt: skip
+                "introduced_in_band_fraction", "introduced_above_band_fraction"]  # fmt: skip
         return {
             "dc": np.sqrt(self.power[0]),
             "ac_rms": np.sqrt(ac),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from spectroscope.capture import hooks
 from spectroscope.capture.axes import ChannelAxis, TimeAxis
 from spectroscope.capture.call import ActivationCall
 from spectroscope.capture.capture import Capture
@@ -184,9 +185,8 @@ class Recorder(CaptureSession):
         if spectra:
             configured.append(Spectra(self._window, plane=spectra == "plane"))
         self._statistics = {**BUILT_IN, **{statistic.name: statistic for statistic in configured}}
-        for statistic, wanted in ((Spectra, spectra), (Examples, examples)):
-            if not wanted:
-                del self._statistics[statistic.name]
+        if not spectra:
+            del self._statistics[Spectra.name]
         self._statistics |= by_name(statistics, BUILT_IN)
         self._every = EveryKth(spectra_every)
         self._records: dict[str, SiteRecord] = {}
@@ -232,7 +232,7 @@ class Recorder(CaptureSession):
 
     def recording(self) -> Recording:
         """The plain data behind :meth:`report`, on the CPU."""
-        with self._lock:
+        with self._lock, hooks.no_modes():
             records = {name: record.to(_CPU) for name, record in self._records.items()}
         origin = self._harmonics.fundamental.origin
         about = self._about | ({"f0": origin} if origin else {})
@@ -318,18 +318,18 @@ class Recorder(CaptureSession):
         """The record of one call."""
         old = self._records.get(call.name)
         before, recorded = ({}, 0) if old is None else (old.state, old.inputs)
-        chosen = self._every.chosen(len(call.input), recorded)
+        shape = tuple(call.input.shape)
+        chosen = self._every.chosen(shape[0], recorded)
         with torch.no_grad():
             # Apple's GPUs have no float64.
             on_cpu = call.to(_CPU) if call.device.type == "mps" else call
             state = reduce(self._statistics, on_cpu, chosen, before)
-        shape = tuple(call.input.shape)
         state = {name: arrays for name, arrays in state.items() if arrays is None or arrays}
         layout, decimation, tracked = call.reading[1:]
         return SiteRecord(call.site, shape[1:], layout, decimation, shape[0], state, tracked)
 
     def _add(self, call: ActivationCall, new: SiteRecord) -> None:
-        with self._lock, torch.no_grad():
+        with self._lock:
             old = self._records.get(call.name)
             if old is not None:
                 if reason := old.mismatch(new):

@@ -119,6 +119,7 @@ def test_inspect_writes_everything(out):
         "report.npz",
         "sites.csv",
         "spectra.png",
+        "spectrogram.csv",
     }
     assert len(pd.read_csv(folder / "dc.csv")) == 1120
     assert len(pd.read_csv(folder / "sites.csv")) == 19

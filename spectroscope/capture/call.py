@@ -52,12 +52,12 @@ class ActivationCall:
 
     @property
     def decimation(self) -> float:
-        """Samples of the model's input per sample; see :class:`Reading`."""
+        """Samples of the model's input per sample; NaN where unknown."""
         return self.reading.decimation
 
     @property
     def input(self) -> Tensor:
-        """``[N, C, ...]``; an in-place activation overwrites it: see :meth:`keep_input`."""
+        """``[N, C, ...]``; an in-place activation overwrites it afterwards."""
         return channels_first(self._input, self.layout)
 
     @property

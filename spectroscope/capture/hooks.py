@@ -180,7 +180,7 @@ class _FunctionMode(TorchFunctionMode):
             return function(*args, **kwargs)
         run = function
         callbacks: list[tuple[Observer, Callable[[Any], Any]]] = []
-        with _no_modes():
+        with no_modes():
             for observer in observers:
                 interception = None
                 try:
@@ -196,7 +196,7 @@ class _FunctionMode(TorchFunctionMode):
                     callbacks.append((observer, interception.on_output))
         output = run(*args, **kwargs)
         if callbacks:
-            with _no_modes():
+            with no_modes():
                 for observer, on_output in callbacks:
                     try:
                         on_output(output)
@@ -211,7 +211,7 @@ def _no_function_and_dispatch_modes() -> Iterator[None]:
         yield
 
 
-def _no_modes() -> Any:
+def no_modes() -> Any:
     """Context in which no mode and no tensor subclass of the user sees our computations."""
     if torch._C._len_torch_dispatch_stack():
         return _no_function_and_dispatch_modes()
@@ -318,7 +318,7 @@ def _before_module(module: nn.Module, args: tuple[Any, ...]) -> None:
         _local.push_mode()
     if module is _local.entry_module:
         _local.entry_depth += 1
-    with _no_modes():
+    with no_modes():
         for observer in _observers:
             try:
                 observer.on_module_enter(module, args)
@@ -334,7 +334,7 @@ def _after_module(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
     if _local.suspended:
         _local.resume_mode()
     replacement = None
-    with _no_modes():
+    with no_modes():
         for observer in _observers:
             try:
                 new = observer.on_module_exit(module, output)

@@ -73,11 +73,11 @@ def importance(
             :func:`spectroscope.intervene`.
 
     Returns:
-        One row per site × operation: `baseline` of the untouched model, `value` of the changed one,
-        `change`, and its 95 % confidence interval over the inputs, `change_low` to `change_high`,
-        by a studentized bootstrap of the paired scores. It is NaN where no method can know it;
-        `interval` has the method, or why there is none. Interrupted by Ctrl-C, it warns and returns
-        the rows as far as they have come, each with its `n_samples`.
+        One row per site × operation. `baseline` is of the untouched model, `value` of the changed
+        one; `change` is their difference, `change_low` to `change_high` its 95 % confidence
+        interval over the inputs, by a studentized bootstrap of the paired scores. It is NaN where
+        no method can know it; `interval` has the method, or why there is none. Interrupted by
+        Ctrl-C, it warns and returns the rows as far as they have come, each with its `n_samples`.
 
     Raises:
         TypeError: as in `record`.

@@ -43,7 +43,7 @@ def intervene(
         operation: `remove_dc`, `only_dc`, `preserved_only`, `introduced_only`, `shuffle_dc`,
             `low_pass(cutoff)`, `high_pass(cutoff)`, `mean_dc(report)`, `remove_harmonics(f0)` of
             this package; or a function of the output ``[N, C, ...]`` and its :class:`Firing`
-            (`.name`, `.site`, `.input`, …), which returns another of the same shape, and changes
+            (its `name`, `site`, `input`, …), which returns another of the same shape, and changes
             neither.
         channels: which channels; a dictionary gives them by glob, all of what it doesn't match.
             None: all.

@@ -52,9 +52,9 @@ def dc_by_sample(
         progress: show a bar on standard error.
 
     Returns:
-        One row per input, site and channel: `sample` (from 0, in order), `id` if there are ids,
-        `site`, `channel`, `dc_out` (float32, in the unit of the activation). None if there is a
-        `path`: they are in the file. A site whose activation has not one row for each input (as
+        One row per input, site and channel, with `sample` (from 0, in order), `id` if there are
+        ids, `site`, `channel`, `dc_out` (float32, in the unit of the activation). None if there is
+        a `path`: they are in the file. A site whose activation has not one row for each input (as
         behind a detector's proposals) is left out, with a warning.
 
     Raises:
@@ -82,7 +82,7 @@ def paired_t(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
         after: likewise, of the same inputs in the same order.
 
     Returns:
-        One row per site and channel in both: `n_samples`, `dc_out_change` (mean over inputs),
+        One row per site and channel in both, with `n_samples`, `dc_out_change` (mean over inputs),
         `paired_t` (that over its standard error; NaN with fewer than 2 inputs, infinite if all
         changed alike) and `p` (two-sided).
 

@@ -57,10 +57,10 @@ def probe(
         progress: show a bar on standard error.
 
     Returns:
-        One row per site: `channels`, `values` (of one input's activation), `n_samples`, `score`
-        (``"R2"``, of several outputs that of all their variance, or ``"accuracy"``), `dc` and `all`
-        (the scores of the two read-outs), `chance` (the score in the same folds of predicting the
-        mean of the training part, or its largest class).
+        One row per site, with `channels`, `values` (of one input's activation), `n_samples`,
+        `score` (``"R2"``, of several outputs that of all their variance, or ``"accuracy"``), `dc`
+        and `all` (the scores of the two read-outs), `chance` (the score in the same folds of
+        predicting the mean of the training part, or its largest class).
 
     Raises:
         TypeError: as in `record`.

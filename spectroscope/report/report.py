@@ -88,7 +88,7 @@ class Report:
 
     @property
     def about(self) -> dict[str, str]:
-        """Run details: `model`, `recorded` (UTC), `versions`, and `about` of `record`.
+        """Run details by name (`model`, `recorded` in UTC, `versions`), and `about` of `record`.
 
         In a merged report, texts that differ are joined with semicolons.
         """

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
 import torch
@@ -34,11 +35,11 @@ class BatchMoments(NamedTuple):
 
     Attributes:
         table: float64, ``[TABLE_ROWS, C]``, of all inputs.
-        means: float64, ``[MEAN_ROWS, C]``, of the inputs whose lines are read; or of no channels.
+        means: float64, ``[MEAN_ROWS, C]``, of the inputs whose lines are read; None: of none.
     """
 
     table: Tensor
-    means: Tensor
+    means: Tensor | None
 
 
 class Chunk(NamedTuple):
@@ -48,15 +49,15 @@ class Chunk(NamedTuple):
         channels: slice of the channels.
         inputs: slice of the inputs whose lines are read.
         moments: of their lines; None if no statistic reads them.
-        lines: both sides, ``[n, c, lines, T]``, without the means of the lines, of the type in
-            which they are transformed; 0 in inputs that aren't finite on both sides. Read-only, in
-            a workspace of this thread that the next chunk overwrites.
+        lines: of both sides, ``[2, n, c, lines, T]``, without the means of the lines, of the type
+            in which they are transformed; 0 in inputs that aren't finite on both sides. Read-only,
+            in a workspace of this thread that the next chunk overwrites.
     """
 
     channels: slice
     inputs: slice
     moments: LineMoments | None
-    lines: tuple[Tensor, Tensor]
+    lines: Tensor
 
 
 class Accumulator(Protocol):
@@ -172,9 +173,11 @@ def _read(
     values, axes = math.prod(shape_of_input), len(call.transformed)
     length = math.prod(shape_of_input[-axes:]) if axes else values
     table = x.new_zeros(TABLE_ROWS, channels, dtype=torch.float64)
-    means = x.new_zeros(MEAN_ROWS, channels, dtype=torch.float64) if lines else table[:0, :0]
+    means = x.new_zeros(MEAN_ROWS, channels, dtype=torch.float64) if lines else None
     lines_of_input = values // length
-    c_step, n_step = _steps(x, values, chosen.step if lines else None)
+    side_by_side = x.is_cpu and values > 1 and x.stride(1) == 1
+    every = chosen.step if lines else None
+    c_step, n_step = _steps(samples, channels, values, every, x.is_cpu, side_by_side)
     dtype = computed_in(x.dtype)
 
     def read_block(number: int) -> None:
@@ -187,14 +190,12 @@ def _read(
                 before = len(range(chosen.start, n, chosen.step))
                 first = chosen.start + before * chosen.step - n
                 of_chunk = range(first, stop - n, chosen.step)
-                shape = len(of_chunk), c.stop - c.start, lines_of_input, length
+                count, of_block = len(of_chunk), c.stop - c.start
                 if of_chunk:
-                    out = (
-                        workspace("x", shape, dtype, x.device),
-                        workspace("y", shape, dtype, x.device),
-                    )
+                    shape = 2, count, of_block, lines_of_input, length
+                    out = workspace("lines", shape, dtype, x.device)
                     if line_moments:
-                        shape = LINE_FIELDS, shape[1], shape[0], lines_of_input
+                        shape = LINE_FIELDS, of_block, count, lines_of_input
                         fields = workspace("moments", shape, torch.float64, x.device)
             sides = (x, y)
             if (n_step, c_step) != (samples, channels):
@@ -202,12 +203,12 @@ def _read(
             read_lines(*sides, lines_of_input, of_chunk, c.start, table, means, fields, out)
             if out is not None:
                 moments = None if fields is None else LineMoments(fields, length)
-                chunk = Chunk(c, slice(before, before + len(of_chunk)), moments, out)
+                chunk = Chunk(c, slice(before, before + count), moments, out)
                 for accumulator in accumulators:
                     accumulator.add(chunk)
 
     blocks = -(-channels // c_step)
-    if x.is_cpu:
+    if x.is_cpu and blocks > 1:
         parallel_for(read_block, blocks)
     else:
         for number in range(blocks):
@@ -215,24 +216,29 @@ def _read(
     return BatchMoments(table, means)
 
 
-def _steps(x: Tensor, values: int, every: int | None) -> tuple[int, int]:
+@lru_cache(maxsize=1024)
+def _steps(
+    samples: int, channels: int, values: int, every: int | None, on_cpu: bool, side_by_side: bool
+) -> tuple[int, int]:
     """Channels and inputs of a chunk.
 
     Args:
-        x: ``[N, C, ...]``.
+        samples: N, of the batch.
+        channels: C.
         values: of one input and channel.
         every: lines are read of every so many inputs; None: of none.
+        on_cpu: not on a GPU.
+        side_by_side: channels lie side by side in memory.
     """
-    samples, channels = x.shape[:2]
     budget = _BUDGET_GPU
-    if x.is_cpu:
+    if on_cpu:
         budget = _BUDGET_MOMENTS if every is None else min(_BUDGET_CPU * every, _BUDGET_MOMENTS)
     c_step = budget // (samples * values)
-    if x.is_cpu:
+    if on_cpu:
         c_step = max(c_step, _RUN // values)
         least = -(-_SMALLEST_BLOCK // (samples * values))
         c_step = min(c_step, max(-(-channels // _BLOCKS), least))
-        if x.stride(1) == 1 and values > 1:
+        if side_by_side:
             c_step = max(c_step, _CACHE_LINE)
     c_step = max(1, min(c_step, channels))
     return c_step, max(1, min(samples, budget // (values * c_step)))

@@ -67,6 +67,8 @@ class Examples(Statistic):
 
     def reduce_next(self, call: "ActivationCall", before: Arrays | None) -> Arrays:
         """See :meth:`Statistic.reduce_next`."""
+        if not self.inputs:
+            return {}
         x = call.transformed_last(call.input)
         count = min(self.inputs - (len(before["channels"]) if before else 0), len(x))
         if count <= 0 or not x.numel():

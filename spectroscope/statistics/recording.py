@@ -106,6 +106,8 @@ class SiteRecord:
 
     def mismatch(self, other: "SiteRecord") -> str | None:
         """Why `other` can't be merged with this record, or None if it can."""
+        if (self.site, self.shape, self.layout) == (other.site, other.shape, other.layout):
+            return None
         if self.site.kind != other.site.kind:
             return f"{self.site.kind}, then {other.site.kind}"
         if self.channels != other.channels:
@@ -148,8 +150,9 @@ class SiteRecord:
                     state[name] = merge(first, second)
                 except IncompatibleError as error:
                     reasons.append(str(error))
-        shape = tuple(a if a == b else None for a, b in zip(self.shape, other.shape, strict=True))
-        layout, decimation = self.layout, self.decimation
+        shape, layout, decimation = self.shape, self.layout, self.decimation
+        if shape != other.shape:
+            shape = tuple(a if a == b else None for a, b in zip(shape, other.shape, strict=True))
         if self.shape == other.shape and self.tracked != other.tracked:
             # Tensors of the same shape, of which those that weren't tracked have no say.
             if other.tracked:

@@ -85,8 +85,8 @@ class Tracker:
             ``model.named_parameters()``. Views of parameters (``conv.weight[3]``) work, because
             optimisers write in place.
         writer: a ``torch.utils.tensorboard.SummaryWriter``, or any object with ``add_scalar(tag,
-            value, step)``. It gets :func:`scalars` at the end of each epoch; the step is the number
-            of the epoch, from 1. The caller closes it.
+            value, step)``. It gets :func:`spectroscope.training.tracker.scalars` at the end of each
+            epoch; the step is the number of the epoch, from 1. The caller closes it.
         options: of :func:`spectroscope.record`; `spectra` is False by default here.
 
     Raises:
@@ -162,15 +162,14 @@ class Tracker:
                 self._writer.add_scalar(tag, value, len(self._epochs))
 
     def weights(self) -> pd.DataFrame:
-        """The distance of each weight from its initial value, one row per epoch and parameter.
+        """The distance of each weight from its initial value.
 
-        Columns:
-            epoch: 0 is the creation of the tracker; 1 is the end of the first epoch.
-            parameter: name of the weight.
-            distance: Euclidean (L2) norm of w − w₀, in float32 or wider; NaN if the parameter was
-                removed or has another shape, or if the memory of a view no longer belongs to the
-                model (as after ``model.to(device)``).
-            relative_distance: `distance` over the norm of w₀; NaN if that is 0, as for most biases.
+        Returns:
+            One row per `epoch` and `parameter`. Epoch 0 is the creation of the tracker, 1 the end
+            of the first epoch. `distance` is the Euclidean (L2) norm of w − w₀, in float32 or
+            wider; NaN if the parameter was removed or has another shape, or if the memory of a view
+            no longer belongs to the model (as after ``model.to(device)``). `relative_distance` is
+            `distance` over the norm of w₀; NaN if that is 0, as for most biases.
         """
         norms = {name: float(norm) for name, norm in self._start_norms.items()}
         start: dict[str, float | Tensor] = dict.fromkeys(norms, 0.0)

@@ -14,6 +14,7 @@ from torch import Tensor
 from spectroscope.dsp.kernels.parallel import workspace
 from spectroscope.dsp.moments import (
     LINE_FIELDS,
+    MEAN_ROWS,
     TABLE_ROWS,
     X_MEAN,
     Y_MEAN,
@@ -71,9 +72,9 @@ def read_lines(
     chosen: range,
     channel: int,
     table: Tensor,
-    means: Tensor,
+    means: Tensor | None,
     fields: Tensor | None,
-    out: tuple[Tensor, Tensor] | None,
+    out: Tensor | None,
 ) -> None:
     """Add moments of some inputs to a table, and write the lines of some without their means.
 
@@ -84,45 +85,47 @@ def read_lines(
         chosen: numbers of the m inputs that are in `means`, `fields` and `out`.
         channel: the first of the c channels among C.
         table: float64, ``[TABLE_ROWS, C]``, contiguous, added to.
-        means: float64, ``[MEAN_ROWS, C]``, likewise; or of no channels.
+        means: float64, ``[MEAN_ROWS, C]``, likewise; None: not needed.
         fields: float64, ``[LINE_FIELDS, c, m, lines]``, contiguous, written to; None: not needed.
-        out: the lines of both sides without their means, each ``[m, c, lines, T]``, contiguous and
-            of the type :func:`computed_in`, written to: 0 in inputs that aren't finite on both
-            sides. None: not needed.
+        out: the lines of both sides without their means, ``[2, m, c, lines, T]``, contiguous and of
+            the type :func:`computed_in`, written to: 0 in inputs that aren't finite on both sides.
+            None: not needed.
     """
     cpu = cpu_kernels() if x.is_cpu else None
     gpu = gpu_kernels(x.device) if x.is_cuda else None
-    if cpu is not None or gpu is not None:
-        x = _readable(x, "input")
-        y = None if y is None else _readable(y, "output")
     if cpu is not None:
-        x_flat, x_strides = _memory(x)
-        y_flat, y_strides = (None, x_strides) if y is None else _memory(y)
-        no_fields, nothing = _nothing(x.dtype)
-        samples, channels, values = x.shape
+        samples, channels = x.shape[:2]
+        x_flat, x_strides = _memory(x, "input")
+        y_flat, y_strides = (None, x_strides) if y is None else _memory(y, "output")
+        no_means, no_fields, nothing = _nothing(computed_in(x.dtype))
+        x_out, y_out = (nothing, nothing) if out is None else (t.view(-1).numpy() for t in out)
         cpu.read_lines(
-            x_flat, x_strides, y_flat, y_strides, (samples, channels, lines), values // lines,
-            (chosen.start, chosen.step), channel, table.numpy(), means.numpy(),
-            no_fields if fields is None else fields.view(LINE_FIELDS, -1).numpy(),
-            *((nothing, nothing) if out is None else (side.view(-1).numpy() for side in out)),
+            x_flat, x_strides, y_flat, y_strides, (samples, channels, lines),
+            x.numel() // (samples * channels * lines), (chosen.start, chosen.step), channel,
+            table.numpy(), no_means if means is None else means.numpy(),
+            no_fields if fields is None else fields.view(LINE_FIELDS, -1).numpy(), x_out, y_out,
         )  # fmt: skip
         return
+    if gpu is not None:
+        x = _readable(x, "input")
+        y = None if y is None else _readable(y, "output")
     center_lines = _center_lines if gpu is None else gpu.center_lines
     all_chosen = len(chosen) == len(x)
     moments = center_lines(x, y, lines, out if all_chosen else None)
-    if gpu is None:
-        c = slice(channel, channel + x.shape[1])
+    c = slice(channel, channel + x.shape[1])
+    if gpu is not None:
+        gpu.add_moments(moments, channel, table)
+    else:
         batch = moments.of_inputs().of_channels()
         table[:, c] = ChannelMoments(table[:, c]).merge(batch).table
-    else:
-        gpu.add_moments(moments, channel, table)
-    if not chosen or (not means.shape[1] and fields is None and out is None):
+    if not chosen or (means is None and fields is None and out is None):
         return
     if not all_chosen:
         part = slice(chosen.start, chosen.stop, chosen.step)
         moments = center_lines(x[part], None if y is None else y[part], lines, out)
-    if means.shape[1]:
-        c = slice(channel, channel + x.shape[1])
+    if means is not None and gpu is not None:
+        gpu.add_means(moments, channel, means)
+    elif means is not None:
         means[:, c] += moments.mean_products()
     if fields is not None:
         fields.copy_(moments.fields)
@@ -131,8 +134,6 @@ def read_lines(
 def _readable(x: Tensor, side: str) -> Tensor:
     """``[N, C, values]`` whose values are contiguous and of a type that loops read: x or a copy."""
     if x.dtype in (_CPU_TYPES if x.is_cpu else _GPU_TYPES) and not x.is_neg():
-        if x.dim() == 3 and x.stride(2) == 1:
-            return x
         try:
             rows = x.view(*x.shape[:2], -1)
         except RuntimeError:  # time or space isn't one axis
@@ -143,9 +144,19 @@ def _readable(x: Tensor, side: str) -> Tensor:
     return copy.copy_(x).view(*x.shape[:2], -1)
 
 
-def _center_lines(
-    x: Tensor, y: Tensor | None, lines: int, out: tuple[Tensor, Tensor] | None
-) -> LineMoments:
+def _memory(x: Tensor, side: str) -> tuple[Any, tuple[int, int]]:
+    """The memory of ``[N, C, ...]``, or of a copy, from the first value on; strides of N and C."""
+    if not (x.is_contiguous() and x.dtype in _CPU_TYPES and not x.is_neg()):
+        x = _readable(x, side)
+    samples, channels = x.shape[:2]
+    strides = x.stride()[:2]
+    if x.is_contiguous():
+        return x.numpy().reshape(-1), strides
+    span = (samples - 1) * strides[0] + (channels - 1) * strides[1] + x.shape[2]
+    return x.as_strided((span,), (1,)).numpy(), strides
+
+
+def _center_lines(x: Tensor, y: Tensor | None, lines: int, out: Tensor | None) -> LineMoments:
     """Moments of lines, and the lines without their means, by torch's own operations."""
     y = x.clamp_min(0) if y is None else y
     shape = x.shape[1], len(x), lines, -1
@@ -173,8 +184,7 @@ def merge_moments(first: Tensor, second: Tensor) -> None:
 
 
 def add_products(
-    x: Tensor,
-    y: Tensor,
+    both: Tensor,
     transform: Transform,
     channel: int,
     sums: Tensor,
@@ -184,32 +194,31 @@ def add_products(
     """Add |X|², |Y|² and conj(X)·Y over spectra and over the components of each bin, in float64.
 
     Args:
-        x: complex, ``[n, c, lines, F]``, X of n inputs.
-        y: likewise, Y.
+        both: complex, ``[2, n, c, lines, F]``, contiguous, X and Y of n inputs.
         transform: whose components and bins these are.
         channel: the first of the c channels among C.
         sums: float64, ``[3, C, B]``, added to: |X|², |Y|² and the real part of conj(X)·Y.
         imaginary: float64, ``[C, B]``, added to: its imaginary part; ``[0, B]``: not needed.
         max_norm: float64, ``[C, S]``, added to: |Y|² in max-norm bins, if there are any.
     """
-    if x.is_cpu and (cpu := cpu_kernels()) is not None:
-        sides = (torch.view_as_real(side).flatten(3).numpy() for side in (x, y))
+    if both.is_cpu and (cpu := cpu_kernels()) is not None:
+        x, y = torch.view_as_real(both).flatten(4).numpy()
         indices = transform.weights, transform.bin, transform.max_norm_bin
         cpu.add_products(
-            *sides, *(index.numpy() for index in indices), channel,
+            x, y, *(index.numpy() for index in indices), channel,
             sums.numpy(), imaginary.numpy(), max_norm.numpy(),
         )  # fmt: skip
         return
-    components = sums.new_empty(4, x.shape[1], x.shape[3])
-    if x.is_cuda and (gpu := gpu_kernels(x.device)) is not None:
-        gpu.products(torch.view_as_real(x), torch.view_as_real(y), components)
+    components = sums.new_empty(4, both.shape[2], both.shape[4])
+    if both.is_cuda and (gpu := gpu_kernels(both.device)) is not None:
+        gpu.products(*torch.view_as_real(both), components)
     else:
-        x, y = x.to(torch.complex128), y.to(torch.complex128)
+        x, y = both.to(torch.complex128)
         cross = (x.conj() * y).sum((0, 2))
         squares = ((side.conj() * side).real.sum((0, 2)) for side in (x, y))
         torch.stack([*squares, cross.real, cross.imag], out=components)
     components *= transform.weights
-    c = slice(channel, channel + x.shape[1])
+    c = slice(channel, channel + both.shape[2])
     sums[:, c].index_add_(2, transform.bin, components[:3])
     if len(imaginary):
         imaginary[c].index_add_(1, transform.bin, components[3])
@@ -221,19 +230,9 @@ _CPU_TYPES = torch.float32, torch.float64
 _GPU_TYPES = *_CPU_TYPES, torch.float16, torch.bfloat16
 
 
-def _memory(x: Tensor) -> tuple[Any, tuple[int, int]]:
-    """The memory of ``[N, C, values]`` from the first value on, and strides of N and C."""
-    samples, channels, values = x.shape
-    x_sample, x_channel, _ = x.stride()
-    if x_channel == values and (x_sample == channels * values or samples == 1):
-        return x.numpy().reshape(-1), (x_sample, x_channel)
-    span = (samples - 1) * x_sample + (channels - 1) * x_channel + values
-    return x.as_strided((span,), (1,)).numpy(), (x_sample, x_channel)
-
-
 @lru_cache
-def _nothing(dtype: torch.dtype) -> tuple[Any, Any]:
-    """Empty arrays for fields, and for values of type `dtype`."""
-    return torch.empty(LINE_FIELDS, 0, dtype=torch.float64).numpy(), torch.empty(
-        0, dtype=dtype
-    ).numpy()
+def _nothing(dtype: torch.dtype) -> tuple[Any, Any, Any]:
+    """Empty arrays for means, for fields, and for values of type `dtype`."""
+    float64 = torch.float64
+    empty = torch.empty(MEAN_ROWS, 0, dtype=float64), torch.empty(LINE_FIELDS, 0, dtype=float64)
+    return *(array.numpy() for array in empty), torch.empty(0, dtype=dtype).numpy()

@@ -111,7 +111,7 @@ def relu_series_phasors(phasors: Values, terms: int, a: float | None = None) -> 
 
     Returns:
         ``[terms, 2·K·(terms − 1) + 1]``, complex, phasors likewise. Column 0 is the DC of each
-        term; at the others the power of a spectral line is |p|²/2.
+        term; at the others the power of a spectral line is ``|p|²/2``.
 
     Raises:
         ValueError: `a` is less than ½·(Σ|p_k|)², `phasors` is empty, or its DC isn't real.
@@ -149,21 +149,21 @@ def relu_series_phasors(phasors: Values, terms: int, a: float | None = None) -> 
 def relu_chebyshev(x: Values, terms: int, limit: Values | None = None) -> Any:
     """ReLU(x) ≈ ½x + ½L·(2/π + (4/π)·Σ (−1)^{n+1}/(4n² − 1)·T_2n(x/L)), n = 1 … terms − 1.
 
-    The Chebyshev series of |x| on [−L, L]: a polynomial of the degree of :func:`relu_series` with
-    as many terms, but its largest error falls like N^−1, not N^−½ (Trefethen, *Approximation Theory
-    and Approximation Practice*, chapters 3 and 7). For one tone of amplitude L term n is its
-    harmonic 2n, because T_2n(cos θ) = cos 2nθ.
+    The Chebyshev series of ``|x|`` on [−L, L]: a polynomial of the degree of :func:`relu_series`
+    with as many terms, but its largest error falls like N^−1, not N^−½ (Trefethen, *Approximation
+    Theory and Approximation Practice*, chapters 3 and 7). For one tone of amplitude L term n is
+    its harmonic 2n, because T_2n(cos θ) = cos 2nθ.
 
     Args:
         x: ``[..., T]``, any unit.
         terms: ≥ 1.
-        limit: L, in x's unit, broadcast against ``[..., 1]``; None: max |x| of each signal.
+        limit: L, in x's unit, broadcast against ``[..., 1]``; None: ``max |x|`` of each signal.
 
     Returns:
         As x.
 
     Raises:
-        ValueError: `limit` is less than max |x|, so that the series diverges; `terms` is less
+        ValueError: `limit` is less than ``max |x|``, so that the series diverges; `terms` is less
             than 1.
 
     >>> relu_chebyshev([-1.0, 0.0, 1.0], 100).round(4).tolist()

@@ -32,8 +32,8 @@ def cosine_harmonics(
 ) -> Any:
     """Amplitudes c_n of the harmonics of ReLU(offset + amplitude·cos θ) = Σ c_n·cos nθ, exact.
 
-    The output is positive where |θ| < α, cos α = −offset/amplitude. Fourier's integrals over that
-    interval are c_0 = (offset·α + amplitude·sin α)/π and, with amplitude/π before each,
+    The output is positive where ``|θ| < α``, cos α = −offset/amplitude. Fourier's integrals over
+    that interval are c_0 = (offset·α + amplitude·sin α)/π and, with amplitude/π before each,
     c_1 = α − sin α·cos α and c_n = (sin (n−1)α/(n−1) − sin (n+1)α/(n+1))/n: the harmonics of an
     amplifier by conduction angle (S. C. Cripps, *RF Power Amplifiers*, chapter 3). Without offset
     that is amplitude/π, amplitude/2, and 2·amplitude/(π(1 − n²))·cos(nπ/2) of even n.
