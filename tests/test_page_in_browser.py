@@ -528,7 +528,7 @@ def test_a_name_with_bidi_characters_does_not_reverse_a_sentence(browser, tmp_pa
     browser.get((tmp_path / "page.html").as_uri())
     js(browser, "document.querySelector('#depth-chart').focus()")
     # A sentence on one line.
-    js(browser, "document.querySelector('.cards').style.display = 'block'")
+    browser.execute_script("document.querySelector('.cards').style.display = 'block'")
     for where, text in (
         ("#findings article .figure-of + p", ", had no output"),
         ("#findings .references li", "2 of 2"),

@@ -56,7 +56,7 @@ async function overview(boxes, readout) {
     for (const cursor of cursors) {
       cursor.data = { y: [count - 1.5 - at, count - 0.5 - at] };
     }
-    readout.replaceChildren(...overviewText(at), more);
+    readout.replaceChildren(...overviewText(at), ...(more ? [more] : []));
   };
   const region = boxes[0].parentElement;
   region.addEventListener("keydown", (event) => {
