@@ -41,6 +41,7 @@ def render_report(
     aliasing: "pd.DataFrame | None",
     harmonics: "pd.DataFrame | None",
     predictions: "pd.DataFrame | None",
+    spectrogram: "pd.DataFrame | None",
     spectra: "SpectraOf",
 ) -> str:
     """HTML of a report.
@@ -56,14 +57,18 @@ def render_report(
         aliasing: `Report.aliasing()`; None if no downsampling or no spectra were recorded.
         harmonics: `Report.harmonics()`; None if none were recorded.
         predictions: `Report.predictions()`; None if there are none.
+        spectrogram: `Report.spectrogram()`; None if nothing was recorded.
         spectra: called with the name of a site; returns `Report.spectra()` of that site, or None.
             One site at a time, because spectra of all sites may not fit into memory.
     """
-    from spectroscope.page import findings, payload
+    from spectroscope.page import figures, findings, payload
 
-    sections = {"about": "Run details", "coverage": "Coverage", "findings": "Findings"}
-    if not sites.empty:
-        sections |= {"layers": "Layers"}
+    sections = {"findings": "Findings", "about": "Run details", "coverage": "Coverage"}
+    drawn = figures.templates()
+    if not sites.empty and spectrogram is not None:
+        sections = {"findings": "Findings", "layers": "Layers", **sections}
+        frame, panels = payload.cells(spectrogram), payload.panels(sites)
+        drawn |= figures.overview(frame, figures.POWER, panels)
     return render(
         "page.html",
         title=title or _subject(about),
@@ -79,9 +84,17 @@ def render_report(
         sites=payload.site_table(sites),
         numbers={site: number for number, site in enumerate(sites["site"])},
         definitions=definitions(describe),
-        data=payload.embedded(
-            sites, dc, spectra=spectra, harmonics=harmonics, predictions=predictions
-        ),
+        data={
+            "figures": drawn,
+            **payload.embedded(
+                sites,
+                dc,
+                spectra=spectra,
+                aliasing=aliasing,
+                harmonics=harmonics,
+                predictions=predictions,
+            ),
+        },
     )
 
 
@@ -93,6 +106,8 @@ def render_comparison(
     channels: "pd.DataFrame",
     unmatched: "pd.DataFrame",
     describe: "pd.DataFrame",
+    spectrograms: "tuple[pd.DataFrame, pd.DataFrame] | None",
+    spectra: "tuple[SpectraOf, SpectraOf]",
 ) -> str:
     """HTML of the changes between two reports.
 
@@ -103,12 +118,17 @@ def render_comparison(
         channels: `Comparison.channels()`.
         unmatched: `Comparison.unmatched()`.
         describe: `Comparison.describe()`.
+        spectrograms: `Report.spectrogram()` of A and of B; None if either recorded nothing.
+        spectra: of A and of B, as of `render_report`.
     """
-    from spectroscope.page import comparison
+    from spectroscope.page import comparison, figures
 
-    sections = {"about": "Reports compared", "coverage": "Matching", "findings": "Findings"}
-    if not sites.empty:
-        sections |= {"layers": "Layers"}
+    sections = {"findings": "Findings", "about": "Reports compared", "coverage": "Matching"}
+    drawn = figures.templates("A", "B")
+    if not sites.empty and spectrograms is not None:
+        sections = {"findings": "Findings", "layers": "Layers", **sections}
+        frame, panels = comparison.cells(sites, spectrograms), comparison.panels(sites)
+        drawn |= figures.overview(frame, figures.change_scale(frame), panels)
     return render(
         "comparison.html",
         title=title or f"Changes in {' and '.join(dict.fromkeys(map(_subject, about)))}",
@@ -123,7 +143,7 @@ def render_comparison(
         sites=comparison.site_table(sites),
         numbers={site: number for number, site in enumerate(sites["site"])},
         definitions=definitions(describe),
-        data=comparison.embedded(sites, channels),
+        data={"figures": drawn, **comparison.embedded(sites, channels, spectra)},
     )
 
 
@@ -157,15 +177,21 @@ def render(template: str, *, data: dict[str, Any], **context: Any) -> str:
         context: variables of the template: `title`, `sections` (pairs of id and label),
             `definitions` (of :func:`definitions`), and others.
     """
-    style, script = (_FOLDER.joinpath(name).read_text("utf-8") for name in ("page.css", "page.js"))
+    from spectroscope.page import figures
+
+    style, *own = (
+        _FOLDER.joinpath(name).read_text("utf-8") for name in ("page.css", "figures.js", "page.js")
+    )
+    bokeh, script = figures.script(), "\n".join(own)
     columns = {name: c["definition"] + _in_unit(c) for name, c in context["definitions"].items()}
     return (
         _environment()
         .get_template(template)
         .render(
             style=Markup(style),
+            bokeh=Markup(bokeh),
+            bokeh_hash=_hash(bokeh),
             script=Markup(script),
-            style_hash=_hash(style),
             script_hash=_hash(script),
             data=_embeddable({**data, "definitions": columns}),
             **context,

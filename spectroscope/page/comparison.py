@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from spectroscope.page.findings import (
@@ -15,7 +16,7 @@ from spectroscope.page.findings import (
     quantity,
     three_digits,
 )
-from spectroscope.page.payload import depth, rounded
+from spectroscope.page.payload import Spectra, SpectraOf, bins_within_budget, depth, rounded
 
 CHANGED = 0.5  # |effect_size|, a medium effect according to Cohen; named in the finding's text
 
@@ -43,15 +44,63 @@ def site_table(sites: pd.DataFrame) -> pd.DataFrame:
     return table.drop(columns={*zero, *empty})
 
 
-def embedded(sites: pd.DataFrame, channels: pd.DataFrame) -> dict[str, Any]:
-    """Data for the script, ready for JSON, from `Comparison.sites()` and `channels()`."""
+def embedded(
+    sites: pd.DataFrame, channels: pd.DataFrame, spectra: tuple[SpectraOf, SpectraOf]
+) -> dict[str, Any]:
+    """Data for the script, ready for JSON; arguments as of `render_comparison`."""
     channels_of = dict(iter(channels.groupby("site", sort=False)))
-    layers = [
-        {"site": site, "channels": {n: rounded(channels_of[site][n]) for n in _CHANNEL_COLUMNS}}
-        for site in sites["site"]
-    ]
+    both = {site: _outputs(*(of(site) for of in spectra)) for site in sites["site"]}
+    known = {site: Spectra.of(frame) for site, frame in both.items() if frame is not None}
+    bins = bins_within_budget([pair.power["out"].shape for pair in known.values()])
+    layers = []
+    for site in sites["site"]:
+        table = channels_of[site]
+        layer = {"site": site, "channels": {n: rounded(table[n]) for n in _CHANNEL_COLUMNS}}
+        if site in known:
+            layer["spectra"] = known[site].merged(bins).embedded()
+            effect = table["effect_size"].abs()
+            layer["first"] = int(
+                table["channel"][effect.idxmax() if effect.any() else table.index[0]]
+            )
+        else:
+            layer["note"] = "No spectra, or of other frequencies in A than in B."
+        layers.append(layer)
     curves = sites.assign(effect_largest=sites["effect_max"].abs())
-    return {"layers": layers, "depth": depth(curves, DEPTH)}
+    titles = {"spectrum": "Output spectra of A and B", "in": "A", "out": "B"}
+    return {"layers": layers, "depth": depth(curves, DEPTH), "titles": titles}
+
+
+def _outputs(a: pd.DataFrame | None, b: pd.DataFrame | None) -> pd.DataFrame | None:
+    """The output spectra of A and B as the two sides of one frame, if their bins are the same."""
+    if a is None or b is None:
+        return None
+    a, b = (frame[frame["side"] == "out"] for frame in (a, b))
+    bins = ["channel", "freq", "freq_unit"]
+    if not a[bins].reset_index(drop=True).equals(b[bins].reset_index(drop=True)):
+        return None
+    return pd.concat([a.assign(side="in"), b])
+
+
+def cells(sites: pd.DataFrame, spectrograms: tuple[pd.DataFrame, pd.DataFrame]) -> pd.DataFrame:
+    """Change of the output power from A to B in dB, in the cells that both have."""
+    a, b = (frame[frame["site"].isin(sites["site"])] for frame in spectrograms)
+    key = ["site", "freq", "freq_unit"]
+    same = a.merge(b, on=[*key, "nyquist"], suffixes=("_a", "_b"))
+    missing = a[~a["site"].isin(same["site"])].drop_duplicates("site")
+    table = pd.concat([same, missing[[*key, "nyquist"]].assign(freq=np.nan)])
+    rank = {site: number for number, site in enumerate(sites["site"])}
+    table = table.sort_values("site", key=lambda names: names.map(rank), kind="stable")
+    with np.errstate(invalid="ignore"):  # ∞ − ∞: no power in either
+        return table.assign(
+            power=(table["power_db_b"] - table["power_db_a"]).clip(-100, 100),
+            dc=(table["dc_db_b"] - table["dc_db_a"]).clip(-100, 100),
+        )
+
+
+def panels(sites: pd.DataFrame) -> dict[str, list[float]]:
+    """Beside the overview, by title."""
+    names = {"effect_rms": "effect size", "dc_fraction_a": "DC in A", "dc_fraction_b": "DC in B"}
+    return {title: sites[name].astype(float).tolist() for name, title in names.items()}
 
 
 def findings(sites: pd.DataFrame, channels: pd.DataFrame) -> Findings:
@@ -70,9 +119,10 @@ def findings(sites: pd.DataFrame, channels: pd.DataFrame) -> Findings:
                 "New non-finite values",
                 "values that are NaN or infinite in B only",
                 lambda share, where: (
-                    f"{share}, {where}, had only finite values in A and have NaN or ±∞ in B. "
-                    "These values are excluded from all other columns."
+                    f"{share}, {where}, had only finite values in A and have NaN or ±∞ in B."
                 ),
+                detail="These values are excluded from all other columns.",
+                measure="fraction of channels",
             ),
             _unknown(channels),
             _changed(channels),
@@ -82,6 +132,8 @@ def findings(sites: pd.DataFrame, channels: pd.DataFrame) -> Findings:
                 "Channels that died",
                 if_known(both, "channels that died"),
                 lambda share, where: f"{share}, {where}, had outputs above 0 in A and none in B.",
+                advice="If B was trained further, look at its learning rate and weight decay.",
+                measure="fraction of channels",
             ),
             channel_finding(
                 channels,
@@ -89,6 +141,7 @@ def findings(sites: pd.DataFrame, channels: pd.DataFrame) -> Findings:
                 "Channels that revived",
                 if_known(both, "channels that revived"),
                 lambda share, where: f"{share}, {where}, had outputs above 0 in B and none in A.",
+                measure="fraction of channels",
             ),
         ]
     )
@@ -108,6 +161,7 @@ def _unknown(channels: pd.DataFrame) -> Finding | str:
             f"The change of DC is unknown for {share}, {where}: "
             "both reports need at least two finite inputs."
         ),
+        advice="Record more inputs.",
     )
 
 
@@ -118,8 +172,10 @@ def _inputs(channels: pd.DataFrame) -> Finding | str:
     inputs = " and ".join(f"{quantity(n, 'input')} in {side.upper()}" for side, n in fewest.items())
     return Finding(
         "Few inputs",
-        f"Some values come from only {inputs}. The spread of a channel's DC over inputs, in units "
+        quantity(min(fewest.values()), "input"),
+        f"Some values come from only {inputs}: the spread of a channel's DC over inputs, in units "
         "of which changes are measured, is uncertain.",
+        advice=f"Record more inputs: {FEW_INPUTS} or more.",
     )
 
 
@@ -138,13 +194,13 @@ def _changed(channels: pd.DataFrame) -> Finding | str:
         which,
         "Channels whose DC changed",
         "",
-        lambda share, where: (
-            f"The DC of {share}, {where}, changed {threshold} (Cohen's d). It rose in {rose:,} and "
-            f"fell in {int(which.sum()) - rose:,}. Channel {worst['channel']} of {worst['site']} "
-            f"changed most: from {three_digits(worst['dc_out_a'])} to "
-            f"{three_digits(worst['dc_out_b'])}, {_times(abs(worst['effect_size']))}."
-        ),
+        lambda share, where: f"The DC of {share}, {where}, changed {threshold} (Cohen's d).",
         (Reference(worst["site"], "largest change", int(worst["channel"])),),
+        f"It rose in {rose:,} and fell in {int(which.sum()) - rose:,}. Channel {worst['channel']} "
+        f"of {worst['site']} changed most: from {three_digits(worst['dc_out_a'])} to "
+        f"{three_digits(worst['dc_out_b'])}, {_times(abs(worst['effect_size']))}.",
+        "Start at the first of these layers: what changes there is passed on.",
+        "fraction of channels",
     )
 
 

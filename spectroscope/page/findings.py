@@ -4,8 +4,8 @@ Findings are plain data, computed from the report's frames alone.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +20,7 @@ ALIASED = 0.05  # above_next_nyquist of a layer
 FEW_INPUTS = 10
 
 _MAX_REFERENCES = 5
+_FIRST = 2.0  # severity of what makes other numbers doubtful; shares are at most 1
 
 
 class Reference(NamedTuple):
@@ -42,15 +43,27 @@ class Finding:
 
     Attributes:
         headline: a few words.
-        text: sentences with numbers.
+        number: the one number of it, with its unit.
+        text: one sentence.
+        detail: further sentences; may be empty.
+        advice: what one might do; may be empty.
+        severity: what is worse is greater; a share of all channels or layers, or of power.
         references: the worst sites, the worst first.
         more: number of further sites concerned.
+        measure: what `values` are, in a few words.
+        values: one number by site, those concerned, for a picture.
     """
 
     headline: str
+    number: str
     text: str
+    detail: str = ""
+    advice: str = ""
+    severity: float = 0.0
     references: tuple[Reference, ...] = ()
     more: int = 0
+    measure: str = ""
+    values: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -58,7 +71,7 @@ class Findings:
     """Results of all checks.
 
     Attributes:
-        present: findings, in the order of the page.
+        present: findings, the worst first.
         absent: what was checked and not found, a few words each. Checks that could not be made
             are in neither.
     """
@@ -69,8 +82,9 @@ class Findings:
     @classmethod
     def of(cls, results: Sequence[Finding | str]) -> "Findings":
         """Sort the results of checks: a finding, the words for its absence, or an empty string."""
+        present = [result for result in results if isinstance(result, Finding)]
         return cls(
-            tuple(result for result in results if isinstance(result, Finding)),
+            tuple(sorted(present, key=lambda finding: -finding.severity)),
             tuple(result for result in results if isinstance(result, str) and result),
         )
 
@@ -115,11 +129,16 @@ def _inputs(sites: pd.DataFrame) -> Finding | str:
     if fewest > 1:
         error = 1 / math.sqrt(2 * (fewest - 1))  # of a standard deviation, of Gaussian values
         precision = f"has a relative error of about {percent(error)}"
+    notes = [] if everywhere else [quantity(n, "input") for n in few["n_samples"]]
+    references, more = _references(few, notes)
     return Finding(
         "One input" if fewest == 1 else "Few inputs",
+        quantity(fewest, "input"),
         f"{subject} come from {as_few}{quantity(fewest, 'input')}: the standard deviation of a "
         f"channel's DC over inputs (dc_out_std) {precision}.",
-        *_references(few, [] if everywhere else [quantity(n, "input") for n in few["n_samples"]]),
+        advice=f"Record more inputs: {FEW_INPUTS} or more.",
+        references=references,
+        more=more,
     )
 
 
@@ -129,12 +148,19 @@ def _nonfinite(sites: pd.DataFrame) -> Finding | str:
     if bad.empty:
         return "NaN or infinite values"
     given, made = int(bad["nonfinite"].sum()), int(bad["nonfinite_out"].sum())
+    references, more = _references(bad, [quantity(n, "value") for n in counts[bad.index]])
     return Finding(
         "Non-finite values",
+        quantity(given + made, "value"),
         f"{quantity(given, 'input value')} and {quantity(made, 'output value')} of activations are "
-        f"NaN or ±∞, in {_out_of(len(bad), len(sites), 'layer')}. They are excluded from all other "
-        f"columns. The first such layer is {bad['site'].iloc[0]}.",
-        *_references(bad, [quantity(n, "value") for n in counts[bad.index]]),
+        f"NaN or ±∞, in {_out_of(len(bad), len(sites), 'layer')}.",
+        f"They are excluded from all other columns. The first such layer is {bad['site'].iloc[0]}.",
+        "Look at the first of these layers: at its inputs, its normalisation and its precision.",
+        _FIRST,
+        references,
+        more,
+        "non-finite values",
+        _by_name(bad, counts[bad.index]),
     )
 
 
@@ -147,6 +173,8 @@ def _dead(dc: pd.DataFrame) -> Finding | str:
         lambda share, where: (
             f"{share}, {where}, had no output above 0: they carry no information for these inputs."
         ),
+        advice="If they stay dead on all your data, prune them: report.dead() names their filters.",
+        measure="fraction of channels",
     )
 
 
@@ -161,6 +189,8 @@ def _always_on(dc: pd.DataFrame) -> Finding | str:
         lambda share, where: (
             f"{share}, {where}, had only outputs above 0: the ReLU passes their input unchanged."
         ),
+        advice="Here the activation is linear: look at the bias and the normalisation before it.",
+        measure="fraction of channels",
     )
 
 
@@ -190,12 +220,15 @@ def _unexplained(dc: pd.DataFrame) -> Finding | str:
         "",
         lambda share, where: (
             f"The DC of {share}, {where}, differs {difference} from the prediction for Gaussian "
-            f"input of the same mean and standard deviation. {direction} Channel "
-            f"{worst['channel']} of {worst['site']} is worst: DC {three_digits(worst['dc_out'])}, "
-            f"prediction {three_digits(worst['dc_gaussian'])}, a difference of "
-            f"{three_digits(ratio[which].max())} times the output RMS."
+            "input of the same mean and standard deviation."
         ),
         (Reference(worst["site"], "largest difference", int(worst["channel"])),),
+        f"{direction} Channel "
+        f"{worst['channel']} of {worst['site']} is worst: DC {three_digits(worst['dc_out'])}, "
+        f"prediction {three_digits(worst['dc_gaussian'])}, a difference of "
+        f"{three_digits(ratio[which].max())} times the output RMS.",
+        "Do not estimate these channels' DC from mean and standard deviation: measure it.",
+        "fraction of channels",
     )
 
 
@@ -215,12 +248,19 @@ def _dominated(sites: pd.DataFrame) -> Finding | str:
             f" {quantity(number, 'layer')} with one value per channel "
             f"{'is' if number == 1 else 'are'} excluded: all DC by construction."
         )
+    references, more = _references(worst, [percent(part) for part in worst["dc_fraction"]])
     return Finding(
         "Layers dominated by DC",
-        f"In {_out_of(len(worst), checked, 'layer')}, DC is more than half of the output power in "
-        f"the mean over channels (dc_fraction > {DOMINATED:g}). {first['site']} has the most: "
-        f"{percent(first['dc_fraction'])}.{excluded}",
-        *_references(worst, [percent(part) for part in worst["dc_fraction"]]),
+        f"{len(worst):,} of {quantity(checked, 'layer')}",
+        f"In {_out_of(len(worst), checked, 'layer')}, DC is more than half of the output power "
+        f"(dc_fraction > {DOMINATED:g}).",
+        f"{first['site']} has the most: {percent(first['dc_fraction'])}.{excluded}",
+        "Ask whether the model needs it: spectroscope ablate, or importance(), takes the DC away.",
+        len(worst) / checked,
+        references,
+        more,
+        "DC over output power",
+        _by_name(worst, worst["dc_fraction"]),
     )
 
 
@@ -239,11 +279,17 @@ def _global_pooling(sites: pd.DataFrame, dc: pd.DataFrame) -> Finding | str:
     discarded = (
         f" and discards {percent(lost)} of its power" if one and not math.isnan(lost) else ""
     )
+    references, more = _references(feeding, [f"{percent(part)} is DC" for part in kept])
     return Finding(
         "Only DC passes global pooling",
-        f"{subject} global pooling directly. Global pooling is a mean over time or space: it "
-        f"passes only the DC of the output{discarded}.",
-        *_references(feeding, [f"{percent(part)} is DC" for part in kept]),
+        f"{percent(kept.iloc[0])} is DC" if one else quantity(len(feeding), "layer"),
+        f"{subject} global pooling directly, a mean over time or space: it passes only the DC of "
+        f"the output{discarded}.",
+        advice="Compare per-input DC with the labels: probe() says what it alone can decode.",
+        references=references,
+        more=more,
+        measure="DC over output power",
+        values=dict(zip(feeding["site"], kept, strict=True)),
     )
 
 
@@ -280,15 +326,23 @@ def _aliased(sites: pd.DataFrame, aliasing: pd.DataFrame | None) -> Finding | st
             f"{three_digits(row['folds_to'])} {unit}."
         )
     count = _out_of(len(worst), len(above), "layer")
+    references, more = _references(worst.reset_index(), [percent(part) for part in worst])
     return Finding(
         "Aliasing",
+        f"{percent(worst.iloc[0])} of power",
         f"{count[0].upper()}{count[1:]} directly before a stride or pooling "
         f"{'has' if len(worst) == 1 else 'have'} {threshold} of the output power above the next "
-        f"Nyquist frequency, which folds unless filtered out. {worst.index[0]} is worst: "
+        "Nyquist frequency, which folds unless filtered out.",
+        f"{worst.index[0]} is worst: "
         f"{percent(worst.iloc[0])} of its output power lies above "
         f"{three_digits(row['next_nyquist'])} {unit}, where {row['downsampling']} lowers the "
         f"sampling rate{by}.{folds}",
-        *_references(worst.reset_index(), [percent(part) for part in worst]),
+        "Blur before the stride (an anti-aliased pooling such as BlurPool).",
+        float(worst.iloc[0]),
+        references,
+        more,
+        "power above the next Nyquist frequency",
+        worst.to_dict(),
     )
 
 
@@ -299,6 +353,9 @@ def channel_finding(
     absent: str,
     sentence: Callable[[str, str], str],
     references: tuple[Reference, ...] = (),
+    detail: str = "",
+    advice: str = "",
+    measure: str = "",
 ) -> Finding | str:
     """A finding about channels; sites with the largest share of such channels come first.
 
@@ -309,6 +366,9 @@ def channel_finding(
         absent: returned if there are no such rows.
         sentence: makes the text of how many channels these are, and in which layers.
         references: put before those to the sites.
+        detail: of the finding.
+        advice: of the finding.
+        measure: of the finding; its values are the shares of such channels.
     """
     if not which.any():
         return absent
@@ -329,7 +389,18 @@ def channel_finding(
         where = f"in {layers} (largest share: {notes[0]} in {table.index[0]})"
     share_text = f"{number:,} of {quantity(total, 'channel')} ({percent(number / total)})"
     of_sites, more = _references(table.reset_index(), notes)
-    return Finding(headline, sentence(share_text, where), references + of_sites, more)
+    return Finding(
+        headline,
+        f"{number:,} of {quantity(total, 'channel')}",
+        sentence(share_text, where),
+        detail,
+        advice,
+        number / total,
+        references + of_sites,
+        more,
+        measure,
+        share.loc[table.index].to_dict(),
+    )
 
 
 def _dc_power(dc: pd.DataFrame) -> "pd.Series[float]":
@@ -341,6 +412,10 @@ def _dc_power(dc: pd.DataFrame) -> "pd.Series[float]":
 def if_known(values: "pd.Series[float]", absent: str) -> str:
     """`absent`; empty if there are no `values`, or one is NaN and therefore wasn't checked."""
     return absent if len(values) and values.notna().all() else ""
+
+
+def _by_name(sites: pd.DataFrame, values: "pd.Series[float]") -> dict[str, float]:
+    return dict(zip(sites["site"], map(float, values), strict=True))
 
 
 def _references(rows: pd.DataFrame, notes: Sequence[str]) -> tuple[tuple[Reference, ...], int]:

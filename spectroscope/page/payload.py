@@ -1,25 +1,28 @@
 """What the page embeds of a report: rows of its tables, and the numbers that its script draws.
 
-Numbers have four significant digits and power a resolution of 0.1 dB, finer than a screen shows.
-Spectra of all channels would be too large: each layer has the quantiles over all channels, and
-the spectra of some of them.
+Numbers have four significant digits, finer than a screen shows. Spectra have a byte for each
+channel, side and bin, in steps of half a decibel; quantiles over channels a tenth of a decibel.
 """
 
+import base64
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from spectroscope.page.findings import quantity
+from spectroscope.page.findings import percent, quantity, three_digits
 from spectroscope.schema import COLUMNS
 
-# Spectral values embedded for single channels, about four bytes each, over all sites.
-BUDGET = 250_000
-MIN_LINES = 8  # channels of a site with a spectrum, however many sites there are
+# Bytes of spectra, over all sites: more are avoided by merging bins.
+BUDGET = 1_500_000
 MAX_BINS = 300  # of a spectrum; a chart is not wider
+MIN_BINS = 16  # however many channels there are
+STEP = 0.5  # dB, of a byte
+SILENT, UNKNOWN = 0, 255  # bytes: no power, or less than 127 dB below the greatest; NaN
 QUANTILES = (0.1, 0.5, 0.9)
 DIGITS = 4
 
@@ -38,6 +41,8 @@ DEPTH = {
     "active_fraction": "fraction of output values above 0",
     "introduced_fraction": "introduced power over the output's AC power",
 }
+_PANELS = {"dc_fraction": "DC", "active_fraction": "active", "introduced_fraction": "introduced"}
+NO_POWER = -200.0  # dB of the total, beyond any colour
 NO_SPECTRA = "No spectra: they need spectra=True and inputs of one length greater than 1."
 
 SUMMARY_ROWS = 6
@@ -71,33 +76,42 @@ def embedded(
     dc: pd.DataFrame,
     *,
     spectra: SpectraOf,
+    aliasing: pd.DataFrame | None,
     harmonics: pd.DataFrame | None,
     predictions: pd.DataFrame | None,
 ) -> dict[str, Any]:
     """Data for the script, ready for JSON; arguments as of `render_report`."""
-    channels_of, harmonics_of, predictions_of = map(_by_site, (dc, harmonics, predictions))
+    frames = (dc, aliasing, harmonics, predictions)
+    channels_of, aliasing_of, harmonics_of, predictions_of = map(_by_site, frames)
     spectra_of = {}
     for site in sites["site"]:
         if (frame := spectra(site)) is not None:
-            spectra_of[site] = Spectra(frame[frame["site"] == site])
-    lines = _lines_per_site([spectra.power["out"].shape for spectra in spectra_of.values()])
+            spectra_of[site] = Spectra.of(frame[frame["site"] == site])
+    bins = bins_within_budget([spectra.power["out"].shape for spectra in spectra_of.values()])
     layers = []
-    for site, source in zip(sites["site"], sites["source"], strict=True):
+    columns = (sites[name] for name in ("site", "source", "nyquist"))
+    for site, source, nyquist in zip(*columns, strict=True):
         channels = channels_of[site]
         values = _informative(channels).drop(columns=_NOT_OF_CHANNELS)
         layer: dict[str, Any] = {"site": site, "channels": _columns(values)}
         if isinstance(source, str):
             layer["source"] = source
         if site in spectra_of:
-            layer["spectra"] = spectra_of[site].embedded(_most_variable(channels, lines))
+            layer["spectra"] = spectra_of[site].merged(bins).embedded()
+            layer["first"] = _most_variable(channels)
         else:
             layer["note"] = NO_SPECTRA
         if site in harmonics_of:
-            layer["harmonics"] = _columns(_harmonics(harmonics_of[site]))
+            table = _harmonics(harmonics_of[site])
+            layer["harmonics"] = _columns(table)
+            layer["marks"] = _marks(table, nyquist)
         if site in predictions_of:
             layer["predictions"] = _columns(_predictions(predictions_of[site]))
+        if site in aliasing_of:
+            layer |= _aliasing(aliasing_of[site])
         layers.append(layer)
-    return {"layers": layers, "depth": depth(sites, DEPTH)}
+    titles = {"spectrum": "Spectra of input and output", "in": "input", "out": "output"}
+    return {"layers": layers, "depth": depth(sites, DEPTH), "titles": titles}
 
 
 def depth(sites: pd.DataFrame, titles: Mapping[str, str]) -> dict[str, Any]:
@@ -107,6 +121,7 @@ def depth(sites: pd.DataFrame, titles: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
 class Spectra:
     """Spectra of both sides of one site.
 
@@ -117,37 +132,62 @@ class Spectra:
         bins: number of adjacent bins of the report that make one bin of `power`, their maximum.
     """
 
-    def __init__(self, frame: pd.DataFrame):
-        self.unit = str(frame["freq_unit"].iloc[0])
-        channels = frame["channel"].nunique()
-        sides = {side: rows for side, rows in frame.groupby("side", sort=False)}
-        freq = sides["out"]["freq"].to_numpy().reshape(channels, -1)[0]
-        self.bins = math.ceil((len(freq) - 1) / MAX_BINS) if len(freq) > 1 else 1
-        self.freq = _merge_bins(freq[np.newaxis], self.bins, np.mean)[0]
-        self.power = {
-            str(side): _merge_bins(
-                rows["power"].to_numpy().reshape(channels, -1), self.bins, np.max
-            )
-            for side, rows in sides.items()
-        }
+    freq: Floats
+    unit: str
+    power: dict[str, Floats]
+    bins: int = 1
 
-    def embedded(self, channels: Sequence[int]) -> dict[str, Any]:
-        """For JSON: quantiles over all channels, and the spectra of `channels`."""
+    @classmethod
+    def of(cls, frame: pd.DataFrame) -> "Spectra":
+        """From rows of `Report.spectra()`, with at most `MAX_BINS` bins beside DC."""
+        channels = frame["channel"].nunique()
+        sides = {str(side): rows for side, rows in frame.groupby("side", sort=False)}
+        power = {s: rows["power"].to_numpy().reshape(channels, -1) for s, rows in sides.items()}
+        freq = sides["out"]["freq"].to_numpy().reshape(channels, -1)[0]
+        return cls(freq, str(frame["freq_unit"].iloc[0]), power).merged(MAX_BINS)
+
+    def merged(self, limit: int) -> "Spectra":
+        """With at most `limit` bins beside DC."""
+        size = max(1, math.ceil((len(self.freq) - 1) / limit))
+        return Spectra(
+            _merge_bins(self.freq[np.newaxis], size, np.mean)[0],
+            self.unit,
+            {side: _merge_bins(power, size, np.max) for side, power in self.power.items()},
+            self.bins * size,
+        )
+
+    def embedded(self) -> dict[str, Any]:
+        """For JSON: quantiles over all channels, and all channels in bytes."""
+        with np.errstate(divide="ignore"):
+            both = 10 * np.log10(np.stack([self.power["in"], self.power["out"]]))
+        finite = both[np.isfinite(both)]
+        top = float(np.ceil(finite.max() / STEP) * STEP) if len(finite) else 0.0
         sides: dict[str, Any] = {}
+        least = top
         for side, power in self.power.items():
             known = power[~np.isnan(power).any(1)]
             band = np.quantile(known, QUANTILES, axis=0) if len(known) else np.empty((0, 0))
-            sides[side] = {
-                "band": [tenths_of_decibel(row) for row in band],
-                "lines": {str(channel): tenths_of_decibel(power[channel]) for channel in channels},
-            }
+            sides[side] = {"band": [tenths_of_decibel(row) for row in band]}
+            values = [level for row in sides[side]["band"] for level in row if level is not None]
+            least = min([least, *(level / 10 for level in values)])
         return {
             "freq": rounded(self.freq),
             "unit": self.unit,
             "bins": self.bins,
-            "first": next(iter(channels), None),
+            "top": top,
+            "least": least,
+            "step": STEP,
+            "cells": base64.b64encode(_in_bytes(both, top).tobytes()).decode(),
             **sides,
         }
+
+
+def _in_bytes(decibels: Floats, top: float) -> NDArray[np.uint8]:
+    """254 is `top`, and each lower number `STEP` less."""
+    steps = np.rint((np.nan_to_num(decibels, nan=0.0, neginf=-1e9) - top) / STEP) + UNKNOWN - 1
+    levels = np.where(steps < 1, SILENT, steps)
+    result: NDArray[np.uint8] = np.where(np.isnan(decibels), UNKNOWN, levels).astype(np.uint8)
+    return result
 
 
 def _merge_bins(rows: Floats, size: int, reduce: Any) -> Floats:
@@ -162,19 +202,52 @@ def _merge_bins(rows: Floats, size: int, reduce: Any) -> Floats:
     return merged
 
 
-def _lines_per_site(shapes: list[tuple[int, ...]]) -> int:
-    """Number of channels of a site whose spectra are embedded: all sites fit into `BUDGET`."""
-    lines = MIN_LINES
-    while lines < 65_536 and sum(2 * min(c, 2 * lines) * f for c, f in shapes) <= BUDGET:
-        lines *= 2
-    return lines
+def bins_within_budget(shapes: list[tuple[int, ...]]) -> int:
+    """Most bins of a spectrum beside DC, so that the spectra of all sites fit into `BUDGET`."""
+    limit = MAX_BINS
+    while limit > MIN_BINS and sum(2 * c * min(f, limit + 1) for c, f in shapes) > BUDGET:
+        limit //= 2
+    return limit
 
 
-def _most_variable(channels: pd.DataFrame, number: int) -> list[int]:
-    """Channels whose DC varies most over inputs; for one input, those with the largest DC."""
+def _most_variable(channels: pd.DataFrame) -> int:
+    """Channel whose DC varies most over inputs; for one input, that with the largest DC."""
     by = ["dc_out_std", "dc_out"]
-    order = channels.sort_values(by, ascending=False, kind="stable")
-    return [int(channel) for channel in order["channel"][:number]]
+    return int(channels.sort_values(by, ascending=False, kind="stable")["channel"].iloc[0])
+
+
+def _marks(harmonics: pd.DataFrame, nyquist: float) -> list[tuple[float, str]]:
+    """Frequency and number of each harmonic; ↷ where those of all inputs are folded."""
+    folded = harmonics.set_index(["harmonic", "folded"])["freq"].unstack()
+    if False not in folded or math.isnan(f0 := folded[False].get(1, math.nan)):
+        return []
+    marks = []
+    for number, row in folded.iterrows():
+        if number * f0 <= nyquist:
+            marks.append((number * f0, str(number)))
+        elif math.isnan(row[False]) and not math.isnan(row.get(True, math.nan)):
+            marks.append((row[True], f"{number}↷"))
+    return [(_json(float(freq)), text) for freq, text in marks]
+
+
+def _aliasing(rows: pd.DataFrame) -> dict[str, Any]:
+    """The next Nyquist frequency of a layer, and a sentence on what is above it."""
+    row = rows.iloc[0]
+    power, total = rows["power_above"], rows["power_above"] / rows["above_next_nyquist"]
+    if row["global_pooling"] or math.isnan(row["next_nyquist"]) or not total.sum() > 0:
+        return {}
+    share = percent(float(power.sum() / total.sum()))
+    where = f"{three_digits(row['next_nyquist'])} {row['freq_unit']}"
+    behind = ""
+    if between := int(row["activations_between"]):
+        behind = (
+            f" Between them {'is' if between == 1 else 'are'} {quantity(between, 'activation')}."
+        )
+    return {
+        "next_nyquist": _json(float(row["next_nyquist"])),
+        "aliasing": f"{share} of the output power lies above {where}, the Nyquist frequency after "
+        f"{row['downsampling']}.{behind}",
+    }
 
 
 def _harmonics(frame: pd.DataFrame) -> pd.DataFrame:
@@ -220,6 +293,24 @@ def tenths_of_decibel(power: Floats) -> list[int | None]:
     with np.errstate(divide="ignore"):
         tenths = np.rint(100 * np.log10(power))
     return [int(value) if math.isfinite(value) else None for value in tenths]
+
+
+def cells(spectrogram: pd.DataFrame) -> pd.DataFrame:
+    """`Report.spectrogram()` for the overview: power and DC in dB of the layer's output power."""
+    with np.errstate(invalid="ignore"):
+        return spectrogram.assign(
+            power=_relative(spectrogram["power_db"], spectrogram["total_db"]),
+            dc=_relative(spectrogram["dc_db"], spectrogram["total_db"]),
+        )
+
+
+def _relative(power: "pd.Series[float]", total: "pd.Series[float]") -> "pd.Series[float]":
+    return (power - total).mask(np.isneginf(power), NO_POWER)
+
+
+def panels(sites: pd.DataFrame) -> dict[str, list[float]]:
+    """Fractions beside the overview, by title."""
+    return {title: sites[name].astype(float).tolist() for name, title in _PANELS.items()}
 
 
 class CoverageSummary(NamedTuple):

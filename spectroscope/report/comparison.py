@@ -145,6 +145,7 @@ class Comparison:
         """
         from spectroscope import page  # deferred, as in `Report.page`
 
+        a, b = (export.recorded(report.spectrogram) for report in (self.a, self.b))
         content = page.render_comparison(
             title=title,
             about=(self.a.about, self.b.about),
@@ -152,6 +153,8 @@ class Comparison:
             channels=self.channels(),
             unmatched=self.unmatched(),
             describe=self.describe(),
+            spectrograms=None if a is None or b is None else (a, b),
+            spectra=(self.a._spectra_of, self.b._spectra_of),
         )
         page.save(content, path)
 

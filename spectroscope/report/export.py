@@ -1,6 +1,7 @@
 """Export of tables: Parquet files, and spectra as xarray datasets."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,3 +78,10 @@ def dataset(
         unit = cross["freq_unit"].iloc[0] if column.unit == "see freq_unit" else column.unit
         variable.attrs = {"units": unit, "long_name": column.definition}
     return result
+
+
+def recorded(table: Callable[..., pd.DataFrame], *select: str) -> pd.DataFrame | None:
+    """A table of a report; None if it wasn't recorded."""
+    with suppress(RequestError):
+        return table(*select)
+    return None

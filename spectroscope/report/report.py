@@ -70,7 +70,7 @@ class Report:
         """What stands out: dead channels, aliasing and others, each in a sentence with a number."""
         from spectroscope.page import findings  # deferred, as in `page`
 
-        aliasing = _optional(self.aliasing)
+        aliasing = export.recorded(self.aliasing)
         return text.sentences(findings.findings(self.sites(), self.dc(), aliasing))
 
     def compare(self, other: "Report | str | os.PathLike[str]") -> "Comparison":
@@ -321,8 +321,9 @@ class Report:
     def page(self, path: str | os.PathLike[str], *, title: str | None = None) -> None:
         """Write the report as one self-contained HTML page that needs no network.
 
-        It has run details, coverage, findings, tables of layers and channels, their spectra, and
-        the definition of every column. It follows the system's dark mode and can be printed.
+        It has a spectrogram through depth, findings, spectra and tables of layers and channels, run
+        details, coverage, and the definition of every column. It follows the system's dark mode and
+        can be printed. Bokeh draws its figures, and is in the file.
 
         Args:
             path: of the file, in an existing folder. An existing file is replaced; if writing fails
@@ -341,12 +342,16 @@ class Report:
             dc=self.dc(),
             coverage=self.coverage(),
             describe=self.describe(),
-            aliasing=_optional(self.aliasing),
-            harmonics=_optional(self.harmonics),
-            predictions=_optional(self.predictions),
-            spectra=lambda site: _optional(self.spectra, glob.escape(site)),
+            aliasing=export.recorded(self.aliasing),
+            harmonics=export.recorded(self.harmonics),
+            predictions=export.recorded(self.predictions),
+            spectrogram=export.recorded(self.spectrogram),
+            spectra=self._spectra_of,
         )
         page.save(html, path)
+
+    def _spectra_of(self, site: str) -> pd.DataFrame | None:
+        return export.recorded(self.spectra, glob.escape(site))
 
     def _repr_html_(self) -> str:
         from spectroscope import page
@@ -415,10 +420,3 @@ def load(path: str | os.PathLike[str], *, statistics: Iterable[Statistic] = ()) 
     """
     path = Path(path)
     return Report(storage.read(path / FILE if os.path.isdir(path) else path, statistics))
-
-
-def _optional(table: Callable[..., pd.DataFrame], *select: str) -> pd.DataFrame | None:
-    """The table, or None if it wasn't recorded."""
-    with suppress(RequestError):
-        return table(*select)
-    return None
