@@ -1,5 +1,6 @@
 """Models and data that several tests look at, and the number of threads."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -12,6 +13,16 @@ import pytest
 import torch
 
 import spectroscope
+
+# Imports and collected tests are hundreds of thousands of objects that stay: reading through them
+# for garbage, again and again, takes seconds.
+gc.disable()
+
+
+def pytest_collection_finish():
+    gc.freeze()
+    gc.enable()
+
 
 REFERENCE = Path(__file__).parents[2] / "shared" / "data" / "heart_rate"
 

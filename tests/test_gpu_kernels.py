@@ -22,7 +22,7 @@ def assert_same(x, y=None, lines=1):
     length = x[0, 0].numel() // lines
     shape = *x.shape[:2], lines, length
     expected_out, actual_out = (
-        torch.full((2, *shape), 7.0, dtype=dispatch.computed_in(x.dtype)).unbind() for _ in range(2)
+        torch.full((2, *shape), 7.0, dtype=dispatch.computed_in(x.dtype)) for _ in range(2)
     )
     expected = torch.full((8, x.shape[1], len(x), lines), 7.0, dtype=torch.float64)
     table = torch.rand(27, x.shape[1] + 2, dtype=torch.float64)
@@ -38,6 +38,11 @@ def assert_same(x, y=None, lines=1):
     assert torch.equal(tables[1][:, [0, -1]], table[:, [0, -1]])
     for other in tables[:1] + tables[2:]:
         assert_same_channels(ChannelMoments(tables[1]), ChannelMoments(other))
+    means = torch.rand(4, x.shape[1] + 2, dtype=torch.float64)
+    added = means.clone()
+    gpu.add_means(moments, 1, added)
+    means[:, c] += LineMoments(expected, length).mean_products()
+    torch.testing.assert_close(added, means, rtol=1e-12, atol=0)
     actual, expected = moments.fields, expected.clone()
     rounding = 1e-12 * expected[2:5].max().item()
     torch.testing.assert_close(actual[:2], expected[:2], rtol=1e-14, atol=1e-15)

@@ -280,8 +280,9 @@ def test_gradients_are_those_of_the_changed_model(operation, inplace):
         operation = mean_dc(report)
     x = torch.randn(3, 2, 9, dtype=torch.float64, requires_grad=True)
     run = partial(changed, operation, model=model)
-    assert torch.autograd.gradcheck(run, (x,))
-    assert torch.autograd.gradgradcheck(run, (x,))
+    # Along random directions, not along every axis: a wrong gradient is wrong there too.
+    assert torch.autograd.gradcheck(run, (x,), fast_mode=True)
+    assert torch.autograd.gradgradcheck(run, (x,), fast_mode=True)
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)

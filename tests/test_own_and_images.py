@@ -73,7 +73,7 @@ def test_probes_go_through_models_of_every_kind(model, inputs):
     specimen = spectroscope.specimen(f"torchvision:{model}", weights=None)
     extra = len(builtin_images(8)) - 18  # scikit-learn's photographs
     assert specimen.n_inputs in (inputs, inputs + extra)
-    report, _, _ = run.inspect(specimen, limit=4)
+    report, _, _ = run.inspect(specimen, limit=2, spectra=False)
     assert report.coverage()["status"].isin(["fired", "not asked for"]).all()
 
 

@@ -1,5 +1,6 @@
 """Where a recorder must not be in the way: compilers, tracers, modes, threads, interrupts."""
 
+import functools
 import linecache
 import sys
 import threading
@@ -308,17 +309,27 @@ OURS = ("hooks.py", "capture.py", "session.py", "dispatch.py", "call.py", "axes.
         "recording.py", "moments.py")  # fmt: skip
 
 
+@functools.cache
+def takes_a_signal(file, number):
+    """Whether CPython delivers signals there: not on a `try`, nor on a `with` again at its end."""
+    return not linecache.getline(file, number).lstrip().startswith(("with ", "try:"))
+
+
+@functools.cache
+def is_ours(file):
+    return file.endswith(OURS)
+
+
 def interrupted(model, x, after):
     """Run a recording with a KeyboardInterrupt at the `after`th line of ours; whether one came."""
     count = 0
 
     def trace(frame, event, argument):
         nonlocal count
-        if not frame.f_code.co_filename.endswith(OURS):
+        file = frame.f_code.co_filename
+        if not is_ours(file):
             return None
-        line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).lstrip()
-        # On a `try`, and on a `with` a second time at its end, CPython delivers no signal.
-        if event == "line" and not line.startswith(("with ", "try:")):
+        if event == "line" and takes_a_signal(file, frame.f_lineno):
             count += 1
             if count == after:
                 raise KeyboardInterrupt

@@ -36,7 +36,8 @@ def average(amplitudes, orders, offset=0.0, noise=0.0):
     That it is where noise rounds the corner, or where the first tone is larger than all else
     together, and its own average is taken over the angle of conduction.
     """
-    grid = 2 * np.pi * np.arange(256 if noise else 64) / (256 if noise else 64)
+    size = 128 if noise else 64
+    grid = 2 * np.pi * np.arange(size) / size
     first = [] if noise else [np.zeros(1)]
     phases = np.meshgrid(*first, *[grid] * (len(orders) - len(first)), sparse=True)
     angle = sum(m * phase for m, phase in zip(orders, phases, strict=True))

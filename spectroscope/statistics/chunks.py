@@ -49,15 +49,15 @@ class Chunk(NamedTuple):
         channels: slice of the channels.
         inputs: slice of the inputs whose lines are read.
         moments: of their lines; None if no statistic reads them.
-        lines: both sides, ``[n, c, lines, T]``, without the means of the lines, of the type in
-            which they are transformed; 0 in inputs that aren't finite on both sides. Read-only, in
-            a workspace of this thread that the next chunk overwrites.
+        lines: of both sides, ``[2, n, c, lines, T]``, without the means of the lines, of the type
+            in which they are transformed; 0 in inputs that aren't finite on both sides. Read-only,
+            in a workspace of this thread that the next chunk overwrites.
     """
 
     channels: slice
     inputs: slice
     moments: LineMoments | None
-    lines: tuple[Tensor, Tensor]
+    lines: Tensor
 
 
 class Accumulator(Protocol):
@@ -190,14 +190,12 @@ def _read(
                 before = len(range(chosen.start, n, chosen.step))
                 first = chosen.start + before * chosen.step - n
                 of_chunk = range(first, stop - n, chosen.step)
-                shape = len(of_chunk), c.stop - c.start, lines_of_input, length
+                count, of_block = len(of_chunk), c.stop - c.start
                 if of_chunk:
-                    out = (
-                        workspace("x", shape, dtype, x.device),
-                        workspace("y", shape, dtype, x.device),
-                    )
+                    shape = 2, count, of_block, lines_of_input, length
+                    out = workspace("lines", shape, dtype, x.device)
                     if line_moments:
-                        shape = LINE_FIELDS, shape[1], shape[0], lines_of_input
+                        shape = LINE_FIELDS, of_block, count, lines_of_input
                         fields = workspace("moments", shape, torch.float64, x.device)
             sides = (x, y)
             if (n_step, c_step) != (samples, channels):
@@ -205,7 +203,7 @@ def _read(
             read_lines(*sides, lines_of_input, of_chunk, c.start, table, means, fields, out)
             if out is not None:
                 moments = None if fields is None else LineMoments(fields, length)
-                chunk = Chunk(c, slice(before, before + len(of_chunk)), moments, out)
+                chunk = Chunk(c, slice(before, before + count), moments, out)
                 for accumulator in accumulators:
                     accumulator.add(chunk)
 

@@ -132,9 +132,11 @@ class SpectraAccumulator:
 
     def add(self, chunk: Chunk) -> None:
         """See :class:`spectroscope.statistics.chunks.Accumulator`."""
-        x, y = (self._transformed(lines) for lines in chunk.lines)
+        lines = chunk.lines.view(*chunk.lines.shape[:4], *self._transform.lengths)
+        if self._transform.tapered:  # in a workspace: other statistics read the lines
+            lines = workspace("tapered", tuple(lines.shape), lines.dtype, lines.device).copy_(lines)
         add_products(
-            x, y, self._transform, chunk.channels.start,
+            self._transform(lines).flatten(4), self._transform, chunk.channels.start,
             self._sums, self._imaginary, self._max_norm_power,
         )  # fmt: skip
 
@@ -158,10 +160,3 @@ class SpectraAccumulator:
             "cross": torch.complex(self._sums[2], imaginary),
             "max_norm_power": self._max_norm_power,
         }
-
-    def _transformed(self, lines: Tensor) -> Tensor:
-        """Components of one side, ``[n, c, lines, F]``."""
-        x = lines.view(*lines.shape[:3], *self._transform.lengths)
-        if self._transform.tapered:  # in a workspace: other statistics read the lines
-            x = workspace("tapered", tuple(x.shape), x.dtype, x.device).copy_(x)
-        return self._transform(x).flatten(3)

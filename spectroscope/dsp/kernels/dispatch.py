@@ -74,7 +74,7 @@ def read_lines(
     table: Tensor,
     means: Tensor | None,
     fields: Tensor | None,
-    out: tuple[Tensor, Tensor] | None,
+    out: Tensor | None,
 ) -> None:
     """Add moments of some inputs to a table, and write the lines of some without their means.
 
@@ -87,9 +87,9 @@ def read_lines(
         table: float64, ``[TABLE_ROWS, C]``, contiguous, added to.
         means: float64, ``[MEAN_ROWS, C]``, likewise; None: not needed.
         fields: float64, ``[LINE_FIELDS, c, m, lines]``, contiguous, written to; None: not needed.
-        out: the lines of both sides without their means, each ``[m, c, lines, T]``, contiguous and
-            of the type :func:`computed_in`, written to: 0 in inputs that aren't finite on both
-            sides. None: not needed.
+        out: the lines of both sides without their means, ``[2, m, c, lines, T]``, contiguous and of
+            the type :func:`computed_in`, written to: 0 in inputs that aren't finite on both sides.
+            None: not needed.
     """
     cpu = cpu_kernels() if x.is_cpu else None
     gpu = gpu_kernels(x.device) if x.is_cuda else None
@@ -112,19 +112,20 @@ def read_lines(
     center_lines = _center_lines if gpu is None else gpu.center_lines
     all_chosen = len(chosen) == len(x)
     moments = center_lines(x, y, lines, out if all_chosen else None)
-    if gpu is None:
-        c = slice(channel, channel + x.shape[1])
+    c = slice(channel, channel + x.shape[1])
+    if gpu is not None:
+        gpu.add_moments(moments, channel, table)
+    else:
         batch = moments.of_inputs().of_channels()
         table[:, c] = ChannelMoments(table[:, c]).merge(batch).table
-    else:
-        gpu.add_moments(moments, channel, table)
     if not chosen or (means is None and fields is None and out is None):
         return
     if not all_chosen:
         part = slice(chosen.start, chosen.stop, chosen.step)
         moments = center_lines(x[part], None if y is None else y[part], lines, out)
-    if means is not None:
-        c = slice(channel, channel + x.shape[1])
+    if means is not None and gpu is not None:
+        gpu.add_means(moments, channel, means)
+    elif means is not None:
         means[:, c] += moments.mean_products()
     if fields is not None:
         fields.copy_(moments.fields)
@@ -155,9 +156,7 @@ def _memory(x: Tensor, side: str) -> tuple[Any, tuple[int, int]]:
     return x.as_strided((span,), (1,)).numpy(), strides
 
 
-def _center_lines(
-    x: Tensor, y: Tensor | None, lines: int, out: tuple[Tensor, Tensor] | None
-) -> LineMoments:
+def _center_lines(x: Tensor, y: Tensor | None, lines: int, out: Tensor | None) -> LineMoments:
     """Moments of lines, and the lines without their means, by torch's own operations."""
     y = x.clamp_min(0) if y is None else y
     shape = x.shape[1], len(x), lines, -1
@@ -185,8 +184,7 @@ def merge_moments(first: Tensor, second: Tensor) -> None:
 
 
 def add_products(
-    x: Tensor,
-    y: Tensor,
+    both: Tensor,
     transform: Transform,
     channel: int,
     sums: Tensor,
@@ -196,32 +194,31 @@ def add_products(
     """Add |X|², |Y|² and conj(X)·Y over spectra and over the components of each bin, in float64.
 
     Args:
-        x: complex, ``[n, c, lines, F]``, X of n inputs.
-        y: likewise, Y.
+        both: complex, ``[2, n, c, lines, F]``, contiguous, X and Y of n inputs.
         transform: whose components and bins these are.
         channel: the first of the c channels among C.
         sums: float64, ``[3, C, B]``, added to: |X|², |Y|² and the real part of conj(X)·Y.
         imaginary: float64, ``[C, B]``, added to: its imaginary part; ``[0, B]``: not needed.
         max_norm: float64, ``[C, S]``, added to: |Y|² in max-norm bins, if there are any.
     """
-    if x.is_cpu and (cpu := cpu_kernels()) is not None:
-        sides = (torch.view_as_real(side).flatten(3).numpy() for side in (x, y))
+    if both.is_cpu and (cpu := cpu_kernels()) is not None:
+        x, y = torch.view_as_real(both).flatten(4).numpy()
         indices = transform.weights, transform.bin, transform.max_norm_bin
         cpu.add_products(
-            *sides, *(index.numpy() for index in indices), channel,
+            x, y, *(index.numpy() for index in indices), channel,
             sums.numpy(), imaginary.numpy(), max_norm.numpy(),
         )  # fmt: skip
         return
-    components = sums.new_empty(4, x.shape[1], x.shape[3])
-    if x.is_cuda and (gpu := gpu_kernels(x.device)) is not None:
-        gpu.products(torch.view_as_real(x), torch.view_as_real(y), components)
+    components = sums.new_empty(4, both.shape[2], both.shape[4])
+    if both.is_cuda and (gpu := gpu_kernels(both.device)) is not None:
+        gpu.products(*torch.view_as_real(both), components)
     else:
-        x, y = x.to(torch.complex128), y.to(torch.complex128)
+        x, y = both.to(torch.complex128)
         cross = (x.conj() * y).sum((0, 2))
         squares = ((side.conj() * side).real.sum((0, 2)) for side in (x, y))
         torch.stack([*squares, cross.real, cross.imag], out=components)
     components *= transform.weights
-    c = slice(channel, channel + x.shape[1])
+    c = slice(channel, channel + both.shape[2])
     sums[:, c].index_add_(2, transform.bin, components[:3])
     if len(imaginary):
         imaginary[c].index_add_(1, transform.bin, components[3])

@@ -7,5 +7,6 @@ from the cache. Triton comes with torch's CUDA and ROCm builds, and compiles at 
 
 from spectroscope.dsp.kernels.gpu.lines import center_lines as center_lines
 from spectroscope.dsp.kernels.gpu.products import products as products
+from spectroscope.dsp.kernels.gpu.reduction import add_means as add_means
 from spectroscope.dsp.kernels.gpu.reduction import add_moments as add_moments
 from spectroscope.dsp.kernels.gpu.reduction import merge as merge

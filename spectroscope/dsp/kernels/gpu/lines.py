@@ -110,17 +110,15 @@ def _center_lines(
     tl.store(to + Y_FINITE * fields, y_finite, valid)
 
 
-def center_lines(
-    x: Tensor, y: Tensor | None, lines: int, out: tuple[Tensor, Tensor] | None
-) -> layout.LineMoments:
+def center_lines(x: Tensor, y: Tensor | None, lines: int, out: Tensor | None) -> layout.LineMoments:
     """Moments of lines, and the lines without their means.
 
     Args:
         x: ``[n, c, values]``, float16, bfloat16, float32 or float64; an input's values contiguous.
         y: likewise; None: ReLU(x).
         lines: of each input and channel.
-        out: each ``[n, c, lines, T]``, contiguous, written to: 0 in inputs that aren't finite on
-            both sides. None: moments alone.
+        out: ``[2, n, c, lines, T]``, contiguous, written to: 0 in inputs that aren't finite on both
+            sides. None: moments alone.
     """
     samples, channels, values = x.shape
     fields = x.new_empty(layout.LINE_FIELDS, channels, samples, lines, dtype=torch.float64)
@@ -137,6 +135,5 @@ def center_lines(
         )  # fmt: skip
     moments = layout.LineMoments(fields, length)
     if out is not None and lines > 1:  # a line that isn't finite takes the others with it
-        for side in out:
-            side.masked_fill_(~moments.finite.T[..., None, None], 0)
+        out.masked_fill_(~moments.finite.T[..., None, None], 0)
     return moments

@@ -25,6 +25,8 @@ JOINT, PAIRS = tl.constexpr(layout.JOINT), tl.constexpr(layout.PAIRS)
 MEAN_X, MEAN_Y = tl.constexpr(layout.MEAN_X), tl.constexpr(layout.MEAN_Y)
 M2_XX, M2_YY = tl.constexpr(layout.M2_XX), tl.constexpr(layout.M2_YY)
 M2_XY = tl.constexpr(layout.M2_XY)
+INPUTS, MEANS_XX = tl.constexpr(layout.INPUTS), tl.constexpr(layout.MEANS_XX)
+MEANS_YY, MEANS_XY = tl.constexpr(layout.MEANS_YY), tl.constexpr(layout.MEANS_XY)
 AC_XX, AC_XY = tl.constexpr(layout.AC_XX), tl.constexpr(layout.AC_XY)
 
 
@@ -197,6 +199,64 @@ def add_moments(moments: layout.LineMoments, channel: int, table: Tensor) -> Non
         _add_inputs[triton.cdiv(channels, channel_block), 7](
             fields, table[:, channel:], samples, channels, inputs.length, table.shape[1],
             sample_block, channel_block,
+        )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=["samples", "channels", "lines", "length", "table_channels"])
+def _add_means(
+    moments,
+    inputs,
+    means,
+    samples,
+    channels,
+    lines,
+    length,
+    table_channels,
+    SAMPLES: tl.constexpr,  # noqa: N803
+    CHANNELS: tl.constexpr,  # noqa: N803
+):
+    """Add products of the means of lines, of inputs that are finite on both sides."""
+    channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    valid = channel < channels
+    size = samples.to(tl.int64) * channels
+    count = tl.zeros((CHANNELS,), tl.float64)
+    xx = tl.zeros((CHANNELS,), tl.float64)
+    yy = tl.zeros((CHANNELS,), tl.float64)
+    xy = tl.zeros((CHANNELS,), tl.float64)
+    for first in range(0, samples, SAMPLES):
+        at, inside = _inputs(inputs, first, samples, channel, valid, SAMPLES)
+        complete = _complete(at, size, inside, length)
+        count += tl.sum(tl.where(complete, 1.0, 0.0).to(tl.float64), 1)
+        number = channel[:, None].to(tl.int64) * samples + (first + tl.arange(0, SAMPLES))[None, :]
+        line = moments + number * lines
+        for f in range(0, lines):
+            x = tl.load(line + X_MEAN * size * lines + f, complete, 0.0)
+            y = tl.load(line + Y_MEAN * size * lines + f, complete, 0.0)
+            xx += tl.sum(x * x, 1)
+            yy += tl.sum(y * y, 1)
+            xy += tl.sum(x * y, 1)
+    _add(means, INPUTS, table_channels, channel, valid, count)
+    _add(means, MEANS_XX, table_channels, channel, valid, xx)
+    _add(means, MEANS_YY, table_channels, channel, valid, yy)
+    _add(means, MEANS_XY, table_channels, channel, valid, xy)
+
+
+def add_means(moments: layout.LineMoments, channel: int, means: Tensor) -> None:
+    """Add products of the means of lines of c channels, as :meth:`LineMoments.mean_products`.
+
+    Args:
+        moments: of the lines of some inputs.
+        channel: the first of the c channels among C.
+        means: float64, ``[MEAN_ROWS, C]``, contiguous, added to.
+    """
+    inputs = moments.of_inputs()
+    _, channels, samples, lines = moments.fields.shape
+    sample_block = min(64, triton.next_power_of_2(samples))
+    channel_block = min(16, triton.next_power_of_2(channels))
+    with torch.cuda.device(means.device):
+        _add_means[(triton.cdiv(channels, channel_block),)](
+            moments.fields, inputs.fields, means[:, channel:], samples, channels, lines,
+            inputs.length, means.shape[1], sample_block, channel_block,
         )  # fmt: skip
 
 
