@@ -34,6 +34,7 @@ class Transform:
 
     Attributes:
         lengths: ``(T,)`` or ``(H, W)``.
+        lengths_tensor: the same, int64, on the CPU.
         shape: of the transform, ``(T // 2 + 1,)`` or ``(H, W // 2 + 1)``.
         points: number of values that are transformed together.
         bins: number of bins.
@@ -46,7 +47,7 @@ class Transform:
     """
 
     def __init__(self, lengths: tuple[int, ...], window: Window, plane: bool, device: torch.device):
-        self.lengths = lengths
+        self.lengths, self.lengths_tensor = lengths, torch.tensor(lengths)
         self.shape = (*lengths[:-1], lengths[-1] // 2 + 1)
         self.points = math.prod(lengths)
         self.tapered = window not in ("boxcar", "rectangular")

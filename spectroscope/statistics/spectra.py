@@ -1,13 +1,14 @@
 """Power and cross-spectra of both sides of an activation, summed over inputs."""
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from spectroscope.dsp.kernels.dispatch import add_products
+from spectroscope.dsp.kernels.dispatch import add_products, scale_products
 from spectroscope.dsp.kernels.parallel import workspace
-from spectroscope.dsp.moments import INPUTS, MEANS_XX
+from spectroscope.dsp.moments import INPUTS
 from spectroscope.dsp.spectra import Transform, Window, max_norm_bin_count, radial_bin_count
 from spectroscope.statistics.base import Arrays, IncompatibleError
 from spectroscope.statistics.chunks import BatchMoments, Chunk, ChunkedStatistic
@@ -45,7 +46,7 @@ class SpectralSums(NamedTuple):
 
 
 def _same_lengths(first: Tensor, second: Tensor) -> Tensor:
-    if not torch.equal(first.cpu(), second.cpu()):
+    if first is not second and not torch.equal(first.cpu(), second.cpu()):
         lengths = f"{tuple(first.tolist())} and {tuple(second.tolist())}"
         raise IncompatibleError(f"no spectra: inputs of lengths {lengths}")
     return first
@@ -124,11 +125,10 @@ class SpectraAccumulator:
         self._transform = Transform.of(lengths, window, x.device, plane)
         channels, bins = x.shape[1], self._transform.bins
         max_norm_bins = max_norm_bin_count(*lengths) if len(lengths) == 2 else 0
-        imaginary = 0 if self._transform.radial else channels
-        self._sums = x.new_zeros(3, channels, bins, dtype=torch.float64)
-        self._imaginary = x.new_zeros(imaginary, bins, dtype=torch.float64)
+        self._power = x.new_zeros(2, channels, bins, dtype=torch.float64)
+        self._cross = x.new_zeros(channels, bins, dtype=torch.complex128)
         self._max_norm_power = x.new_zeros(channels, max_norm_bins, dtype=torch.float64)
-        self._lines = x[0, 0].numel() // self._transform.points
+        self._lines = math.prod(x.shape[2:]) // self._transform.points
 
     def add(self, chunk: Chunk) -> None:
         """See :class:`spectroscope.statistics.chunks.Accumulator`."""
@@ -137,26 +137,18 @@ class SpectraAccumulator:
             lines = workspace("tapered", tuple(lines.shape), lines.dtype, lines.device).copy_(lines)
         add_products(
             self._transform(lines).flatten(4), self._transform, chunk.channels.start,
-            self._sums, self._imaginary, self._max_norm_power,
+            self._power, self._cross, self._max_norm_power,
         )  # fmt: skip
 
     def arrays(self, moments: BatchMoments) -> Arrays:
         """See :class:`spectroscope.statistics.chunks.Accumulator`."""
         assert moments.means is not None  # as lines are read
-        # Each line, or frame of a video, contributes 1/lines of its power to that of the input.
-        for sums in (self._sums, self._imaginary, self._max_norm_power):
-            sums *= 1 / (self._lines * self._transform.points**2)
-        # The lines were transformed without their means, which are all of the DC bin.
-        dc = moments.means[MEANS_XX:] / self._lines
-        self._sums[:, :, 0] = dc
-        self._imaginary[:, 0] = 0
-        if self._max_norm_power.shape[1]:
-            self._max_norm_power[:, 0] = dc[1]
-        imaginary = torch.zeros_like(self._sums[2]) if self._transform.radial else self._imaginary
+        sums = self._power, self._cross, self._max_norm_power
+        scale_products(*sums, moments.means, self._lines, self._transform.points)
         return {
-            "lengths": torch.tensor(self._transform.lengths),
+            "lengths": self._transform.lengths_tensor,
             "inputs": moments.means[INPUTS],
-            "power": self._sums[:2],
-            "cross": torch.complex(self._sums[2], imaginary),
+            "power": self._power,
+            "cross": self._cross,
             "max_norm_power": self._max_norm_power,
         }

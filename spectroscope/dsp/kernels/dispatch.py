@@ -15,6 +15,9 @@ from spectroscope.dsp.kernels.parallel import workspace
 from spectroscope.dsp.moments import (
     LINE_FIELDS,
     MEAN_ROWS,
+    MEANS_XX,
+    MEANS_XY,
+    MEANS_YY,
     TABLE_ROWS,
     X_MEAN,
     Y_MEAN,
@@ -187,8 +190,8 @@ def add_products(
     both: Tensor,
     transform: Transform,
     channel: int,
-    sums: Tensor,
-    imaginary: Tensor,
+    power: Tensor,
+    cross: Tensor,
     max_norm: Tensor,
 ) -> None:
     """Add |X|², |Y|² and conj(X)·Y over spectra and over the components of each bin, in float64.
@@ -197,33 +200,70 @@ def add_products(
         both: complex, ``[2, n, c, lines, F]``, contiguous, X and Y of n inputs.
         transform: whose components and bins these are.
         channel: the first of the c channels among C.
-        sums: float64, ``[3, C, B]``, added to: |X|², |Y|² and the real part of conj(X)·Y.
-        imaginary: float64, ``[C, B]``, added to: its imaginary part; ``[0, B]``: not needed.
-        max_norm: float64, ``[C, S]``, added to: |Y|² in max-norm bins, if there are any.
+        power: float64, ``[2, C, B]``, contiguous, added to: |X|² and |Y|².
+        cross: complex128, ``[C, B]``, contiguous, added to: conj(X)·Y; in radial bins its real
+            part.
+        max_norm: float64, ``[C, S]``, contiguous, added to: |Y|² in max-norm bins, if there are
+            any.
     """
     if both.is_cpu and (cpu := cpu_kernels()) is not None:
         x, y = torch.view_as_real(both).flatten(4).numpy()
         indices = transform.weights, transform.bin, transform.max_norm_bin
         cpu.add_products(
-            x, y, *(index.numpy() for index in indices), channel,
-            sums.numpy(), imaginary.numpy(), max_norm.numpy(),
+            x, y, *(index.numpy() for index in indices), transform.radial, channel,
+            power.numpy(), _parts(cross), max_norm.numpy(),
         )  # fmt: skip
         return
-    components = sums.new_empty(4, both.shape[2], both.shape[4])
+    components = power.new_empty(4, both.shape[2], both.shape[4])
     if both.is_cuda and (gpu := gpu_kernels(both.device)) is not None:
         gpu.products(*torch.view_as_real(both), components)
     else:
         x, y = both.to(torch.complex128)
-        cross = (x.conj() * y).sum((0, 2))
+        product = (x.conj() * y).sum((0, 2))
         squares = ((side.conj() * side).real.sum((0, 2)) for side in (x, y))
-        torch.stack([*squares, cross.real, cross.imag], out=components)
+        torch.stack([*squares, product.real, product.imag], out=components)
     components *= transform.weights
     c = slice(channel, channel + both.shape[2])
-    sums[:, c].index_add_(2, transform.bin, components[:3])
-    if len(imaginary):
-        imaginary[c].index_add_(1, transform.bin, components[3])
+    power[:, c].index_add_(2, transform.bin, components[:2])
+    parts = torch.view_as_real(cross[c])
+    for part in (0,) if transform.radial else (0, 1):
+        parts[..., part].index_add_(1, transform.bin, components[2 + part])
     if max_norm.shape[1]:
         max_norm[c].index_add_(1, transform.max_norm_bin, components[1])
+
+
+def scale_products(
+    power: Tensor, cross: Tensor, max_norm: Tensor, means: Tensor, lines: int, points: int
+) -> None:
+    """Make mean powers of lines of the sums of :func:`add_products`, with the DC in its bin.
+
+    Each line, or frame of a video, contributes 1/lines of its power to that of the input. The lines
+    were transformed without their means, which are all of the DC.
+
+    Args:
+        power: as in :func:`add_products`; written to, as are `cross` and `max_norm`.
+        cross: likewise.
+        max_norm: likewise.
+        means: float64, ``[MEAN_ROWS, C]``, products of the means of lines.
+        lines: number of lines of an input.
+        points: of a line.
+    """
+    if power.is_cpu and (cpu := cpu_kernels()) is not None:
+        arrays = power.numpy(), _parts(cross), max_norm.numpy(), means.numpy()
+        cpu.scale_products(*arrays, lines, points)
+        return
+    for sums in (power, cross, max_norm):
+        sums *= 1 / (lines * points**2)
+    dc = means / lines
+    power[:, :, 0] = dc[MEANS_XX : MEANS_YY + 1]
+    cross[:, 0] = dc[MEANS_XY]
+    if max_norm.shape[1]:
+        max_norm[:, 0] = dc[MEANS_YY]
+
+
+def _parts(cross: Tensor) -> Any:
+    """Real and imaginary parts, interleaved."""
+    return torch.view_as_real(cross).flatten(1).numpy()
 
 
 _CPU_TYPES = torch.float32, torch.float64

@@ -8,4 +8,5 @@ kept on disk.
 
 from spectroscope.dsp.kernels.cpu.lines import read_lines as read_lines
 from spectroscope.dsp.kernels.cpu.products import add_products as add_products
+from spectroscope.dsp.kernels.cpu.products import scale_products as scale_products
 from spectroscope.dsp.kernels.cpu.tables import merge as merge

@@ -7,6 +7,7 @@ from spectroscope.dsp.kernels.cpu.compilation import (
     compile_reordered,
     retry_uncached,
 )
+from spectroscope.dsp.moments import MEANS_XX, MEANS_XY, MEANS_YY
 
 # Real and imaginary parts whose sums stay in the nearest cache.
 _BLOCK = 1024
@@ -45,7 +46,7 @@ def _add_imaginary(x, y, sums):
 
 @retry_uncached
 @compile_exactly
-def add_products(x, y, weights, bins, max_norm_bins, channel, sums, imaginary, max_norm):
+def add_products(x, y, weights, bins, max_norm_bins, radial, channel, power, cross, max_norm):
     """Add |X|², |Y|² and conj(X)·Y over spectra, and over the components of each bin.
 
     Args:
@@ -54,9 +55,10 @@ def add_products(x, y, weights, bins, max_norm_bins, channel, sums, imaginary, m
         weights: ``[F]``, of the components.
         bins: ``[F]``, bin of each component.
         max_norm_bins: ``[F]``, likewise; or empty.
+        radial: imaginary parts aren't needed.
         channel: the first of the c channels among C.
-        sums: float64, ``[3, C, B]``, added to: |X|², |Y|² and the real part of conj(X)·Y.
-        imaginary: float64, ``[C, B]``, added to: its imaginary part; or of no channels.
+        power: float64, ``[2, C, B]``, added to: |X|² and |Y|².
+        cross: float64, ``[C, 2·B]``, added to: conj(X)·Y, real and imaginary parts interleaved.
         max_norm: float64, ``[C, S]``, added to: |Y|² in max-norm bins, if there are any.
     """
     lines, parts = x.shape[2], x.shape[3]
@@ -89,18 +91,45 @@ def add_products(x, y, weights, bins, max_norm_bins, channel, sums, imaginary, m
             for k in range(count):
                 component = first // 2 + k
                 weight, b = weights[component], bins[component]
-                power = work[1, 2 * k] + work[1, 2 * k + 1]
-                sums[0, to, b] += weight * (work[0, 2 * k] + work[0, 2 * k + 1])
-                sums[1, to, b] += weight * power
-                sums[2, to, b] += weight * (work[2, 2 * k] + work[2, 2 * k + 1])
+                output = work[1, 2 * k] + work[1, 2 * k + 1]
+                power[0, to, b] += weight * (work[0, 2 * k] + work[0, 2 * k + 1])
+                power[1, to, b] += weight * output
+                cross[to, 2 * b] += weight * (work[2, 2 * k] + work[2, 2 * k + 1])
                 if max_norm_bins.size:
-                    max_norm[to, max_norm_bins[component]] += weight * power
-            if len(imaginary):
+                    max_norm[to, max_norm_bins[component]] += weight * output
+            if not radial:
                 work_imaginary[:] = 0
                 for m in range(spectra):
                     a, b = x[m // lines, c, m % lines], y[m // lines, c, m % lines]
                     _add_imaginary(a[first:last], b[first:last], work_imaginary[:count])
                 for k in range(count):
                     component = first // 2 + k
-                    imaginary[to, bins[component]] += weights[component] * work_imaginary[k]
+                    at = 2 * bins[component] + 1
+                    cross[to, at] += weights[component] * work_imaginary[k]
+    return 0
+
+
+@retry_uncached
+@compile_exactly
+def scale_products(power, cross, max_norm, means, lines, points):
+    """Make mean powers of lines of these sums over lines, with the DC in its bin.
+
+    Args:
+        power: ``[2, C, B]``.
+        cross: ``[C, 2·B]``.
+        max_norm: ``[C, S]``.
+        means: ``[MEAN_ROWS, C]``, products of the means of lines.
+        lines: number of lines of an input.
+        points: of a line.
+    """
+    scale = 1 / (lines * points**2)
+    for c in range(means.shape[1]):
+        for row in (power[0, c], power[1, c], cross[c], max_norm[c]):
+            for b in range(row.size):
+                row[np.uint64(b)] *= scale
+        x, y = means[MEANS_XX, c] / lines, means[MEANS_YY, c] / lines
+        power[0, c, 0], power[1, c, 0] = x, y
+        cross[c, 0], cross[c, 1] = means[MEANS_XY, c] / lines, 0.0
+        if max_norm.shape[1]:
+            max_norm[c, 0] = y
     return 0
