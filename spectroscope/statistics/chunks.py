@@ -192,11 +192,11 @@ def _read(
                 of_chunk = range(first, stop - n, chosen.step)
                 count, of_block = len(of_chunk), c.stop - c.start
                 if of_chunk:
-                    shape = 2, count, of_block, lines_of_input, length
-                    out = workspace("lines", shape, dtype, x.device)
+                    of_lines = 2, count, of_block, lines_of_input, length
+                    out = workspace("lines", of_lines, dtype, x.device)
                     if line_moments:
-                        shape = LINE_FIELDS, of_block, count, lines_of_input
-                        fields = workspace("moments", shape, torch.float64, x.device)
+                        of_fields = LINE_FIELDS, of_block, count, lines_of_input
+                        fields = workspace("moments", of_fields, torch.float64, x.device)
             sides = (x, y)
             if (n_step, c_step) != (samples, channels):
                 sides = (x[inputs, c], None if y is None else y[inputs, c])

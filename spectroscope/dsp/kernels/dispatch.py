@@ -147,7 +147,7 @@ def _readable(x: Tensor, side: str) -> Tensor:
     return copy.copy_(x).view(*x.shape[:2], -1)
 
 
-def _memory(x: Tensor, side: str) -> tuple[Any, tuple[int, int]]:
+def _memory(x: Tensor, side: str) -> tuple[Any, tuple[int, ...]]:
     """The memory of ``[N, C, ...]``, or of a copy, from the first value on; strides of N and C."""
     if not (x.is_contiguous() and x.dtype in _CPU_TYPES and not x.is_neg()):
         x = _readable(x, side)
@@ -274,5 +274,5 @@ _GPU_TYPES = *_CPU_TYPES, torch.float16, torch.bfloat16
 def _nothing(dtype: torch.dtype) -> tuple[Any, Any, Any]:
     """Empty arrays for means, for fields, and for values of type `dtype`."""
     float64 = torch.float64
-    empty = torch.empty(MEAN_ROWS, 0, dtype=float64), torch.empty(LINE_FIELDS, 0, dtype=float64)
-    return *(array.numpy() for array in empty), torch.empty(0, dtype=dtype).numpy()
+    means, fields = (torch.empty(rows, 0, dtype=float64) for rows in (MEAN_ROWS, LINE_FIELDS))
+    return means.numpy(), fields.numpy(), torch.empty(0, dtype=dtype).numpy()
