@@ -10,7 +10,7 @@ from helpers import Calls
 from torch import nn
 
 import spectroscope
-from spectroscope.page.payload import summarize_coverage
+from spectroscope.page.coverage import summarize_coverage
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,11 @@ from torch import nn
 import spectroscope
 from spectroscope import page, run
 from spectroscope.page import comparison as comparison_page
-from spectroscope.page import payload
-from spectroscope.page.findings import Findings, Reference, findings
+from spectroscope.page import numbers, payload
+from spectroscope.page import spectra as page_spectra
+from spectroscope.page.coverage import summarize_coverage
+from spectroscope.page.finding import Findings, Reference
+from spectroscope.page.findings import findings
 
 HOSTILE = "<script>alert(1)</script>"
 
@@ -336,16 +339,14 @@ def test_an_activation_that_never_fired_is_missed():
     model = nn.Sequential(nn.ReLU())
     model.unused = nn.ReLU()
     model.forward = lambda x: model[0](x)
-    summary = payload.summarize_coverage(report_of(model, torch.randn(3, 2, 8)).coverage())
+    summary = summarize_coverage(report_of(model, torch.randn(3, 2, 8)).coverage())
     assert summary.missed["place"].tolist() == ["unused"]
     assert summary.missed["status"].tolist() == ["never fired"]
 
 
 def test_unselected_activations_are_not_missed():
     model = nn.Sequential(nn.ReLU(), nn.ReLU())
-    summary = payload.summarize_coverage(
-        report_of(model, torch.randn(3, 2, 8), select="0").coverage()
-    )
+    summary = summarize_coverage(report_of(model, torch.randn(3, 2, 8), select="0").coverage())
     assert summary.missed.empty
     assert summary.text == (
         "The only selected activation fired, 1 call in total. None was missed. "
@@ -370,7 +371,7 @@ def test_channels_and_spectra_are_those_of_the_report():
         drawn = 10 ** (np.array(layer["spectra"][side]["band"]) / 100)
         np.testing.assert_allclose(drawn, band, rtol=0.0117)  # half of a tenth of a decibel
         cells = decibels(layer["spectra"], 12)[side]
-        np.testing.assert_allclose(cells, 10 * np.log10(power), atol=payload.STEP / 2 + 1e-9)
+        np.testing.assert_allclose(cells, 10 * np.log10(power), atol=page_spectra.STEP / 2 + 1e-9)
     assert layer["first"] == dc["dc_out_std"].idxmax()
 
 
@@ -378,14 +379,14 @@ def test_a_tone_is_not_lost_in_a_spectrum_with_more_bins_than_are_drawn():
     t = torch.arange(8192) / 8192
     report = report_of(nn.ReLU(), torch.cos(2 * torch.pi * 2001 * t).expand(2, 1, -1), fs=8192.0)
     spectra = embedded(report)["layers"][0]["spectra"]
-    assert len(spectra["freq"]) <= payload.MAX_BINS + 1
+    assert len(spectra["freq"]) <= page_spectra.MAX_BINS + 1
     line = decibels(spectra, 1)["in"][0]
-    assert line.max() == pytest.approx(10 * np.log10(0.5), abs=payload.STEP / 2)
+    assert line.max() == pytest.approx(10 * np.log10(0.5), abs=page_spectra.STEP / 2)
     assert abs(spectra["freq"][line.argmax()] - 2001) < spectra["bins"]
 
 
 def test_of_many_channels_bins_are_merged_and_no_channel_is_missing(monkeypatch):
-    monkeypatch.setattr(payload, "BUDGET", 2 * 40 * 76)
+    monkeypatch.setattr(page_spectra, "BUDGET", 2 * 40 * 76)
     spectra = embedded(report_of(nn.ReLU(), torch.randn(5, 40, 512)))["layers"][0]["spectra"]
     assert len(spectra["freq"]) == 65  # 256 bins and DC, merged by four
     assert spectra["bins"] == 4
@@ -407,16 +408,16 @@ def decibels(spectra, channels):
     levels = np.frombuffer(base64.b64decode(spectra["cells"]), np.uint8)
     levels = levels.reshape(2, channels, -1).astype(float)
     values = spectra["top"] - (254 - levels) * spectra["step"]
-    values[levels == payload.SILENT], values[levels == payload.UNKNOWN] = -np.inf, np.nan
+    values[levels == page_spectra.SILENT], values[levels == page_spectra.UNKNOWN] = -np.inf, np.nan
     return dict(zip(("in", "out"), values, strict=True))
 
 
 def test_numbers_that_json_cannot_represent():
-    text = json.dumps(payload.rounded([np.nan, np.inf, -np.inf, 1.23456e-9, 123456.0, True, 7]))
+    text = json.dumps(numbers.rounded([np.nan, np.inf, -np.inf, 1.23456e-9, 123456.0, True, 7]))
     assert json.loads(text) == [None, "Infinity", "-Infinity", 1.235e-9, 123500, True, 7]
     assert page.formatted(float("nan"), "dc_in") == "—"
     assert page.formatted(-float("inf"), "dc_in") == "−∞"
-    assert payload.tenths_of_decibel(np.array([0.0, 10.0, np.nan])) == [None, 100, None]
+    assert numbers.tenths_of_decibel(np.array([0.0, 10.0, np.nan])) == [None, 100, None]
 
 
 def test_harmonics_and_predictions_are_embedded():

@@ -61,14 +61,15 @@ def render_report(
         spectra: called with the name of a site; returns `Report.spectra()` of that site, or None.
             One site at a time, because spectra of all sites may not fit into memory.
     """
-    from spectroscope.page import figures, findings, payload
+    from spectroscope.page import findings, overview, payload, templates
+    from spectroscope.page.coverage import summarize_coverage
 
     sections = {"findings": "Findings", "about": "Run details", "coverage": "Coverage"}
-    drawn = figures.templates()
+    drawn = templates.templates()
     if not sites.empty and spectrogram is not None:
         sections = {"findings": "Findings", "layers": "Layers", **sections}
         frame, panels = payload.cells(spectrogram), payload.panels(sites)
-        drawn |= figures.overview(frame, figures.POWER, panels)
+        drawn |= overview.overview(frame, overview.POWER, panels)
     return render(
         "page.html",
         title=title or _subject(about),
@@ -79,7 +80,7 @@ def render_report(
             "channels": len(dc),
             "inputs": 0 if sites.empty else int(sites["n_samples"].max()),
         },
-        coverage=payload.summarize_coverage(coverage),
+        coverage=summarize_coverage(coverage),
         findings=findings.findings(sites, dc, aliasing),
         sites=payload.site_table(sites),
         numbers={site: number for number, site in enumerate(sites["site"])},
@@ -121,14 +122,14 @@ def render_comparison(
         spectrograms: `Report.spectrogram()` of A and of B; None if either recorded nothing.
         spectra: of A and of B, as of `render_report`.
     """
-    from spectroscope.page import comparison, figures
+    from spectroscope.page import comparison, overview, templates
 
     sections = {"findings": "Findings", "about": "Reports compared", "coverage": "Matching"}
-    drawn = figures.templates("A", "B")
+    drawn = templates.templates("A", "B")
     if not sites.empty and spectrograms is not None:
         sections = {"findings": "Findings", "layers": "Layers", **sections}
         frame, panels = comparison.cells(sites, spectrograms), comparison.panels(sites)
-        drawn |= figures.overview(frame, figures.change_scale(frame), panels)
+        drawn |= overview.overview(frame, overview.change_scale(frame), panels)
     return render(
         "comparison.html",
         title=title or f"Changes in {' and '.join(dict.fromkeys(map(_subject, about)))}",
@@ -156,13 +157,14 @@ def summary(*, about: Mapping[str, str], sites: "pd.DataFrame", coverage: "pd.Da
         coverage: `Report.coverage()`.
     """
     from spectroscope.page import payload
+    from spectroscope.page.coverage import summarize_coverage
 
     template = _environment().get_template("summary.html")
     return template.render(
         name=_subject(about),
         channels=int(sites["channels"].sum()),
         inputs=0 if sites.empty else int(sites["n_samples"].max()),
-        coverage=payload.summarize_coverage(coverage),
+        coverage=summarize_coverage(coverage),
         sites=sites[headline(sites.columns)].head(payload.SUMMARY_ROWS),
         total=len(sites),
     )

@@ -6,17 +6,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from spectroscope.page.findings import (
-    FEW_INPUTS,
-    Finding,
-    Findings,
-    Reference,
-    channel_finding,
-    if_known,
-    quantity,
-    three_digits,
-)
-from spectroscope.page.payload import Spectra, SpectraOf, bins_within_budget, depth, rounded
+from spectroscope.page.finding import Finding, Findings, Reference, channel_finding, if_known
+from spectroscope.page.findings import FEW_INPUTS
+from spectroscope.page.numbers import quantity, rounded, three_digits
+from spectroscope.page.payload import SpectraOf, depth
+from spectroscope.page.spectra import Spectra, bins_within_budget
 
 CHANGED = 0.5  # |effect_size|, a medium effect according to Cohen; named in the finding's text
 

@@ -1,5 +1,5 @@
 "use strict";
-// ---- Figures: Bokeh documents of figures.py, filled with the numbers of a layer ----
+// ---- Figures: Bokeh documents of overview.py and templates.py, filled with the numbers of a layer ----
 
 Bokeh.require("core/logging").logger.set_level("error");
 const { ndarray } = Bokeh.require("core/util/ndarray");
@@ -100,7 +100,7 @@ function cellText({ left, right, row, power }, { x, y }) {
 
 // ---- A layer ----
 
-// Spectra of all channels in dB, [side][channel * bins + bin]: one byte each, see payload.py.
+// Spectra of all channels in dB, [side][channel * bins + bin]: one byte each, see spectra.py.
 function unpacked({ cells, top, step, freq }, channels) {
   const bytes = Uint8Array.from(atob(cells), (c) => c.charCodeAt(0)), half = channels * freq.length;
   const decibels = Float32Array.from(bytes,

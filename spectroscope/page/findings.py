@@ -1,92 +1,31 @@
-"""What stands out in a report: sentences with numbers, and references to the sites concerned.
+"""What stands out in a report.
 
 Findings are plain data, computed from the report's frames alone.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from spectroscope.capture.activations import RELU, by_kind
+from spectroscope.page.finding import (
+    Finding,
+    Findings,
+    Reference,
+    by_name,
+    channel_finding,
+    if_known,
+    references_to,
+)
+from spectroscope.page.numbers import out_of, percent, quantity, three_digits
 
 # Thresholds; the text of each finding names its own.
 DOMINATED = 0.5  # dc_fraction: DC has as much power as everything else
 UNEXPLAINED = 0.5  # |dc_gaussian_residual| over the output's RMS
 ALIASED = 0.05  # above_next_nyquist of a layer
 FEW_INPUTS = 10
-
-_MAX_REFERENCES = 5
 _FIRST = 2.0  # severity of what makes other numbers doubtful; shares are at most 1
-
-
-class Reference(NamedTuple):
-    """A site that a finding is about.
-
-    Attributes:
-        site: its name.
-        note: the value at the site; may be empty.
-        channel: one channel of the site; None: the whole site.
-    """
-
-    site: str
-    note: str
-    channel: int | None = None
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that stands out.
-
-    Attributes:
-        headline: a few words.
-        number: the one number of it, with its unit.
-        text: one sentence.
-        detail: further sentences; may be empty.
-        advice: what one might do; may be empty.
-        severity: what is worse is greater; a share of all channels or layers, or of power.
-        references: the worst sites, the worst first.
-        more: number of further sites concerned.
-        measure: what `values` are, in a few words.
-        values: one number by site, those concerned, for a picture.
-    """
-
-    headline: str
-    number: str
-    text: str
-    detail: str = ""
-    advice: str = ""
-    severity: float = 0.0
-    references: tuple[Reference, ...] = ()
-    more: int = 0
-    measure: str = ""
-    values: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Findings:
-    """Results of all checks.
-
-    Attributes:
-        present: findings, the worst first.
-        absent: what was checked and not found, a few words each. Checks that could not be made
-            are in neither.
-    """
-
-    present: tuple[Finding, ...] = ()
-    absent: tuple[str, ...] = ()
-
-    @classmethod
-    def of(cls, results: Sequence[Finding | str]) -> "Findings":
-        """Sort the results of checks: a finding, the words for its absence, or an empty string."""
-        present = [result for result in results if isinstance(result, Finding)]
-        return cls(
-            tuple(sorted(present, key=lambda finding: -finding.severity)),
-            tuple(result for result in results if isinstance(result, str) and result),
-        )
 
 
 def findings(sites: pd.DataFrame, dc: pd.DataFrame, aliasing: pd.DataFrame | None) -> Findings:
@@ -123,14 +62,14 @@ def _inputs(sites: pd.DataFrame) -> Finding | str:
     if few.empty:
         return if_known(sites["dc_out"], f"values from fewer than {FEW_INPUTS} inputs")
     fewest, everywhere = int(few["n_samples"].min()), len(few) == len(sites)
-    subject = "All values" if everywhere else f"Values of {_out_of(len(few), len(sites), 'layer')}"
+    subject = "All values" if everywhere else f"Values of {out_of(len(few), len(sites), 'layer')}"
     as_few = "" if (few["n_samples"] == fewest).all() else "as few as "
     precision = "cannot be estimated from one input and reads 0"
     if fewest > 1:
         error = 1 / math.sqrt(2 * (fewest - 1))  # of a standard deviation, of Gaussian values
         precision = f"has a relative error of about {percent(error)}"
     notes = [] if everywhere else [quantity(n, "input") for n in few["n_samples"]]
-    references, more = _references(few, notes)
+    references, more = references_to(few, notes)
     return Finding(
         "One input" if fewest == 1 else "Few inputs",
         quantity(fewest, "input"),
@@ -148,19 +87,19 @@ def _nonfinite(sites: pd.DataFrame) -> Finding | str:
     if bad.empty:
         return "NaN or infinite values"
     given, made = int(bad["nonfinite"].sum()), int(bad["nonfinite_out"].sum())
-    references, more = _references(bad, [quantity(n, "value") for n in counts[bad.index]])
+    references, more = references_to(bad, [quantity(n, "value") for n in counts[bad.index]])
     return Finding(
         "Non-finite values",
         quantity(given + made, "value"),
         f"{quantity(given, 'input value')} and {quantity(made, 'output value')} of activations are "
-        f"NaN or ±∞, in {_out_of(len(bad), len(sites), 'layer')}.",
+        f"NaN or ±∞, in {out_of(len(bad), len(sites), 'layer')}.",
         f"They are excluded from all other columns. The first such layer is {bad['site'].iloc[0]}.",
         "Look at the first of these layers: at its inputs, its normalisation and its precision.",
         _FIRST,
         references,
         more,
         "non-finite values",
-        _by_name(bad, counts[bad.index]),
+        by_name(bad, counts[bad.index]),
     )
 
 
@@ -248,11 +187,11 @@ def _dominated(sites: pd.DataFrame) -> Finding | str:
             f" {quantity(number, 'layer')} with one value per channel "
             f"{'is' if number == 1 else 'are'} excluded: all DC by construction."
         )
-    references, more = _references(worst, [percent(part) for part in worst["dc_fraction"]])
+    references, more = references_to(worst, [percent(part) for part in worst["dc_fraction"]])
     return Finding(
         "Layers dominated by DC",
         f"{len(worst):,} of {quantity(checked, 'layer')}",
-        f"In {_out_of(len(worst), checked, 'layer')}, DC is more than half of the output power "
+        f"In {out_of(len(worst), checked, 'layer')}, DC is more than half of the output power "
         f"(dc_fraction > {DOMINATED:g}).",
         f"{first['site']} has the most: {percent(first['dc_fraction'])}.{excluded}",
         "Ask whether the model needs it: spectroscope ablate, or importance(), takes the DC away.",
@@ -260,7 +199,7 @@ def _dominated(sites: pd.DataFrame) -> Finding | str:
         references,
         more,
         "DC over output power",
-        _by_name(worst, worst["dc_fraction"]),
+        by_name(worst, worst["dc_fraction"]),
     )
 
 
@@ -279,7 +218,7 @@ def _global_pooling(sites: pd.DataFrame, dc: pd.DataFrame) -> Finding | str:
     discarded = (
         f" and discards {percent(lost)} of its power" if one and not math.isnan(lost) else ""
     )
-    references, more = _references(feeding, [f"{percent(part)} is DC" for part in kept])
+    references, more = references_to(feeding, [f"{percent(part)} is DC" for part in kept])
     return Finding(
         "Only DC passes global pooling",
         f"{percent(kept.iloc[0])} is DC" if one else quantity(len(feeding), "layer"),
@@ -325,8 +264,8 @@ def _aliased(sites: pd.DataFrame, aliasing: pd.DataFrame | None) -> Finding | st
             f"{three_digits(row['peak_freq'])} {unit}{along} and folds to "
             f"{three_digits(row['folds_to'])} {unit}."
         )
-    count = _out_of(len(worst), len(above), "layer")
-    references, more = _references(worst.reset_index(), [percent(part) for part in worst])
+    count = out_of(len(worst), len(above), "layer")
+    references, more = references_to(worst.reset_index(), [percent(part) for part in worst])
     return Finding(
         "Aliasing",
         f"{percent(worst.iloc[0])} of power",
@@ -346,105 +285,7 @@ def _aliased(sites: pd.DataFrame, aliasing: pd.DataFrame | None) -> Finding | st
     )
 
 
-def channel_finding(
-    dc: pd.DataFrame,
-    which: "pd.Series[bool]",
-    headline: str,
-    absent: str,
-    sentence: Callable[[str, str], str],
-    references: tuple[Reference, ...] = (),
-    detail: str = "",
-    advice: str = "",
-    measure: str = "",
-) -> Finding | str:
-    """A finding about channels; sites with the largest share of such channels come first.
-
-    Args:
-        dc: one row per channel.
-        which: the rows of `dc` that the finding is about.
-        headline: of the finding.
-        absent: returned if there are no such rows.
-        sentence: makes the text of how many channels these are, and in which layers.
-        references: put before those to the sites.
-        detail: of the finding.
-        advice: of the finding.
-        measure: of the finding; its values are the shares of such channels.
-    """
-    if not which.any():
-        return absent
-    table = pd.DataFrame(
-        {
-            "number": which.groupby(dc["site"], sort=False).sum(),
-            "channels": dc.groupby("site", sort=False).size(),
-        }
-    )
-    table = table[table["number"] > 0]
-    share = table["number"] / table["channels"]
-    table = table.loc[share.sort_values(ascending=False, kind="stable").index]
-    notes = [f"{n:,} of {c:,}" for n, c in zip(table["number"], table["channels"], strict=True)]
-    number, total = int(which.sum()), len(dc)
-    where = f"{'all ' if number > 1 else ''}in {table.index[0]}"
-    if len(table) > 1:
-        layers = _out_of(len(table), dc["site"].nunique(), "layer")
-        where = f"in {layers} (largest share: {notes[0]} in {table.index[0]})"
-    share_text = f"{number:,} of {quantity(total, 'channel')} ({percent(number / total)})"
-    of_sites, more = _references(table.reset_index(), notes)
-    return Finding(
-        headline,
-        f"{number:,} of {quantity(total, 'channel')}",
-        sentence(share_text, where),
-        detail,
-        advice,
-        number / total,
-        references + of_sites,
-        more,
-        measure,
-        share.loc[table.index].to_dict(),
-    )
-
-
 def _dc_power(dc: pd.DataFrame) -> "pd.Series[float]":
     """Mean squared DC of the output of each channel."""
     power: pd.Series[float] = dc["dc_out"] ** 2 + dc["dc_out_std"] ** 2
     return power
-
-
-def if_known(values: "pd.Series[float]", absent: str) -> str:
-    """`absent`; empty if there are no `values`, or one is NaN and therefore wasn't checked."""
-    return absent if len(values) and values.notna().all() else ""
-
-
-def _by_name(sites: pd.DataFrame, values: "pd.Series[float]") -> dict[str, float]:
-    return dict(zip(sites["site"], map(float, values), strict=True))
-
-
-def _references(rows: pd.DataFrame, notes: Sequence[str]) -> tuple[tuple[Reference, ...], int]:
-    """References to the first sites in `rows` that have a note, and the number of the others."""
-    pairs = list(zip(rows["site"], notes, strict=False))
-    references = tuple(Reference(*pair) for pair in pairs[:_MAX_REFERENCES])
-    return references, len(pairs) - len(references)
-
-
-def three_digits(value: float) -> str:
-    """Three significant digits: 1,230; 0.0123; 1.23e-05."""
-    return f"{value:,.3g}" if not 1e3 <= abs(value) < 1e6 else f"{value:,.0f}"
-
-
-def quantity(number: int, noun: str) -> str:
-    """``1 layer``, ``2,048 layers``."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def _out_of(number: int, total: int, noun: str) -> str:
-    if number == total > 1:
-        return f"all {quantity(total, noun)}"
-    return f"{number:,} of {quantity(total, noun)}"
-
-
-def percent(share: float) -> str:
-    """With one decimal; a tiny share is not shown as 0 %, nor almost all as 100 %."""
-    if 0 < share < 0.0005:
-        return "under 0.1\u00a0%"
-    if 0.9995 <= share < 1:
-        return "over 99.9\u00a0%"
-    return f"{share:.1%}".replace("%", "\u00a0%")
