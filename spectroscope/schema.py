@@ -11,6 +11,9 @@ class Column(NamedTuple):
     definition: str
 
 
+# Words for the values of the column `side`, in every plot and on the page.
+SIDES = {"in": "activation input", "out": "activation output"}
+
 # The unit "activation" is that of the tensor at the site, whatever it is in the network.
 COLUMNS = {
     "site": Column("", "one activation call: module#call or module/function#call"),

@@ -25,7 +25,7 @@ from spectroscope.schema import headline
 if TYPE_CHECKING:
     import pandas as pd
 
-    from spectroscope.page.payload import SpectraOf
+    from spectroscope.page.payload import FrameOf
 
 _FOLDER = Path(__file__).parent
 
@@ -42,7 +42,8 @@ def render_report(
     harmonics: "pd.DataFrame | None",
     predictions: "pd.DataFrame | None",
     spectrogram: "pd.DataFrame | None",
-    spectra: "SpectraOf",
+    spectra: "FrameOf",
+    examples: "FrameOf",
 ) -> str:
     """HTML of a report.
 
@@ -60,16 +61,18 @@ def render_report(
         spectrogram: `Report.spectrogram()`; None if nothing was recorded.
         spectra: called with the name of a site; returns `Report.spectra()` of that site, or None.
             One site at a time, because spectra of all sites may not fit into memory.
+        examples: likewise of `Report.examples()`.
     """
     from spectroscope.page import findings, overview, payload, templates
     from spectroscope.page.coverage import summarize_coverage
 
     sections = {"findings": "Findings", "about": "Run details", "coverage": "Coverage"}
-    drawn = templates.templates()
+    drawn, undrawn = templates.templates(), ""
     if not sites.empty and spectrogram is not None:
         sections = {"findings": "Findings", "layers": "Layers", **sections}
         frame, panels = payload.cells(spectrogram), payload.panels(sites)
         drawn |= overview.overview(frame, overview.POWER, panels)
+        undrawn = overview.undrawn(frame)
     return render(
         "page.html",
         title=title or _subject(about),
@@ -80,6 +83,7 @@ def render_report(
             "channels": len(dc),
             "inputs": 0 if sites.empty else int(sites["n_samples"].max()),
         },
+        undrawn=undrawn,
         coverage=summarize_coverage(coverage),
         findings=findings.findings(sites, dc, aliasing),
         sites=payload.site_table(sites),
@@ -91,6 +95,7 @@ def render_report(
                 sites,
                 dc,
                 spectra=spectra,
+                examples=examples,
                 aliasing=aliasing,
                 harmonics=harmonics,
                 predictions=predictions,
@@ -108,7 +113,7 @@ def render_comparison(
     unmatched: "pd.DataFrame",
     describe: "pd.DataFrame",
     spectrograms: "tuple[pd.DataFrame, pd.DataFrame] | None",
-    spectra: "tuple[SpectraOf, SpectraOf]",
+    spectra: "tuple[FrameOf, FrameOf]",
 ) -> str:
     """HTML of the changes between two reports.
 
@@ -125,11 +130,12 @@ def render_comparison(
     from spectroscope.page import comparison, overview, templates
 
     sections = {"findings": "Findings", "about": "Reports compared", "coverage": "Matching"}
-    drawn = templates.templates("A", "B")
+    drawn, undrawn = templates.templates("A", "B"), ""
     if not sites.empty and spectrograms is not None:
         sections = {"findings": "Findings", "layers": "Layers", **sections}
         frame, panels = comparison.cells(sites, spectrograms), comparison.panels(sites)
         drawn |= overview.overview(frame, overview.change_scale(frame), panels)
+        undrawn = overview.undrawn(frame)
     return render(
         "comparison.html",
         title=title or f"Changes in {' and '.join(dict.fromkeys(map(_subject, about)))}",
@@ -140,6 +146,7 @@ def render_comparison(
         ],
         matched=len(sites),
         unmatched=unmatched,
+        undrawn=undrawn,
         findings=comparison.findings(sites, channels),
         sites=comparison.site_table(sites),
         numbers={site: number for number, site in enumerate(sites["site"])},

@@ -9,7 +9,7 @@ import pandas as pd
 from spectroscope.page.finding import Finding, Findings, Reference, channel_finding, if_known
 from spectroscope.page.findings import FEW_INPUTS
 from spectroscope.page.numbers import quantity, rounded, three_digits
-from spectroscope.page.payload import SpectraOf, depth
+from spectroscope.page.payload import FrameOf, depth
 from spectroscope.page.spectra import Spectra, bins_within_budget
 
 CHANGED = 0.5  # |effect_size|, a medium effect according to Cohen; named in the finding's text
@@ -39,7 +39,7 @@ def site_table(sites: pd.DataFrame) -> pd.DataFrame:
 
 
 def embedded(
-    sites: pd.DataFrame, channels: pd.DataFrame, spectra: tuple[SpectraOf, SpectraOf]
+    sites: pd.DataFrame, channels: pd.DataFrame, spectra: tuple[FrameOf, FrameOf]
 ) -> dict[str, Any]:
     """Data for the script, ready for JSON; arguments as of `render_comparison`."""
     channels_of = dict(iter(channels.groupby("site", sort=False)))

@@ -218,7 +218,7 @@ function layerFigures(layer, order, chosen, boxes) {
           if (from[`${side}_${i}`]) table[`${side} ${of}`] = from[`${side}_${i}`];
         });
       }
-      single.label.forEach((label, i) => { table[label.replace(",", "")] = single.ys[i]; });
+      single.label.forEach((label, i) => { table[`${label.replace(",", "")} (steps of ${spectra.step} dB)`] = single.ys[i]; });
       const rows = freq.map((f, i) => i).filter((i) => freq[i] >= start && freq[i] <= end)
         .map((i) => Object.values(table).map((column) => column[i]).join(","));
       return [Object.keys(table).join(","), ...rows].join("\n") + "\n";
@@ -238,6 +238,66 @@ function scatterFigure(layer, box) {
     span(model.x_range, least - margin, most + margin);
     span(model.y_range, least - margin, most + margin);
   });
+}
+
+// Both sides of an example in activation units; the least whole number is NaN or infinite.
+function valuesOf({ cells, greatest }, images) {
+  const { buffer } = Uint8Array.from(atob(cells), (c) => c.charCodeAt(0));
+  const steps = images ? new Int8Array(buffer) : new Int16Array(buffer), most = images ? 127 : 32767;
+  const values = Float32Array.from(steps, (v) => (v < -most ? NaN : v / most * greatest));
+  return [values.subarray(0, values.length / 2), values.subarray(values.length / 2)];
+}
+
+// Figures of one channel: a waveform, or images before and after.
+function exampleFigures(layer, figure, place) {
+  const { images, unit } = layer.examples, title = html("p", { class: "quiet" });
+  const sides = images ? ["before", "after"] : [""];
+  const boxes = sides.map((side) => figure(`Example ${place + 1} of ${layer.site} ${side}`.trim()));
+  const captions = sides.map(() => html("p", { class: "quiet" }));
+  let panel;
+  const parts = boxes.map((box, i) => {
+    const entry = { fill: () => {} };
+    draw(images ? "feature_map" : "waveform", box, (part, model) => {
+      entry.fill = () => (images ? map : wave)(part, model, i);
+      entry.fill();
+    });
+    return entry;
+  });
+  function map(part, model, i) {
+    const [rows, columns] = panel.size, image = valuesOf(panel, true)[i];
+    part("colors").high = panel.greatest || 1;
+    part("colors").low = -part("colors").high;
+    model.aspect_ratio = columns / rows;
+    span(model.x_range, 0, columns);
+    span(model.y_range, rows, 0);
+    part("feature_map").data = { image: [ndarray(image, { dtype: "float32", shape: [rows, columns] })], dw: [columns], dh: [rows] };
+  }
+  function wave(part, model) {
+    const [before, after] = valuesOf(panel, false);
+    const x = Array.isArray(panel.x) ? panel.x : Array.from(before, (_, i) => i * panel.x);
+    const known = [...before, ...after, 0].filter((v) => !Number.isNaN(v));
+    const least = Math.min(...known), most = Math.max(...known), margin = (most - least || 1) * 0.05;
+    part("waveform").data = { x, in: [...before], out: [...after] };
+    part("dc").data = { y: panel.dc[1] === null ? [] : [number(panel.dc[1])] };
+    span(model.x_range, x[0], x[x.length - 1]);
+    span(model.y_range, least - margin, most + margin);
+    part("x").axis_label = `${unit === "s" ? "time" : "position"} (${unit})`;
+  }
+  const element = html("div", {}, title, html("div", { class: images ? "maps" : "" },
+    ...boxes.map((box, i) => html("div", {}, box, captions[i]))));
+  return {
+    element,
+    show(next) {
+      element.hidden = !next;
+      if (!next) return;
+      panel = next;
+      const [before, after] = panel.dc.map((dc) => formatted(dc));
+      title.textContent = images ? `channel ${panel.channel}, ±${formatted(panel.greatest)}`
+        : `channel ${panel.channel}, DC ${before} → ${after}`;
+      if (images) captions.forEach((c, i) => { c.textContent = `${sides[i]}, DC ${i ? after : before}`; });
+      parts.forEach((part) => part.fill());
+    },
+  };
 }
 
 function thumbnail(box) {

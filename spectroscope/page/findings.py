@@ -244,13 +244,18 @@ def _aliased(sites: pd.DataFrame, aliasing: pd.DataFrame | None) -> Finding | st
     rates = sites["decimation"][~sites["shape"].map(is_single_value)]
     known = above.notna().all() and rates.notna().all()
     above = above.dropna()
-    worst = above[above > ALIASED].sort_values(ascending=False, kind="stable")
+    by_site = dict(iter(folding.groupby("site", sort=False)))
+    folded = pd.Series({site: folded_share(by_site[site], part) for site, part in above.items()})
+    # What folds, or where that isn't known, what can at most.
+    share = folded.astype(float).fillna(above)
+    worst = share[share > ALIASED].sort_values(ascending=False, kind="stable")
     threshold = f"more than {100 * ALIASED:g}\u00a0%"
+    beyond = "above the next Nyquist frequency"
     if worst.empty:
-        absent = (
-            f"aliasing ({threshold} of a layer's output power above the next Nyquist frequency)"
-        )
+        some = "folded, or where that is not known, " if folded.notna().any() else ""
+        absent = f"aliasing ({threshold} of a layer's output power {some}{beyond})"
         return absent if known else ""
+    certain = folded[worst.index].notna()
     # The channel with the most power to lose; the largest fraction may be of an almost silent one.
     rows = folding[folding["site"] == worst.index[0]]
     row = rows.loc[rows["power_above"].idxmax()]
@@ -264,25 +269,51 @@ def _aliased(sites: pd.DataFrame, aliasing: pd.DataFrame | None) -> Finding | st
             f"{three_digits(row['peak_freq'])} {unit}{along} and folds to "
             f"{three_digits(row['folds_to'])} {unit}."
         )
-    count = out_of(len(worst), len(above), "layer")
-    references, more = references_to(worst.reset_index(), [percent(part) for part in worst])
+    count = out_of(len(worst), len(share), "layer")
+    notes = [
+        f"{percent(part)} {'folds' if sure else 'above Nyquist'}"
+        for part, sure in zip(worst, certain, strict=True)
+    ]
+    references, more = references_to(worst.rename_axis("site").reset_index(), notes)
+    if certain.all():
+        fate = "folded by it (folded_fraction)"
+    elif certain.any():
+        fate = f"folded by it (folded_fraction), or {beyond} where what folds is not known"
+    else:
+        fate = f"{beyond}, which folds unless filtered out; how much does is not known"
+    first = worst.index[0]
+    folding_part = f" and {percent(worst.iloc[0])} folds" if certain.iloc[0] else ""
     return Finding(
         "Aliasing",
         f"{percent(worst.iloc[0])} of power",
         f"{count[0].upper()}{count[1:]} directly before a stride or pooling "
-        f"{'has' if len(worst) == 1 else 'have'} {threshold} of the output power above the next "
-        "Nyquist frequency, which folds unless filtered out.",
-        f"{worst.index[0]} is worst: "
-        f"{percent(worst.iloc[0])} of its output power lies above "
+        f"{'has' if len(worst) == 1 else 'have'} {threshold} of the output power {fate}.",
+        f"{first} is worst: {percent(above[first])} of its output power lies above "
         f"{three_digits(row['next_nyquist'])} {unit}, where {row['downsampling']} lowers the "
-        f"sampling rate{by}.{folds}",
+        f"sampling rate{by}{folding_part}.{folds}",
         "Blur before the stride (an anti-aliased pooling such as BlurPool).",
         float(worst.iloc[0]),
         references,
         more,
-        "power above the next Nyquist frequency",
+        "power that folds" if certain.all() else f"power that folds, or {beyond}",
         worst.to_dict(),
     )
+
+
+def folded_share(rows: pd.DataFrame, above: float) -> float:
+    """Share of a site's output power that folds, of all channels together; NaN: not known.
+
+    Args:
+        rows: of `Report.aliasing()`, of one site.
+        above: `above_next_nyquist` of the site, which says how much power there is in total.
+    """
+    of_channel = rows["above_next_nyquist"]
+    if (rows["folded_fraction"].isna() & (of_channel > 0)).any():
+        return math.nan
+    if not above > 0:
+        return above
+    folded = (rows["folded_fraction"] / of_channel * rows["power_above"])[of_channel > 0]
+    return float(above * folded.sum() / rows["power_above"].sum())
 
 
 def _dc_power(dc: pd.DataFrame) -> "pd.Series[float]":

@@ -23,6 +23,7 @@ from spectroscope.page.figures import (
     set_label,
     themed,
 )
+from spectroscope.page.numbers import quantity
 
 RANGE = 60  # dB of a colour scale
 _ROW = 16  # pixels of a layer's row, of few layers
@@ -81,7 +82,7 @@ def overview(
     figures = [dc]
     known = frame[frame["freq"].notna()]
     if not known.empty:
-        unit = str(known.drop_duplicates("site")["freq_unit"].mode().iloc[0])
+        unit = _unit(known)
         figures.append(_map(known[known["freq_unit"] == unit], unit, rows, height, scale, mapper))
     bars = []
     for number, (title, values) in enumerate(panels.items()):
@@ -102,6 +103,25 @@ def overview(
     return {
         name: as_item(row(*plots, sizing_mode="stretch_width")) for name, plots in layouts.items()
     }
+
+
+def undrawn(frame: pd.DataFrame) -> str:
+    """Of which layers the overview has the DC alone, in a sentence; empty if of none."""
+    known = frame["freq"].notna()
+    if not known.any():
+        return ""
+    unit = _unit(frame[known])
+    layers = frame.assign(known=known).drop_duplicates("site")
+    without = int((~layers["known"]).sum())
+    others = layers["freq_unit"][layers["known"] & (layers["freq_unit"] != unit)].value_counts()
+    parts = [f"{quantity(n, 'layer')} with frequencies in {other}" for other, n in others.items()]
+    parts += [f"{quantity(without, 'layer')} without spectra to draw"] if without else []
+    return f"DC alone is drawn of {' and of '.join(parts)}." if parts else ""
+
+
+def _unit(known: pd.DataFrame) -> str:
+    """Unit of the frequencies of most layers."""
+    return str(known.drop_duplicates("site")["freq_unit"].mode().iloc[0])
 
 
 def _map(

@@ -242,7 +242,7 @@ function detail(layer) {
             html("button", { type: "button", class: "more",
               click: () => download(`${layer.site}.csv`, figures.csv()) }, "CSV")),
           boxes.spectrum, legendList,
-          html("p", { class: "quiet" }, `Lines are medians over channels, bands 10–90 %.${bins}`)),
+          html("p", { class: "quiet" }, `Lines are medians over channels, bands 10–90 %.${bins} Single channels are in steps of ${layer.spectra.step} dB.`)),
         html("div", {},
           html("h4", {}, "Channels"),
           html("p", { class: "tools" },
@@ -270,6 +270,7 @@ function detail(layer) {
     extras.push(html("div", {}, html("h4", {}, "Harmonics"),
       smallTable(layer.harmonics, "Harmonics of f0, medians over channels")));
   }
+  if (layer.examples) parts.push(examples(layer, figure));
   const source = layer.source ? [html("p", { class: "quiet" }, "Channels of ", html("bdi", {}, layer.source))] : [];
   const content = html("div", { class: "panel" }, html("h3", {}, layer.site), ...source, ...parts,
     ...(extras.length ? [html("div", { class: "pair" }, ...extras)] : []), table.details);
@@ -278,6 +279,26 @@ function detail(layer) {
     table.reveal(channel);
   };
   return content;
+}
+
+// Examples of a layer: a box for each channel, filled with the input that is chosen.
+function examples(layer, figure) {
+  const { images, panels } = layer.examples, inputs = [...new Set(panels.map((p) => p.input))];
+  const of = (input) => panels.filter((p) => p.input === input);
+  const most = Math.max(...inputs.map((input) => of(input).length));
+  const boxes = [...Array(most)].map((_, place) => exampleFigures(layer, figure, place));
+  const show = (input) => boxes.forEach((box, i) => box.show(of(Number(input))[i]));
+  show(inputs[0]);
+  const choose = inputs.length < 2 ? [] : [html("p", { class: "tools" },
+    choice("input", Object.fromEntries(inputs.map((i) => [i, String(i)])), show))];
+  const key = images ? [html("span", {}, "White is 0, blue is negative, red is positive; both sides of a channel have one scale.")]
+    : [["0", `${data.titles.in} (dashed)`], ["1", data.titles.out]].map(([color, words]) =>
+      html("span", {}, html("span", { class: `swatch color-${color}` }), words))
+      .concat(html("span", {}, "— · DC of the output"));
+  return html("div", { class: "examples" }, html("h4", {}, "Example inputs"), ...choose,
+    html("div", { class: "trio" }, ...boxes.map((box) => box.element)),
+    html("p", { class: "quiet legend" }, ...key),
+    html("p", { class: "quiet" }, "Channels with the largest, median and smallest DC of the first batch."));
 }
 
 const isOpen = (row) => row.querySelector("button")?.getAttribute("aria-expanded") === "true";
@@ -339,8 +360,13 @@ if (depth && data.figures.overview) {
 }
 document.querySelectorAll("[data-values]").forEach(thumbnail);
 // What is folded away is printed.
+let unfolded = [];
 addEventListener("beforeprint", () => {
-  document.querySelectorAll("details").forEach((details) => { details.open = true; });
+  unfolded = [...document.querySelectorAll("details:not([open])")];
+  for (const details of unfolded) details.open = true;
+});
+addEventListener("afterprint", () => {
+  for (const details of unfolded) details.open = false;
 });
 
 // A hash that was typed, or that the user went back to.

@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from spectroscope.page.examples import embedded as embedded_examples
+from spectroscope.page.findings import folded_share
 from spectroscope.page.numbers import percent, quantity, rounded, three_digits, to_json
 from spectroscope.page.spectra import Spectra, bins_within_budget
-from spectroscope.schema import COLUMNS
+from spectroscope.schema import COLUMNS, SIDES
 
 # The first columns of the table of layers. The other columns of `Report.sites()` follow.
 _FIRST = ["site", "source", "kind", "channels", "shape", "dc_fraction", "active_fraction",
@@ -29,7 +31,7 @@ _PANELS = {"dc_fraction": "DC", "active_fraction": "active", "introduced_fractio
 NO_POWER = -200.0  # dB of the total, beyond any colour
 NO_SPECTRA = "No spectra: they need spectra=True and inputs of one length greater than 1."
 SUMMARY_ROWS = 6
-SpectraOf = Callable[[str], pd.DataFrame | None]
+FrameOf = Callable[[str], pd.DataFrame | None]
 
 
 def site_table(sites: pd.DataFrame) -> pd.DataFrame:
@@ -56,7 +58,8 @@ def embedded(
     sites: pd.DataFrame,
     dc: pd.DataFrame,
     *,
-    spectra: SpectraOf,
+    spectra: FrameOf,
+    examples: FrameOf,
     aliasing: pd.DataFrame | None,
     harmonics: pd.DataFrame | None,
     predictions: pd.DataFrame | None,
@@ -70,8 +73,8 @@ def embedded(
             spectra_of[site] = Spectra.of(frame[frame["site"] == site])
     bins = bins_within_budget([spectra.power["out"].shape for spectra in spectra_of.values()])
     layers = []
-    columns = (sites[name] for name in ("site", "source", "nyquist"))
-    for site, source, nyquist in zip(*columns, strict=True):
+    columns = (sites[name] for name in ("site", "source", "nyquist", "above_next_nyquist"))
+    for site, source, nyquist, above in zip(*columns, strict=True):
         channels = channels_of[site]
         values = _informative(channels).drop(columns=_NOT_OF_CHANNELS)
         layer: dict[str, Any] = {"site": site, "channels": _columns(values)}
@@ -89,9 +92,11 @@ def embedded(
         if site in predictions_of:
             layer["predictions"] = _columns(_predictions(predictions_of[site]))
         if site in aliasing_of:
-            layer |= _aliasing(aliasing_of[site])
+            layer |= _aliasing(aliasing_of[site], above)
+        if (frame := examples(site)) is not None and (panels := embedded_examples(frame)):
+            layer["examples"] = panels
         layers.append(layer)
-    titles = {"spectrum": "Spectra of input and output", "in": "input", "out": "output"}
+    titles = {"spectrum": "Spectra of input and output", **SIDES}
     return {"layers": layers, "depth": depth(sites, DEPTH), "titles": titles}
 
 
@@ -122,13 +127,15 @@ def _marks(harmonics: pd.DataFrame, nyquist: float) -> list[tuple[float, str]]:
     return [(to_json(float(freq)), text) for freq, text in marks]
 
 
-def _aliasing(rows: pd.DataFrame) -> dict[str, Any]:
-    """The next Nyquist frequency of a layer, and a sentence on what is above it."""
+def _aliasing(rows: pd.DataFrame, above: float) -> dict[str, Any]:
+    """The next Nyquist frequency of a layer, and sentences on what is above it and what folds."""
     row = rows.iloc[0]
-    power, total = rows["power_above"], rows["power_above"] / rows["above_next_nyquist"]
-    if row["global_pooling"] or math.isnan(row["next_nyquist"]) or not total.sum() > 0:
+    if row["global_pooling"] or math.isnan(row["next_nyquist"]) or math.isnan(above):
         return {}
-    share = percent(float(power.sum() / total.sum()))
+    folded = folded_share(rows, above)
+    folds = "How much of it folds is not known."
+    if not math.isnan(folded):
+        folds = f"{percent(folded)} of the output power folds."
     where = f"{three_digits(row['next_nyquist'])} {row['freq_unit']}"
     behind = ""
     if between := int(row["activations_between"]):
@@ -137,8 +144,8 @@ def _aliasing(rows: pd.DataFrame) -> dict[str, Any]:
         )
     return {
         "next_nyquist": to_json(float(row["next_nyquist"])),
-        "aliasing": f"{share} of the output power lies above {where}, the Nyquist frequency after "
-        f"{row['downsampling']}.{behind}",
+        "aliasing": f"{percent(above)} of the output power lies above {where}, the Nyquist "
+        f"frequency after {row['downsampling']}. {folds}{behind}",
     }
 
 

@@ -4,16 +4,18 @@ page.js draws them for the layer that is opened, and fills their data sources, f
 """
 
 from bokeh.core.properties import value
-from bokeh.models import ColumnDataSource, HoverTool, Image, LinearColorMapper, Range1d
+from bokeh.models import BasicTicker, ColumnDataSource, HoverTool, Image, LinearColorMapper, Range1d
+from bokeh.palettes import RdBu11, interp_palette
 from bokeh.plotting import figure
 
 from spectroscope.page.figures import FONT, Item, as_item, color_bar, new_figure, set_label, themed
+from spectroscope.schema import SIDES
 
 _CLEAR = "#00000000"
 _LAYER = 340  # pixels
 
 
-def templates(first: str = "in", second: str = "out") -> dict[str, Item]:
+def templates(first: str = SIDES["in"], second: str = SIDES["out"]) -> dict[str, Item]:
     """Figures of a layer, and the small one of a finding.
 
     Args:
@@ -27,6 +29,8 @@ def templates(first: str = "in", second: str = "out") -> dict[str, Item]:
         "channels": as_item(_channels()),
         "scatter": as_item(_scatter()),
         "thumbnail": as_item(_thumbnail()),
+        "waveform": as_item(_waveform()),
+        "feature_map": as_item(_feature_map()),
     }
 
 
@@ -121,6 +125,43 @@ def _thumbnail() -> figure:
     plot.toolbar_location = None
     plot.grid.visible = False
     themed(plot, background_fill_color="--raised")
+    return plot
+
+
+def _waveform() -> figure:
+    """Both sides of a channel over time, and the DC of its output."""
+    plot = new_figure(170, x_range=Range1d(start=0, end=1), y_range=Range1d(start=0, end=1))
+    source = ColumnDataSource({"x": [], "in": [], "out": []}, name="waveform")
+    dc = plot.hspan(y="y", source=ColumnDataSource({"y": []}, name="dc"), line_dash="dotdash")
+    themed(dc.glyph, line_color="--ink")
+    # The input over the output, which a ReLU makes equal in part.
+    for side, dash, color in (("out", "solid", "--c1"), ("in", "dashed", "--c0")):
+        line = plot.line("x", side, source=source, line_width=1.5, line_dash=dash)
+        themed(line.glyph, line_color=color)
+    tooltips = [("at", "@x{0.000a}"), *((words, f"@{side}") for side, words in SIDES.items())]
+    plot.add_tools(HoverTool(renderers=[line], mode="vline", tooltips=tooltips))
+    plot.yaxis.ticker = BasicTicker(desired_num_ticks=3, num_minor_ticks=0)
+    plot.xaxis.ticker = BasicTicker(desired_num_ticks=4, num_minor_ticks=0)
+    return plot
+
+
+def _feature_map() -> figure:
+    """One side of a channel of an image; white is 0."""
+    plot = new_figure(
+        160,
+        x_range=Range1d(start=0, end=1),
+        y_range=Range1d(start=1, end=0),
+        toolbar_location=None,
+        aspect_ratio=1,
+    )
+    palette = interp_palette(RdBu11, 255)
+    mapper = LinearColorMapper(palette=palette, low=-1, high=1, nan_color=_CLEAR, name="colors")
+    source = ColumnDataSource({"image": [], "dw": [], "dh": []}, name="feature_map")
+    image = Image(image="image", x=0, y=0, dw="dw", dh="dh", color_mapper=mapper)
+    drawn = plot.add_glyph(source, image)
+    plot.add_tools(HoverTool(renderers=[drawn], tooltips=[("", "@image")]))
+    plot.axis.visible = False
+    plot.grid.visible = False
     return plot
 
 

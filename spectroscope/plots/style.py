@@ -14,7 +14,8 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-SIDES = {"in": "activation input", "out": "activation output"}
+from spectroscope.schema import SIDES
+
 # seaborn is a dependency for this palette, and for the themes of the figures that `run` and the
 # examples write. Its plot functions do not fit: stripplot's jitter is random, heatmap has
 # categorical axes, and lineplot ignores NaN, which here means no power.

@@ -321,9 +321,9 @@ class Report:
     def page(self, path: str | os.PathLike[str], *, title: str | None = None) -> None:
         """Write the report as one self-contained HTML page that needs no network.
 
-        It has a spectrogram through depth, findings, spectra and tables of layers and channels, run
-        details, coverage, and the definition of every column. It follows the system's dark mode and
-        can be printed. Bokeh draws its figures, and is in the file.
+        It has a spectrogram through depth, findings, spectra, examples and tables of layers and
+        channels, run details, coverage, and the definition of every column. It follows the
+        system's dark mode and can be printed. Bokeh draws its figures, and is in the file.
 
         Args:
             path: of the file, in an existing folder. An existing file is replaced; if writing fails
@@ -347,11 +347,15 @@ class Report:
             predictions=export.recorded(self.predictions),
             spectrogram=export.recorded(self.spectrogram),
             spectra=self._spectra_of,
+            examples=self._examples_of,
         )
         page.save(html, path)
 
     def _spectra_of(self, site: str) -> pd.DataFrame | None:
         return export.recorded(self.spectra, glob.escape(site))
+
+    def _examples_of(self, site: str) -> pd.DataFrame | None:
+        return export.recorded(self.examples, glob.escape(site))
 
     def _repr_html_(self) -> str:
         from spectroscope import page

@@ -12,7 +12,7 @@ import pandas as pd
 from spectroscope.schema import COLUMNS, COMPARISON_COLUMNS, HEADLINE
 
 if TYPE_CHECKING:  # the page needs jinja2
-    from spectroscope.page.findings import Findings
+    from spectroscope.page.finding import Findings
 
 # Of `Report.sites()`, the most important first: a narrow terminal has fewer.
 SITE_COLUMNS = ["site", "dc_out", "dc_out_std", "dc_fraction", "active_fraction", "dead_fraction",
