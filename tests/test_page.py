@@ -3,6 +3,7 @@
 import base64
 import html.parser
 import json
+import math
 import re
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from torch import nn
 import spectroscope
 from spectroscope import page, run
 from spectroscope.page import comparison as comparison_page
-from spectroscope.page import numbers, payload
+from spectroscope.page import numbers, overview, payload
 from spectroscope.page import spectra as page_spectra
 from spectroscope.page.coverage import summarize_coverage
 from spectroscope.page.finding import Findings, Reference
@@ -176,11 +177,24 @@ def test_checks_that_cannot_be_made_are_not_reported_as_absent():
 
 def test_aliasing_names_the_folded_frequency_and_excludes_global_pooling():
     t = torch.arange(64) / 64.0  # 1 s
-    tone = 3 + torch.cos(2 * torch.pi * 20 * t).expand(12, 2, -1)
+    tone = 3 + 2.5 * torch.cos(2 * torch.pi * 20 * t).expand(12, 2, -1)
     model = nn.Sequential(nn.ReLU(), nn.AvgPool1d(2))
     result = finding(report_of(model, tone, fs=64.0), "Aliasing")
-    # Power 1/2 of 9 + 1/2 at 20 Hz; at 32 samples a second that is 12 Hz.
-    assert f"{0.5 / 9.5:.1%}".replace("%", "\u00a0%") in result.number
+    # Power 2.5²/2 of 9 + 2.5²/2 at 20 Hz; at 32 samples a second that is 12 Hz. The average of two
+    # samples has the response cos(πf/fs).
+    above = 3.125 / 12.125
+    folded = above * math.cos(math.pi * 20 / 64) ** 2
+    as_percent = lambda share: f"{share:.1%}".replace("%", "\u00a0%")  # noqa: E731
+    assert result.number == f"{as_percent(folded)} of power"
+    assert f"{as_percent(above)} of its output power lies above 16 Hz" in result.detail
+    layer = embedded(report_of(model, tone, fs=64.0))["layers"][0]
+    assert f"{as_percent(folded)} of the output power folds" in layer["aliasing"]
+    # Max pooling has no frequency response: what folds isn't known.
+    unknown = finding(
+        report_of(nn.Sequential(nn.ReLU(), nn.MaxPool1d(2)), tone, fs=64.0), "Aliasing"
+    )
+    assert unknown.number == f"{as_percent(above)} of power"
+    assert "is not known" in unknown.text
     assert "is at 20 Hz and folds to 12 Hz" in result.detail
     # Named is the channel that loses most power, not the part of one that is all but silent.
     faint = 1e-3 * (2 + torch.cos(2 * torch.pi * 24 * t))
@@ -482,7 +496,7 @@ def test_unknown_columns_come_last_with_their_definition(known, hostile):
         html = page.render_report(
             about=report.about, sites=sites, dc=dc, coverage=report.coverage(), describe=describe,
             aliasing=None, harmonics=None, predictions=None, spectrogram=None,
-            spectra=lambda site: None,
+            spectra=lambda site: None, examples=lambda site: None,
         )  # fmt: skip
         assert HOSTILE not in html
         result = Parsed(html)
@@ -510,12 +524,64 @@ def test_spectra_are_asked_for_site_by_site():
     html = page.render_report(
         about=report.about, sites=report.sites(), dc=report.dc(), coverage=report.coverage(),
         describe=report.describe(), aliasing=None, harmonics=None, predictions=None,
-        spectrogram=None, spectra=spectra,
+        spectrogram=None, spectra=spectra, examples=lambda site: None,
     )  # fmt: skip
     first, second = json.loads(Parsed(html).raw[1])["layers"]
     assert asked == ["0#0", "1#0"]
     assert "spectra" in first
     assert second["note"] == payload.NO_SPECTRA
+
+
+def values_of(panel, dtype):
+    steps = np.frombuffer(base64.b64decode(panel["cells"]), dtype).astype(float)
+    steps[steps == np.iinfo(dtype).min] = np.nan
+    return (steps / np.iinfo(dtype).max * panel["greatest"]).reshape(2, -1)
+
+
+@pytest.mark.parametrize(
+    "x, dtype",
+    [
+        (torch.randn(3, 4, 100), np.int16),
+        (torch.randn(3, 4, 2000), np.int16),
+        (torch.randn(3, 4, 80, 20), np.int8),
+    ],
+)
+def test_examples_are_those_of_the_report(x, dtype):
+    x[0, 0].view(-1)[0] = torch.nan
+    model = nn.ReLU()
+    with spectroscope.record(model, fs=10.0, examples=2) as recorder:
+        model(x)
+    report = recorder.report()
+    frame, layer = report.examples(), embedded(report)["layers"][0]["examples"]
+    assert layer["images"] == (x.dim() == 4)
+    assert len(layer["panels"]) == frame.groupby(["input", "channel"]).ngroups
+    for panel in layer["panels"]:
+        of = frame[(frame["input"] == panel["input"]) & (frame["channel"] == panel["channel"])]
+        exact = np.stack([of[of["side"] == side]["value"] for side in ("in", "out")])
+        step = panel["greatest"] / np.iinfo(dtype).max
+        values = values_of(panel, dtype)
+        np.testing.assert_allclose(values, exact, rtol=1e-3, atol=0.5 * step * 1.01)
+        assert (values[exact == 0] == 0).all()
+        if layer["images"]:
+            assert panel["size"] == [64, 16]
+        else:
+            positions = of[of["side"] == "in"]["position"].to_numpy()
+            x_of = panel["x"]
+            x_of = x_of if isinstance(x_of, list) else x_of * np.arange(len(positions))
+            np.testing.assert_allclose(x_of, positions, rtol=1e-5)
+
+
+def test_without_examples_there_are_none(known):
+    assert all("examples" not in layer for layer in embedded(known)["layers"])
+
+
+def test_layers_of_another_unit_are_named_below_the_overview(known):
+    frame = payload.cells(known.spectrogram())
+    assert overview.undrawn(frame) == ""
+    other = frame.assign(site="other", freq_unit="cycles/pixel")
+    none = other.assign(site="none", freq=np.nan)
+    text = overview.undrawn(pd.concat([frame, other, none]))
+    assert "of 1 layer with frequencies in cycles/pixel and of 1 layer without spectra" in text
 
 
 # ---- The file ----

@@ -12,6 +12,7 @@ import torch
 from helpers import html_of, report_of
 from torch import nn
 
+import spectroscope
 from spectroscope import page
 
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -236,7 +237,7 @@ def test_an_unknown_column_is_the_last_with_its_definition_on_hover(browser, rep
     html = page.render_report(
         about=report.about, sites=report.sites(), dc=dc, coverage=report.coverage(),
         describe=describe, aliasing=None, harmonics=None, predictions=None,
-        spectrogram=None, spectra=lambda site: None,
+        spectrogram=None, spectra=lambda site: None, examples=lambda site: None,
     )  # fmt: skip
     page.save(html, tmp_path / "page.html")
     browser.get((tmp_path / "page.html").as_uri())
@@ -334,6 +335,26 @@ def test_what_is_seen_is_saved_as_csv(opened):
     assert list(table)[:4] == ["frequency (Hz)", "in 10 %", "in median", "in 90 %"]
     np.testing.assert_allclose(table["frequency (Hz)"], np.arange(33))
     assert table["out median"].tolist() == data_of(opened, "bands")["out_1"]
+
+
+def test_examples_are_drawn_and_another_input_is_chosen(browser, tmp_path):
+    x = torch.randn(3, 4, 50)
+    model = nn.ReLU()
+    with spectroscope.record(model, fs=10.0, examples=2) as recorder:
+        model(x)
+    recorder.report().page(tmp_path / "examples.html")
+    browser.get((tmp_path / "examples.html").as_uri() + "#layer-0")
+    frame = recorder.report().examples()
+    channel = frame["channel"].iloc[0]
+    for number in (0, 1):
+        choose(browser, "input", str(number))
+        data = data_of(browser, "waveform")
+        np.testing.assert_allclose(data["in"], x[number, channel], atol=1e-3)
+        np.testing.assert_allclose(data["out"], x[number, channel].relu(), atol=1e-3)
+        np.testing.assert_allclose(data["x"], np.arange(50) / 10, atol=1e-6)
+    dc = data_of(browser, "dc")["y"][0]
+    assert dc == pytest.approx(float(x[1, channel].relu().mean()), rel=1e-3)
+    assert browser.get_log("browser") == []
 
 
 def test_findings_and_the_chart_lead_to_layers(opened):
