@@ -539,7 +539,7 @@ def values_of(panel, dtype):
 
 
 @pytest.mark.parametrize(
-    "x, dtype",
+    ("x", "dtype"),
     [
         (torch.randn(3, 4, 100), np.int16),
         (torch.randn(3, 4, 2000), np.int16),
@@ -549,7 +549,7 @@ def values_of(panel, dtype):
 def test_examples_are_those_of_the_report(x, dtype):
     x[0, 0].view(-1)[0] = torch.nan
     model = nn.ReLU()
-    with spectroscope.record(model, fs=10.0, examples=2) as recorder:
+    with spectroscope.record(model, fs=None if x.dim() == 4 else 10.0, examples=2) as recorder:
         model(x)
     report = recorder.report()
     frame, layer = report.examples(), embedded(report)["layers"][0]["examples"]
@@ -580,7 +580,7 @@ def test_layers_of_another_unit_are_named_below_the_overview(known):
     assert overview.undrawn(frame) == ""
     other = frame.assign(site="other", freq_unit="cycles/pixel")
     none = other.assign(site="none", freq=np.nan)
-    text = overview.undrawn(pd.concat([frame, other, none]))
+    text = overview.undrawn(pd.concat([frame, frame.assign(site="second"), other, none]))
     assert "of 1 layer with frequencies in cycles/pixel and of 1 layer without spectra" in text
 
 

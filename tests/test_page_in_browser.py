@@ -352,7 +352,7 @@ def test_examples_are_drawn_and_another_input_is_chosen(browser, tmp_path):
         np.testing.assert_allclose(data["in"], x[number, channel], atol=1e-3)
         np.testing.assert_allclose(data["out"], x[number, channel].relu(), atol=1e-3)
         np.testing.assert_allclose(data["x"], np.arange(50) / 10, atol=1e-6)
-    dc = data_of(browser, "dc")["y"][0]
+    dc = data_of(browser, "dc_of_example")["y"][0]
     assert dc == pytest.approx(float(x[1, channel].relu().mean()), rel=1e-3)
     assert browser.get_log("browser") == []
 

@@ -278,7 +278,7 @@ function exampleFigures(layer, figure, place) {
     const known = [...before, ...after, 0].filter((v) => !Number.isNaN(v));
     const least = Math.min(...known), most = Math.max(...known), margin = (most - least || 1) * 0.05;
     part("waveform").data = { x, in: [...before], out: [...after] };
-    part("dc").data = { y: panel.dc[1] === null ? [] : [number(panel.dc[1])] };
+    part("dc_of_example").data = { y: panel.dc[1] === null ? [] : [number(panel.dc[1])] };
     span(model.x_range, x[0], x[x.length - 1]);
     span(model.y_range, least - margin, most + margin);
     part("x").axis_label = `${unit === "s" ? "time" : "position"} (${unit})`;

@@ -132,7 +132,9 @@ def _waveform() -> figure:
     """Both sides of a channel over time, and the DC of its output."""
     plot = new_figure(170, x_range=Range1d(start=0, end=1), y_range=Range1d(start=0, end=1))
     source = ColumnDataSource({"x": [], "in": [], "out": []}, name="waveform")
-    dc = plot.hspan(y="y", source=ColumnDataSource({"y": []}, name="dc"), line_dash="dotdash")
+    dc = plot.hspan(
+        y="y", source=ColumnDataSource({"y": []}, name="dc_of_example"), line_dash="dotdash"
+    )
     themed(dc.glyph, line_color="--ink")
     # The input over the output, which a ReLU makes equal in part.
     for side, dash, color in (("out", "solid", "--c1"), ("in", "dashed", "--c0")):

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from spectroscope.plots import checks, style
 from spectroscope.plots.checks import Floats, Names
 from spectroscope.plots.facets import Facets
-from spectroscope.plots.style import SIDES
+from spectroscope.schema import SIDES
 
 _EXAMPLES = "report.examples(site)"
 _COLUMNS = ["input", "channel", "side", "position_unit", "value", "dc"]

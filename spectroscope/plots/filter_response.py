@@ -8,7 +8,7 @@ from matplotlib.lines import Line2D
 from spectroscope.plots import checks, style
 from spectroscope.plots.checks import Floats, Names, Unit
 from spectroscope.plots.spectra import DENSITY, KEY, SPECTRA, unit_of
-from spectroscope.plots.style import SIDES
+from spectroscope.schema import SIDES
 
 _DYNAMIC_RANGE = 80  # dB
 

@@ -10,7 +10,7 @@ from matplotlib.patches import Patch
 
 from spectroscope.plots import checks, style
 from spectroscope.plots.checks import Names, Unit
-from spectroscope.plots.style import SIDES
+from spectroscope.schema import SIDES
 
 _HARMONICS = "report.harmonics(site)"
 _BAR = 0.38  # width

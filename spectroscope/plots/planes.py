@@ -7,7 +7,7 @@ from matplotlib.colors import LogNorm
 
 from spectroscope.plots import checks, style
 from spectroscope.plots.checks import Names
-from spectroscope.plots.style import SIDES
+from spectroscope.schema import SIDES
 
 
 def planes(

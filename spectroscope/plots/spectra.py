@@ -14,7 +14,8 @@ from numpy.typing import ArrayLike
 from spectroscope.plots import checks, style
 from spectroscope.plots.checks import Floats, Names, Unit
 from spectroscope.plots.facets import Facets
-from spectroscope.plots.style import MARKERS, SIDES
+from spectroscope.plots.style import MARKERS
+from spectroscope.schema import SIDES
 
 SPECTRA = "report.spectra(site)"
 DENSITY = 'report.spectra(site, scaling="density")'
