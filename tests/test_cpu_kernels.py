@@ -385,16 +385,16 @@ raise SystemExit(os.waitstatus_to_exitcode(status))
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
-# Prints, of three processes that use one folder one after another, whether the loop was on disk and
-# the sum of the bits of the moments. They are forks of one that has imported everything and
-# compiled nothing. Before the third the indexes on disk are damaged; their number is printed.
+# Prints, of three processes that use one folder one after another, how many loops were on disk and
+# the sum of the bits after a merge, and after a reading but for the third. They are forks of one
+# that has imported everything and compiled nothing. Before the third the indexes on disk are damaged; their number is printed.
 CACHE = """
 import os, pathlib, torch
 from spectroscope.dsp.kernels import dispatch
 torch.manual_seed(0)
 x = torch.randn(64, 6, 256, dtype=torch.float64)
-table = torch.zeros(27, 6, dtype=torch.float64)
-loop = dispatch.cpu_kernels().read_lines.__wrapped__
+table = torch.rand(27, 6, dtype=torch.float64)
+loops = [getattr(dispatch.cpu_kernels(), name).__wrapped__ for name in ("merge", "read_lines")]
 for number in range(3):
     if number == 2:
         indexes = list(pathlib.Path(os.environ["NUMBA_CACHE_DIR"]).rglob("*.nbi"))
@@ -403,9 +403,12 @@ for number in range(3):
             index.write_bytes(index.read_bytes()[:20])
     child = os.fork()
     if child == 0:
-        dispatch.read_lines(x, None, 1, range(64), 0, table, None, None, None)
-        bits = table.view(torch.int64).sum().item()
-        print(sum(loop.stats.cache_hits.values()), bits, flush=True)
+        dispatch.merge_moments(table, table.clone())
+        bits = [table.view(torch.int64).sum().item()]
+        if number < 2:
+            dispatch.read_lines(x, None, 1, range(64), 0, table, None, None, None)
+            bits.append(table.view(torch.int64).sum().item())
+        print(sum(sum(loop.stats.cache_hits.values()) for loop in loops), *bits, flush=True)
         os._exit(0)
     os.waitpid(child, 0)
 """
@@ -418,16 +421,16 @@ def test_compiled_code_is_kept_on_disk_and_a_damaged_cache_costs_time_and_no_num
         env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path), "OMP_NUM_THREADS": "1"},
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    first, second, indexes, third = done.stdout.splitlines()
-    assert first.startswith("0 ")
-    assert second == f"1 {first[2:]}"
-    assert int(indexes) > 0
-    assert third == first
+    first, second, indexes, third = (line.split() for line in done.stdout.splitlines())
+    assert first[0] == "0"
+    assert second == ["2", *first[1:]]
+    assert int(indexes[0]) > 0
+    assert third == first[:2]
     # The other loops have the same wrapper.
     public = {n: loop for n, loop in vars(dispatch.cpu_kernels()).items() if n[0] != "_"}
     loops = [loop for loop in public.values() if not inspect.ismodule(loop)]
     retried = dispatch.cpu_kernels().read_lines.__code__
-    assert len(loops) == 4
+    assert len(loops) == 5
     assert all(inspect.isfunction(loop) and loop.__code__ is retried for loop in loops)
 
 

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
 
 import spectroscope
@@ -25,7 +26,10 @@ def test_the_python_of_the_docs_runs(path, tmp_path, monkeypatch, request):
         monkeypatch.setenv("KERAS_BACKEND", "torch")
         pytest.importorskip("keras", reason="Keras (the extra [keras]) isn't installed")
     monkeypatch.chdir(tmp_path)
-    exec(compile(code_of(path), path.name, "exec"), {})
+    try:
+        exec(compile(code_of(path), path.name, "exec"), {})
+    finally:
+        plt.close("all")
 
 
 def test_the_readmes_python_runs(tmp_path, monkeypatch, capsys):

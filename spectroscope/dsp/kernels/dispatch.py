@@ -100,14 +100,17 @@ def read_lines(
         samples, channels = x.shape[:2]
         x_flat, x_strides = _memory(x, "input")
         y_flat, y_strides = (None, x_strides) if y is None else _memory(y, "output")
-        no_means, no_fields, nothing = _nothing(computed_in(x.dtype))
+        sides = x_flat, x_strides, y_flat, y_strides, (samples, channels, lines)
+        length, of_chosen = x.numel() // (samples * channels * lines), (chosen.start, chosen.step)
+        no_means, nothing = _nothing(computed_in(x.dtype))
         x_out, y_out = (nothing, nothing) if out is None else (t.view(-1).numpy() for t in out)
         cpu.read_lines(
-            x_flat, x_strides, y_flat, y_strides, (samples, channels, lines),
-            x.numel() // (samples * channels * lines), (chosen.start, chosen.step), channel,
-            table.numpy(), no_means if means is None else means.numpy(),
-            no_fields if fields is None else fields.view(LINE_FIELDS, -1).numpy(), x_out, y_out,
+            *sides, length, of_chosen, channel, table.numpy(),
+            no_means if means is None else means.numpy(), x_out, y_out,
         )  # fmt: skip
+        if fields is not None:
+            of_lines = fields.view(LINE_FIELDS, -1).numpy()
+            cpu.write_line_moments(*sides, length, of_chosen, of_lines)
         return
     if gpu is not None:
         x = _readable(x, "input")
@@ -271,8 +274,7 @@ _GPU_TYPES = *_CPU_TYPES, torch.float16, torch.bfloat16
 
 
 @lru_cache
-def _nothing(dtype: torch.dtype) -> tuple[Any, Any, Any]:
-    """Empty arrays for means, for fields, and for values of type `dtype`."""
-    float64 = torch.float64
-    means, fields = (torch.empty(rows, 0, dtype=float64) for rows in (MEAN_ROWS, LINE_FIELDS))
-    return means.numpy(), fields.numpy(), torch.empty(0, dtype=dtype).numpy()
+def _nothing(dtype: torch.dtype) -> tuple[Any, Any]:
+    """Empty arrays for products of means, and for values of type `dtype`."""
+    means = torch.empty(MEAN_ROWS, 0, dtype=torch.float64)
+    return means.numpy(), torch.empty(0, dtype=dtype).numpy()

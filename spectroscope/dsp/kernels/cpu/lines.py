@@ -19,8 +19,8 @@ from spectroscope.dsp.kernels.cpu.compilation import (
 from spectroscope.dsp.kernels.cpu.tables import (
     CHANNEL_SUMS,
     add_channels,
+    add_incomplete,
     add_input,
-    add_side,
 )
 from spectroscope.dsp.moments import (
     INPUTS,
@@ -144,29 +144,14 @@ def _finite_moments(x, first, length, rectify):
 def _finite_output(x, x_first, y, y_first, length):
     """As :func:`_finite_moments`, of the output."""
     if y is None:
-        return _finite_moments(x, x_first, length, True)
-    return _finite_moments(y, y_first, length, False)
-
-
-@compile_exactly
-def _write_moments(x, x_first, y, y_first, length, line, fields, k):
-    """Write the moments of a line, or of the finite values in it, to column `k`."""
-    if np.isfinite(line[X_M2] + line[Y_M2]):
-        for field in range(X_FINITE):
-            fields[field, k] = line[field]
-        fields[X_FINITE, k] = fields[Y_FINITE, k] = length
-        return
-    mean, m2, _, count = _finite_moments(x, x_first, length, False)
-    fields[X_MEAN, k], fields[X_M2, k], fields[X_FINITE, k] = mean, m2, count
-    mean, m2, positive, count = _finite_output(x, x_first, y, y_first, length)
-    fields[Y_MEAN, k], fields[Y_M2, k], fields[Y_FINITE, k] = mean, m2, count
-    fields[XY, k], fields[Y_POSITIVE, k] = 0.0, positive
+        return _finite_moments(x, x_first, length, 1)
+    return _finite_moments(y, y_first, length, 0)
 
 
 @retry_uncached
 @compile_exactly
 def read_lines(
-    x, x_strides, y, y_strides, shape, length, chosen, channel, table, means, fields, x_out, y_out
+    x, x_strides, y, y_strides, shape, length, chosen, channel, table, means, x_out, y_out
 ):  # fmt: skip
     """Add moments of inputs to a table, and write the lines of some without their means.
 
@@ -181,8 +166,6 @@ def read_lines(
         channel: the first of the c channels among C.
         table: ``[TABLE_ROWS, C]``, in the layout of `spectroscope.dsp.moments`, added to.
         means: ``[MEAN_ROWS, C]``, of the chosen inputs, likewise; or of no channels.
-        fields: ``[LINE_FIELDS, c · m · f]``, moments of lines of the chosen inputs, written to; or
-            of no columns.
         x_out: ``[m · c · f · T]``, written to: the lines without their means, and 0 where any of
             the f lines isn't finite on both sides. Nothing is written if it is empty.
         y_out: likewise.
@@ -190,7 +173,6 @@ def read_lines(
     samples, channels, lines = shape
     values = lines * length
     start, step = chosen
-    count = max(0, (samples - start + step - 1) // step)
     write = x_out.size > 0
     sums = np.zeros((CHANNEL_SUMS, channels))
     for n in range(samples):
@@ -220,9 +202,6 @@ def read_lines(
                     means_xx += line[X_MEAN] * line[X_MEAN]
                     means_yy += line[Y_MEAN] * line[Y_MEAN]
                     means_xy += line[X_MEAN] * line[Y_MEAN]
-                    if fields.size:
-                        k = (c * count + m) * lines + f
-                        _write_moments(x, first, y, second, length, line, fields, k)
                     if write:
                         to = out + f * length
                         _subtract(x, first, length, line[X_MEAN], x_out, to)
@@ -239,11 +218,50 @@ def read_lines(
                     means[MEANS_YY, k] += means_yy
                     means[MEANS_XY, k] += means_xy
             else:
-                k = np.uint64(channel + c)
-                add_side(table, k, 0, values, _finite_moments(x, x_first, values, False))
-                add_side(table, k, 1, values, _finite_output(x, x_first, y, y_first, values))
+                x_moments = _finite_moments(x, x_first, values, 0)
+                y_moments = _finite_output(x, x_first, y, y_first, values)
+                add_incomplete(table, channel + c, values, x_moments, y_moments)
                 if write and is_chosen:
                     x_out[out : out + values] = 0
                     y_out[out : out + values] = 0
     add_channels(table, channel, sums, values)
+    return 0
+
+
+@retry_uncached
+@compile_exactly
+def write_line_moments(x, x_strides, y, y_strides, shape, length, chosen, fields):
+    """Write the moments of the lines of some inputs, or of the finite values in them.
+
+    Args:
+        x: as in :func:`read_lines`.
+        x_strides: likewise.
+        y: likewise.
+        y_strides: likewise.
+        shape: likewise.
+        length: likewise.
+        chosen: likewise.
+        fields: ``[LINE_FIELDS, c · m · f]``, in the layout of `spectroscope.dsp.moments`.
+    """
+    samples, channels, lines = shape
+    start, step = chosen
+    count = (samples - start + step - 1) // step
+    for m in range(count):
+        n = start + m * step
+        for c in range(channels):
+            for f in range(lines):
+                first = n * x_strides[0] + c * x_strides[1] + f * length
+                second = n * y_strides[0] + c * y_strides[1] + f * length
+                k = (c * count + m) * lines + f
+                line = _moments(x, first, y, second, length)
+                if np.isfinite(line[X_M2] + line[Y_M2]):
+                    for field in range(X_FINITE):
+                        fields[field, k] = line[field]
+                    fields[X_FINITE, k] = fields[Y_FINITE, k] = length
+                    continue
+                mean, m2, _, finite = _finite_moments(x, first, length, 0)
+                fields[X_MEAN, k], fields[X_M2, k], fields[X_FINITE, k] = mean, m2, finite
+                mean, m2, positive, finite = _finite_output(x, first, y, second, length)
+                fields[Y_MEAN, k], fields[Y_M2, k], fields[Y_FINITE, k] = mean, m2, finite
+                fields[XY, k], fields[Y_POSITIVE, k] = 0.0, positive
     return 0

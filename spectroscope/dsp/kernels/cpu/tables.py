@@ -73,41 +73,41 @@ def add_input(sums, k, x_mean, y_mean, xx, yy, xy, positive):
 @compile_exactly
 def add_channels(table, channel, sums, values):
     """Add the sums, over inputs of so many values, to the table, from column `channel` on."""
-    c = slice(channel, channel + sums.shape[1])
-    count = sums[_COUNT]
+    count, scale = sums[_COUNT], float(values)
     for side in range(2):
         dc, mean, m2 = DC + side * DC_SIDE, sums[_X + side], sums[_XX + side]
-        _add_moments(table[dc + BY_ROW : dc + BY_VALUE, c], count, mean, m2, 1.0)
-        _add_moments(table[dc + BY_VALUE : dc + DC_SIDE, c], count, mean, m2, values)
-        _add(table[SUMS + side * SUMS_SIDE + SUM_M2, c], sums[_AC_XX + side])
-    _add(table[SUMS + SUMS_SIDE + SUM_POSITIVE, c], sums[_POSITIVE])
-    joint = table[JOINT:, c]
+        _add_moments(table, dc + BY_ROW, channel, count, mean, m2, 1.0)
+        _add_moments(table, dc + BY_VALUE, channel, count, mean, m2, scale)
+        _add(table, SUMS + side * SUMS_SIDE + SUM_M2, channel, sums[_AC_XX + side])
+    _add(table, SUMS + SUMS_SIDE + SUM_POSITIVE, channel, sums[_POSITIVE])
     for i in range(3):
-        _add(joint[AC_XX + i], sums[_AC_XX + i])
-        _add(joint[M2_XX + i], sums[_AC_XX + i])
-    _add_pairs(joint, count, sums[_X], sums[_Y], sums[_XX], sums[_YY], sums[_XY], values)
+        _add(table, JOINT + AC_XX + i, channel, sums[_AC_XX + i])
+        _add(table, JOINT + M2_XX + i, channel, sums[_AC_XX + i])
+    _add_pairs(
+        table, channel, count, sums[_X], sums[_Y], sums[_XX], sums[_YY], sums[_XY], scale
+    )  # fmt: skip
 
 
 @compile_exactly
-def add_side(table, k, side, values, moments):
-    """Add one side of an input of so many values to column `k` of the table.
+def add_incomplete(table, channel, values, x_moments, y_moments):
+    """Add an input that isn't finite on both sides to column `channel` of the table.
 
     Args:
         table: ``[TABLE_ROWS, C]``.
-        k: the channel.
-        side: 0: input, 1: output.
-        values: number of values.
-        moments: mean, M2, number > 0 and number of the finite values.
+        channel: the channel.
+        values: number of values of each side.
+        x_moments: mean, M2, number > 0 and number of the finite values of x.
+        y_moments: likewise of y.
     """
-    mean, m2, positive, finite = moments
-    dc, sums, c = DC + side * DC_SIDE, SUMS + side * SUMS_SIDE, slice(k, k + 1)
-    means, zero = np.array([mean]), np.zeros(1)
-    once, often = np.array([min(finite, 1.0)]), np.array([finite])
-    _add_moments(table[dc + BY_ROW : dc + BY_VALUE, c], once, means, zero, 1.0)
-    _add_moments(table[dc + BY_VALUE : dc + DC_SIDE, c], often, means, zero, 1.0)
-    table[sums + SUM_M2, k] += m2
-    table[sums + SUM_POSITIVE, k] += side * positive
-    table[sums + SUM_NONFINITE, k] += values - finite
+    rows = np.zeros((4, 1))
+    for side, (mean, m2, positive, finite) in enumerate((x_moments, y_moments)):
+        rows[0], rows[1], rows[2] = mean, min(finite, 1.0), finite
+        dc, sums = DC + side * DC_SIDE, SUMS + side * SUMS_SIDE
+        _add_moments(table, dc + BY_ROW, channel, rows[1], rows[0], rows[3], 1.0)
+        _add_moments(table, dc + BY_VALUE, channel, rows[2], rows[0], rows[3], 1.0)
+        table[sums + SUM_M2, channel] += m2
+        table[sums + SUM_POSITIVE, channel] += side * positive
+        table[sums + SUM_NONFINITE, channel] += values - finite
 
 
 @retry_uncached
@@ -116,55 +116,59 @@ def merge(first, second):
     """Add table `second`, ``[TABLE_ROWS, C]``, to `first`, as :meth:`ChannelMoments.merge` does."""
     for row in range(DC, SUMS, BY_VALUE):
         weight, mean, m2 = second[row + WEIGHT], second[row + MEAN], second[row + M2]
-        _add_moments(first[row : row + BY_VALUE], weight, mean, m2, 1.0)
+        _add_moments(first, row, 0, weight, mean, m2, 1.0)
     for row in range(SUMS, JOINT):
-        _add(first[row], second[row])
-    pairs = second[JOINT:]
+        _add(first, row, 0, second[row])
     _add_pairs(
-        first[JOINT:], pairs[PAIRS], pairs[MEAN_X], pairs[MEAN_Y], pairs[M2_XX], pairs[M2_YY],
-        pairs[M2_XY], 1.0,
+        first, 0, second[JOINT + PAIRS], second[JOINT + MEAN_X], second[JOINT + MEAN_Y],
+        second[JOINT + M2_XX], second[JOINT + M2_YY], second[JOINT + M2_XY], 1.0,
     )  # fmt: skip
-    for row in range(AC_XX, AC_XY + 1):
-        _add(first[JOINT + row], pairs[row])
+    for row in range(JOINT + AC_XX, JOINT + AC_XY + 1):
+        _add(first, row, 0, second[row])
     return 0
 
 
 @compile_exactly
-def _add(to, values):
+def _add(table, row, channel, values):
+    """Add values to a row of the table, from column `channel` on."""
     for c in range(values.size):
-        to[np.uint64(c)] += values[np.uint64(c)]
+        table[row, np.uint64(channel + c)] += values[np.uint64(c)]
 
 
 @compile_exactly
-def _add_moments(to, weight, mean, m2, scale):
-    """Add moments, whose weight and M2 are multiplied by `scale` (Chan, Golub & LeVeque, 1979)."""
-    to_weight, to_mean, to_m2 = to[WEIGHT], to[MEAN], to[M2]
+def _add_moments(table, row, channel, weight, mean, m2, scale):
+    """Add moments to the rows from `row` on, with weight and M2 multiplied by `scale`.
+
+    Chan, Golub & LeVeque, "Updating formulae and a pairwise algorithm for computing sample
+    variances", 1979.
+    """
+    to_weight, to_mean, to_m2 = table[row + WEIGHT], table[row + MEAN], table[row + M2]
     for c in range(mean.size):
-        k = np.uint64(c)
-        before, added = to_weight[k], weight[k] * scale
+        k, to = np.uint64(c), np.uint64(channel + c)
+        before, added = to_weight[to], weight[k] * scale
         total = before + added
         fraction = added / max(total, 1.0)
-        difference = mean[k] - to_mean[k]
-        to_weight[k] = total
-        to_mean[k] += difference * fraction
-        to_m2[k] += m2[k] * scale + difference * difference * (before * fraction)
+        difference = mean[k] - to_mean[to]
+        to_weight[to] = total
+        to_mean[to] += difference * fraction
+        to_m2[to] += m2[k] * scale + difference * difference * (before * fraction)
 
 
 @compile_exactly
-def _add_pairs(to, pairs, x_mean, y_mean, xx, yy, xy, scale):
+def _add_pairs(table, channel, pairs, x_mean, y_mean, xx, yy, xy, scale):
     """Likewise, of pairs of both sides."""
-    to_pairs, to_x, to_y = to[PAIRS], to[MEAN_X], to[MEAN_Y]
-    to_xx, to_yy, to_xy = to[M2_XX], to[M2_YY], to[M2_XY]
+    to_pairs, to_x, to_y = table[JOINT + PAIRS], table[JOINT + MEAN_X], table[JOINT + MEAN_Y]
+    to_xx, to_yy, to_xy = table[JOINT + M2_XX], table[JOINT + M2_YY], table[JOINT + M2_XY]
     for c in range(pairs.size):
-        k = np.uint64(c)
-        before, added = to_pairs[k], pairs[k] * scale
+        k, to = np.uint64(c), np.uint64(channel + c)
+        before, added = to_pairs[to], pairs[k] * scale
         total = before + added
         fraction = added / max(total, 1.0)
         between = before * fraction
-        x, y = x_mean[k] - to_x[k], y_mean[k] - to_y[k]
-        to_pairs[k] = total
-        to_x[k] += x * fraction
-        to_y[k] += y * fraction
-        to_xx[k] += xx[k] * scale + x * x * between
-        to_yy[k] += yy[k] * scale + y * y * between
-        to_xy[k] += xy[k] * scale + x * y * between
+        x, y = x_mean[k] - to_x[to], y_mean[k] - to_y[to]
+        to_pairs[to] = total
+        to_x[to] += x * fraction
+        to_y[to] += y * fraction
+        to_xx[to] += xx[k] * scale + x * x * between
+        to_yy[to] += yy[k] * scale + y * y * between
+        to_xy[to] += xy[k] * scale + x * y * between
