@@ -115,7 +115,7 @@ def undrawn(frame: pd.DataFrame) -> str:
     without = int((~layers["known"]).sum())
     others = layers["freq_unit"][layers["known"] & (layers["freq_unit"] != unit)].value_counts()
     parts = [f"{quantity(n, 'layer')} with frequencies in {other}" for other, n in others.items()]
-    parts += [f"{quantity(without, 'layer')} without spectra to draw"] if without else []
+    parts += [f"{quantity(without, 'layer')} without spectra"] if without else []
     return f"DC alone is drawn of {' and of '.join(parts)}." if parts else ""
 
 
