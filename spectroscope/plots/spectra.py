@@ -85,7 +85,9 @@ def spectra(
     for panel, channel in zip(facets.panels, selected, strict=True):
         handles = both_sides(panel, frame, [channel], value, scale, names)
         handles += _mark_harmonics(panel, scale, f0, nyquist, f0_name)
-        style.set_default_title(panel, checks.channel_name(channel, names))
+        of_output = frame[(frame["channel"] == channel) & (frame["side"] == "out")][value]
+        silent = " (output is 0)" if (of_output == 0).all() else ""  # not on a logarithmic axis
+        style.set_default_title(panel, checks.channel_name(channel, names) + silent)
     shown_power = frame[frame["channel"].isin(selected)][value].to_numpy(np.float64)
     for panel in facets.panels:  # whose limits may be shared
         style.log_scale_power(panel, before, shown_power)
