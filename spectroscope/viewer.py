@@ -31,7 +31,7 @@ def show(
         options: of :func:`spectroscope.record`, such as ``fs=32.0``.
 
     Returns:
-        The report: `report.summary()` says what stands out, `report.dc()` is the table.
+        The report. `report.summary()` says what stands out, `report.dc()` is the table.
 
     Raises:
         RequestError: the model is in training mode, the page can't be written, or as in `record`.
