@@ -149,8 +149,9 @@ def draw(time: Array, x: Array, table: pd.DataFrame) -> Figure:
         middle.set(xlabel="frequency (Hz)", ylabel="power (dB re activation²)", xlim=(-8, 300),
                    title="DC and sums and differences are new")  # fmt: skip
         middle.text(
-            295, -95, "multiples of 1 Hz:\nfolded at 512 Hz", ha="right", va="top", color="0.3"
-        )
+            295, -100, "multiples of 1 Hz:\nfolded at 512 Hz", ha="right", va="top", color="0.3",
+            bbox={"color": "white", "alpha": 0.8, "pad": 1},
+        )  # fmt: skip
         middle.legend(frameon=False)
         styles = zip(table.groupby("method", sort=False), (orange, blue, gray), "os^", strict=True)
         for (method, rows), color, marker in styles:

@@ -173,7 +173,7 @@ def summary(table: pd.DataFrame) -> str:
     usual = usual.sort_values("harmonic")
     lines = [
         "Amplitude over chance, with 95 % interval; ~ folded (in most windows).",
-        "".join(f"{head:>18}" for head in ["", "DC / std", *range(1, HARMONICS + 1)]),
+        "".join(f"{head:>22}" for head in ["", "DC / std", *range(1, HARMONICS + 1)]),
     ]
     for number, rows in usual.groupby("convolution"):
         cells = [f"convolution {number}" if number else "input",
@@ -184,13 +184,17 @@ def summary(table: pd.DataFrame) -> str:
                 cells.append("can't be measured")
                 continue
             row = known.loc[order]
-            interval = f"({row['low']:.2f} to {row['high']:.2f})"
-            cells.append(f"{'~' if row['folded'] else ''}{row['over_chance']:.2f} {interval}")
-        lines.append("".join(f"{cell:>20}" for cell in cells))
+            interval = f" ({row['low']:.2f} to {row['high']:.2f})" if row["low"] >= 0 else ""
+            cells.append(f"{'~' if row['folded'] else ''}{row['over_chance']:.2f}{interval}")
+        lines.append("".join(f"{cell:>22}" for cell in cells))
     lines.append("")
     for number in (0, 3, 6, 9):
-        rows = usual[(usual["convolution"] == number) & (usual["low"] > 1)]
+        all_rows = usual[(usual["convolution"] == number) & (usual["harmonic"] > 0)]
+        rows = all_rows[all_rows["low"] > 1]
         harmonics = [f"{'~' if row.folded else ''}{row.harmonic}" for row in rows.itertuples()]
+        few = all_rows.loc[all_rows["low"].isna(), "harmonic"]
+        if len(few):
+            harmonics.append(f"unknown for {', '.join(map(str, few))} (too few windows)")
         nyquist = table.loc[table["convolution"] == number, "nyquist_bpm"].iloc[0]
         where = f"After convolution {number}" if number else "In the input"
         lines.append(f"{where} (up to {nyquist:.0f} BPM), above chance: "

@@ -55,7 +55,11 @@ COLUMNS = {
         "mean over inputs of each input's own DC, its mean over time or space, before the "
         "activation. Inputs count alike, whatever their length",
     ),
-    "dc_out": Column("activation", "likewise, after the activation"),
+    "dc_out": Column(
+        "activation",
+        "mean over inputs of each input's own DC, its mean over time or space, after the "
+        "activation. Inputs count alike, whatever their length",
+    ),
     "dc_out_std": Column(
         "activation",
         "standard deviation over inputs (of the population) of each input's own output DC: "
@@ -120,7 +124,11 @@ COLUMNS = {
         "of ReLU(x) = ½x + ½|x|, power of ½x over the output's power, both with DC; may exceed 1, "
         "because the halves cancel where x < 0. NaN for other kinds",
     ),
-    "half_abs_ratio": Column("1", "likewise, power of ½|x| over the output's power"),
+    "half_abs_ratio": Column(
+        "1",
+        "of ReLU(x) = ½x + ½|x|, power of ½|x| over the output's power, both with DC; may exceed "
+        "1. NaN for other kinds",
+    ),
     "regression_gain": Column(
         "1",
         "covariance of output and input over the input's variance, both about each input's own DC "
@@ -197,7 +205,9 @@ COLUMNS = {
         "spectra, harmonics) excludes an input from a channel in which any of its values isn't "
         "finite. NaN in a table: no value is left",
     ),
-    "nonfinite_out": Column("1", "number of output values that are NaN or ±Inf, excluded likewise"),
+    "nonfinite_out": Column(
+        "1", "number of output values that are NaN or ±Inf, excluded as in nonfinite"
+    ),
     "side": Column("", "in or out: input or output of the activation"),
     "freq": Column(
         "see freq_unit",
@@ -296,13 +306,16 @@ COLUMNS = {
         "to the harmonics below and above: √(4σ²/T) for white noise of variance σ². More inputs "
         "don't lower it",
     ),
-    "noise_floor_out": Column("activation", "likewise, in the output"),
+    "noise_floor_out": Column("activation", "the same as noise_floor_in, in the output"),
     "debiased_in": Column(
         "activation",
         "amplitude_in without noise: √(mean squared amplitude − noise_floor_in²), of the inputs of "
         "n_inputs_noise; 0 where the noise is greater",
     ),
-    "debiased_out": Column("activation", "likewise, in the output"),
+    "debiased_out": Column(
+        "activation",
+        "amplitude_out without noise, as debiased_in",
+    ),
     "n_inputs_thd": Column(
         "1",
         "number of inputs in thd: those in which all harmonics 1 … K can be measured, and the "
@@ -313,7 +326,7 @@ COLUMNS = {
         "total harmonic distortion of the input: RMS of the harmonics 2 … K over the "
         "fundamental's, in the inputs of n_inputs_thd; noise included",
     ),
-    "thd_out": Column("1", "likewise, of the output"),
+    "thd_out": Column("1", "total harmonic distortion of the output, as thd_in"),
     "n_inputs_sinad": Column(
         "1",
         "number of inputs in sinad: those whose fundamental can be measured and isn't folded",
@@ -323,7 +336,10 @@ COLUMNS = {
         "power of the input's fundamental over the power of everything else but DC, in the inputs "
         "of n_inputs_sinad",
     ),
-    "sinad_out": Column("dB", "likewise, of the output"),
+    "sinad_out": Column(
+        "dB",
+        "power of the output's fundamental over the power of everything else but DC, as sinad_in",
+    ),
     "f0_confidence": Column(
         "1",
         "of f0='auto': mean over the inputs of n_inputs_sinad of a lower bound of the probability "
@@ -340,7 +356,7 @@ COLUMNS = {
         "height of the value in the image, from the top: the centre of the area that the value is "
         "the mean of",
     ),
-    "column": Column("see position_unit", "likewise, width from the left"),
+    "column": Column("see position_unit", "width of the value in the image, from the left, as row"),
     "position_unit": Column(
         "",
         "s if fs was given, except for images; otherwise samples (pixels) of the model's input, or "

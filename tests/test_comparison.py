@@ -76,6 +76,7 @@ def test_nothing_changed_from_a_report_to_itself(pair):
     assert (changes == 0).all(axis=None)
     assert (result.sites()[["effect_rms", "died", "revived"]] == 0).all(axis=None)
     assert result.unmatched().empty
+    assert "\nNothing stands out.\n" in str(result)
 
 
 def test_there_and_back_is_the_opposite(pair):

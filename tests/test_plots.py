@@ -788,3 +788,21 @@ def test_feature_maps_before_and_after_have_the_same_colours(shown):
     grid[0, 0].figure.draw_without_rendering()
     with pytest.raises(ValueError, match=r"1#0 has signals: plots.waveforms draws them"):
         plots.feature_maps(lines.assign(row=np.nan, column=np.nan))
+
+
+def test_the_panel_of_a_dead_channel_says_that_its_output_is_0(signals):
+    frame = signals.spectra("1#0")
+    frame.loc[(frame["channel"] == 2) & (frame["side"] == "out"), "power"] = 0.0
+    panels = plots.spectra(frame, channels=[2, 3])
+    assert [panel.get_title() for panel in panels] == ["channel 2 (output is 0)", "channel 3"]
+
+
+def test_a_legend_of_ones_own_has_the_fundamental(signals):
+    axes = np.array([given(), given()], dtype=object)
+    plots.spectra(signals.spectra("1#0"), channels=[0, 1], f0=[2.5, 3.0, 3.5], ax=axes)
+    assert axes[0].get_legend_handles_labels()[1] == [
+        "activation input",
+        "activation output",
+        "median f0 and its harmonics",
+        "range of f0",
+    ]

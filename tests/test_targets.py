@@ -57,6 +57,18 @@ def test_booleans_and_text():
         importance(model, [x], "mae", targets=np.array(["a", "b", "c", "d"]))
 
 
+def test_targets_in_batches_say_how_to_join_them():
+    model, x = nn.Sequential(nn.ReLU(), nn.Flatten()).eval(), torch.rand(6, 1, 1)
+    with pytest.raises(RequestError, match=r"an entry for each input \(torch\.cat joins batches\)"):
+        importance(model, x.split(3), "mae", targets=torch.rand(6).split(3))
+
+
+def test_the_metric_of_a_lambda_is_called_metric():
+    model, x = nn.Sequential(nn.ReLU(), nn.Flatten()).eval(), torch.rand(6, 1, 1)
+    table = importance(model, [x], lambda outputs, _: outputs[:, 0], targets=torch.rand(6))
+    assert set(table["metric"]) == {"metric"}
+
+
 @pytest.mark.parametrize("form", ["cut Series", "read-only", "list"])
 def test_specimen(form):
     x = torch.rand(6, 1, 1)

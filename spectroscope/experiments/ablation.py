@@ -171,6 +171,7 @@ def importance(
     if not scores:
         raise RequestError("importance: no batch was given, or no activation asked for ran")
     label = metric if isinstance(metric, str) else getattr(metric, "__name__", "metric")
+    label = "metric" if label == "<lambda>" else label
     base = torch.cat(bases)
     rows = [
         {"site": site.name, **site._asdict(), "operation": name, "metric": label}

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 from numpy.typing import ArrayLike
 
 from spectroscope.plots import checks, style
@@ -86,7 +85,9 @@ def spectra(
     for panel, channel in zip(facets.panels, selected, strict=True):
         handles = both_sides(panel, frame, [channel], value, scale, names)
         handles += _mark_harmonics(panel, scale, f0, nyquist, f0_name)
-        style.set_default_title(panel, checks.channel_name(channel, names))
+        of_output = frame[(frame["channel"] == channel) & (frame["side"] == "out")][value]
+        silent = " (output is 0)" if (of_output == 0).all() else ""  # not on a logarithmic axis
+        style.set_default_title(panel, checks.channel_name(channel, names) + silent)
     shown_power = frame[frame["channel"].isin(selected)][value].to_numpy(np.float64)
     for panel in facets.panels:  # whose limits may be shared
         style.log_scale_power(panel, before, shown_power)
@@ -228,18 +229,21 @@ def _mark_harmonics(
     step = math.ceil(count / min(max(1, room), _MAX_NUMBERED))
     ink, top = style.ink(ax), ax.get_xaxis_transform()
     numbers = [k for k in range(1, count + 1) if k == 1 or k % step == 0]
-    for k in range(1, count + 1) if count <= _MAX_MARKED else numbers:
+    handles: list[Any] = [
         ax.axvline(k * middle, color=ink, lw=0.7, ls=":", alpha=0.8, zorder=0.5)
+        for k in (range(1, count + 1) if count <= _MAX_MARKED else numbers)
+    ][:1]
     for k in numbers:
         ax.annotate(str(k), (k * middle, 0), xycoords=top, xytext=(1.5, 1.5), color=ink,
                     textcoords="offset points", fontsize="x-small", clip_on=True)  # fmt: skip
     label = checks.escape(name)
-    handles = [Line2D([], [], color=ink, lw=0.7, ls=":",
-                      label=f"{label} and its harmonics" if count > 1 else label)]  # fmt: skip
+    # On the drawn artists, so that a legend of one's own has them too.
+    handles[0].set_label(f"{label} and its harmonics" if count > 1 else label)
     if high > low:
-        ax.axvspan(low, high, color=ink, alpha=0.15, lw=0)
         handles[0].set_label(f"median {handles[0].get_label()}")
-        handles.append(Patch(color=ink, alpha=0.15, lw=0, label=f"range of {label}"))  # type: ignore
+        handles.append(
+            ax.axvspan(low, high, color=ink, alpha=0.15, lw=0, label=f"range of {label}")
+        )
     return handles
 
 

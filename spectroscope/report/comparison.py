@@ -55,7 +55,7 @@ class Comparison:
         if not sites.empty:
             found = comparison.findings(sites, self.channels())
             lines += [
-                *map(text.filled, text.sentences(found)),
+                *map(text.filled, text.sentences(found) or ["Nothing stands out."]),
                 "",
                 text.changes_table(sites),
                 text.LEGEND + ".",

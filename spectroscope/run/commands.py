@@ -158,6 +158,7 @@ def export(specimen: Specimen, report: Report, folder: Path, *, parquet: bool = 
 
 def _plot_spectra(specimen: Specimen, spectra: pd.DataFrame, path: Path) -> None:
     # Imported late: other ranks of a distributed run need no matplotlib.
+    import matplotlib as mpl
     import seaborn as sns
     from matplotlib.figure import Figure
 
@@ -179,6 +180,9 @@ def _plot_spectra(specimen: Specimen, spectra: pd.DataFrame, path: Path) -> None
         )
         title = f"{specimen.name}: power spectra at {spectra['site'].iloc[0]}"
         figure.suptitle(title, parse_math=False)
+        figure.supylabel(grid[0].get_ylabel(), fontsize=mpl.rcParams["axes.labelsize"])
+        for panel in grid:  # a row is lower than its label is long
+            panel.set_ylabel("")
         handles, labels = grid[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     figure.savefig(path, dpi=120)

@@ -60,7 +60,10 @@ def as_targets(targets: Any) -> Tensor:
         return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
     except (TypeError, ValueError, RuntimeError) as error:
         reason = first_line(error)
-        raise RequestError(f"targets must be numbers: {reason}") from error
+        raise RequestError(
+            "targets must be numbers, in one tensor, array or list with an entry for each input "
+            f"(torch.cat joins batches): {reason}"
+        ) from error
 
 
 def count(argument: Any) -> int:
