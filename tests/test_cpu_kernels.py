@@ -387,7 +387,8 @@ raise SystemExit(os.waitstatus_to_exitcode(status))
 
 # Prints, of three processes that use one folder one after another, how many loops were on disk and
 # the sum of the bits after a merge, and after a reading but for the third. They are forks of one
-# that has imported everything and compiled nothing. Before the third the indexes on disk are damaged; their number is printed.
+# that has imported everything and compiled nothing. Before the third the indexes on disk are
+# damaged; their number is printed.
 CACHE = """
 import os, pathlib, torch
 from spectroscope.dsp.kernels import dispatch

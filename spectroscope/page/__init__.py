@@ -67,7 +67,7 @@ def render_report(
     from spectroscope.page.coverage import summarize_coverage
 
     sections = {"findings": "Findings", "about": "Run details", "coverage": "Coverage"}
-    drawn, undrawn = templates.templates(), ""
+    drawn, undrawn = dict(templates.templates()), ""
     if not sites.empty and spectrogram is not None:
         sections = {"findings": "Findings", "layers": "Layers", **sections}
         frame, panels = payload.cells(spectrogram), payload.panels(sites)
@@ -130,7 +130,7 @@ def render_comparison(
     from spectroscope.page import comparison, overview, templates
 
     sections = {"findings": "Findings", "about": "Reports compared", "coverage": "Matching"}
-    drawn, undrawn = templates.templates("A", "B"), ""
+    drawn, undrawn = dict(templates.templates("A", "B")), ""
     if not sites.empty and spectrograms is not None:
         sections = {"findings": "Findings", "layers": "Layers", **sections}
         frame, panels = comparison.cells(sites, spectrograms), comparison.panels(sites)

@@ -3,6 +3,8 @@
 page.js draws them for the layer that is opened, and fills their data sources, found by name.
 """
 
+from functools import cache
+
 from bokeh.core.properties import value
 from bokeh.models import BasicTicker, ColumnDataSource, HoverTool, Image, LinearColorMapper, Range1d
 from bokeh.palettes import RdBu11, interp_palette
@@ -15,8 +17,9 @@ _CLEAR = "#00000000"
 _LAYER = 340  # pixels
 
 
+@cache
 def templates(first: str = SIDES["in"], second: str = SIDES["out"]) -> dict[str, Item]:
-    """Figures of a layer, and the small one of a finding.
+    """Figures of a layer, and the small one of a finding: the same dictionary at each call.
 
     Args:
         first: label of the spectra that the payload has as side "in".
