@@ -80,6 +80,16 @@ def test_parts_that_run_alone_count_their_own_inputs():
     assert set(recorder.recording().records["1#0"].spectra.inputs.tolist()) == {3}
 
 
+def test_parts_that_run_after_the_model_count_their_own_inputs():
+    model, x = network(), torch.randn(1, 2, 80)
+    with pytest.warns(UserWarning, match="parts of it ran apart"):
+        with spectroscope.record(model, spectra_every=4) as recorder:
+            model(x)
+            for _ in range(8):
+                model[:2](x)
+    assert set(recorder.recording().records["1#0"].spectra.inputs.tolist()) == {3}
+
+
 def test_position_is_that_in_the_data():
     x = torch.randn(8, 2, 80)
     model = network()

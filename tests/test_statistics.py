@@ -1,6 +1,7 @@
 """A user's own statistic: recorded, merged, saved, loaded and shown like the built-in ones."""
 
 import json
+import warnings
 from contextlib import suppress
 
 import numpy as np
@@ -352,3 +353,48 @@ def test_a_site_without_channels_last_or_batch_axis_is_channels_first_to_it(data
     assert table["peak_out"].tolist() == data.amax((0, 2)).double().tolist()
     table = recorded([data[0]], Peak(), model=model, channel_axis=0).dc()
     assert table["peak_out"].tolist() == data[0].amax(1).double().tolist()
+
+
+class Reused(spectroscope.Statistic):
+    """Returns the same tensor each time, and a view of what an in-place ReLU overwrites."""
+
+    sums = None
+
+    def reduce(self, call):
+        sums = call.input.double().sum((0, 2))
+        self.sums = sums if self.sums is None else self.sums.copy_(sums)
+        return {"sums": self.sums, "first": call.input[0, :, 0]}
+
+
+def test_tensors_that_change_later_are_copied():
+    x = torch.randn(4, 3, 16)
+    model = nn.Sequential(nn.Identity(), nn.ReLU(inplace=True))
+    with spectroscope.record(model, statistics=[Reused()]) as recorder:
+        for batch in x.split(2):
+            model(batch.clone())
+    state = recorder.recording().records["1#0"].state["Reused"]
+    torch.testing.assert_close(state["sums"], x.double().sum((0, 2)))
+    torch.testing.assert_close(state["first"], x[::2, :, 0].sum(0))
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_merge_that_raises_leaves_the_state_before(error):
+    class Fails(spectroscope.Statistic):
+        def reduce(self, call):
+            return {"sums": call.input.double().sum((0, 2))}
+
+        def merged(self, first, second):
+            raise error
+
+    x, model = torch.randn(4, 3, 16), nn.Sequential(nn.ReLU())
+    with warnings.catch_warnings(action="ignore"):  # that the place isn't recorded in full
+        with spectroscope.record(model, statistics=[Fails()], f0=0.1) as recorder:
+            model(x)
+            before = recorder.recording().records["0#0"]
+            with suppress(error):
+                model(x)
+    after = recorder.recording().records["0#0"]
+    assert after.inputs == before.inputs == 4
+    for name in ("moments", "spectra", "harmonics"):
+        for key, array in before.state[name].items():
+            assert torch.equal(after.state[name][key], array), (name, key)

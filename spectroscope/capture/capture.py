@@ -46,7 +46,8 @@ class Capture:
         decimation: as in :class:`spectroscope.capture.dispatch.Dispatcher`.
         fs: as in :class:`spectroscope.capture.inputs.InputAxes`.
         time_axis: as in :class:`spectroscope.capture.inputs.InputAxes`.
-        on_forward: called with the inputs before each forward of the model.
+        on_forward: called with the inputs before each forward of the model, and with none before
+            a method or a part of it that runs apart.
 
     Attributes:
         discovery: the activations of the model, and the parts that can't be observed.
@@ -155,6 +156,7 @@ class Capture:
 
     def _new_method_pass(self, name: str) -> Pass:
         self.ran = self.ran or "parts"
+        self._on_forward([])
         return self._new_pass(ForwardMemory(enabled=False), name)
 
     @property

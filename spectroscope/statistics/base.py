@@ -105,7 +105,7 @@ class Statistic:
         return self.reduce(call)
 
     def reduced(self, call: "ActivationCall", before: Arrays | None) -> Arrays:
-        """What :meth:`reduce_next` returns, after a check.
+        """A copy of what :meth:`reduce_next` returns, after a check.
 
         Raises:
             TypeError: it isn't a dictionary of tensors, or lacks an array that `merge` names.
@@ -117,7 +117,8 @@ class Statistic:
         for name in self.merge:
             if arrays and name not in arrays:
                 raise TypeError(f"merge names {name!r}; reduce returns {', '.join(arrays)}")
-        return arrays
+        # A view of the call's tensors, or a tensor of the statistic's own, may change later.
+        return {name: array.clone() for name, array in arrays.items()}
 
     def merged(self, first: Arrays, second: Arrays) -> Arrays:
         """The state of the data of two states.
@@ -135,7 +136,10 @@ class Statistic:
         return state
 
     def added(self, first: Arrays, second: Arrays) -> Arrays:
-        """As :meth:`merged`; `first` isn't needed any more and may be written to."""
+        """As :meth:`merged`; `second` isn't needed any more and may be written to.
+
+        `first` stays as it is: whatever is raised, a recorder still has a whole state.
+        """
         return self.merged(first, second)
 
     def preferred(self, other: "Statistic") -> "Statistic":

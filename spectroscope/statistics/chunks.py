@@ -96,11 +96,11 @@ class ChunkedStatistic(Statistic):
 
     def added(self, first: Arrays, second: Arrays) -> Arrays:
         """See :meth:`Statistic.added`."""
-        state = dict(first)
+        state = dict(second)
         with torch.inference_mode():  # outside of which tensors made in it can't be written to
-            for name, array in second.items():
+            for name, array in first.items():
                 if name in self.merge:
-                    state[name] = self.merge[name](first[name], array)
+                    state[name] = self.merge[name](array, second[name])
                 else:
                     state[name].add_(array)
         return state

@@ -40,8 +40,8 @@ class DCMoments(ChunkedStatistic):
 
     def added(self, first: Arrays, second: Arrays) -> Arrays:
         """See :meth:`Statistic.added`."""
-        _added(first["table"], second["table"])
-        return first
+        _added(second["table"], first["table"])
+        return second
 
     def compute(self, table: Tensor) -> Arrays:
         """See :meth:`Statistic.compute`; `spectroscope.schema` defines the columns."""

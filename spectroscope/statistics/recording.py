@@ -130,7 +130,7 @@ class SiteRecord:
         Args:
             other: the second record.
             statistics: of both, by name.
-            in_place: the arrays of this record may be written to. Both records have no columns.
+            in_place: the arrays of `other` may be written to. Both records have no columns.
         """
         state: dict[str, Arrays | None] = {}
         reasons = []
