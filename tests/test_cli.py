@@ -199,6 +199,7 @@ def build_empty_wheel(path):
         archive.writestr(f"{info}/RECORD", "")
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_costs_no_file(small, tmp_path):
     # The installed command, to whose path the current folder with `small` is not added by Python.
     process = subprocess.Popen(
@@ -357,6 +358,7 @@ except spectroscope.RequestError as error:
 """
 
 
+@pytest.mark.slow
 def test_without_the_extra_adapters_everything_else_works(small, tmp_path):
     done = process("-c", WITHOUT_EXTRA)
     assert done.returncode == 0, done.stderr

@@ -146,7 +146,7 @@ def test_a_run_resumes_to_the_report_of_one_process(whole, start_ranks, tmp_path
     [
         (0, signal.SIGKILL),
         (1, signal.SIGKILL),
-        (1, signal.SIGSTOP),
+        pytest.param(1, signal.SIGSTOP, marks=pytest.mark.slow),
         pytest.param(0, signal.SIGSTOP, marks=pytest.mark.slow),
     ],
 )

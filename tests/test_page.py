@@ -627,6 +627,7 @@ def test_inspect_writes_a_page(tmp_path):
     assert "name-of-it: what it does" in (tmp_path / "report.html").read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_the_page_imports_no_matplotlib(tmp_path):
     code = """
 import sys, torch, spectroscope

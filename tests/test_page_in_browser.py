@@ -21,6 +21,8 @@ if BROWSER is None or DRIVER is None:
 webdriver = pytest.importorskip("selenium.webdriver")
 WebDriverWait = pytest.importorskip("selenium.webdriver.support.wait").WebDriverWait
 
+pytestmark = pytest.mark.slow  # `pytest -m slow tests/test_page_in_browser.py`
+
 HOSTILE = "<script>alert(1)</script>"
 FLAGS = ["headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run",
          "disable-background-networking", "disable-component-update", "disable-sync",

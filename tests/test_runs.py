@@ -420,6 +420,7 @@ def command(monkeypatch, capsys):
     return called
 
 
+@pytest.mark.slow
 def test_shards_by_command_are_merged_by_command(command, tmp_path, whole):
     folders = [tmp_path / "1", tmp_path / "2"]
     for number, folder in enumerate(folders, start=1):
