@@ -371,7 +371,7 @@ def test_the_tutorials_table_is_what_the_command_writes(tmp_path, kid_ppg):
         row = table["value"][site][["remove_dc", "mean_dc", "only_dc"]]
         np.testing.assert_allclose(row, np.array(values, float), rtol=0.01)
     claim = re.search(
-        r"above 0 at (\d+) of all 19 ReLUs, below 0 at (\d+)", DOCS.read_text("utf-8")
+        r"above 0 at (\d+) of 19 ReLUs, and below 0 at (\d+)", DOCS.read_text("utf-8")
     )
     means = table.xs("mean_dc", level="operation")
     counted = (means["change_low"] > 0).sum(), (means["change_high"] < 0).sum()
