@@ -145,7 +145,7 @@ class PerWindow(NamedTuple):
         power: ``[N, K]``, squared amplitude of each harmonic.
         freq: ``[N, K]``, cycles per sample, folded.
         folded: ``[N, K]``, above the Nyquist frequency.
-        usable: ``[N, K]``, can be told apart from DC and the other harmonics.
+        usable: ``[N, K]``, can be distinguished from DC and the other harmonics.
     """
 
     dc: Array

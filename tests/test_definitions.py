@@ -88,7 +88,7 @@ class Fitted:
 
     Attributes:
         dc: the fitted DC.
-        amplitude: ``[K]``, NaN where a harmonic can't be told apart.
+        amplitude: ``[K]``, NaN where a harmonic can't be distinguished.
         folded: ``[K]``, above the Nyquist frequency.
         rest: power of what is neither DC nor fundamental.
     """

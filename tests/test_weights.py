@@ -1,4 +1,4 @@
-"""Reports of different weights are told apart, without reading the weights in a forward."""
+"""Reports of different weights are distinguished without reading the weights in a forward."""
 
 import copy
 

@@ -25,7 +25,7 @@ DOMINATED = 0.5  # dc_fraction: DC has as much power as everything else
 UNEXPLAINED = 0.5  # |dc_gaussian_residual| over the output's RMS
 ALIASED = 0.05  # above_next_nyquist of a layer
 FEW_INPUTS = 10
-_FIRST = 2.0  # severity of what makes other numbers doubtful; shares are at most 1
+_FIRST = 2.0  # severity of what makes other numbers uncertain; shares are at most 1
 
 
 def findings(sites: pd.DataFrame, dc: pd.DataFrame, aliasing: pd.DataFrame | None) -> Findings:
