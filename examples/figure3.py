@@ -81,8 +81,8 @@ def harmonics_by_layer(model: torch.nn.Module, inputs: Tensor, f0: Array) -> pd.
     recording away: the level at similar but wrong frequencies. (It is overestimated, because those
     heart rates are not very different.) `low` and `high` are its 95 % interval over windows; of
     the DC that of `over_std`. `folded` harmonics lie above the layer's Nyquist frequency and are
-    measured where they appear. All of a row is of the `windows` in which the harmonic can be told
-    apart at both heart rates, and is folded at both or at neither. `freq_bpm` is their mean.
+    measured where they appear. All of a row is of the `windows` in which the harmonic is
+    distinguished at both heart rates, and folded at both or at neither. `freq_bpm` is their mean.
     """
     signals = {"input": _ppg(inputs).unsqueeze(1), **outputs_of(model, inputs)}
     other = np.roll(f0, len(f0) // 2)
