@@ -249,6 +249,8 @@ def test_list_names_the_specimens_without_importing_torch():
         ["dance"],
         ["inspect", "kid-ppg", "--no"],
         ["inspect", "kid-ppg", "--f0", "fast"],
+        ["inspect", "kid-ppg", "--f0", "0.7:3.5"],
+        ["inspect", "kid-ppg", "--f0", "auto,slow,fast"],
         ["inspect", "kid-ppg", "--window", "kaiser,wide"],
         ["ablate", "x", "--metric", "mea"],
     ],
@@ -329,6 +331,9 @@ def test_inspect_records_what_it_is_asked_for(small, tmp_path, command):
     assert "matches no activation" in refused(command("inspect", small, "--select", "nothing*"))
     assert "Invalid window name" in refused(command("inspect", small, "--window", "bay"))
     assert "must be 1 or more" in refused(command("inspect", small, "--harmonics", "0"))
+    assert "low < high" in refused(command("inspect", small, "--f0", "auto,3.5,0.7"))
+    assert command("inspect", small, "--f0", "auto,0.05,0.45", "--out", out)[0] == 0
+    assert "tone from 0.05 to 0.45 " in spectroscope.load(out).about["f0"]
     assert command("inspect", small, "--no-spectra", "--out", out)[0] == 0
     with pytest.raises(spectroscope.RequestError, match="no spectra"):
         spectroscope.load(out).spectra()

@@ -192,11 +192,13 @@ class Report:
         One row per site, channel and harmonic; two if it is folded in some inputs only. Needs
         ``record(..., f0=...)``. Arguments and errors as in :meth:`spectra`.
         """
+        searched = "; ".join(self._recording.about.get("f0", ()))
+        here = f" (here: {searched}; unknown in inputs without one)" if searched else ""
         return self._select(
             lambda record: spectra.harmonics(self._recording, record),
             select,
             "harmonics were recorded",
-            "f0 and activations [N, C, T] whose sampling rate is known",
+            f"f0{here} and activations [N, C, T] whose sampling rate is known",
         )
 
     def predictions(self, select: str | Iterable[str] | None = None) -> pd.DataFrame:
