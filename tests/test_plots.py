@@ -428,6 +428,38 @@ def test_aliasing_with_global_pooling_set_apart(signals):
     assert "global pooling" in ax.containers[1].get_label()
 
 
+def test_aliasing_leads_with_what_is_directly_before_a_downsampling():
+    """Two ReLUs in a row before each stride: the second one's power is what the stride gets."""
+    layers = [nn.Conv1d(1, 4, 3), nn.ReLU(), nn.Conv1d(4, 4, 3), nn.ReLU()]
+    model = nn.Sequential(
+        *layers, nn.Conv1d(4, 4, 3, stride=2), nn.ReLU(), nn.Conv1d(4, 4, 3), nn.ReLU(),
+        nn.AvgPool1d(2), nn.Conv1d(4, 4, 3), nn.ReLU(), nn.Conv1d(4, 4, 3), nn.ReLU(),
+        nn.AdaptiveAvgPool1d(1),
+    )  # fmt: skip
+    with torch.no_grad(), spectroscope.record(model) as recorder:
+        model(torch.randn(4, 1, 64))
+    frame = recorder.report().aliasing()
+    # By power within each group, whatever the layers' order.
+    power = frame.groupby("site")["power_above"].max().to_dict()
+    groups = [["3#0", "7#0"], ["1#0", "5#0"], ["10#0", "12#0"]]
+    expected = [site for group in groups for site in sorted(group, key=power.get, reverse=True)]
+    for rows in (frame, frame.sample(frac=1, random_state=0).sort_values(
+        ["power_above"], ascending=False)):  # fmt: skip
+        ax = plots.aliasing(rows, ax=given())
+        assert [tick.get_text() for tick in ax.get_yticklabels()] == expected
+        (right,) = ax.child_axes
+        assert [tick.get_text() for tick in right.get_yticklabels()] == [
+            f"{power[site]:.2g}" for site in expected
+        ]
+        labels = [text.get_text() for text in ax.get_legend().get_texts()]
+        assert [label[:15] for label in labels] == [
+            "directly before", "other activatio", "before global p"
+        ]  # fmt: skip
+        ends = np.cumsum([0, *map(len, groups)])
+        for container, low, high in zip(ax.containers, ends[:-1], ends[1:], strict=True):
+            assert container[0].get_ydata().tolist() == list(range(low, high))
+
+
 def test_a_filter_beside_the_spectrum_in_decibels(signals):
     conv, frame = nn.Conv1d(2, 6, 5), signals.spectra("1#0")
     ax = plots.filter_response(
@@ -667,7 +699,7 @@ def test_the_legend_of_global_pooling_alone_is_complete(signals):
     frame = signals.aliasing()
     ax = plots.aliasing(frame[frame["global_pooling"]], ax=given())
     (text,) = ax.get_legend().get_texts()
-    assert text.get_text() == "median and range over channels, removed by global pooling"
+    assert text.get_text() == "before global pooling: nothing folds"
 
 
 @pytest.mark.parametrize("value", [np.nan, 0.0])

@@ -230,7 +230,8 @@ class Report:
             "downsampling follows, or no spectra were recorded,",
             "spectra=True and a later pooling or stride",
         )
-        order = table.assign(direct=table["activations_between"] == 0).sort_values(
+        direct = (table["activations_between"] == 0) & ~table["global_pooling"]
+        order = table.assign(direct=direct).sort_values(
             ["global_pooling", "direct", "power_above"], ascending=[True, False, False]
         )
         return table.loc[order.index].reset_index(drop=True)
