@@ -96,7 +96,7 @@ class Report:
 
     def dc(self) -> pd.DataFrame:
         """DC and AC on both sides of the activations, one row per site × channel."""
-        return tables.dc(self._recording)
+        return self._titled(tables.dc(self._recording))
 
     def sites(self) -> pd.DataFrame:
         """One row per site: channel means of :meth:`dc` without NaN, and sums of its counts.
@@ -105,7 +105,7 @@ class Report:
         ratios of the power of all channels together: in a mean, channels with almost no power
         would weigh as much as the others.
         """
-        return tables.sites(self._recording)
+        return self._titled(tables.sites(self._recording))
 
     def introduced(self) -> pd.DataFrame:
         """What each activation preserved of its input, what it added, and at which frequencies.
@@ -409,8 +409,11 @@ class Report:
             sites = ", ".join(record.site.name for record in records[:3])
             raise RequestError(f"no {missing} at {sites or 'any site'}: that needs {needs}")
         table = pd.concat(frames, ignore_index=True)
-        # For titles of plots.
-        table.attrs["source"] = {r.site.name: sources.source(self._recording, r) for r in records}
+        return self._titled(table)
+
+    def _titled(self, table: pd.DataFrame) -> pd.DataFrame:
+        """`table` with the titles of its sites, for plots."""
+        table.attrs["titles"] = sources.titles(self._recording)
         return table
 
 
