@@ -214,16 +214,34 @@ def test_the_conclusion_is_one_sentence_with_its_numbers():
         ("c#0", "only_dc", 0.0, np.nan, np.nan, "one value per channel"),
     ]
     columns = ["site", "operation", "change", "change_low", "change_high", "by_construction"]
-    table = pd.DataFrame(rows, columns=columns).assign(metric="mae")
+    table = pd.DataFrame(rows, columns=columns).assign(metric="mae", unit="BPM")
     assert spectroscope.conclusion(table) == (
-        "mae changes most with the DC alone (-6 in the median; 95 % interval without 0 at 2 of 2 "
-        "sites), less without the DC (+2 in the median; 95 % interval without 0 at 1 of 2 sites); "
-        "at c#0 nothing but the DC is read, by construction."
+        "mae (BPM) changes most with the DC alone (-6 in the median; 95 % interval without 0 at "
+        "2 of 2 sites), less without the DC (+2 in the median; 95 % interval without 0 at 1 of 2 "
+        "sites); at c#0 nothing but the DC is read, by construction."
     )
+    for unit in ("", "1"):
+        assert spectroscope.conclusion(table.assign(unit=unit)).startswith("mae changes most")
     only = table[table["site"] == "c#0"]
     assert spectroscope.conclusion(only).startswith("Nothing can be concluded: at c#0")
     with pytest.raises(spectroscope.RequestError, match="no rows"):
         spectroscope.conclusion(table[:0])
+
+
+def test_the_unit_is_the_metrics_or_the_one_given(regression):
+    model, x, targets = regression
+
+    def own(y, z):
+        return (y - z).abs().mean(1)
+
+    for metric, unit, expected in (
+        ("mae", None, "the targets' unit"), ("mae", "BPM", "BPM"), ("relative_l2", None, "1"),
+        (own, None, ""), (own, "BPM", "BPM"),
+    ):  # fmt: skip
+        table = importance(model, x.split(9), metric, targets=targets, operations=[remove_dc],
+                           unit=unit)  # fmt: skip
+        assert table["unit"].eq(expected).all()
+        assert ("(BPM) changes" in spectroscope.conclusion(table)) == (expected == "BPM")
 
 
 @pytest.mark.parametrize("known", ["length", "hint", "n_inputs", "nothing"])

@@ -10,7 +10,6 @@ from matplotlib.ticker import MaxNLocator
 
 from spectroscope.plots import checks, style
 from spectroscope.plots.style import MARKERS
-from spectroscope.schema import METRICS
 
 # Labels of operations.
 _OPERATIONS = {
@@ -203,8 +202,8 @@ def importance(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Metric of a model with one activation changed: one row per site from the top.
 
     Args:
-        frame: :func:`spectroscope.importance`. The unit is that of its `metric`; the name of a
-            user's own metric should contain it.
+        frame: :func:`spectroscope.importance`, whose argument `unit` gives the unit of a metric of
+            your own.
         ax: Axes to plot on; None: a new figure, as tall as the sites need.
 
     Returns:
@@ -214,7 +213,7 @@ def importance(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         ValueError: `frame` has no rows, lacks a column or has several metrics.
     """
     source = "spectroscope.importance(model, batches, metric)"
-    columns = ["site", "operation", "metric", "baseline", "value", "change", "change_low"]
+    columns = ["site", "operation", "metric", "unit", "baseline", "value", "change", "change_low"]
     checks.check(frame, [*columns, "change_high"], source)
     metric = checks.single_value(frame, "metric", source)
     sites, operations = list(frame["site"].unique()), list(frame["operation"].unique())
@@ -230,8 +229,7 @@ def importance(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         ax.errorbar(changed["value"], rows, xerr=ends.fillna(0).to_numpy(), ms=4, lw=1, ls="",
                     color=style.color(number), marker=MARKERS[number % len(MARKERS)],
                     label=checks.escape(_OPERATIONS.get(operation, str(operation))))  # fmt: skip
-    unit = METRICS[metric].unit if metric in METRICS else ""
-    ax.set_xlabel(checks.label(metric, unit))
+    ax.set_xlabel(checks.label(metric, checks.single_value(frame, "unit", source)))
     style.label_rows(ax, checks.titles(frame, sites))
     style.legend(ax)
     return ax
