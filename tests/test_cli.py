@@ -235,7 +235,9 @@ def test_list_names_the_specimens_without_importing_torch():
     code = "import sys; from spectroscope.cli import main; main(['list']); 'torch' in sys.modules"
     done = process("-c", code.replace("'torch'", "assert 'torch' not"))
     assert done.returncode == 0, done.stderr
-    names = [line.split()[0] for line in done.stdout.splitlines()]
+    lines = done.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    names = [line.split()[0] for line in lines if not line.startswith(" ")]
     assert names == ["crepe", "kid-ppg", "paper-ppg", "torchvision"]
     assert "heart rate from wrist PPG" in done.stdout
     assert "can't be loaded" not in done.stdout
