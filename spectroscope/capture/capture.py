@@ -196,7 +196,7 @@ class Capture:
             inputs = inputs_of(module, args, keyword_arguments(module))
             thread.memory.start(tuple((name, x.shape, x.dtype, x.is_meta) for name, x in inputs))
             if thread.memory.tracking:
-                outermost.axes.start(inputs)
+                outermost.start(inputs)
             self._on_forward(inputs)
         elif not running:
             self._callers.enter_method()
@@ -388,7 +388,9 @@ class Capture:
         def finish_call(output: Any) -> Tensor | None:
             if isinstance(output, Tensor):
                 layout = self._dispatcher.layout(site, output, current.axes.of(output))
-                current.add_site(site.name, output, layout.transformed)
+                current.add_site(
+                    site.name, output, layout.transformed, in_place=output is tensor
+                )
             return finish(output)
 
         return finish_call

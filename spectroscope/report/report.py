@@ -15,6 +15,7 @@ from spectroscope.io import output_folder
 from spectroscope.report import (
     examples,
     export,
+    network,
     predictions,
     sources,
     spectra,
@@ -36,7 +37,7 @@ FILE = "report.npz"
 
 # Tables that `Report.save` writes as CSV, and those too long for CSV.
 _CSV_TABLES = ["dc", "sites", "introduced", "coverage", "dead", "aliasing", "harmonics",
-               "spectrogram"]  # fmt: skip
+               "spectrogram", "network"]  # fmt: skip
 _LONG_TABLES = ["spectra", "cross_spectra"]
 # What is missing at sites without spectra, and what recording them needs.
 _SPECTRA = ("spectra were recorded", "spectra=True and inputs of one length, longer than 1")
@@ -252,6 +253,18 @@ class Report:
     def coverage(self) -> pd.DataFrame:
         """Every place with activations, and every part of the model that can't be observed."""
         return tables.coverage(self._recording)
+
+    def network(self) -> pd.DataFrame:
+        """What feeds what in the model: one row per node, in the order of the first forward.
+
+        Nodes are inputs, convolutions, linear layers and the like, activations, poolings and other
+        changes of the sampling rate, joins, and outputs. What else a tensor went through isn't a
+        node. A module that is called several times is a node for each call. `inputs` has the
+        names of the nodes before. What a tensor comes from may be unknown, as behind NumPy or a
+        scripted module; the node before is then an ``unknown`` one. Without rows: the report was
+        saved by a version that recorded no network.
+        """
+        return network.network(self._recording)
 
     def dead(self) -> pd.DataFrame:
         """Channels whose output was never > 0, with the filter that makes each.
