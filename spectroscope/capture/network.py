@@ -3,20 +3,27 @@
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from weakref import ref
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from spectroscope.capture.axes import Axes, common_decimation, layout_of
-from spectroscope.capture.axis_rules import MAKES_CHANNELS, PRODUCTS, REDUCTIONS, is_weight
+from spectroscope.capture.axis_rules import (
+    MAKES_CHANNELS,
+    PRODUCTS,
+    REDUCTIONS,
+    is_weight,
+    shares_storage,
+)
 from spectroscope.capture.axis_tracker import AxisTracker
 from spectroscope.capture.inputs import Input
 from spectroscope.capture.pooling import READS, WITHOUT_VALUES
 from spectroscope.capture.sites import Shape, place_of
-from spectroscope.capture.tensors import TensorMap, nested_tensors, tensors
+from spectroscope.capture.tensors import TensorMap, is_plain, nested_tensors, tensors
 
 Operation: TypeAlias = Literal[
     "input", "convolution", "linear", "embedding", "recurrent", "attention", "activation",
-    "pooling", "resampling", "join", "output", "unknown",
+    "pooling", "resampling", "join", "module", "output", "unknown",
 ]  # fmt: skip
 
 
@@ -25,7 +32,8 @@ class Node(NamedTuple):
 
     Attributes:
         operation: what it is. A join is a function of several tensors that come from different
-            nodes, such as a sum; an unknown node made a tensor where that can't be observed.
+            nodes, such as a sum; a module is one whose inside can't be observed; an unknown node
+            made a tensor where neither can.
         place: calling module and function; of activations as in :class:`Site`.
         inputs: names of the nodes that its tensors come from.
         shape: of one input's output, ``(C, ...)``; None along axes where inputs differ.
@@ -101,6 +109,7 @@ class NetworkTracker:
         self._axes = axes
         self._timed = timed
         self._producers: TensorMap[str] = TensorMap()  # "": it has no values of the input
+        self._views: dict[int, list[ref[Tensor]]] = {}  # by the address of their storage
         self._calls: Counter[str] = Counter()
         self._values_were_read = False  # into Python, from where they may come back
 
@@ -120,7 +129,21 @@ class NetworkTracker:
         source, place = self._producer(output), site.rpartition("#")[0]
         self._add(site, "activation", place, (source,) if source else (), [output])
         if in_place:
-            self._write_to_whole(output, site, place.rpartition("/")[0])
+            self._write_to_others(output, site, place.rpartition("/")[0])
+
+    def known_sources(self, values: Any) -> tuple[str, ...]:
+        """The nodes that tensors come from, in any nesting, as far as they are known."""
+        known = (self._producers.get(tensor) for _, tensor in nested_tensors(values))
+        return tuple(dict.fromkeys(filter(None, known)))
+
+    def add_module(
+        self, module: nn.Module, place: str, sources: tuple[str, ...], output: Any
+    ) -> None:
+        """A module got tensors of `sources`; unless its output was followed, it is a node."""
+        unseen = [x for _, x in nested_tensors(output) if self._producers.get(x) is None]
+        if unseen and not all(map(self._axes.is_constant, unseen)):
+            attention = isinstance(module, nn.MultiheadAttention)
+            self._add_call(place, "attention" if attention else "module", sources, unseen)
 
     def concerns(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Cheap pre-check: may :meth:`update` have something to do?"""
@@ -152,7 +175,7 @@ class NetworkTracker:
         outputs = [tensor for _, tensor in nested_tensors(output)]
         if name == "setitem":
             outputs = list(tensors(args[:1]))
-            if any(tensor._base is outputs[0] for tensor in tensors(args[2:])):
+            if any(shares_storage(tensor, outputs[0]) for tensor in tensors(args[2:])):
                 return  # x[i] += y has written to x before
         if name in _TAKES_SHAPES:
             given = given[:1]
@@ -161,14 +184,14 @@ class NetworkTracker:
         without_values = name in WITHOUT_VALUES or name in ("zero", "fill")
         if name in _FROM_NUMBERS:
             without_values = True
-            if self._values_were_read or name.endswith("tensor") and given:
+            if self._values_were_read or (name.endswith("tensor") and given):
                 return
         sources = () if without_values else self._sources(given)
         operation = _operation(name, given)
-        if operation is None and sources and outputs:
-            operation = _resampling(name, tracked, self._axes.of(outputs[0]))
         if operation is None and len(sources) > 1:
             operation = "join"
+        elif operation is None and sources and outputs:
+            operation = _resampling(name, tracked, self._axes.of(outputs[0]))
         written = [x for x in outputs if any(x is other for other in args[:1])]
         before = [self._producers.get(tensor) for tensor in written]
         if operation is not None and outputs and (sources or name in MAKES_CHANNELS):
@@ -178,7 +201,7 @@ class NetworkTracker:
             self._set(outputs, producer)
         for tensor, old in zip(written, before, strict=True):
             if old != producer:
-                self._write_to_whole(tensor, producer, module)
+                self._write_to_others(tensor, producer, module)
 
     def _sources(self, given: list[Tensor]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(filter(None, map(self._producer, given))))
@@ -192,7 +215,7 @@ class NetworkTracker:
                 producer = f"unknown:{self._calls['unknown:']}"
                 self._calls["unknown:"] += 1
                 self._add(producer, "unknown", "", (), [tensor])
-            self._producers.set(tensor, producer)
+            self._set([tensor], producer)
         return producer
 
     def _add_call(
@@ -218,19 +241,26 @@ class NetworkTracker:
 
     def _set(self, outputs: list[Tensor], producer: str) -> None:
         for tensor in outputs:
+            if self._producers.get(tensor) is None and is_plain(tensor):
+                self._views.setdefault(tensor.untyped_storage()._cdata, []).append(ref(tensor))
             self._producers.set(tensor, producer)
 
-    def _write_to_whole(self, part: Tensor, producer: str, module: str) -> None:
-        """Set where the tensor comes from that a tensor which was written to is a view of."""
-        whole = part._base
-        if whole is None:
+    def _write_to_others(self, part: Tensor, producer: str, module: str) -> None:
+        """Set where the tensors come from that have the memory of one that was written to."""
+        if not is_plain(part):
             return
-        before = self._producers.get(whole)
-        if before and producer and part.numel() < whole.numel():
-            place = place_of(module, "setitem").lstrip("/")
-            self._add_call(place, "join", (before, producer), [whole])
-        else:
-            self._producers.set(whole, producer)
+        for view in [view() for view in self._views.get(part.untyped_storage()._cdata, ())]:
+            before = None if view is None or view is part else self._producers.get(view)
+            if view is None or before is None or not shares_storage(view, part):
+                continue
+            if view.numel() == part.numel() and view.storage_offset() == part.storage_offset():
+                self._set([view], producer)
+            elif view.numel() > part.numel() and producer:
+                if before:
+                    place = place_of(module, "setitem").lstrip("/")
+                    self._add_call(place, "join", (before, producer), [view])
+                else:
+                    self._set([view], producer)
 
     def _geometry(self, tensor: Tensor) -> tuple[Shape, float | None]:
         """`shape` and `decimation` of a node with this output."""

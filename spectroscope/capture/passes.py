@@ -88,6 +88,15 @@ class Pass:
 
         return update
 
+    def enter_module(self, frame: "Frame", arguments: Any) -> None:
+        """A module is called with `arguments` in a forward that is tracked."""
+        frame.sources = self._network.known_sources(arguments)
+
+    def exit_module(self, frame: "Frame", output: Any) -> None:
+        """A module has returned."""
+        if frame.sources:
+            self._network.add_module(frame.module, frame.name, frame.sources, output)
+
     def add_site(
         self, site: str, output: Tensor, transformed: tuple[int, ...], *, in_place: bool
     ) -> None:
@@ -122,6 +131,7 @@ class Frame:
         finish: called with the output; may return the replacement of the output.
         outermost: the pass, kept while the outermost module runs.
         ran_submodules: it has called a module.
+        sources: nodes of the network that its arguments come from.
     """
 
     module: nn.Module
@@ -131,6 +141,7 @@ class Frame:
     finish: Callable[[Any], Any] | None = None
     outermost: Pass | None = None
     ran_submodules: bool = False
+    sources: tuple[str, ...] = ()
 
 
 class ThreadState(threading.local):

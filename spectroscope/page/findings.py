@@ -19,11 +19,11 @@ from spectroscope.page.finding import (
     references_to,
 )
 from spectroscope.page.numbers import out_of, percent, quantity, three_digits
+from spectroscope.schema import ALIASED
 
 # Thresholds; the text of each finding names its own.
 DOMINATED = 0.5  # dc_fraction: DC has as much power as everything else
 UNEXPLAINED = 0.5  # |dc_gaussian_residual| over the output's RMS
-ALIASED = 0.05  # above_next_nyquist of a layer
 FEW_INPUTS = 10
 _FIRST = 2.0  # severity of what makes other numbers uncertain; shares are at most 1
 
