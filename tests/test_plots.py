@@ -107,7 +107,7 @@ def drawing(signals, images, table):
         "spectrogram": (signals.spectrogram(), lambda f, ax: plots.spectrogram(f, ax=ax)),
         "network": (
             signals.network(),
-            lambda f, ax: plots.network(f, signals.sites(), ax=ax),
+            lambda f, ax: plots.network(f, sites=signals.sites(), ax=ax),
         ),
         "importance": (table, lambda f, ax: plots.importance(f, ax=ax)),
     }

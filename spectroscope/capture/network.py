@@ -175,7 +175,8 @@ class NetworkTracker:
         outputs = [tensor for _, tensor in nested_tensors(output)]
         if name == "setitem":
             outputs = list(tensors(args[:1]))
-            if any(shares_storage(tensor, outputs[0]) for tensor in tensors(args[2:])):
+            values = filter(is_plain, tensors(args[2:]))
+            if is_plain(args[0]) and any(shares_storage(args[0], value) for value in values):
                 return  # x[i] += y has written to x before
         if name in _TAKES_SHAPES:
             given = given[:1]
@@ -264,6 +265,8 @@ class NetworkTracker:
 
     def _geometry(self, tensor: Tensor) -> tuple[Shape, float | None]:
         """`shape` and `decimation` of a node with this output."""
+        if not is_plain(tensor):
+            return (), None
         axes, shape = self._axes.of(tensor), tuple(tensor.shape)
         if len(shape) < 2:
             return shape, None

@@ -37,8 +37,8 @@ _MARKERS = {
 
 def network(
     frame: pd.DataFrame,
-    sites: pd.DataFrame | None = None,
     *,
+    sites: pd.DataFrame | None = None,
     column: str = "dc_fraction",
     columns: int = 48,
     ax: Axes | None = None,

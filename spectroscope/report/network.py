@@ -23,9 +23,9 @@ def network(recording: Recording) -> pd.DataFrame:
         record = recording.records.get(name)
         if record is not None:  # read as the recorder was asked to
             shape, decimation = record.shape, record.decimation
-        site = pd.NA if record is None else name
+        site = None if record is None else name
         rows.append((name, node.operation, node.place, site, node.inputs, shape, decimation,
-                     fs / decimation, *aliasing.get(name, (pd.NA, math.nan))))  # fmt: skip
+                     fs / decimation, *aliasing.get(name, (None, math.nan))))  # fmt: skip
     return pd.DataFrame(rows, columns=_COLUMNS)
 
 
