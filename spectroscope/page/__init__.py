@@ -42,6 +42,7 @@ def render_report(
     harmonics: "pd.DataFrame | None",
     predictions: "pd.DataFrame | None",
     spectrogram: "pd.DataFrame | None",
+    network: "pd.DataFrame",
     spectra: "FrameOf",
     examples: "FrameOf",
 ) -> str:
@@ -59,11 +60,13 @@ def render_report(
         harmonics: `Report.harmonics()`; None if none were recorded.
         predictions: `Report.predictions()`; None if there are none.
         spectrogram: `Report.spectrogram()`; None if nothing was recorded.
+        network: `Report.network()`; without rows the page says why it has no map.
         spectra: called with the name of a site; returns `Report.spectra()` of that site, or None.
             One site at a time, because spectra of all sites may not fit into memory.
         examples: likewise of `Report.examples()`.
     """
     from spectroscope.page import findings, overview, payload, templates
+    from spectroscope.page import network as maps
     from spectroscope.page.coverage import summarize_coverage
 
     sections = {"findings": "Findings", "about": "Run details", "coverage": "Coverage"}
@@ -73,6 +76,11 @@ def render_report(
         frame, panels = payload.cells(spectrogram), payload.panels(sites)
         drawn |= overview.overview(frame, overview.POWER, panels)
         undrawn = overview.undrawn(frame)
+    data: dict[str, Any] = {"figures": drawn}
+    if not sites.empty and not network.empty:
+        sections = {"network": "Map", **sections}
+        drawn["network"] = maps.figure_of(network, sites)
+        data["network"] = maps.embedded(network, sites)
     return render(
         "page.html",
         title=title or _subject(about),
@@ -84,13 +92,15 @@ def render_report(
             "inputs": 0 if sites.empty else int(sites["n_samples"].max()),
         },
         undrawn=undrawn,
+        network=maps.table(network),
+        legend=maps.legend(network, sites),
         coverage=summarize_coverage(coverage),
         findings=findings.findings(sites, dc, aliasing),
         sites=payload.site_table(sites),
         numbers={site: number for number, site in enumerate(sites["site"])},
         definitions=definitions(describe),
         data={
-            "figures": drawn,
+            **data,
             **payload.embedded(
                 sites,
                 dc,

@@ -98,6 +98,68 @@ function cellText({ left, right, row, power }, { x, y }) {
     (power[cell] < -190 ? "no power" : `${power[cell].toFixed(1)} dB of its output power`);
 }
 
+// ---- The map of the network ----
+
+function nodeText({ name, operation, layer, inputs, above }) {
+  const text = [html("bdi", {}, name), ` (${operation})`];
+  if (above !== null) text.push(`: ${(100 * above).toFixed(0)} % of the power before it is above its Nyquist frequency`);
+  if (layer !== null) {
+    const { source, site } = data.layers[layer];
+    if (source) text.push(", channels of ", html("bdi", {}, source));
+    text.push(": ", Object.entries(data.network.columns)
+      .map(([column, { values }]) => `${column} ${formatted(values[layer], column)}`).join(", "));
+  }
+  if (inputs.length) text.push("; after ", ...inputs.flatMap((x, i) => [i ? ", " : "", html("bdi", {}, x)]));
+  return text;
+}
+
+async function networkMap(region, readout, tools) {
+  const { nodes, columns } = data.network, activations = nodes.filter(({ operation }) => operation === "activation");
+  let part, at = -1;
+  const show = (i) => {
+    at = Math.min(Math.max(i, 0), nodes.length - 1);
+    const [x, y] = nodes[at].at;
+    part("cursor").data = { x: [x], y: [y] };
+    readout.replaceChildren(...nodeText(nodes[at]));
+  };
+  const open = () => nodes[at].layer !== null && follow(`#layer-${nodes[at].layer}`);
+  const nearest = ({ x, y }) => nodes.findIndex(({ at: [a, b] }) => Math.hypot(a - x, b - y) < 0.6);
+  function color(name) {
+    const { values, title } = columns[name];
+    const shown = activations.map(({ layer }) => (layer === null ? NaN : number(values[layer])));
+    const known = values.map(number).filter(Number.isFinite), most = Math.max(...known), least = Math.min(...known);
+    const source = part("activations"), colors = part("colors");
+    colors.low = isFraction(name) ? 0 : least;
+    colors.high = isFraction(name) && name !== "dead_fraction" ? Math.max(1, most) : most > colors.low ? most : colors.low + 1;
+    source.data = { ...source.data, value: shown };
+    part("scale").title = title;
+  }
+  tools.append(choice("colour", Object.fromEntries(
+    Object.entries(columns).map(([name, { title }]) => [name, title])), (name) => part("colors") && color(name)));
+  part = await draw("network", region.querySelector("[data-figure]"), (find, model) => {
+    part = find;
+    if (activations.length && Object.keys(columns).length) color(Object.keys(columns)[0]);
+    model.on_event("mousemove", (event) => {
+      const i = nearest(event);
+      if (i >= 0) show(i);
+    });
+    model.on_event("tap", (event) => {
+      const i = nearest(event);
+      if (i < 0) return;
+      show(i);
+      open();
+    });
+  });
+  region.addEventListener("keydown", (event) => {
+    const step = { ArrowDown: 1, ArrowUp: -1, ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    if (step) show(at < 0 ? 0 : at + step);
+    else if (event.key === "Enter" && at >= 0) open();
+    else return;
+    event.preventDefault();
+  });
+  region.addEventListener("focus", () => show(Math.max(at, 0)));
+}
+
 // ---- A layer ----
 
 // Spectra of all channels in dB, [side][channel * bins + bin]: one byte each, see spectra.py.

@@ -358,6 +358,11 @@ if (depth && data.figures.overview) {
   const link = html("a", { href: "#depth" }, document.getElementById("depth-title").textContent);
   document.querySelector("nav li").before(html("li", {}, link));
 }
+const map = document.getElementById("map");
+if (map && data.figures.network) {
+  map.hidden = false;
+  networkMap(map.querySelector(".map"), document.getElementById("map-readout"), map.querySelector(".tools"));
+}
 document.querySelectorAll("[data-values]").forEach(thumbnail);
 // What is folded away is printed.
 let unfolded = [];

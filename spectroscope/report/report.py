@@ -334,9 +334,10 @@ class Report:
     def page(self, path: str | os.PathLike[str], *, title: str | None = None) -> None:
         """Write the report as one self-contained HTML page that needs no network.
 
-        It has a spectrogram through depth, findings, spectra, examples and tables of layers and
-        channels, run details, coverage, and the definition of every column. It follows the
-        system's dark mode and can be printed. Bokeh draws its figures, and is in the file.
+        It has a spectrogram through depth, a map of the network, findings, spectra, examples and
+        tables of layers and channels, run details, coverage, and the definition of every column. It
+        follows the system's dark mode and can be printed. Bokeh draws its figures, and is in the
+        file.
 
         Args:
             path: of the file, in an existing folder. An existing file is replaced; if writing fails
@@ -359,6 +360,7 @@ class Report:
             harmonics=export.recorded(self.harmonics),
             predictions=export.recorded(self.predictions),
             spectrogram=export.recorded(self.spectrogram),
+            network=self.network(),
             spectra=self._spectra_of,
             examples=self._examples_of,
         )
