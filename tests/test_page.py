@@ -7,6 +7,7 @@ import math
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from torch import nn
 import spectroscope
 from spectroscope import page, run
 from spectroscope.page import comparison as comparison_page
+from spectroscope.page import network as maps
 from spectroscope.page import numbers, overview, payload
 from spectroscope.page import spectra as page_spectra
 from spectroscope.page.coverage import summarize_coverage
@@ -496,7 +498,7 @@ def test_unknown_columns_come_last_with_their_definition(known, hostile):
         html = page.render_report(
             about=report.about, sites=sites, dc=dc, coverage=report.coverage(), describe=describe,
             aliasing=None, harmonics=None, predictions=None, spectrogram=None,
-            spectra=lambda site: None, examples=lambda site: None,
+            network=report.network()[:0], spectra=lambda site: None, examples=lambda site: None,
         )  # fmt: skip
         assert HOSTILE not in html
         result = Parsed(html)
@@ -524,7 +526,7 @@ def test_spectra_are_asked_for_site_by_site():
     html = page.render_report(
         about=report.about, sites=report.sites(), dc=report.dc(), coverage=report.coverage(),
         describe=report.describe(), aliasing=None, harmonics=None, predictions=None,
-        spectrogram=None, spectra=spectra, examples=lambda site: None,
+        spectrogram=None, network=report.network(), spectra=spectra, examples=lambda site: None,
     )  # fmt: skip
     first, second = json.loads(Parsed(html).raw[1])["layers"]
     assert asked == ["0#0", "1#0"]
@@ -585,6 +587,32 @@ def test_layers_of_another_unit_are_named_below_the_overview(known):
 
 
 # ---- The file ----
+
+
+def test_the_map_has_every_node_and_where_what_happens():
+    model = nn.Sequential(nn.Conv1d(2, 3, 3, padding=1), nn.ReLU(), nn.MaxPool1d(2), nn.ReLU6())
+    with torch.no_grad():
+        model[0].bias[0] = -100.0  # a dead channel
+    report = report_of(model, T(4, 2, 32))
+    html = Parsed(html_of(report))
+    nodes, columns = json.loads(html.raw[1])["network"].values()
+    frame, sites = report.network(), report.sites()
+    assert [node["name"] for node in nodes] == frame["node"].tolist()
+    assert [tuple(node["inputs"]) for node in nodes] == frame["inputs"].tolist()
+    assert [n["layer"] for n in nodes if n["layer"] is not None] == [0, 1]
+    assert {n["name"]: n["above"] for n in nodes if n["above"] is not None} == {
+        "2/max_pool1d@0": sites["above_next_nyquist"][0]
+    }
+    assert columns["dc_out"]["values"] == pytest.approx(sites["dc_out"].tolist(), rel=1e-3)
+    assert ("×", "has dead channels") in maps.legend(frame, sites)
+    assert "Table of 6 nodes" in html.text
+
+
+def test_a_report_without_a_network_says_why_there_is_no_map(known):
+    without = spectroscope.Report(replace(known._recording, network={}))
+    assert without.network().empty
+    text = Parsed(html_of(without)).text
+    assert "There is no map: a version of spectroscope without it recorded this report." in text
 
 
 def test_a_failing_write_leaves_the_old_page(known, tmp_path, monkeypatch):

@@ -83,6 +83,7 @@ def figure_of(network: pd.DataFrame, sites: pd.DataFrame) -> Item:
         x_range=Range1d(start=left, end=right),
         y_range=Range1d(start=bottom, end=top),
     )
+    plot.name = "map"
     plot.axis.visible = False
     plot.grid.visible = False
     lines = [np.array(edge.points, np.float32).T for edge in placed.edges]
@@ -128,8 +129,9 @@ def _mark(plot: Any, network: pd.DataFrame, sites: pd.DataFrame, placed: Map, st
         themed(cross.glyph, line_color=color)
     places = [placed.nodes[node] for node in network.loc[_aliases(network), "node"]]
     arrows = ColumnDataSource({"x": [x for x, _ in places], "y": [y - 0.3 for _, y in places]})
+    size = f"{max(14, 0.5 * step):.0f}px"
     arrow = plot.text("x", "y", {"value": "↷"}, source=arrows, text_align="center",
-                      text_font_size=f"{max(14, 0.5 * step):.0f}px", text_font_style="bold")  # fmt: skip
+                      text_font_size=size, text_font_style="bold")  # fmt: skip
     themed(arrow.glyph, text_color="--warn")
 
 
