@@ -2,6 +2,7 @@
 
 import gc
 import math
+import operator
 import weakref
 
 import numpy as np
