@@ -24,6 +24,7 @@ OPERATIONS = {
     nn.ReLU6: "activation",
     **dict.fromkeys((nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d), "pooling"),
     **dict.fromkeys((F.relu, torch.relu), "activation"),
+    F.interpolate: "resampling",
     **dict.fromkeys((F.avg_pool2d, F.adaptive_avg_pool2d, F.max_pool2d), "pooling"),
 }
 
