@@ -179,6 +179,12 @@ def part_in_place(x):
     return y
 
 
+def part_added_to(x):
+    y = F.avg_pool1d(x, 3, 1, 1)
+    y[:, :1].add_(F.relu(x)[:, :1])
+    return y
+
+
 def whole_in_place(x):
     y = F.avg_pool1d(x, 3, 1, 1)
     y.flatten(1).relu_()
@@ -190,6 +196,7 @@ def whole_in_place(x):
     [
         (written_into, {"/relu#0", "avg_pool1d@0"}),
         (part_in_place, {"/relu#0", "avg_pool1d@0"}),
+        (part_added_to, {"add@0", "avg_pool1d@0"}),
         (whole_in_place, {"/relu#0"}),
         (lambda x: torch.where(x > 0, F.relu(x), F.avg_pool1d(x, 3, 1, 1)),
          {"/relu#0", "avg_pool1d@0", "input:args.0"}),
@@ -319,14 +326,14 @@ def test_branches_that_depend_on_the_data_are_all_there():
 
 
 def test_aliasing_is_at_the_downsampling_it_happens_in():
-    model = nn.Sequential(nn.Conv1d(1, 2, 3, padding=1), nn.ReLU(), nn.BatchNorm1d(2),
+    model = nn.Sequential(nn.ReLU(), nn.Conv1d(1, 2, 3, padding=1), nn.ReLU(), nn.BatchNorm1d(2),
                           nn.MaxPool1d(2), nn.Conv1d(2, 2, 1), nn.ReLU()).eval()  # fmt: skip
     report = report_of(model, torch.randn(4, 1, 64), spectra=True)
     frame = report.network().set_index("node")
     above = report.sites().set_index("site")["above_next_nyquist"]
-    assert frame["above_nyquist"].dropna().to_dict() == {"3/max_pool1d@0": above["1#0"]}
-    assert frame["aliasing_from"].dropna().to_dict() == {"3/max_pool1d@0": "1#0"}
-    assert math.isnan(above["5#0"])
+    assert frame["above_nyquist"].dropna().to_dict() == {"4/max_pool1d@0": above["2#0"]}
+    assert frame["aliasing_from"].dropna().to_dict() == {"4/max_pool1d@0": "2#0"}
+    assert math.isnan(above["6#0"])
 
 
 def test_merge_of_nodes():

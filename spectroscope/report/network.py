@@ -37,7 +37,7 @@ def _aliasing(recording: Recording) -> dict[str, tuple[str, float]]:
             consumers.setdefault(source, []).append(name)
     worst: dict[str, tuple[str, float]] = {}
     for site, step in recording.downsamplings.items():
-        if step.between or step.whole or site not in recording.records:
+        if step.whole or site not in recording.records:
             continue
         above = spectra.above_next_nyquist(recording, recording.records[site])
         pending, seen = [site], set()
