@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from spectroscope.dsp.kernels.dispatch import computed_in, read_lines
+from spectroscope.dsp.kernels.dispatch import computed_in, cpu_kernels, read_lines
 from spectroscope.dsp.kernels.parallel import parallel_for, workspace
 from spectroscope.dsp.moments import LINE_FIELDS, MEAN_ROWS, TABLE_ROWS, LineMoments
 from spectroscope.errors import first_line
@@ -208,7 +208,8 @@ def _read(
                     accumulator.add(chunk)
 
     blocks = -(-channels // c_step)
-    if x.is_cpu and blocks > 1:
+    if x.is_cpu and blocks > 1 and cpu_kernels() is not None:
+        x, y = x.detach(), None if y is None else y.detach()  # other threads record gradients
         parallel_for(read_block, blocks)
     else:
         for number in range(blocks):
