@@ -17,15 +17,15 @@ _MOST_THREADS = 16
 _LARGEST_WORKSPACE = 1 << 22
 
 
-def parallel_for(work: Callable[[int], None], count: int) -> None:
-    """Call work(0) … work(count - 1), each once, in as many threads as torch may use.
+def parallel_for(work: Callable[[int], None], count: int, threads: int) -> None:
+    """Call work(0) … work(count - 1), each once, in up to so many threads.
 
     They are the threads of torch's own parallel regions, where these can be had: those spin for a
     while after each region, so that other threads would have to wait for their cores
     (docs/performance.md). In these threads torch runs no parallel regions. Gradients and inference
     mode are as in a new thread.
     """
-    threads = min(torch.get_num_threads(), _MOST_THREADS, count)
+    threads = min(threads, _MOST_THREADS, count)
     if threads < 2:
         for number in range(count):
             work(number)
