@@ -25,9 +25,10 @@ _BUDGET_CPU, _BUDGET_GPU = 1 << 18, 1 << 24
 _RUN = 1 << 12
 # Channels that lie side by side in memory are read together: as many as a cache line has.
 _CACHE_LINE = 16
-# Values of a block of channels, below which another thread does not pay. A thread that transforms
-# takes several blocks, so that one which is disturbed takes fewer.
-_SMALLEST_BLOCK, _BLOCKS_OF_THREAD = 1 << 17, 2
+# Values of a block of channels, below which another thread doesn't pay: where all are transformed,
+# and where few or none are. A thread takes several blocks to transform, and fewer if another process
+# disturbs it.
+_SMALLEST_BLOCKS, _BLOCKS_OF_THREAD = (1 << 17, 1 << 18), 2
 _NONE = range(0)
 
 
@@ -246,9 +247,9 @@ def _steps(
         budget = budget * every if every else samples * channels * values
     c_step = max(budget // (samples * values), _RUN // values if on_cpu else 0)
     if threads > 1:
-        blocks = threads * _BLOCKS_OF_THREAD if every else threads
-        least = -(-_SMALLEST_BLOCK * max(every, 1) // (samples * values))
-        c_step = min(c_step, max(-(-channels // blocks), least))
+        most = samples * channels * values // _SMALLEST_BLOCKS[every != 1]
+        blocks = min(threads * _BLOCKS_OF_THREAD if every else threads, max(most, 1))
+        c_step = min(c_step, -(-channels // blocks))
     if side_by_side:
         c_step = max(c_step, _CACHE_LINE)
     c_step = max(1, min(c_step, channels))

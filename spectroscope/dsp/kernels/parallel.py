@@ -31,6 +31,7 @@ def parallel_for(work: Callable[[int], None], count: int, threads: int) -> None:
             work(number)
         return
     numbers, lock = iter(range(count)), threading.Lock()
+    in_main_thread = threading.current_thread() is threading.main_thread()
     workspaces = iter(_this_thread.of_workers)
     taking: set[int] = set()
     errors: list[BaseException] = []
@@ -38,6 +39,11 @@ def parallel_for(work: Callable[[int], None], count: int, threads: int) -> None:
     def take(_: object) -> None:
         try:
             taking.add(threading.get_ident())
+            if in_main_thread and not _this_thread.keeps_state:
+                # Python would make a state for this thread at each call: 80 µs. The threads that
+                # serve the main thread live as long as the process.
+                ctypes.pythonapi.PyGILState_Ensure()
+                _this_thread.keeps_state = True
             with lock:
                 _this_thread.workspaces = next(workspaces)
             while not errors:
@@ -116,15 +122,19 @@ if hasattr(os, "register_at_fork"):  # a child has none of its parent's threads
     os.register_at_fork(after_in_child=_forget_threads)
 
 
-class _Workspaces(threading.local):
-    """Memory by purpose and dtype: of this thread, and of the workers of its loops."""
+class _ThisThread(threading.local):
+    """Memory by purpose and dtype: of this thread, and of the workers of its loops.
+
+    And whether Python keeps the state of this thread when a call from C ends.
+    """
 
     def __init__(self) -> None:
+        self.keeps_state = threading.current_thread() is threading.main_thread()
         self.workspaces: dict[tuple[str, torch.dtype], Tensor] = {}
         self.of_workers = [self.workspaces, *({} for _ in range(_MOST_THREADS - 1))]
 
 
-_this_thread = _Workspaces()
+_this_thread = _ThisThread()
 
 
 def workspace(
