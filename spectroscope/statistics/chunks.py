@@ -18,16 +18,15 @@ if TYPE_CHECKING:
     from spectroscope.capture.call import ActivationCall
 
 # Values of one side in a chunk. On the CPU both sides and their transforms stay in cache between
-# passes, and the overhead of the calls is small (docs/performance.md). Compiled loops that transform
-# nothing need no chunks. On a GPU fewer kernel launches pay.
+# passes, and the overhead of the calls is small (docs/performance.md). Compiled loops that
+# transform nothing read all at once. On a GPU fewer kernel launches pay.
 _BUDGET_CPU, _BUDGET_GPU = 1 << 18, 1 << 24
 # Values next to each other in memory that are read together.
 _RUN = 1 << 12
 # Channels that lie side by side in memory are read together: as many as a cache line has.
 _CACHE_LINE = 16
 # Values of a block of channels, below which another thread doesn't pay: where all are transformed,
-# and where few or none are. A thread takes several blocks to transform, and fewer if another process
-# disturbs it.
+# and where few or none are. A thread takes several blocks to transform, fewer if it is disturbed.
 _SMALLEST_BLOCKS, _BLOCKS_OF_THREAD = (1 << 17, 1 << 18), 2
 _NONE = range(0)
 

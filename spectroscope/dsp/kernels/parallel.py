@@ -32,7 +32,7 @@ def parallel_for(work: Callable[[int], None], count: int, threads: int) -> None:
         return
     numbers, lock = iter(range(count)), threading.Lock()
     in_main_thread = threading.current_thread() is threading.main_thread()
-    workspaces = iter(_this_thread.of_workers)
+    workspaces = iter(_this_thread.of_workers[:threads])
     taking: set[int] = set()
     errors: list[BaseException] = []
 
@@ -45,7 +45,10 @@ def parallel_for(work: Callable[[int], None], count: int, threads: int) -> None:
                 ctypes.pythonapi.PyGILState_Ensure()
                 _this_thread.keeps_state = True
             with lock:
-                _this_thread.workspaces = next(workspaces)
+                own = next(workspaces, None)
+            if own is None:  # one thread more than were asked for
+                return
+            _this_thread.workspaces = own
             while not errors:
                 with lock:
                     number = next(numbers, None)
@@ -55,8 +58,10 @@ def parallel_for(work: Callable[[int], None], count: int, threads: int) -> None:
         except BaseException as error:  # which a C function, the caller, could only print
             errors.append(error)
 
-    if region := _openmp_region():
-        region(_FUNCTION(take), None, threads, 0)
+    region = _openmp_region() if torch.get_num_threads() <= _MOST_THREADS else None
+    if region is not None:
+        # In as many threads as torch's regions: libgomp ends those that a smaller one doesn't need.
+        region(_FUNCTION(take), None, 0, 0)
         if threading.get_ident() not in taking and not errors:  # interrupted before the first line
             raise KeyboardInterrupt
     else:
