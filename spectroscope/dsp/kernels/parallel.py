@@ -31,24 +31,22 @@ def parallel_for(work: Callable[[int], None], count: int, threads: int) -> None:
             work(number)
         return
     numbers, lock = iter(range(count)), threading.Lock()
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    workspaces = iter(_this_thread.of_workers[:threads])
+    # The threads that serve the main thread live as long as the process, others maybe not.
+    keep_state = threading.current_thread() is threading.main_thread()
+    workers = iter(range(threads))
     taking: set[int] = set()
     errors: list[BaseException] = []
 
     def take(_: object) -> None:
         try:
             taking.add(threading.get_ident())
-            if in_main_thread and not _this_thread.keeps_state:
-                # Python would make a state for this thread at each call: 80 µs. The threads that
-                # serve the main thread live as long as the process.
+            with lock:
+                if next(workers, None) is None:  # more threads than were asked for
+                    return
+            if keep_state and not hasattr(_this_thread, "keeps_state"):
+                # Otherwise Python makes a state for this thread, with its workspaces, at each call.
                 ctypes.pythonapi.PyGILState_Ensure()
                 _this_thread.keeps_state = True
-            with lock:
-                own = next(workspaces, None)
-            if own is None:  # one thread more than were asked for
-                return
-            _this_thread.workspaces = own
             while not errors:
                 with lock:
                     number = next(numbers, None)
@@ -127,19 +125,7 @@ if hasattr(os, "register_at_fork"):  # a child has none of its parent's threads
     os.register_at_fork(after_in_child=_forget_threads)
 
 
-class _ThisThread(threading.local):
-    """Memory by purpose and dtype: of this thread, and of the workers of its loops.
-
-    And whether Python keeps the state of this thread when a call from C ends.
-    """
-
-    def __init__(self) -> None:
-        self.keeps_state = threading.current_thread() is threading.main_thread()
-        self.workspaces: dict[tuple[str, torch.dtype], Tensor] = {}
-        self.of_workers = [self.workspaces, *({} for _ in range(_MOST_THREADS - 1))]
-
-
-_this_thread = _ThisThread()
+_this_thread = threading.local()
 
 
 def workspace(
@@ -153,10 +139,11 @@ def workspace(
     size = torch.Size(shape).numel()
     if device.type != "cpu" or size > _LARGEST_WORKSPACE:
         return torch.empty(shape, dtype=dtype, device=device)
-    workspaces, key = _this_thread.workspaces, (purpose, dtype)
-    memory = workspaces.get(key)
+    key = f"{purpose} {dtype}"
+    memory: Tensor | None = getattr(_this_thread, key, None)
     if memory is None or memory.numel() < size:
         # A tensor made under inference_mode cannot be written to outside of it.
         with torch.inference_mode(False):
-            memory = workspaces[key] = torch.empty(size, dtype=dtype)
+            memory = torch.empty(size, dtype=dtype)
+        setattr(_this_thread, key, memory)
     return memory[:size].view(shape)
