@@ -1,6 +1,7 @@
 """What feeds what, against torch.fx and graphs written by hand; and where it is drawn."""
 
 import gc
+import json
 import math
 import operator
 import weakref
@@ -310,6 +311,22 @@ def test_saved_loaded_and_merged(tmp_path):
     assert both["shape"].tolist() == [(1, None), (2, None), (2, None), (2, None)]
     assert both["decimation"].tolist() == [1, 2, 2, 2]
     assert both["inputs"].tolist() == first.network()["inputs"].tolist()
+
+
+def test_a_file_of_an_earlier_version_has_no_network(tmp_path):
+    report_of(nn.ReLU(), torch.randn(2, 1, 64)).save(tmp_path)
+    with np.load(tmp_path / "report.npz") as file:
+        arrays = dict(file)
+    header = json.loads(str(arrays["header"]))
+    assert header.pop("network")
+    np.savez(tmp_path / "report.npz", **arrays | {"header": np.array(json.dumps(header))})
+    report = spectroscope.load(tmp_path)
+    assert report.network().empty
+    assert list(report.network())[:2] == ["node", "operation"]
+    with pytest.raises(
+        ValueError, match=r"empty: expected rows from report.network\(\), of a report"
+    ):
+        spectroscope.plots.network(report.network())
 
 
 def test_branches_that_depend_on_the_data_are_all_there():

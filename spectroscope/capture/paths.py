@@ -62,7 +62,7 @@ class Paths:
         self.only_mean.update(state["only_mean"])
         self.sources.load_state_dict(state["sources"])
         self.network.clear()
-        self.network.update(from_json(state["network"]))
+        self.network.update(from_json(state.get("network", {})))  # earlier versions have none
 
     def _layer_of(self, weight: Tensor) -> str | None:
         """The name of the layer with this weight, which may be a view; None if there is none."""
