@@ -128,7 +128,7 @@ def _mark(plot: Any, network: pd.DataFrame, sites: pd.DataFrame, placed: Map, st
         )
         themed(cross.glyph, line_color=color)
     places = [placed.nodes[node] for node in network.loc[_aliases(network), "node"]]
-    arrows = ColumnDataSource({"x": [x for x, _ in places], "y": [y - 0.3 for _, y in places]})
+    arrows = ColumnDataSource({"x": [x for x, _ in places], "y": [y - 0.22 for _, y in places]})
     size = f"{max(14, 0.5 * step):.0f}px"
     arrow = plot.text("x", "y", {"value": "↷"}, source=arrows, text_align="center",
                       text_font_size=size, text_font_style="bold")  # fmt: skip
