@@ -166,7 +166,7 @@ def _rate(decimation: float, rates: Mapping[str, Any]) -> str:
     if not math.isnan(hz) and not math.isclose(hz * decimation, 1.0):
         return f"{hz:.4g} Hz"
     if decimation == 1:
-        return "input"
+        return "full rate"
     return f"1/{decimation:.4g}" if decimation > 1 else f"{1 / decimation:.4g} ×"
 
 

@@ -397,7 +397,7 @@ def test_branches_are_lanes_and_rates_are_lines():
     assert y["in"] == y["a"] == y["b"] == y["d"] == y["e"]
     assert y["c"] == y["a"] + 1
     assert y["c"] < y["pool"] == y["f"] < y["up"] == y["cat"]
-    assert [text.text for text in placed.rates] == ["input", "1/2", "input"]
+    assert [text.text for text in placed.rates] == ["full rate", "1/2", "full rate"]
 
 
 @pytest.mark.parametrize("seed", range(20))
