@@ -346,7 +346,8 @@ COLUMNS = {
     "f0_confidence": Column(
         "1",
         "of f0='auto': mean over the inputs of n_inputs_sinad of a lower bound of the probability "
-        "that white noise has no component as strong; NaN if f0 was given",
+        "that noise, white or white in the range that was searched, has no component as strong; "
+        "NaN if f0 was given",
     ),
     "input": Column("", "number of the example input, from 0, in the order of recording"),
     "position": Column(

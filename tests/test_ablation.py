@@ -16,8 +16,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import spectroscope
-from spectroscope import cli, importance, intervene, only_dc, remove_dc, schema
-from spectroscope.experiments import ablation
+from spectroscope import cli, importance, intervene, only_dc, progress, remove_dc, schema
 from spectroscope.experiments.intervals import change_interval
 from spectroscope.experiments.metrics import METRICS
 
@@ -232,12 +231,12 @@ def test_progress_has_a_total(regression, known, monkeypatch):
     model, x, _ = regression
     bars = []
 
-    class Bar(ablation.tqdm):
+    class Bar(progress.tqdm):
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **kwargs)
             bars.append(self)
 
-    monkeypatch.setattr(ablation, "tqdm", Bar)
+    monkeypatch.setattr(progress, "tqdm", Bar)
     batches = x.split(7)
     if known != "length":
         batches = iter(batches) if known == "hint" else (batch for batch in batches)

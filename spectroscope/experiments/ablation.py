@@ -12,7 +12,6 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
-from tqdm.auto import tqdm
 
 from spectroscope.capture.call import ActivationCall
 from spectroscope.capture.capture import Capture
@@ -30,6 +29,7 @@ from spectroscope.experiments.operations import (
     remove_dc,
     replaced_dc,
 )
+from spectroscope.progress import progress_bar
 from spectroscope.specimens.batches import tensor, with_targets
 
 Custom: TypeAlias = Callable[[Tensor, Tensor], Tensor]
@@ -126,7 +126,7 @@ def importance(
     scores: dict[tuple[Site, str], list[Tensor]] = {}
     bases: list[Tensor] = []
     length = operator.length_hint(batches)  # 0: unknown
-    bar = tqdm(unit=" forwards", smoothing=0, delay=0.3, disable=not progress)
+    bar = progress_bar(shown=progress, unit=" forwards", smoothing=0, delay=0.3)
     try:
         # Without inference mode, which doesn't count writes to tensors: `Replay` needs that.
         with bar, torch.inference_mode(False), torch.no_grad():
