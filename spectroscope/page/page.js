@@ -249,7 +249,7 @@ function detail(layer) {
             choice("sorted by", { ...sorts, channel: "number" }, (v) => table.sortBy(v, v !== "channel")),
             choice("side", { out: data.titles.out, in: data.titles.in }, (v) => figures.set("side", v))),
           boxes.heat, readout,
-          html("p", { class: "quiet" }, "Click a row to add its channel to the spectra."))));
+          html("p", { class: "quiet screen" }, "Click a row to add its channel to the spectra."))));
     if (layer.first !== undefined) pick(layer.first);
     table.sortBy(Object.keys(sorts)[0] ?? "channel", true);
   } else if (layer.note) {
@@ -259,7 +259,7 @@ function detail(layer) {
   const extras = [];
   if (layer.channels.dc_gaussian) {
     const box = figure(`DC of each channel of ${layer.site} against its prediction. The table has both.`);
-    extras.push(html("div", {}, html("h4", {}, "DC against its prediction"), box,
+    extras.push(html("div", {}, html("h4", {}, "DC against its prediction for Gaussian input"), box,
       ...(layer.predictions ? [html("details", {}, html("summary", {}, "Other predictions"),
         smallTable(layer.predictions, "DC predicted by theory, means over channels"))] : [])));
     scatterFigure(layer, box);
