@@ -586,6 +586,13 @@ def test_layers_of_another_unit_are_named_below_the_overview(known):
     assert "of 1 layer with frequencies in cycles/pixel and of 1 layer without spectra" in text
 
 
+@pytest.mark.parametrize(("spectra", "title"), [(True, "Spectrogram"), (False, "DC")])
+def test_the_overview_is_named_for_what_it_shows(spectra, title):
+    html = html_of(report_of(nn.ReLU(), torch.randn(12, 2, 32), spectra=spectra))
+    assert f'<h2 id="depth-title">{title} through depth</h2>' in html
+    assert ("white line" in html) == spectra
+
+
 # ---- The file ----
 
 

@@ -191,9 +191,8 @@ def render(template: str, *, data: dict[str, Any], **context: Any) -> str:
     """
     from spectroscope.page import figures
 
-    style, *own = (
-        _FOLDER.joinpath(name).read_text("utf-8") for name in ("page.css", "figures.js", "page.js")
-    )
+    names = ("page.css", "figures.js", "tables.js", "page.js")
+    style, *own = (_FOLDER.joinpath(name).read_text("utf-8") for name in names)
     bokeh, script = figures.script(), "\n".join(own)
     columns = {name: c["definition"] + _in_unit(c) for name, c in context["definitions"].items()}
     return (
@@ -286,7 +285,7 @@ def is_fraction(name: str) -> bool:
 
 
 def formatted(value: Any, name: str) -> str:
-    """A value of the column `name` as text; `formatted` in page.js must give the same."""
+    """A value of the column `name` as text; `formatted` in tables.js must give the same."""
     if isinstance(value, tuple):  # a shape
         return "\u00a0×\u00a0".join("?" if length is None else str(length) for length in value)
     from pandas import NA  # whoever has a frame has imported pandas

@@ -175,9 +175,11 @@ function layerFigures(layer, order, chosen, boxes) {
     part("marks").data = { x: marks.map(([f]) => f), text: marks.map(([, text]) => text),
       y: marks.map(() => model.y_range.end) };
     part("next_nyquist").data = { x: layer.next_nyquist ? [layer.next_nyquist] : [] };
-    part("legend").items = part("legend").items.filter((item) =>
-      layer.next_nyquist || !String(item.label.value ?? item.label).startsWith("next"));
-    part("legend").orientation = boxes.spectrum.clientWidth < 460 ? "vertical" : "horizontal";
+    const text = (item) => String(item.label.value ?? item.label), legend = part("legend");
+    legend.items = legend.items.filter((item) => layer.next_nyquist || !text(item).startsWith("next"));
+    const width = legend.items.reduce((sum, item) => sum + 40 + 7 * text(item).length, 60);
+    const rows = width > boxes.spectrum.clientWidth;
+    legend.setv({ orientation: rows ? "vertical" : "horizontal", spacing: rows ? 2 : 14 });
     part("x").axis_label = `frequency (${spectra.unit})`;
     part("y").axis_label = state.power ? "power (activation²)" : "power (dB re 1 activation²)";
   }

@@ -92,6 +92,7 @@ def _channels() -> figure:
     picked = ColumnDataSource({"y": []}, name="picked")
     plot.hspan(y="y", source=picked, line_color="#fff", line_width=1.5)
     plot.grid.visible = False
+    plot.yaxis.ticker = BasicTicker(min_interval=1, num_minor_ticks=0)
     set_label(plot.yaxis, "channels, sorted")
     return plot
 
@@ -175,6 +176,6 @@ def _legend(plot: figure) -> None:
     legend = plot.legend[0]
     plot.add_layout(legend, "above")
     legend.update(location="left", orientation="horizontal", label_text_font=FONT,
-                  label_text_font_size="12px", padding=4, margin=4, spacing=14,
+                  label_text_font_size="12px", padding=4, margin=4,
                   border_line_color=None, background_fill_alpha=0.8, name="legend")  # fmt: skip
     themed(legend, label_text_color="--ink", background_fill_color="--paper")
