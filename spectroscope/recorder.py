@@ -259,6 +259,7 @@ class Recorder(CaptureSession):
             {name: self._capture.paths.only_mean.get(name) for name in records},
             {name: ranges for name, ranges in sources.items() if ranges is not None},
             {key: (text,) for key, text in about.items()},
+            network=dict(self._capture.paths.network),
         )
 
     def state_dict(self) -> dict[str, Any]:

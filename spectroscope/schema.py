@@ -14,6 +14,9 @@ class Column(NamedTuple):
 # Words for the values of the column `side`, in every plot and on the page.
 SIDES = {"in": "activation input", "out": "activation output"}
 
+# `above_next_nyquist` of a layer above which plots and findings name it.
+ALIASED = 0.05
+
 # The unit "activation" is that of the tensor at the site, whatever it is in the network.
 COLUMNS = {
     "site": Column("", "one activation call: module#call or module/function#call"),
@@ -365,6 +368,32 @@ COLUMNS = {
     ),
     "value": Column("activation", "value of that side there; of an image the mean over an area"),
     "dc": Column("activation", "mean of that side over the whole line or image of the channel"),
+    "node": Column(
+        "",
+        "a step of the network: of an activation the site, of others place@call, the call from 0; "
+        "input:, output: and unknown: with a name or number",
+    ),
+    "operation": Column(
+        "",
+        "what a node is: input, convolution, linear, embedding, recurrent, attention, activation "
+        "(those that kinds and select choose), pooling (also a mean over time or space), resampling"
+        " (another change of the sampling rate), join (a function of tensors from different nodes: "
+        "sum, product, concatenation), module (one whose inside isn't observed), output, or unknown"
+        " (a tensor of unknown origin, as from NumPy)",
+    ),
+    "inputs": Column(
+        "",
+        "the nodes before; between them and this one tensors went through nothing "
+        "but functions of one tensor",
+    ),
+    "aliasing_from": Column(
+        "", "of a downsampling: the site directly before it with the largest above_next_nyquist"
+    ),
+    "above_nyquist": Column(
+        "1",
+        "above_next_nyquist of aliasing_from: fraction of its power above the Nyquist frequency "
+        "after this node. NaN where no activation is directly before",
+    ),
     "status": Column(
         "",
         "fired, never fired, incomplete (something isn't recorded: see reason), cannot be seen, or "

@@ -345,6 +345,13 @@ def few():
 """
 
 
+def test_ablate_changes_only_what_is_selected():
+    model = nn.Sequential(nn.Conv1d(1, 3, 5), nn.ReLU(), nn.Conv1d(3, 2, 5), nn.ReLU()).eval()
+    specimen = spectroscope.Specimen("small", "a test", "MIT", model, [torch.randn(4, 1, 64)], 4)
+    table = spectroscope.run.ablate(specimen, select="3*")
+    assert table["site"].unique().tolist() == ["3#0"]
+
+
 def test_the_command(tmp_path, capsys, kid_ppg, monkeypatch):
     (tmp_path / "few_inputs.py").write_text(FEW)
     monkeypatch.chdir(tmp_path)

@@ -115,6 +115,7 @@ def test_inspect_writes_everything(out):
         "dead.csv",
         "harmonics.csv",
         "introduced.csv",
+        "network.csv",
         "report.html",
         "report.npz",
         "sites.csv",

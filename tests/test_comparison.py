@@ -103,10 +103,10 @@ def test_an_unknown_channel_neither_dies_nor_revives():
     dead, strange = report_of(nn.ReLU(), x), report_of(nn.ReLU(), unknown)
     for result in (dead.compare(strange), strange.compare(dead)):
         assert result.sites()[["died", "revived"]].values.tolist() == [[0, 0]]
-        headlines = [
-            f.headline for f in comparison_page.findings(result.sites(), result.channels()).present
-        ]
-        assert not {"Channels that died", "Channels that revived"} & set(headlines)
+        found = comparison_page.findings(result.sites(), result.channels()).present
+        assert {finding.measure for finding in found if finding.values} == {"fraction of channels"}
+        headlines = {finding.headline for finding in found}
+        assert not {"Channels that died", "Channels that revived"} & headlines
     nothing = torch.full_like(x, torch.nan)
     result = report_of(nn.ReLU(), nothing).compare(report_of(nn.ReLU(), nothing))
     absent = comparison_page.findings(result.sites(), result.channels()).absent

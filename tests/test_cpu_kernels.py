@@ -5,8 +5,6 @@ import math
 import os
 import subprocess
 import sys
-import threading
-import time
 from fractions import Fraction
 
 import numpy as np
@@ -18,7 +16,6 @@ from torch import nn
 
 import spectroscope
 from spectroscope.dsp.kernels import dispatch
-from spectroscope.dsp.kernels.parallel import parallel_for
 from spectroscope.dsp.moments import (
     LINE_FIELDS,
     MEAN_ROWS,
@@ -298,91 +295,6 @@ def test_compiled_code_runs(monkeypatch):
     monkeypatch.setattr(cpu, "read_lines", lambda *args: called.append(1) or read_lines(*args))
     record(nn.ReLU(), torch.randn(2, 3, 8))
     assert called
-
-
-@pytest.mark.parametrize("threads", [1, 2, 5])
-def test_each_number_is_taken_once(threads):
-    torch.set_num_threads(threads)
-    taken = np.zeros(1000)
-
-    def work(number):
-        taken[number] += 1
-
-    parallel_for(work, 1000)
-    assert (taken == 1).all()
-
-
-@pytest.mark.parametrize("inference", [False, True])
-def test_threads_have_no_gradients_and_one_torch_thread(inference):
-    seen = set()
-
-    def work(_):
-        time.sleep(0.001)
-        modes = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
-        seen.add((*modes, torch.get_num_threads(), threading.current_thread().name))
-
-    with torch.inference_mode(inference):
-        parallel_for(work, 50)
-    assert {row[:3] for row in seen} == {(inference, False, 1)}
-    assert not any("MainThread" in row for row in seen)
-    found = []
-    new = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
-    new.start()
-    new.join()
-    assert found == [2] == [torch.get_num_threads()]
-
-
-def test_exceptions_of_threads_are_raised():
-    torch.set_num_threads(4)
-
-    def work(number):
-        raise ValueError(number)
-
-    with pytest.raises(ValueError):  # noqa: PT011, any number's
-        parallel_for(work, 100)
-
-
-def test_user_threads_reduce_concurrently():
-    x = torch.randn(4, 8, 30_000)
-    expected = (x > 0).sum((0, 2)).tolist()
-    actual = {}
-
-    def run(number):
-        with spectroscope.record(nn.ReLU()) as recorder:
-            recorder._capture._model(x)
-        moments = recorder.recording().records["#0"].moments
-        actual[number] = moments.sums[1, 1].tolist()
-
-    threads = [threading.Thread(target=run, args=(n,)) for n in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert list(actual.values()) == [expected] * 4
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-def test_a_child_of_a_fork_records():
-    code = """
-import os, torch, spectroscope
-from torch import nn
-x = torch.randn(4, 8, 200_000)
-torch.set_num_threads(2)
-def mean():
-    with spectroscope.record(nn.ReLU(), spectra=False) as recorder:
-        recorder._capture._model(x)
-    return recorder.recording().records["#0"].moments.dc.mean.tolist()
-before = mean()
-child = os.fork()
-if child == 0:
-    torch.set_num_threads(1)
-    ok = mean() == before
-    torch.get_num_threads = lambda: 2
-    os._exit(0 if ok and mean() == before else 1)
-_, status = os.waitpid(child, 0)
-raise SystemExit(os.waitstatus_to_exitcode(status))
-"""
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 # Prints, of three processes that use one folder one after another, how many loops were on disk and

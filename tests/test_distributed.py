@@ -52,8 +52,8 @@ def assert_whole(out, printed, whole):
     assert ";" not in report.about["recorded"]
     assert {file.name for file in out.iterdir()} == {
         "aliasing.csv", "columns.csv", "coverage.csv", "dc.csv", "dead.csv", "harmonics.csv",
-        "introduced.csv", "report.html", "report.npz", "sites.csv", "spectra.png",
-        "spectrogram.csv",
+        "introduced.csv", "network.csv", "report.html", "report.npz", "sites.csv",
+        "spectra.png", "spectrogram.csv",
     }  # fmt: skip
 
 

@@ -60,8 +60,8 @@ def test_parquet_is_the_tables_with_units(request, tmp_path, which):
     assert ("harmonics" in names) == (which == "of_lines")
     for name in names:
         table, expected = pd.read_parquet(tmp_path / f"{name}.parquet"), getattr(report, name)()
-        if name == "sites":  # whose shapes are lists there
-            table["shape"] = [tuple(int(n) for n in shape) for shape in table["shape"]]
+        for column in {"shape", "inputs"} & set(table):  # which are lists there
+            table[column] = [tuple(np.array(value).tolist()) for value in table[column]]
         nullable = expected.columns[expected.dtypes == "boolean"]  # Parquet's Booleans always are
         table = table.astype(dict.fromkeys(nullable, "boolean"))
         pd.testing.assert_frame_equal(table, expected, check_exact=True)

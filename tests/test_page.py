@@ -7,6 +7,7 @@ import math
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from torch import nn
 import spectroscope
 from spectroscope import page, run
 from spectroscope.page import comparison as comparison_page
+from spectroscope.page import network as maps
 from spectroscope.page import numbers, overview, payload
 from spectroscope.page import spectra as page_spectra
 from spectroscope.page.coverage import summarize_coverage
@@ -431,6 +433,8 @@ def test_numbers_that_json_cannot_represent():
     assert json.loads(text) == [None, "Infinity", "-Infinity", 1.235e-9, 123500, True, 7]
     assert page.formatted(float("nan"), "dc_in") == "—"
     assert page.formatted(-float("inf"), "dc_in") == "−∞"
+    known = pd.array([True, False, None], "boolean")
+    assert [page.formatted(value, "folded") for value in known] == ["yes", "no", "—"]
     assert numbers.tenths_of_decibel(np.array([0.0, 10.0, np.nan])) == [None, 100, None]
 
 
@@ -496,7 +500,7 @@ def test_unknown_columns_come_last_with_their_definition(known, hostile):
         html = page.render_report(
             about=report.about, sites=sites, dc=dc, coverage=report.coverage(), describe=describe,
             aliasing=None, harmonics=None, predictions=None, spectrogram=None,
-            spectra=lambda site: None, examples=lambda site: None,
+            network=report.network()[:0], spectra=lambda site: None, examples=lambda site: None,
         )  # fmt: skip
         assert HOSTILE not in html
         result = Parsed(html)
@@ -524,7 +528,7 @@ def test_spectra_are_asked_for_site_by_site():
     html = page.render_report(
         about=report.about, sites=report.sites(), dc=report.dc(), coverage=report.coverage(),
         describe=report.describe(), aliasing=None, harmonics=None, predictions=None,
-        spectrogram=None, spectra=spectra, examples=lambda site: None,
+        spectrogram=None, network=report.network(), spectra=spectra, examples=lambda site: None,
     )  # fmt: skip
     first, second = json.loads(Parsed(html).raw[1])["layers"]
     assert asked == ["0#0", "1#0"]
@@ -577,14 +581,47 @@ def test_without_examples_there_are_none(known):
 
 def test_layers_of_another_unit_are_named_below_the_overview(known):
     frame = payload.cells(known.spectrogram())
-    assert overview.undrawn(frame) == ""
+    assert overview.caption(frame).endswith("a white line is at its Nyquist frequency.")
     other = frame.assign(site="other", freq_unit="cycles/pixel")
     none = other.assign(site="none", freq=np.nan)
-    text = overview.undrawn(pd.concat([frame, frame.assign(site="second"), other, none]))
+    text = overview.caption(pd.concat([frame, frame.assign(site="second"), other, none]))
     assert "of 1 layer with frequencies in cycles/pixel and of 1 layer without spectra" in text
 
 
+@pytest.mark.parametrize(("spectra", "title"), [(True, "Spectrogram"), (False, "DC")])
+def test_the_overview_is_named_for_what_it_shows(spectra, title):
+    html = html_of(report_of(nn.ReLU(), torch.randn(12, 2, 32), spectra=spectra))
+    assert f'<h2 id="depth-title">{title} through depth</h2>' in html
+    assert ("white line" in html) == spectra
+
+
 # ---- The file ----
+
+
+def test_the_map_has_every_node_and_where_what_happens():
+    model = nn.Sequential(nn.Conv1d(2, 3, 3, padding=1), nn.ReLU(), nn.MaxPool1d(2), nn.ReLU6())
+    with torch.no_grad():
+        model[0].bias[0] = -100.0  # a dead channel
+    report = report_of(model, T(4, 2, 32))
+    html = Parsed(html_of(report))
+    nodes, columns = json.loads(html.raw[1])["network"].values()
+    frame, sites = report.network(), report.sites()
+    assert [node["name"] for node in nodes] == frame["node"].tolist()
+    assert [tuple(node["inputs"]) for node in nodes] == frame["inputs"].tolist()
+    assert [n["layer"] for n in nodes if n["layer"] is not None] == [0, 1]
+    assert {n["name"]: n["above"] for n in nodes if n["above"] is not None} == {
+        "2/max_pool1d@0": sites["above_next_nyquist"][0]
+    }
+    assert columns["dc_out"]["values"] == pytest.approx(sites["dc_out"].tolist(), rel=1e-3)
+    assert ("×", "has dead channels") in maps.legend(frame, sites)
+    assert "Table of 6 nodes" in html.text
+
+
+def test_a_report_without_a_network_says_why_there_is_no_map(known):
+    without = spectroscope.Report(replace(known._recording, network={}))
+    assert without.network().empty
+    text = Parsed(html_of(without)).text
+    assert "There is no map: a version of spectroscope without it recorded this report." in text
 
 
 def test_a_failing_write_leaves_the_old_page(known, tmp_path, monkeypatch):

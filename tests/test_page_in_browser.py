@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 import re
 import shutil
 
@@ -243,7 +244,8 @@ def test_an_unknown_column_is_the_last_with_its_definition_on_hover(browser, rep
     html = page.render_report(
         about=report.about, sites=report.sites(), dc=dc, coverage=report.coverage(),
         describe=describe, aliasing=None, harmonics=None, predictions=None,
-        spectrogram=None, spectra=lambda site: None, examples=lambda site: None,
+        spectrogram=None, network=report.network(), spectra=lambda site: None,
+        examples=lambda site: None,
     )  # fmt: skip
     page.save(html, tmp_path / "page.html")
     browser.get((tmp_path / "page.html").as_uri())
@@ -273,7 +275,7 @@ def test_a_channel_is_drawn_on_both_sides_and_taken_away(opened):
     channel = pick.get_attribute("data-channel")
     assert channels_of(opened)[2:] == [f"channel {channel}, in", f"channel {channel}, out"]
     assert pick.get_attribute("aria-pressed") == "true"
-    assert f"channel {channel}" in opened.find_element("css selector", ".legend").text
+    assert f"channel {channel}" in opened.find_element("css selector", ".panel .legend").text
     assert len(data_of(opened, "lines")["xs"][2]) == 33  # bins
     press(opened, pick)
     assert channels_of(opened) == before
@@ -383,10 +385,63 @@ def test_a_click_into_the_overview_opens_the_layer(opened):
     chart = opened.find_element("css selector", "[data-figure=bars]")
     box = chart.rect
     js(opened, "window.scrollTo(0, 0)")
-    # The frame is 250 pixels high: in its middle is the third of five layers.
-    at = {"x": box["x"] + 60, "y": box["y"] + 4 + 125, "button": "left", "clickCount": 1}
+    # The frame is 140 pixels high: in its middle is the third of five layers.
+    at = {"x": box["x"] + 60, "y": box["y"] + 4 + 70, "button": "left", "clickCount": 1}
     for kind in ("mousePressed", "mouseReleased"):
         opened.execute_cdp_cmd("Input.dispatchMouseEvent", {"type": kind, **at})
+    waited(opened, "document.querySelector('#layer-2 button').ariaExpanded === 'true'")
+
+
+def node_of(browser, name):
+    return js(browser, "data.network.nodes.findIndex((n) => n.name === arguments[0])", name)
+
+
+def map_drawn(browser):
+    waited(browser, "Bokeh.documents.some((d) => d.get_model_by_name('map')?.inner_width > 0)")
+    return browser.find_element("css selector", "#map .map")
+
+
+def test_the_map_is_coloured_by_what_is_chosen(opened, report):
+    map_drawn(opened)
+    sites = report.sites().set_index("site")
+    shown = [node for node in report.network()["node"] if node in sites.index]
+    select = opened.find_element("css selector", "#map select")
+    assert len(shown) == 5
+    for name in ("dc_out", "dc_fraction"):
+        js(opened, "(arguments[0].value = arguments[1], "
+           "arguments[0].dispatchEvent(new Event('change')))", select, name)  # fmt: skip
+        found = [math.nan if v is None else v for v in data_of(opened, "activations")["value"]]
+        np.testing.assert_allclose(found, sites.loc[shown, name], rtol=1e-3)
+
+
+def test_the_map_is_read_and_opens_layers_by_keys(opened):
+    region = map_drawn(opened)
+    opened.execute_script("arguments[0].focus()", region)
+    readout = opened.find_element("id", "map-readout")
+    assert readout.text == "input:x (input)"
+    number = node_of(opened, f"{HOSTILE}#0")
+    region.send_keys("\ue014" * number)  # right
+    assert readout.text.startswith(f"{HOSTILE}#0 (activation)")
+    assert "dc_out" in readout.text
+    assert readout.text.endswith("; after input:x")
+    region.send_keys("\ue007")
+    assert layer(opened, 1).get_attribute("aria-expanded") == "true"
+
+
+def test_a_click_on_the_map_opens_the_layer(opened):
+    region = map_drawn(opened)
+    opened.execute_script("arguments[0].scrollIntoView({block: 'center'})", region)
+    x, y = js(opened, """(([a, b], box) => {
+        const plot = Bokeh.documents.map((d) => d.get_model_by_name("map")).find(Boolean);
+        const { left, top } = box.getBoundingClientRect();
+        const at = (range, size, v) => 4 + (v - range.start) / (range.end - range.start) * size;
+        return [left + at(plot.x_range, plot.inner_width, a),
+                top + plot.inner_height + 8 - at(plot.y_range, plot.inner_height, b)];
+    })(data.network.nodes[arguments[0]].at, arguments[1].firstElementChild)""",
+              node_of(opened, "block.a#0"), region)  # fmt: skip
+    for kind in ("mousePressed", "mouseReleased"):
+        at = {"type": kind, "x": x, "y": y, "button": "left", "clickCount": 1}
+        opened.execute_cdp_cmd("Input.dispatchMouseEvent", at)
     waited(opened, "document.querySelector('#layer-2 button').ariaExpanded === 'true'")
 
 
@@ -451,8 +506,84 @@ def test_on_a_phone_only_tables_scroll_sideways(opened):
     assert width <= 390
 
 
+PRINTED = "[...document.querySelectorAll('.printed')]"
+
+
+def printing(browser, event):
+    browser.execute_script("dispatchEvent(new Event(arguments[0]))", event)
+
+
+def test_figures_are_printed_as_drawings_in_colors_of_paper(opened):
+    media(opened, scheme="dark")
+    layer(opened, 0).click()
+    drawn(opened)
+    figures = js(opened, "document.querySelectorAll('.figure > *, .thumbnail > *').length")
+    assert figures > 4
+    listen = """addEventListener("beforeprint", () => {
+        const printed = [...document.querySelectorAll(".printed")];
+        const parts = printed.flatMap((svg) => [...svg.querySelectorAll("text, path, image")]);
+        window.printed = printed.length;
+        window.parts = parts.map((part) => [part.tagName, getComputedStyle(part).fill,
+            getComputedStyle(part).stroke, part.getAttribute("width")]);
+    })"""
+    opened.execute_script(listen)
+    opened.execute_cdp_cmd("Page.printToPDF", {})
+    assert js(opened, "window.printed") == figures
+    parts = js(opened, "parts")
+    of_texts = {fill for tag, fill, *_ in parts if tag == "text"}
+    assert of_texts == {"rgb(0, 0, 0)", "rgb(68, 68, 68)", "none"}
+    colors = {color for _, *both, _ in parts for color in both}
+    light = {"rgb(0, 114, 178)", "rgb(193, 79, 0)", "rgb(0, 121, 90)"}
+    dark = {"rgb(93, 180, 236)", "rgb(240, 140, 75)", "rgb(62, 207, 163)"}
+    assert light < colors
+    assert not dark & colors
+    # Lines of a legend are images, and empty ones of another size until they are painted.
+    assert {width for tag, *_, width in parts if tag == "image"} >= {"20"}
+    assert "300" not in {width for *_, width in parts}
+    assert js(opened, f"{PRINTED}.length") == 0
+    assert luminance(js(opened, "getComputedStyle(document.body).backgroundColor")) < 0.05
+    media(opened)
+
+
+def test_drawings_are_as_wide_as_the_paper(opened):
+    layer(opened, 0).click()
+    drawn(opened)
+    printing(opened, "beforeprint")
+    printing(opened, "beforeprint")  # some browsers say it twice
+    media(opened, "print")
+    right = "getBoundingClientRect().right"
+    beyond = js(opened, f"{PRINTED}.map((svg) => svg.{right} -"
+                        f"svg.parentElement.parentElement.{right})")  # fmt: skip
+    media(opened)
+    assert max(beyond) < 1
+    printing(opened, "afterprint")
+
+
+def test_what_is_folded_away_is_printed_and_folded_again(opened):
+    layer(opened, 0).click()
+    folded = "[...document.querySelectorAll('details')].map((details) => details.open)"
+    opened.execute_script("document.querySelector('.panel > details').open = true")
+    before = js(opened, folded)
+    assert True in before
+    assert False in before
+    printing(opened, "beforeprint")
+    assert all(js(opened, folded))
+    printing(opened, "afterprint")
+    assert js(opened, folded) == before
+    opened.execute_cdp_cmd("Page.printToPDF", {})
+    assert js(opened, folded) == before
+
+
+def test_a_bar_does_not_widen_its_column(opened):
+    widths = js(
+        opened, "[...document.querySelectorAll('#sites .number')].map((e) => e.offsetWidth)"
+    )
+    assert max(widths) < 200
+
+
 def test_it_prints_with_the_whole_table(opened):
     layer(opened, 0).click()
+    printing(opened, "beforeprint")
     media(opened, "print", "dark")
     assert luminance(js(opened, "getComputedStyle(document.body).backgroundColor")) == 1
     assert js(opened, "getComputedStyle(document.querySelector('.scroll')).overflowX") == "visible"
@@ -461,6 +592,7 @@ def test_it_prints_with_the_whole_table(opened):
     assert js(opened, sticky) == 0
     assert opened.find_element("css selector", ".panel").is_displayed()
     media(opened)
+    printing(opened, "afterprint")
     pdf = opened.execute_cdp_cmd("Page.printToPDF", {"preferCSSPageSize": True})["data"]
     assert base64.b64decode(pdf).startswith(b"%PDF")
 

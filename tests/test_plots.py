@@ -73,7 +73,7 @@ def table():
 LAST = "4#0"
 FUNCTIONS = ["spectra", "bands", "panels", "dc", "dc of one", "depth", "predictions", "harmonics",
              "aliasing", "filter_response", "radial", "planes", "importance",
-             "spectrogram"]  # fmt: skip
+             "spectrogram", "network"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +106,10 @@ def drawing(signals, images, table):
         "radial": (ring, lambda f, ax: plots.radial(f, ax=ax)),
         "planes": (images.planes(), lambda f, ax: plots.planes(f, channel=1, ax=ax)),
         "spectrogram": (signals.spectrogram(), lambda f, ax: plots.spectrogram(f, ax=ax)),
+        "network": (
+            signals.network(),
+            lambda f, ax: plots.network(f, sites=signals.sites(), ax=ax),
+        ),
         "importance": (table, lambda f, ax: plots.importance(f, ax=ax)),
     }
 

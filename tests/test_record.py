@@ -492,7 +492,7 @@ def test_every_column_is_described():
     images = recorder.report()
     described = report.describe()
     tables = ("dc", "sites", "spectra", "coverage", "introduced", "cross_spectra", "aliasing",
-              "planes", "harmonics", "predictions", "dead", "spectrogram")  # fmt: skip
+              "planes", "harmonics", "predictions", "dead", "spectrogram", "network")  # fmt: skip
     used = {"density", "amplitude", *report.examples(), *images.examples()}
     for name in tables:
         of = images if name == "planes" else report

@@ -110,7 +110,8 @@ def test_saving_replaces_a_report_and_leaves_other_files(report, tmp_path):
     assert (tmp_path / "dc.csv").read_text() != "old"
     names = {file.name for file in tmp_path.iterdir()}
     assert names == {"notes.txt", "dc.csv", "sites.csv", "introduced.csv", "coverage.csv",
-                     "dead.csv", "columns.csv", "spectrogram.csv", "report.npz"}  # fmt: skip
+                     "dead.csv", "columns.csv", "spectrogram.csv", "network.csv",
+                     "report.npz"}  # fmt: skip
 
 
 def npz(path, **arrays):

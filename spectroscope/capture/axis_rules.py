@@ -79,7 +79,7 @@ def output_axes(call: FunctionCall, output: Tensor) -> Axes | None:
                 return None
             after = any(item is ... for item in index[: others[0]])
             return scrambled(axes, others[0] - len(index) if after else others[0])
-    if call.name in _REDUCTIONS and source is first:
+    if call.name in REDUCTIONS and source is first:
         reduced = _reduced(axes, call, output)
         if reduced is not None:
             return reduced
@@ -317,7 +317,7 @@ PRODUCTS = frozenset(("matmul", "rmatmul", "mm", "bmm", "addmm", "baddbmm", "ein
 RESHAPES = {"reshape", "view", "flatten", "unflatten", "ravel", "view_as", "reshape_as"}
 # The output keeps the axes of the inputs, though not the shape.
 JOINING = {"cat", "concat", "concatenate"}
-_REDUCTIONS = {"mean", "sum", "amax", "amin", "max", "min", "median", "std", "var", "prod",
+REDUCTIONS = {"mean", "sum", "amax", "amin", "max", "min", "median", "std", "var", "prod",
                "logsumexp", "nanmean", "nansum"}  # fmt: skip
 # The output has the axes of the input, but samples in another order.
 SCRAMBLED = {"sort", "argsort", "gather", "scatter", "index_select", "take_along_dim"}

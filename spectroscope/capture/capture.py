@@ -196,7 +196,7 @@ class Capture:
             inputs = inputs_of(module, args, keyword_arguments(module))
             thread.memory.start(tuple((name, x.shape, x.dtype, x.is_meta) for name, x in inputs))
             if thread.memory.tracking:
-                outermost.axes.start(inputs)
+                outermost.start(inputs)
             self._on_forward(inputs)
         elif not running:
             self._callers.enter_method()
@@ -225,7 +225,10 @@ class Capture:
                 else:
                     reason = "it was called without a positional tensor"
                     self.discovery.set_reason(name, module, reason)
-        running.append(Frame(module, name, kind, in_custom, finish, outermost))
+        frame = Frame(module, name, kind, in_custom, finish, outermost)
+        if current is not None and outermost is None and current.memory.tracking:
+            current.enter_module(frame, (args, keyword_arguments(module)))
+        running.append(frame)
 
     def on_module_exit(self, module: nn.Module, output: Any) -> Any:
         """See :class:`spectroscope.capture.hooks.Observer`."""
@@ -235,6 +238,8 @@ class Capture:
         ):
             while (frame := running.pop()).module is not module:
                 pass
+            if (current := self._thread.current) is not None:
+                current.exit_module(frame, output)
             if frame.outermost is not None and output is not None:
                 frame.outermost.finish([tensor for _, tensor in nested_tensors(output)])
             if frame.finish is not None:
@@ -388,7 +393,7 @@ class Capture:
         def finish_call(output: Any) -> Tensor | None:
             if isinstance(output, Tensor):
                 layout = self._dispatcher.layout(site, output, current.axes.of(output))
-                current.add_site(site.name, output, layout.transformed)
+                current.add_site(site.name, output, layout.transformed, in_place=output is tensor)
             return finish(output)
 
         return finish_call

@@ -13,8 +13,9 @@ from spectroscope.capture.axis_tracker import AxisTracker
 from spectroscope.capture.channel_sources import SourceTracker
 from spectroscope.capture.downsampling import Provenance
 from spectroscope.capture.idioms import Idioms
-from spectroscope.capture.inputs import InputAxes
+from spectroscope.capture.inputs import Input, InputAxes
 from spectroscope.capture.memory import ForwardMemory
+from spectroscope.capture.network import NetworkTracker
 from spectroscope.capture.paths import Paths
 from spectroscope.capture.pooling import GlobalPooling
 from spectroscope.capture.tensors import TensorMap
@@ -56,13 +57,23 @@ class Pass:
         self._provenance = Provenance(self.axes)
         self._downsamplings = paths.downsamplings
         self._pooling = GlobalPooling(paths.only_mean)
+        self._network = NetworkTracker(paths.network, self.axes, timed=inputs.fs is not None)
+
+    def start(self, inputs: list[Input]) -> None:
+        """The model is called with `inputs`."""
+        self.axes.start(inputs)
+        self._network.start(inputs)
 
     def track(
         self, place: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Callable[[Any], None] | None:
         """What to call with the output of a torch function that is about to run; None: nothing."""
-        axes, pooling = self.axes, self._pooling
-        if not pooling.active and not axes.concerns(name, args, kwargs):
+        axes, pooling, network = self.axes, self._pooling, self._network
+        if not (
+            pooling.active
+            or axes.concerns(name, args, kwargs)
+            or network.concerns(name, args, kwargs)
+        ):
             return None
 
         def update(output: Any) -> None:
@@ -73,12 +84,25 @@ class Pass:
             self.sources.update(place, tracked, args, kwargs, output, axes.of)
             if pooling.active:
                 pooling.update(name, args, kwargs, output)
+            network.update(place, tracked, args, kwargs, output)
 
         return update
 
-    def add_site(self, site: str, output: Tensor, transformed: tuple[int, ...]) -> None:
+    def enter_module(self, frame: "Frame", arguments: Any) -> None:
+        """A module is called with `arguments` in a forward that is tracked."""
+        frame.sources = self._network.known_sources(arguments)
+
+    def exit_module(self, frame: "Frame", output: Any) -> None:
+        """A module has returned."""
+        if frame.sources:
+            self._network.add_module(frame.module, frame.name, frame.sources, output)
+
+    def add_site(
+        self, site: str, output: Tensor, transformed: tuple[int, ...], *, in_place: bool
+    ) -> None:
         """Track the output of an activation with these axes of time or space."""
         self._provenance.add_site(site, output)
+        self._network.add_site(site, output, in_place=in_place)
         if self.name:  # its end isn't seen
             self._pooling.lose(site)
         else:
@@ -89,6 +113,7 @@ class Pass:
         self.memory.finish()
         if self.memory.tracking:
             self._pooling.end(outputs)
+            self._network.end(outputs)
         elif not self.memory.repeating:
             self._pooling.lose()
 
@@ -106,6 +131,7 @@ class Frame:
         finish: called with the output; may return the replacement of the output.
         outermost: the pass, kept while the outermost module runs.
         ran_submodules: it has called a module.
+        sources: nodes of the network that its arguments come from.
     """
 
     module: nn.Module
@@ -115,6 +141,7 @@ class Frame:
     finish: Callable[[Any], Any] | None = None
     outermost: Pass | None = None
     ran_submodules: bool = False
+    sources: tuple[str, ...] = ()
 
 
 class ThreadState(threading.local):

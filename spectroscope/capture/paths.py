@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from spectroscope.capture.axes import Layout
 from spectroscope.capture.channel_sources import ChannelSources, Sources
 from spectroscope.capture.downsampling import DownsamplingLog
+from spectroscope.capture.network import Node, from_json, to_json
 from spectroscope.capture.pooling import OnlyMean
 from spectroscope.capture.sites import Downsampling, Site
 
@@ -19,12 +20,14 @@ class Paths:
         downsamplings: all that lower the sampling rate after a site.
         only_mean: by site, whether nothing but the mean over time or space goes on.
         sources: the layers whose filters the channels of a site are.
+        network: the nodes of all forwards so far, by name.
     """
 
     def __init__(self) -> None:
         self.downsamplings = DownsamplingLog()
         self.only_mean: dict[str, OnlyMean] = {}
         self.sources = ChannelSources(self._layer_of)
+        self.network: dict[str, Node] = {}
         self._layers: dict[int, str] = {}  # by the identity of their weight
 
     def set_layers(self, names: Mapping[nn.Module, list[str]]) -> None:
@@ -49,6 +52,7 @@ class Paths:
             "downsamplings": self.downsamplings.state_dict(),
             "only_mean": dict(self.only_mean),
             "sources": self.sources.state_dict(),
+            "network": to_json(self.network),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -57,6 +61,8 @@ class Paths:
         self.only_mean.clear()
         self.only_mean.update(state["only_mean"])
         self.sources.load_state_dict(state["sources"])
+        self.network.clear()
+        self.network.update(from_json(state.get("network", {})))  # earlier versions have none
 
     def _layer_of(self, weight: Tensor) -> str | None:
         """The name of the layer with this weight, which may be a view; None if there is none."""

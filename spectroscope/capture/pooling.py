@@ -62,14 +62,14 @@ class GlobalPooling:
         inputs = [*tensors(args), *tensors(kwargs.values())]
         given = [(tensor, sites) for tensor in inputs if (sites := self._sites.get(tensor))]
         name = name.lstrip("_")
-        if not given or name in _WITHOUT_VALUES:
+        if not given or name in WITHOUT_VALUES:
             return
         results = list(tensors((output,)))
         following: list[dict[str, _Axes]] = [{} for _ in results]
         for tensor, sites in given:
             call = FunctionCall(name, args, kwargs, inputs, [])
             for site, axes in sites.items():
-                if name in _READS:
+                if name in READS:
                     self._set(site, None)
                 for result, of_result in zip(results, following, strict=True):
                     after = _result(call, tensor, axes, result)
@@ -219,7 +219,7 @@ _MEANS = {name for name, rule in _RULES.items() if rule in (_mean, _average_pool
 _UNKNOWN = {"einsum", "matmul", "rmatmul", "mm", "bmm", "addmm", "baddbmm", "tensordot", "mv",
             "dot", "index_select", "gather", "interpolate", "upsample"}  # fmt: skip
 # The values go on without a tensor that can be followed.
-_READS = {"setitem", "numpy", "array", "tolist", "item", "dlpack"}
+READS = {"setitem", "numpy", "array", "tolist", "item", "dlpack"}
 # The values don't go on.
-_WITHOUT_VALUES = {"zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like",
+WITHOUT_VALUES = {"zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like",
                    "new_zeros", "new_ones", "new_empty", "new_full"}  # fmt: skip

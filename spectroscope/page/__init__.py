@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jinja2
+import numpy as np
 from markupsafe import Markup
 
 from spectroscope.errors import RequestError
@@ -42,6 +43,7 @@ def render_report(
     harmonics: "pd.DataFrame | None",
     predictions: "pd.DataFrame | None",
     spectrogram: "pd.DataFrame | None",
+    network: "pd.DataFrame",
     spectra: "FrameOf",
     examples: "FrameOf",
 ) -> str:
@@ -59,20 +61,27 @@ def render_report(
         harmonics: `Report.harmonics()`; None if none were recorded.
         predictions: `Report.predictions()`; None if there are none.
         spectrogram: `Report.spectrogram()`; None if nothing was recorded.
+        network: `Report.network()`; without rows the page says why it has no map.
         spectra: called with the name of a site; returns `Report.spectra()` of that site, or None.
             One site at a time, because spectra of all sites may not fit into memory.
         examples: likewise of `Report.examples()`.
     """
     from spectroscope.page import findings, overview, payload, templates
+    from spectroscope.page import network as maps
     from spectroscope.page.coverage import summarize_coverage
 
     sections = {"findings": "Findings", "about": "Run details", "coverage": "Coverage"}
-    drawn, undrawn = dict(templates.templates()), ""
+    drawn, caption, has_spectra = dict(templates.templates()), "", False
     if not sites.empty and spectrogram is not None:
         sections = {"findings": "Findings", "layers": "Layers", **sections}
         frame, panels = payload.cells(spectrogram), payload.panels(sites)
         drawn |= overview.overview(frame, overview.POWER, panels)
-        undrawn = overview.undrawn(frame)
+        caption, has_spectra = overview.caption(frame), bool(frame["freq"].notna().any())
+    data: dict[str, Any] = {"figures": drawn}
+    if not sites.empty and not network.empty:
+        sections = {"network": "Map", **sections}
+        drawn["network"] = maps.figure_of(network, sites)
+        data["network"] = maps.embedded(network, sites)
     return render(
         "page.html",
         title=title or _subject(about),
@@ -83,14 +92,17 @@ def render_report(
             "channels": len(dc),
             "inputs": 0 if sites.empty else int(sites["n_samples"].max()),
         },
-        undrawn=undrawn,
+        caption=caption,
+        has_spectra=has_spectra,
+        network=maps.table(network),
+        legend=maps.legend(network, sites),
         coverage=summarize_coverage(coverage),
         findings=findings.findings(sites, dc, aliasing),
         sites=payload.site_table(sites),
         numbers={site: number for number, site in enumerate(sites["site"])},
         definitions=definitions(describe),
         data={
-            "figures": drawn,
+            **data,
             **payload.embedded(
                 sites,
                 dc,
@@ -130,12 +142,12 @@ def render_comparison(
     from spectroscope.page import comparison, overview, templates
 
     sections = {"findings": "Findings", "about": "Reports compared", "coverage": "Matching"}
-    drawn, undrawn = dict(templates.templates("A", "B")), ""
+    drawn, caption, has_spectra = dict(templates.templates("A", "B")), "", False
     if not sites.empty and spectrograms is not None:
         sections = {"findings": "Findings", "layers": "Layers", **sections}
         frame, panels = comparison.cells(sites, spectrograms), comparison.panels(sites)
         drawn |= overview.overview(frame, overview.change_scale(frame), panels)
-        undrawn = overview.undrawn(frame)
+        caption, has_spectra = overview.caption(frame), bool(frame["freq"].notna().any())
     return render(
         "comparison.html",
         title=title or f"Changes in {' and '.join(dict.fromkeys(map(_subject, about)))}",
@@ -146,7 +158,8 @@ def render_comparison(
         ],
         matched=len(sites),
         unmatched=unmatched,
-        undrawn=undrawn,
+        caption=caption,
+        has_spectra=has_spectra,
         findings=comparison.findings(sites, channels),
         sites=comparison.site_table(sites),
         numbers={site: number for number, site in enumerate(sites["site"])},
@@ -188,9 +201,8 @@ def render(template: str, *, data: dict[str, Any], **context: Any) -> str:
     """
     from spectroscope.page import figures
 
-    style, *own = (
-        _FOLDER.joinpath(name).read_text("utf-8") for name in ("page.css", "figures.js", "page.js")
-    )
+    names = ("page.css", "figures.js", "tables.js", "page.js")
+    style, *own = (_FOLDER.joinpath(name).read_text("utf-8") for name in names)
     bokeh, script = figures.script(), "\n".join(own)
     columns = {name: c["definition"] + _in_unit(c) for name, c in context["definitions"].items()}
     return (
@@ -283,10 +295,14 @@ def is_fraction(name: str) -> bool:
 
 
 def formatted(value: Any, name: str) -> str:
-    """A value of the column `name` as text; `formatted` in page.js must give the same."""
+    """A value of the column `name` as text; `formatted` in tables.js must give the same."""
     if isinstance(value, tuple):  # a shape
-        return " × ".join("?" if length is None else str(length) for length in value)
-    if isinstance(value, bool):
+        return "\u00a0×\u00a0".join("?" if length is None else str(length) for length in value)
+    from pandas import NA  # whoever has a frame has imported pandas
+
+    if value is NA:
+        return "—"
+    if isinstance(value, bool | np.bool_):
         return "yes" if value else "no"
     if not isinstance(value, int | float):
         return str(value)

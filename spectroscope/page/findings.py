@@ -19,11 +19,11 @@ from spectroscope.page.finding import (
     references_to,
 )
 from spectroscope.page.numbers import out_of, percent, quantity, three_digits
+from spectroscope.schema import ALIASED
 
 # Thresholds; the text of each finding names its own.
 DOMINATED = 0.5  # dc_fraction: DC has as much power as everything else
 UNEXPLAINED = 0.5  # |dc_gaussian_residual| over the output's RMS
-ALIASED = 0.05  # above_next_nyquist of a layer
 FEW_INPUTS = 10
 _FIRST = 2.0  # severity of what makes other numbers uncertain; shares are at most 1
 
@@ -113,7 +113,6 @@ def _dead(dc: pd.DataFrame) -> Finding | str:
             f"{share}, {where}, had no output above 0: they carry no information for these inputs."
         ),
         advice="If they stay dead on all your data, prune them: report.dead() names their filters.",
-        measure="fraction of channels",
     )
 
 
@@ -129,7 +128,6 @@ def _always_on(dc: pd.DataFrame) -> Finding | str:
             f"{share}, {where}, had only outputs above 0: the ReLU passes their input unchanged."
         ),
         advice="Here the activation is linear: look at the bias and the normalisation before it.",
-        measure="fraction of channels",
     )
 
 
@@ -167,7 +165,6 @@ def _unexplained(dc: pd.DataFrame) -> Finding | str:
         f"prediction {three_digits(worst['dc_gaussian'])}, a difference of "
         f"{three_digits(ratio[which].max())} times the output RMS.",
         "Do not estimate these channels' DC from mean and standard deviation: measure it.",
-        "fraction of channels",
     )
 
 

@@ -13,6 +13,7 @@ from spectroscope.plots.layers import dc as dc
 from spectroscope.plots.layers import depth as depth
 from spectroscope.plots.layers import importance as importance
 from spectroscope.plots.layers import predictions as predictions
+from spectroscope.plots.network import network as network
 from spectroscope.plots.planes import planes as planes
 from spectroscope.plots.save import save as save
 from spectroscope.plots.spectra import radial as radial

@@ -42,7 +42,7 @@ def write_csv(table: pd.DataFrame, path: Path) -> None:
 def write_parquet(table: pd.DataFrame, path: Path, columns: Mapping[str, Column]) -> None:
     """Write a table as a Parquet file, with unit and definition as metadata of each field.
 
-    Tuples (the column `shape`) become lists.
+    Tuples (the columns `shape` and `inputs`) become lists.
     """
     import pyarrow as pa
     import pyarrow.parquet

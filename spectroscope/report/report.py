@@ -15,6 +15,7 @@ from spectroscope.io import output_folder
 from spectroscope.report import (
     examples,
     export,
+    network,
     predictions,
     sources,
     spectra,
@@ -36,7 +37,7 @@ FILE = "report.npz"
 
 # Tables that `Report.save` writes as CSV, and those too long for CSV.
 _CSV_TABLES = ["dc", "sites", "introduced", "coverage", "dead", "aliasing", "harmonics",
-               "spectrogram"]  # fmt: skip
+               "spectrogram", "network"]  # fmt: skip
 _LONG_TABLES = ["spectra", "cross_spectra"]
 # What is missing at sites without spectra, and what recording them needs.
 _SPECTRA = ("spectra were recorded", "spectra=True and inputs of one length, longer than 1")
@@ -256,6 +257,18 @@ class Report:
         """Every place with activations, and every part of the model that can't be observed."""
         return tables.coverage(self._recording)
 
+    def network(self) -> pd.DataFrame:
+        """What feeds what in the model: one row per node, in the order of the first forward.
+
+        Nodes are inputs, convolutions, linear layers and the like, activations, poolings and other
+        changes of the sampling rate, joins, and outputs. What else a tensor went through isn't a
+        node. A module that is called several times is a node for each call. `inputs` has the
+        names of the nodes before. What a tensor comes from may be unknown, as behind NumPy or a
+        scripted module; the node before is then an ``unknown`` one. Without rows: the report was
+        saved by a version that recorded no network.
+        """
+        return network.network(self._recording)
+
     def dead(self) -> pd.DataFrame:
         """Channels whose output was never > 0, with the filter that makes each.
 
@@ -324,9 +337,10 @@ class Report:
     def page(self, path: str | os.PathLike[str], *, title: str | None = None) -> None:
         """Write the report as one self-contained HTML page that needs no network.
 
-        It has a spectrogram through depth, findings, spectra, examples and tables of layers and
-        channels, run details, coverage, and the definition of every column. It follows the
-        system's dark mode and can be printed. Bokeh draws its figures, and is in the file.
+        It has a spectrogram through depth, a map of the network, findings, spectra, examples and
+        tables of layers and channels, run details, coverage, and the definition of every column. It
+        follows the system's dark mode and can be printed. Bokeh draws its figures, and is in the
+        file.
 
         Args:
             path: of the file, in an existing folder. An existing file is replaced; if writing fails
@@ -349,6 +363,7 @@ class Report:
             harmonics=export.recorded(self.harmonics),
             predictions=export.recorded(self.predictions),
             spectrogram=export.recorded(self.spectrogram),
+            network=self.network(),
             spectra=self._spectra_of,
             examples=self._examples_of,
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from spectroscope.dsp.kernels.dispatch import computed_in, read_lines
+from spectroscope.dsp.kernels.dispatch import computed_in, cpu_kernels, read_lines
 from spectroscope.dsp.kernels.parallel import parallel_for, workspace
 from spectroscope.dsp.moments import LINE_FIELDS, MEAN_ROWS, TABLE_ROWS, LineMoments
 from spectroscope.errors import first_line
@@ -17,16 +17,17 @@ from spectroscope.statistics.base import Arrays, Statistic
 if TYPE_CHECKING:
     from spectroscope.capture.call import ActivationCall
 
-# Values of one side that are reduced at a time. On the CPU both sides and their transforms stay in
-# cache between passes, and the overhead of the calls is small (docs/performance.md). Moments alone
-# are one pass. On a GPU fewer kernel launches pay.
-_BUDGET_CPU, _BUDGET_MOMENTS, _BUDGET_GPU = 1 << 17, 1 << 20, 1 << 24
+# Values of one side in a chunk. On the CPU both sides and their transforms stay in cache between
+# passes, and the overhead of the calls is small (docs/performance.md). Compiled loops that
+# transform nothing read all at once. On a GPU fewer kernel launches pay.
+_BUDGET_CPU, _BUDGET_GPU = 1 << 18, 1 << 24
 # Values next to each other in memory that are read together.
 _RUN = 1 << 12
 # Channels that lie side by side in memory are read together: as many as a cache line has.
 _CACHE_LINE = 16
-# So many blocks of channels, for as many threads, if none is then smaller than this.
-_BLOCKS, _SMALLEST_BLOCK = 8, 1 << 16
+# Values of a block of channels, below which another thread doesn't pay: where all are transformed,
+# and where few or none are. A thread takes several blocks to transform, fewer if it is disturbed.
+_SMALLEST_BLOCKS, _BLOCKS_OF_THREAD = (1 << 17, 1 << 18), 2
 _NONE = range(0)
 
 
@@ -176,8 +177,12 @@ def _read(
     means = x.new_zeros(MEAN_ROWS, channels, dtype=torch.float64) if lines else None
     lines_of_input = values // length
     side_by_side = x.is_cpu and values > 1 and x.stride(1) == 1
-    every = chosen.step if lines else None
-    c_step, n_step = _steps(samples, channels, values, every, x.is_cpu, side_by_side)
+    compiled = x.is_cpu and cpu_kernels() is not None
+    threads = torch.get_num_threads() if compiled else 1
+    every = chosen.step if lines else 0
+    c_step, n_step = _steps(
+        samples, channels, values, every, threads, compiled, x.is_cpu, side_by_side
+    )
     dtype = computed_in(x.dtype)
 
     def read_block(number: int) -> None:
@@ -207,18 +212,22 @@ def _read(
                 for accumulator in accumulators:
                     accumulator.add(chunk)
 
-    blocks = -(-channels // c_step)
-    if x.is_cpu and blocks > 1:
-        parallel_for(read_block, blocks)
-    else:
-        for number in range(blocks):
-            read_block(number)
+    if compiled:
+        x, y = x.detach(), None if y is None else y.detach()  # other threads record gradients
+    parallel_for(read_block, -(-channels // c_step), threads)
     return BatchMoments(table, means)
 
 
 @lru_cache(maxsize=1024)
 def _steps(
-    samples: int, channels: int, values: int, every: int | None, on_cpu: bool, side_by_side: bool
+    samples: int,
+    channels: int,
+    values: int,
+    every: int,
+    threads: int,
+    compiled: bool,
+    on_cpu: bool,
+    side_by_side: bool,
 ) -> tuple[int, int]:
     """Channels and inputs of a chunk.
 
@@ -226,19 +235,21 @@ def _steps(
         samples: N, of the batch.
         channels: C.
         values: of one input and channel.
-        every: lines are read of every so many inputs; None: of none.
+        every: lines are read of every so many inputs; 0: of none.
+        threads: that read.
+        compiled: by compiled loops.
         on_cpu: not on a GPU.
         side_by_side: channels lie side by side in memory.
     """
-    budget = _BUDGET_GPU
-    if on_cpu:
-        budget = _BUDGET_MOMENTS if every is None else min(_BUDGET_CPU * every, _BUDGET_MOMENTS)
-    c_step = budget // (samples * values)
-    if on_cpu:
-        c_step = max(c_step, _RUN // values)
-        least = -(-_SMALLEST_BLOCK // (samples * values))
-        c_step = min(c_step, max(-(-channels // _BLOCKS), least))
-        if side_by_side:
-            c_step = max(c_step, _CACHE_LINE)
+    budget = _BUDGET_CPU if on_cpu else _BUDGET_GPU
+    if compiled:
+        budget = budget * every if every else samples * channels * values
+    c_step = max(budget // (samples * values), _RUN // values if on_cpu else 0)
+    if threads > 1:
+        most = samples * channels * values // _SMALLEST_BLOCKS[every != 1]
+        blocks = min(threads * _BLOCKS_OF_THREAD if every else threads, max(most, 1))
+        c_step = min(c_step, -(-channels // blocks))
+    if side_by_side:
+        c_step = max(c_step, _CACHE_LINE)
     c_step = max(1, min(c_step, channels))
     return c_step, max(1, min(samples, budget // (values * c_step)))

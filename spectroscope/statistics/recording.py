@@ -3,7 +3,7 @@
 import math
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
@@ -12,9 +12,10 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from spectroscope.capture import pooling
+from spectroscope.capture import network, pooling
 from spectroscope.capture.axes import Layout
 from spectroscope.capture.channel_sources import Sources
+from spectroscope.capture.network import Network
 from spectroscope.capture.pooling import OnlyMean
 from spectroscope.capture.sites import CoverageRow, Downsampling, Shape, Site
 from spectroscope.dsp.moments import ChannelMoments
@@ -183,6 +184,7 @@ class Recording:
         about: run details for the reader: `model`, `recorded`, `versions` and the user's own, each
             with one text or, after a merge, several.
         run_shard: which shards of which run; None: not from a sharded run.
+        network: what feeds what; empty if unknown, as in a file of an earlier version.
     """
 
     fs: float | None
@@ -195,6 +197,7 @@ class Recording:
     sources: Mapping[str, Sources]
     about: Mapping[str, tuple[str, ...]]
     run_shard: RunShard | None = None
+    network: Network = field(default_factory=dict)
 
     def merge(self, other: "Recording") -> "Recording":
         """The recording of both data sets, as if one recorder had recorded them.
@@ -266,6 +269,7 @@ class Recording:
             sources,
             about,
             run_shard,
+            network.merged(self.network, other.network),
         )
 
 

@@ -11,6 +11,7 @@ from typing import IO, Any
 import numpy as np
 import torch
 
+from spectroscope.capture import network
 from spectroscope.capture.axes import Layout
 from spectroscope.capture.channel_sources import SourceRange
 from spectroscope.capture.sites import CoverageRow, Downsampling, Site
@@ -101,6 +102,7 @@ def write(
         },
         "only_mean": recording.only_mean,
         "sources": recording.sources,
+        "network": network.to_json(recording.network),
         "coverage": [asdict(row) for row in recording.coverage.values()],
         "about": recording.about,
         "run_shard": None if recording.run_shard is None else recording.run_shard.to_json(),
@@ -235,4 +237,5 @@ def _recording(
         },
         {str(key): tuple(map(str, texts)) for key, texts in header.get("about", {}).items()},
         None if header["run_shard"] is None else RunShard.from_json(header["run_shard"]),
+        network.from_json(header.get("network", {})),  # files of earlier versions have none
     )

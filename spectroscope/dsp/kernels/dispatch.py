@@ -210,10 +210,11 @@ def add_products(
             any.
     """
     if both.is_cpu and (cpu := cpu_kernels()) is not None:
-        x, y = torch.view_as_real(both).flatten(4).numpy()
+        x, y = torch.view_as_real(both).view(2, -1).numpy()
+        shape = (*both.shape[1:4], 2 * both.shape[4])
         indices = transform.weights, transform.bin, transform.max_norm_bin
         cpu.add_products(
-            x, y, *(index.numpy() for index in indices), transform.radial, channel,
+            x, y, shape, *(index.numpy() for index in indices), transform.radial, channel,
             power.numpy(), _parts(cross), max_norm.numpy(),
         )  # fmt: skip
         return

@@ -1,10 +1,12 @@
-"""A thread pool for loops that release the GIL, with as many threads as torch may use."""
+"""Loops that release the GIL, in as many threads as torch may use."""
 
+import ctypes
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,40 +17,76 @@ _MOST_THREADS = 16
 _LARGEST_WORKSPACE = 1 << 22
 
 
-def parallel_for(work: Callable[[int], None], count: int) -> None:
-    """Call work(0) … work(count - 1) without gradients, in as many threads as torch may use.
+def parallel_for(work: Callable[[int], None], count: int, threads: int) -> None:
+    """Call work(0) … work(count - 1), each once, in up to so many threads.
 
-    Each thread takes the next number when it has done one, and a thread that hasn't begun at the
-    end isn't waited for. So the loop doesn't stall where another process has one of the cores, as
-    torch's own parallel regions do. In these threads torch runs no parallel regions.
+    They are the threads of torch's own parallel regions, where these can be had: those spin for a
+    while after each region, so that other threads would have to wait for their cores
+    (docs/performance.md). In these threads torch runs no parallel regions. Gradients and inference
+    mode are as in a new thread.
     """
-    threads = min(torch.get_num_threads(), _MOST_THREADS, count)
+    threads = min(threads, _MOST_THREADS, count)
     if threads < 2:
-        with torch.no_grad():
-            for number in range(count):
-                work(number)
+        for number in range(count):
+            work(number)
         return
-    numbers = iter(range(count))
-    lock = threading.Lock()
-    inference = torch.is_inference_mode_enabled()  # like the grad mode, of a thread alone
+    numbers, lock = iter(range(count)), threading.Lock()
+    # The threads that serve the main thread live as long as the process, others maybe not.
+    keep_state = threading.current_thread() is threading.main_thread()
+    workers = iter(range(threads))
+    taking: set[int] = set()
+    errors: list[BaseException] = []
 
-    def take() -> None:
-        with torch.inference_mode(inference), torch.no_grad():
-            while True:
+    def take(_: object) -> None:
+        try:
+            taking.add(threading.get_ident())
+            with lock:
+                if next(workers, None) is None:  # more threads than were asked for
+                    return
+            if keep_state and not hasattr(_this_thread, "keeps_state"):
+                # Otherwise Python makes a state for this thread, with its workspaces, at each call.
+                ctypes.pythonapi.PyGILState_Ensure()
+                _this_thread.keeps_state = True
+            while not errors:
                 with lock:
                     number = next(numbers, None)
                 if number is None:
                     return
                 work(number)
+        except BaseException as error:  # which a C function, the caller, could only print
+            errors.append(error)
 
-    pool = _pool()
-    futures = [pool.submit(take) for _ in range(threads)]
+    region = _openmp_region() if torch.get_num_threads() <= _MOST_THREADS else None
+    if region is not None:
+        # In as many threads as torch's regions: libgomp ends those that a smaller one doesn't need.
+        region(_FUNCTION(take), None, 0, 0)
+        if threading.get_ident() not in taking and not errors:  # interrupted before the first line
+            raise KeyboardInterrupt
+    else:
+        list(_pool().map(take, range(threads)))
+    if errors:
+        raise errors[0]
+
+
+_FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+
+
+@lru_cache(maxsize=1)
+def _openmp_region() -> Callable[..., None] | None:
+    """``GOMP_parallel(function, argument, threads, flags)`` of the OpenMP library that torch uses.
+
+    None: that library has another interface, or this process is a fork: the parent has the threads.
+    """
     try:
-        next(as_completed(futures)).result()
-    finally:
-        running = [future for future in futures if not future.cancel()]
-    for future in running:
-        future.result()
+        region: Any = ctypes.CDLL(torch._C.__file__).GOMP_parallel
+    except (OSError, AttributeError):
+        return None
+    if _is_fork:
+        return None
+    region.argtypes = _FUNCTION, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint
+    region.restype = None
+    function: Callable[..., None] = region
+    return function
 
 
 @lru_cache(maxsize=1)
@@ -73,11 +111,21 @@ def _use_one_torch_thread() -> None:
     torch.set_num_threads(1)
 
 
+_is_fork = False
+
+
+def _forget_threads() -> None:
+    global _is_fork
+    _is_fork = True
+    _openmp_region.cache_clear()
+    _pool.cache_clear()
+
+
 if hasattr(os, "register_at_fork"):  # a child has none of its parent's threads
-    os.register_at_fork(after_in_child=_pool.cache_clear)
+    os.register_at_fork(after_in_child=_forget_threads)
 
 
-_workspaces = threading.local()
+_this_thread = threading.local()
 
 
 def workspace(
@@ -92,10 +140,10 @@ def workspace(
     if device.type != "cpu" or size > _LARGEST_WORKSPACE:
         return torch.empty(shape, dtype=dtype, device=device)
     key = f"{purpose} {dtype}"
-    memory: Tensor | None = getattr(_workspaces, key, None)
+    memory: Tensor | None = getattr(_this_thread, key, None)
     if memory is None or memory.numel() < size:
         # A tensor made under inference_mode cannot be written to outside of it.
         with torch.inference_mode(False):
             memory = torch.empty(size, dtype=dtype)
-        setattr(_workspaces, key, memory)
+        setattr(_this_thread, key, memory)
     return memory[:size].view(shape)

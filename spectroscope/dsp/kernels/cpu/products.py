@@ -14,44 +14,58 @@ _BLOCK = 1024
 
 
 @compile_reordered
-def _add_one(x, y, sums):
+def _add_one(x, y, first, length, sums):
     """Add squares and products of the parts of one spectrum of each side."""
-    for i in range(x.size):
-        k = np.uint64(i)
-        a, b = np.float64(x[k]), np.float64(y[k])
+    for i in range(length):
+        k, at = np.uint64(i), np.uint64(first + i)
+        a, b = np.float64(x[at]), np.float64(y[at])
         sums[0, k] += a * a
         sums[1, k] += b * b
         sums[2, k] += a * b
 
 
 @compile_reordered
-def _add_four(p, q, r, s, t, u, v, w, sums):
+def _add_four(x, y, first, second, third, fourth, length, sums):
     """As :func:`_add_one`, of four spectra: sums are read and written a fourth of the times."""
-    for i in range(p.size):
-        k = np.uint64(i)
-        a, b, c, d = np.float64(p[k]), np.float64(q[k]), np.float64(r[k]), np.float64(s[k])
-        e, f, g, h = np.float64(t[k]), np.float64(u[k]), np.float64(v[k]), np.float64(w[k])
+    for i in range(length):
+        k, p, q = np.uint64(i), np.uint64(first + i), np.uint64(second + i)
+        r, s = np.uint64(third + i), np.uint64(fourth + i)
+        a, b, c, d = np.float64(x[p]), np.float64(x[q]), np.float64(x[r]), np.float64(x[s])
+        e, f, g, h = np.float64(y[p]), np.float64(y[q]), np.float64(y[r]), np.float64(y[s])
         sums[0, k] += a * a + b * b + c * c + d * d
         sums[1, k] += e * e + f * f + g * g + h * h
         sums[2, k] += a * e + b * f + c * g + d * h
 
 
 @compile_reordered
-def _add_imaginary(x, y, sums):
-    for i in range(sums.size):
-        re, im = np.uint64(2 * i), np.uint64(2 * i + 1)
-        a, b, c, d = np.float64(x[re]), np.float64(y[re]), np.float64(x[im]), np.float64(y[im])
-        sums[np.uint64(i)] += a * d - c * b
+def _add_imaginary(x, y, first, length, sums):
+    """Add the imaginary part of conj(x)·y to the sums of even index.
+
+    Those of odd index are of no use. A loop over pairs alone would be vectorised with shuffles,
+    which take longer.
+    """
+    for i in range(length - 1):
+        k, at, after = np.uint64(i), np.uint64(first + i), np.uint64(first + i + 1)
+        a, b, c, d = (
+            np.float64(x[at]),
+            np.float64(y[at]),
+            np.float64(x[after]),
+            np.float64(y[after]),
+        )
+        sums[k] += a * d - c * b
 
 
 @retry_uncached
 @compile_exactly
-def add_products(x, y, weights, bins, max_norm_bins, radial, channel, power, cross, max_norm):
+def add_products(
+    x, y, shape, weights, bins, max_norm_bins, radial, channel, power, cross, max_norm
+):
     """Add |X|², |Y|² and conj(X)·Y over spectra, and over the components of each bin.
 
     Args:
-        x: ``[n, c, f, 2·F]``, real and imaginary parts interleaved.
+        x: ``[n · c · f · 2·F]``, real and imaginary parts interleaved.
         y: likewise.
+        shape: n, c, f and 2·F.
         weights: ``[F]``, of the components.
         bins: ``[F]``, bin of each component.
         max_norm_bins: ``[F]``, likewise; or empty.
@@ -61,51 +75,37 @@ def add_products(x, y, weights, bins, max_norm_bins, radial, channel, power, cro
         cross: float64, ``[C, 2·B]``, added to: conj(X)·Y, real and imaginary parts interleaved.
         max_norm: float64, ``[C, S]``, added to: |Y|² in max-norm bins, if there are any.
     """
-    lines, parts = x.shape[2], x.shape[3]
-    spectra = x.shape[0] * lines
-    fours = spectra - spectra % 4
-    work, work_imaginary = np.empty((3, _BLOCK)), np.empty(_BLOCK // 2)
-    for c in range(x.shape[1]):
+    samples, channels, lines, parts = shape
+    starts = np.empty(samples * lines, np.int64)
+    fours = starts.size - starts.size % 4
+    work = np.empty((4, _BLOCK))
+    for c in range(channels):
         to = channel + c
         for first in range(0, parts, _BLOCK):
-            last = min(first + _BLOCK, parts)
+            length = min(_BLOCK, parts - first)
+            for m in range(starts.size):
+                line = (m // lines * channels + c) * lines + m % lines
+                starts[m] = line * parts + first
             work[:] = 0
             for m in range(0, fours, 4):
-                i, j, k, n = m // lines, (m + 1) // lines, (m + 2) // lines, (m + 3) // lines
-                e, f, g, h = m % lines, (m + 1) % lines, (m + 2) % lines, (m + 3) % lines
-                _add_four(
-                    x[i, c, e, first:last],
-                    x[j, c, f, first:last],
-                    x[k, c, g, first:last],
-                    x[n, c, h, first:last],
-                    y[i, c, e, first:last],
-                    y[j, c, f, first:last],
-                    y[k, c, g, first:last],
-                    y[n, c, h, first:last],
-                    work,
-                )
-            for m in range(fours, spectra):
-                n, f = m // lines, m % lines
-                _add_one(x[n, c, f, first:last], y[n, c, f, first:last], work)
-            count = (last - first) // 2
-            for k in range(count):
-                component = first // 2 + k
+                at = starts[m], starts[m + 1], starts[m + 2], starts[m + 3]
+                _add_four(x, y, at[0], at[1], at[2], at[3], length, work)
+            for m in range(fours, starts.size):
+                _add_one(x, y, starts[m], length, work)
+            if not radial:
+                for m in range(starts.size):
+                    _add_imaginary(x, y, starts[m], length, work[3])
+            for k in range(length // 2):
+                component, re, im = first // 2 + k, 2 * k, 2 * k + 1
                 weight, b = weights[component], bins[component]
-                output = work[1, 2 * k] + work[1, 2 * k + 1]
-                power[0, to, b] += weight * (work[0, 2 * k] + work[0, 2 * k + 1])
+                output = work[1, re] + work[1, im]
+                power[0, to, b] += weight * (work[0, re] + work[0, im])
                 power[1, to, b] += weight * output
-                cross[to, 2 * b] += weight * (work[2, 2 * k] + work[2, 2 * k + 1])
+                cross[to, 2 * b] += weight * (work[2, re] + work[2, im])
+                if not radial:
+                    cross[to, 2 * b + 1] += weight * work[3, re]
                 if max_norm_bins.size:
                     max_norm[to, max_norm_bins[component]] += weight * output
-            if not radial:
-                work_imaginary[:] = 0
-                for m in range(spectra):
-                    a, b = x[m // lines, c, m % lines], y[m // lines, c, m % lines]
-                    _add_imaginary(a[first:last], b[first:last], work_imaginary[:count])
-                for k in range(count):
-                    component = first // 2 + k
-                    at = 2 * bins[component] + 1
-                    cross[to, at] += weights[component] * work_imaginary[k]
     return 0
 
 

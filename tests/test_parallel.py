@@ -1,0 +1,152 @@
+"""Loops in several threads: torch's own, or a pool's."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import spectroscope
+from spectroscope.dsp.kernels import parallel
+from spectroscope.dsp.kernels.parallel import parallel_for, workspace
+
+pytestmark = pytest.mark.usefixtures("two_threads")
+
+
+@pytest.fixture(params=["OpenMP", "pool"])
+def threads_of(request, monkeypatch):
+    """Loops in torch's own threads, and in those of a pool, where torch has another library."""
+    if request.param == "pool":
+        monkeypatch.setattr(parallel, "_openmp_region", lambda: None)
+    elif parallel._openmp_region() is None:
+        pytest.skip("this torch has no GOMP_parallel")
+
+
+@pytest.mark.usefixtures("threads_of")
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_each_number_is_taken_once(threads):
+    torch.set_num_threads(max(threads, 2))
+    taken, of_threads = np.zeros(1000), set()
+
+    def work(number):
+        time.sleep(1e-5)
+        taken[number] += 1
+        of_threads.add(threading.get_ident())
+
+    parallel_for(work, 1000, threads)
+    assert (taken == 1).all()
+    assert len(of_threads) == threads
+
+
+@pytest.mark.usefixtures("threads_of")
+def test_as_many_threads_as_asked_for():
+    torch.set_num_threads(4)
+    of_threads = set()
+
+    def work(_):
+        time.sleep(0.001)
+        of_threads.add(threading.get_ident())
+
+    parallel_for(work, 50, 2)
+    assert len(of_threads) == 2
+
+
+@pytest.mark.usefixtures("threads_of")
+def test_workers_have_their_own_workspaces_and_one_torch_thread():
+    seen = {}
+
+    def work(_):
+        memory = workspace("test", (8,), torch.float32, torch.device("cpu"))
+        seen.setdefault(threading.get_ident(), set()).add(memory.data_ptr())
+        time.sleep(0.001)
+
+    for _ in range(20):
+        parallel_for(work, 8, 2)
+    assert len(seen) > 1
+    assert len(set.union(*seen.values())) == len(seen) == sum(map(len, seen.values()))
+    found = []
+    new = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+    new.start()
+    new.join()
+    assert found == [2] == [torch.get_num_threads()]
+
+
+@pytest.mark.usefixtures("threads_of")
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+def test_exceptions_of_threads_are_raised(error):
+    taken = []
+
+    def work(number):
+        taken.append(number)
+        raise error(number)
+
+    with pytest.raises(error):
+        parallel_for(work, 100, 4)
+    assert len(taken) < 100  # the others stop
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends itself a signal")
+def test_an_interrupt_is_raised_and_the_next_loop_runs(threads_of):
+    def work(number):
+        time.sleep(0.001)
+        if number == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    for _ in range(20):
+        with pytest.raises(KeyboardInterrupt):
+            parallel_for(work, 100, 2)
+        taken = []
+        parallel_for(taken.append, 100, 2)
+        assert sorted(taken) == list(range(100))
+
+
+def test_user_threads_reduce_concurrently():
+    x = torch.randn(4, 8, 30_000)
+    expected = (x > 0).sum((0, 2)).tolist()
+    actual = {}
+
+    def run(number):
+        with spectroscope.record(nn.ReLU()) as recorder:
+            recorder._capture._model(x)
+        moments = recorder.recording().records["#0"].moments
+        actual[number] = moments.sums[1, 1].tolist()
+
+    threads = [threading.Thread(target=run, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert list(actual.values()) == [expected] * 4
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_child_of_a_fork_records():
+    code = """
+import os, torch, spectroscope
+from spectroscope.dsp.kernels.parallel import parallel_for
+from torch import nn
+x = torch.randn(4, 8, 200_000)
+torch.set_num_threads(2)
+def mean():
+    with spectroscope.record(nn.ReLU(), spectra=False) as recorder:
+        recorder._capture._model(x)
+    return recorder.recording().records["#0"].moments.dc.mean.tolist()
+before = mean()
+child = os.fork()
+if child == 0:
+    numbers = []
+    parallel_for(numbers.append, 10, 2)
+    torch.set_num_threads(1)
+    ok = mean() == before and sorted(numbers) == list(range(10))
+    torch.get_num_threads = lambda: 2
+    os._exit(0 if ok and mean() == before else 1)
+_, status = os.waitpid(child, 0)
+raise SystemExit(os.waitstatus_to_exitcode(status))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
