@@ -285,6 +285,15 @@ def test_a_repeated_forward_is_not_followed(monkeypatch):
     assert len(calls) == once > 0
 
 
+def test_an_intervention_follows_nothing(monkeypatch):
+    for name in ("update", "known_sources", "add_site"):
+        monkeypatch.setattr(NetworkTracker, name, lambda *args, **kwargs: pytest.fail("followed"))
+    model, x = nn.Sequential(nn.Conv1d(1, 2, 3), nn.ReLU()), torch.randn(2, 1, 8)
+    with spectroscope.intervene(model, "*", spectroscope.remove_dc):
+        output = model(x)
+    assert output.mean(-1).abs().max() < 1e-6
+
+
 def test_no_tensor_is_kept():
     alive = []
     conv = nn.Conv1d(1, 2, 3)

@@ -152,7 +152,8 @@ class Capture:
         self._callers = Callers(self._model, self.discovery, self._thread, self._new_method_pass)
 
     def _new_pass(self, memory: ForwardMemory, name: str = "") -> Pass:
-        return Pass(self.inputs, self.discovery.buffers, self.paths, memory, name)
+        follows = not self.changes_outputs  # an intervention has no report
+        return Pass(self.inputs, self.discovery.buffers, self.paths, memory, name, follows=follows)
 
     def _new_method_pass(self, name: str) -> Pass:
         self.ran = self.ran or "parts"
@@ -226,7 +227,7 @@ class Capture:
                     reason = "it was called without a positional tensor"
                     self.discovery.set_reason(name, module, reason)
         frame = Frame(module, name, kind, in_custom, finish, outermost)
-        if current is not None and outermost is None and current.memory.tracking:
+        if current is not None and outermost is None and current.follows:
             current.enter_module(frame, (args, keyword_arguments(module)))
         running.append(frame)
 

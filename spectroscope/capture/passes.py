@@ -30,6 +30,7 @@ class Pass:
         paths: is updated.
         memory: of the forwards that it may repeat.
         name: as the attribute.
+        follows: whether the network is wanted.
 
     Attributes:
         name: of the method, such as `encode()`; empty for ``model(x)``.
@@ -47,6 +48,8 @@ class Pass:
         paths: Paths,
         memory: ForwardMemory,
         name: str = "",
+        *,
+        follows: bool = True,
     ) -> None:
         self.name = name
         self.calls: Counter[str] = Counter()
@@ -57,7 +60,13 @@ class Pass:
         self._provenance = Provenance(self.axes)
         self._downsamplings = paths.downsamplings
         self._pooling = GlobalPooling(paths.only_mean)
+        self._follows = follows
         self._network = NetworkTracker(paths.network, self.axes, timed=inputs.fs is not None)
+
+    @property
+    def follows(self) -> bool:
+        """Whether the network is followed: it is wanted, and not known from an earlier forward."""
+        return self._follows and self.memory.tracking
 
     def start(self, inputs: list[Input]) -> None:
         """The model is called with `inputs`."""
@@ -72,7 +81,7 @@ class Pass:
         if not (
             pooling.active
             or axes.concerns(name, args, kwargs)
-            or network.concerns(name, args, kwargs)
+            or (self._follows and network.concerns(name, args, kwargs))
         ):
             return None
 
@@ -84,12 +93,13 @@ class Pass:
             self.sources.update(place, tracked, args, kwargs, output, axes.of)
             if pooling.active:
                 pooling.update(name, args, kwargs, output)
-            network.update(place, tracked, args, kwargs, output)
+            if self._follows:
+                network.update(place, tracked, args, kwargs, output)
 
         return update
 
     def enter_module(self, frame: "Frame", arguments: Any) -> None:
-        """A module is called with `arguments` in a forward that is tracked."""
+        """A module is called with `arguments`, while the network is followed."""
         frame.sources = self._network.known_sources(arguments)
 
     def exit_module(self, frame: "Frame", output: Any) -> None:
