@@ -285,7 +285,9 @@ COLUMNS = {
         "whether k·f0 lies above the site's Nyquist frequency, and appears at freq",
     ),
     "n_inputs": Column(
-        "1", "number of inputs averaged in this row (of harmonics, in amplitude_in and _out)"
+        "1",
+        "number of inputs averaged in this row (of harmonics, in amplitude_in and _out; of "
+        "predictions, in dc_predicted: fewer than in dc_out after spectra_every or without an f0)",
     ),
     "amplitude_in": Column(
         "activation",

@@ -82,3 +82,12 @@ def test_what_theory_has_nothing_to_say_of():
     assert dead.eq(0).all()
     with pytest.raises(spectroscope.RequestError, match="no predictions can be made at #0"):
         report_of(nn.GELU(), torch.randn(1, 2, 8), kinds=["GELU"]).predictions()
+
+
+def test_each_prediction_says_of_how_many_inputs_it_is():
+    x = torch.randn(8, 2, 64)
+    with spectroscope.record(model := nn.ReLU(), fs=32, f0=3.0, spectra_every=4) as recorder:
+        model(x)
+    table = recorder.report().predictions()
+    numbers = table.groupby("assumption")["n_inputs"].unique().map(list).to_dict()
+    assert numbers == {"gaussian": [8], "tone": [2], "tones": [2], "series": [2]}

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from spectroscope.capture.activations import by_kind
 from spectroscope.dsp import theory
-from spectroscope.report.channels import MeanSpectra, amplitude, dc_columns
+from spectroscope.report.channels import MeanSpectra, amplitude, dc_columns, to_numpy
+from spectroscope.statistics import harmonics as rows
 from spectroscope.statistics.recording import Recording, SiteRecord
 
 Floats = NDArray[np.float64]
@@ -21,29 +22,35 @@ def predictions(recording: Recording, record: SiteRecord) -> Iterator[pd.DataFra
     """Rows of `Report.predictions`, one frame per assumption that applies to the site."""
     columns = dc_columns(record, recording.window)
     measured = columns["dc_out"]
-    # By assumption: measured and predicted DC.
+    # By assumption: measured and predicted DC, and the number of inputs of the prediction.
+    inputs = np.full(record.channels, record.inputs)
+    harmonics = record.harmonics
+    with_tone = inputs if harmonics is None else to_numpy(harmonics.fundamental)[rows.INPUTS]
     dcs = {
         "gaussian": (
             columns["dc_gaussian"] + columns["dc_gaussian_residual"],
             columns["dc_gaussian"],
+            inputs,
         ),
-        "tone": (columns["dc_tone"] + columns["dc_tone_residual"], columns["dc_tone"]),
+        "tone": (columns["dc_tone"] + columns["dc_tone_residual"], columns["dc_tone"], with_tone),
     }
     sums = record.spectra
     # A radial bin of an image's spectrum has many components, and is no tone.
     if sums is not None and len(sums.axes) == 1 and by_kind(record.site.kind).tones:
         mean = MeanSpectra.of(sums).without_window(recording.window, sums.axes)
         power, dc_in = mean.power_in, columns["dc_in"]
-        dcs["tones"] = (measured, _tones_dc(power, dc_in, sums.axes[0]))
+        of = to_numpy(sums.inputs)  # fewer after spectra_every
+        dcs["tones"] = (measured, _tones_dc(power, dc_in, sums.axes[0]), of)
         amplitudes = np.abs(dc_in) + amplitude(power, sums.axes)[:, 1:].sum(1)
-        dcs["series"] = (measured, 0.5 * dc_in + 0.5 * amplitudes / np.sqrt(2))
-    for assumption, (dc_out, predicted) in dcs.items():
+        dcs["series"] = (measured, 0.5 * dc_in + 0.5 * amplitudes / np.sqrt(2), of)
+    for assumption, (dc_out, predicted, number) in dcs.items():
         if not np.isnan(predicted).all():
             yield pd.DataFrame(
                 {
                     "site": record.site.name,
                     "channel": np.arange(record.channels),
                     "assumption": assumption,
+                    "n_inputs": number.astype(np.int64),
                     "dc_out": dc_out,
                     "dc_predicted": predicted,
                     "dc_residual": dc_out - predicted,
