@@ -7,7 +7,9 @@ import argparse
 import io
 import os
 import shlex
+import shutil
 import sys
+import textwrap
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -117,7 +119,9 @@ def _list(arguments: argparse.Namespace) -> None:
             text = summary(entry)
         except Exception as error:  # a broken adapter must not hide the others
             text = f"can't be loaded: {error!r}"
-        print(f"{name:12} {text}")
+        width = shutil.get_terminal_size().columns
+        print(textwrap.fill(text, width, initial_indent=f"{name:12} ", subsequent_indent=13 * " ",
+                            break_on_hyphens=False))  # fmt: skip
 
 
 def _given(arguments: argparse.Namespace, options: Options) -> dict[str, Any]:

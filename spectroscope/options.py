@@ -12,8 +12,11 @@ def _items(text: str) -> list[str]:
 
 
 def frequency(text: str) -> Any:
-    """A number, or ``"auto"``; argparse names this function where it is neither."""
-    return text if text == "auto" else float(text)
+    """A number, ``auto``, or ``auto,LOW,HIGH``; argparse names this function where it is none."""
+    name, *ends = text.split(",")
+    if name != "auto":
+        return float(text)
+    return (name, *map(float, ends)) if ends else name
 
 
 def _metric(text: str) -> str:
@@ -43,8 +46,8 @@ SITES: Options = {
     "kinds": (_items, "KINDS", "activations beyond the ReLU family: GELU,SiLU, or all"),
 }
 MEASUREMENTS: Options = {
-    "f0": (frequency, "HZ", "fundamental, for harmonics: a number, or auto; default: the "
-           "specimen's own"),
+    "f0": (frequency, "HZ", "fundamental, for harmonics: a number; auto, the strongest tone of "
+           "each input; or auto,0.7,3.5, that from 0.7 to 3.5 Hz; default: the specimen's own"),
     "harmonics": (int, "K", "number of harmonics, the fundamental included; default: 8"),
     "window": (_window, "NAME", "window of the spectra: hann, or kaiser,8.6; default: boxcar"),
     "examples": (int, "N", "keep both sides of each activation of the first N inputs, for the "
@@ -81,7 +84,7 @@ EXAMPLES = {
     "list": ["list"],
     "inspect": ["inspect kid-ppg --out report/",
                 "inspect torchvision:resnet18 --weights none --select 'layer4.*'",
-                "inspect package.module:network --input x.npy --fs 50 --f0 auto"],
+                "inspect package.module:network --input x.npy --fs 50 --f0 auto,0.7,3.5"],
     "ablate": ["ablate kid-ppg --out ablation/",
                "ablate torchvision:resnet18 --metric kl --select 'layer4.*'"],
     "compare": ["compare before/ after/ --out changes/", "compare before/ after/ --fail-above 0.5"],

@@ -77,6 +77,7 @@ def record(
             activations ``[N, C, T]`` are fitted at their exact frequencies. A number; one number
             per input (set `recorder.f0` before each batch); or ``"auto"``: the strongest tone of
             each input, unknown where there is none; `report.about` says of which input of a model.
+            ``("auto", 0.7, 3.5)``: the strongest from 0.7 to 3.5 Hz, without drift and hum.
         harmonics: number of harmonics, the fundamental included.
         window: of the spectra, as for ``scipy.signal.get_window``. With any but the boxcar the DC
             is subtracted first and added back exactly.
@@ -107,8 +108,8 @@ def record(
     Raises:
         TypeError: `model`, `select` or a `channel_axis` is of the wrong type.
         RequestError: `fs`, a `decimation` or `spectra_every` isn't positive, `f0` isn't between 0
-            and fs/2, the window or a kind is unknown, `examples` isn't from 0 to 16, or `select`
-            matches no activation.
+            and fs/2 or its range is empty, the window or a kind is unknown, `examples` isn't from 0
+            to 16, or `select` matches no activation.
 
     >>> model = nn.Sequential(nn.Conv1d(1, 2, 3), nn.ReLU())
     >>> with record(model) as recorder:
@@ -181,7 +182,7 @@ class Recorder(CaptureSession):
         )
         self._fs = capture.inputs.fs
         self._harmonics = HarmonicAmplitudes(
-            Fundamental(f0, self._fs or 1.0), harmonics, timed=fs is not None
+            Fundamental(f0, self._fs), harmonics, timed=fs is not None
         )
         configured: list[Statistic] = [self._harmonics, Examples(operator.index(examples))]
         if spectra:
@@ -206,13 +207,13 @@ class Recorder(CaptureSession):
         All threads in which the model runs share it.
 
         Raises:
-            RequestError: a new value isn't between 0 and fs/2.
+            RequestError: a new value isn't between 0 and fs/2, or its range is empty.
         """
         return self._harmonics.fundamental.f0
 
     @f0.setter
     def f0(self, value: F0) -> None:
-        self._harmonics.fundamental = Fundamental(value, self._fs or 1.0)
+        self._harmonics.fundamental = Fundamental(value, self._fs)
 
     @property
     def position(self) -> int:

@@ -346,7 +346,8 @@ COLUMNS = {
     "f0_confidence": Column(
         "1",
         "of f0='auto': mean over the inputs of n_inputs_sinad of a lower bound of the probability "
-        "that white noise has no component as strong; NaN if f0 was given",
+        "that noise, white or white in the range that was searched, has no component as strong; "
+        "NaN if f0 was given",
     ),
     "input": Column("", "number of the example input, from 0, in the order of recording"),
     "position": Column(
@@ -442,15 +443,16 @@ COMPARISON_COLUMNS = {
 IMPORTANCE_COLUMNS = {
     "operation": Column("", "what was changed in the activation's output"),
     "metric": Column("", "what baseline and value are"),
-    "baseline": Column("the metric's", "metric of the unchanged model"),
-    "value": Column("the metric's", "metric with this site changed"),
-    "change": Column("the metric's", "value − baseline"),
+    "unit": Column("", "unit of the metric; empty: unknown"),
+    "baseline": Column("see unit", "metric of the unchanged model"),
+    "value": Column("see unit", "metric with this site changed"),
+    "change": Column("see unit", "value − baseline"),
     "change_low": Column(
-        "the metric's",
+        "see unit",
         "lower end of the 95 % confidence interval of change over inputs, from the paired scores "
         "of each input; NaN where interval begins with unknown",
     ),
-    "change_high": Column("the metric's", "upper end of it"),
+    "change_high": Column("see unit", "upper end of it"),
     "interval": Column(
         "",
         "how the interval was computed: by studentized bootstrap, of blocks of consecutive inputs "

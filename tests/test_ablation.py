@@ -16,8 +16,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import spectroscope
-from spectroscope import cli, importance, intervene, only_dc, remove_dc, schema
-from spectroscope.experiments import ablation
+from spectroscope import cli, importance, intervene, only_dc, progress, remove_dc, schema
 from spectroscope.experiments.intervals import change_interval
 from spectroscope.experiments.metrics import METRICS
 
@@ -215,16 +214,34 @@ def test_the_conclusion_is_one_sentence_with_its_numbers():
         ("c#0", "only_dc", 0.0, np.nan, np.nan, "one value per channel"),
     ]
     columns = ["site", "operation", "change", "change_low", "change_high", "by_construction"]
-    table = pd.DataFrame(rows, columns=columns).assign(metric="mae")
+    table = pd.DataFrame(rows, columns=columns).assign(metric="mae", unit="BPM")
     assert spectroscope.conclusion(table) == (
-        "mae changes most with the DC alone (-6 in the median; 95 % interval without 0 at 2 of 2 "
-        "sites), less without the DC (+2 in the median; 95 % interval without 0 at 1 of 2 sites); "
-        "at c#0 nothing but the DC is read, by construction."
+        "mae (BPM) changes most with the DC alone (-6 in the median; 95 % interval without 0 at "
+        "2 of 2 sites), less without the DC (+2 in the median; 95 % interval without 0 at 1 of 2 "
+        "sites); at c#0 nothing but the DC is read, by construction."
     )
+    for unit in ("", "1"):
+        assert spectroscope.conclusion(table.assign(unit=unit)).startswith("mae changes most")
     only = table[table["site"] == "c#0"]
     assert spectroscope.conclusion(only).startswith("Nothing can be concluded: at c#0")
     with pytest.raises(spectroscope.RequestError, match="no rows"):
         spectroscope.conclusion(table[:0])
+
+
+def test_the_unit_is_the_metrics_or_the_one_given(regression):
+    model, x, targets = regression
+
+    def own(y, z):
+        return (y - z).abs().mean(1)
+
+    for metric, unit, expected in (
+        ("mae", None, "the targets' unit"), ("mae", "BPM", "BPM"), ("relative_l2", None, "1"),
+        (own, None, ""), (own, "BPM", "BPM"),
+    ):  # fmt: skip
+        table = importance(model, x.split(9), metric, targets=targets, operations=[remove_dc],
+                           unit=unit)  # fmt: skip
+        assert table["unit"].eq(expected).all()
+        assert ("(BPM) changes" in spectroscope.conclusion(table)) == (expected == "BPM")
 
 
 @pytest.mark.parametrize("known", ["length", "hint", "n_inputs", "nothing"])
@@ -232,12 +249,12 @@ def test_progress_has_a_total(regression, known, monkeypatch):
     model, x, _ = regression
     bars = []
 
-    class Bar(ablation.tqdm):
+    class Bar(progress.tqdm):
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **kwargs)
             bars.append(self)
 
-    monkeypatch.setattr(ablation, "tqdm", Bar)
+    monkeypatch.setattr(progress, "tqdm", Bar)
     batches = x.split(7)
     if known != "length":
         batches = iter(batches) if known == "hint" else (batch for batch in batches)
@@ -326,6 +343,13 @@ def few():
     inputs = [torch.cat(list(all.inputs))[:40]]
     return replace(all, inputs=inputs, n_inputs=40, targets=all.targets[:40], f0=all.f0[:40])
 """
+
+
+def test_ablate_changes_only_what_is_selected():
+    model = nn.Sequential(nn.Conv1d(1, 3, 5), nn.ReLU(), nn.Conv1d(3, 2, 5), nn.ReLU()).eval()
+    specimen = spectroscope.Specimen("small", "a test", "MIT", model, [torch.randn(4, 1, 64)], 4)
+    table = spectroscope.run.ablate(specimen, select="3*")
+    assert table["site"].unique().tolist() == ["3#0"]
 
 
 def test_the_command(tmp_path, capsys, kid_ppg, monkeypatch):

@@ -1,6 +1,7 @@
 """What changed between two reports, against SciPy and by hand."""
 
 import copy
+import re
 
 import numpy as np
 import pandas as pd
@@ -102,10 +103,10 @@ def test_an_unknown_channel_neither_dies_nor_revives():
     dead, strange = report_of(nn.ReLU(), x), report_of(nn.ReLU(), unknown)
     for result in (dead.compare(strange), strange.compare(dead)):
         assert result.sites()[["died", "revived"]].values.tolist() == [[0, 0]]
-        headlines = [
-            f.headline for f in comparison_page.findings(result.sites(), result.channels()).present
-        ]
-        assert not {"Channels that died", "Channels that revived"} & set(headlines)
+        found = comparison_page.findings(result.sites(), result.channels()).present
+        assert {finding.measure for finding in found if finding.values} == {"fraction of channels"}
+        headlines = {finding.headline for finding in found}
+        assert not {"Channels that died", "Channels that revived"} & headlines
     nothing = torch.full_like(x, torch.nan)
     result = report_of(nn.ReLU(), nothing).compare(report_of(nn.ReLU(), nothing))
     absent = comparison_page.findings(result.sites(), result.channels()).absent
@@ -199,8 +200,9 @@ def test_a_failure_names_the_channels_with_both_values():
     dc = {side: r.dc().set_index(["site", "channel"]) for side, r in (("now", now), ("then", then))}
     values = [dc[side]["dc_out"]["1#0", 2] for side in ("now", "then")]
     assert f"1#0, channel 2: dc_out {values[0]:.6g}, baseline {values[1]:.6g}" in text
-    spread = dc["then"]["dc_out_std"]["1#0", 2]
-    assert f"({(values[0] - values[1]) / spread:+.2g} dc_out_std)" in text
+    sizes = [float(size) for size in re.findall(r"\(([^ ]+) × the tolerance\)", text)]
+    assert len(sizes) == 4
+    assert sizes == sorted(sizes, reverse=True)
     assert "1#0, channel 1" not in text
     assert text.startswith("4 of 7 channels")  # that one, and the three it leads to
     lines = text.splitlines()[1:]
@@ -224,6 +226,23 @@ def test_the_worst_comes_first_and_ten_are_named():
     order = moved.abs().sort_values(ascending=False).index[:10]
     assert [line.split(": ")[0].strip() for line in lines] == [f"1#0, channel {c}" for c in order]
     assert rest.strip() == "… and 20 more"
+
+
+def test_with_effect_the_lines_are_ordered_by_it():
+    """Channels of very different spread: below the floor it is the layer's RMS that counts."""
+    x = torch.randn(8, 6, 64) * torch.logspace(-3, 0, 6)[:, None] + 0.5
+    then, now = report_of(nn.Sequential(nn.ReLU()), x), report_of(nn.Sequential(nn.ReLU()), x + 0.3)
+    with pytest.raises(AssertionError) as failure:
+        spectroscope.assert_close(now, then, effect=0.5, floor=0.001)
+    before, after = then.dc(), now.dc()
+    power = before[["dc_out", "ac_rms_out", "dc_out_std"]].pow(2).sum(axis=1).mean()
+    spread = np.maximum(before["dc_out_std"], 0.001 * np.sqrt(power))
+    effects = ((after["dc_out"] - before["dc_out"]) / spread).sort_values(ascending=False)
+    lines = str(failure.value).splitlines()[1:]
+    assert len(lines) == 6
+    for line, (channel, effect) in zip(lines, effects.items(), strict=True):
+        assert line.startswith(f"  0#0, channel {channel}: dc_out ")
+        assert f"({effect:+.2g} standard deviations)" in line
 
 
 def test_a_nan_that_leaves_the_means_unchanged_fails():

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.integrate
+import scipy.signal
 import torch
 from torch import nn
 
@@ -285,6 +286,91 @@ def test_auto_finds_the_fundamental_of_each_input():
     row = report_of(model, noisy, fs=fs, f0="auto").harmonics().iloc[0]
     assert row["n_inputs_sinad"] == (confidence >= 0.95).sum()
     assert row["f0_confidence"] == pytest.approx(confidence[confidence >= 0.95].mean())
+
+
+@pytest.mark.parametrize("length", [500, 2000])
+def test_a_range_is_exact_and_knows_its_ends(length):
+    freq, band = np.linspace(0.8, 3.4, 99), (0.7 / 250, 3.5 / 250)
+    x = torch.cat([tone(f / 250, length, 2, 7, 3 * f) for f in freq])
+    np.testing.assert_allclose(strongest_tone(x, band).freq * 250, freq, rtol=0, atol=1e-9)
+    for f in (0.3, 0.65, 3.6, 50.0):  # outside, and leaking into the range
+        assert strongest_tone(tone(f / 250, length), band).freq.isnan().all()
+
+
+def test_a_tone_in_the_range_is_found_beside_stronger_ones_outside():
+    """Baseline wander and hum of an ECG, ten times as strong as its fundamental, over 8 s."""
+    time, freq = np.arange(2000) / 250, np.linspace(0.9, 3.2, 47)[:, None]
+    x = np.cos(2 * np.pi * freq * time + 2 * freq)
+    x += 10 * np.cos(2 * np.pi * 0.3 * time + 1) + 10 * np.cos(2 * np.pi * 50.2 * time)
+    report = report_of(nn.ReLU(), torch.from_numpy(x)[:, None], fs=250.0, f0="auto")
+    assert report.harmonics()["freq"].iloc[0] not in freq
+    found = strongest_tone(torch.from_numpy(x)[:, None], (0.7 / 250, 3.5 / 250)).freq * 250
+    assert found.numpy() == pytest.approx(freq[:, 0], abs=0.25 / 8)  # a quarter of 1/T
+
+
+@pytest.mark.parametrize("band", [(0.0, 1.0), (0.7, 3.5), (2.0, 8.0), (4.0, 16.0)])
+def test_a_range_has_the_peak_of_scipys_periodogram(band):
+    noisy = tone(3.0 / 32, 512, 0.6) + tone(0.9 / 32, 512, 0.5) + torch.randn(50, 1, 512)
+    found = strongest_tone(noisy, (band[0] / 32, band[1] / 32)).freq * 32
+    freq, power = scipy.signal.periodogram(noisy[:, 0].numpy(), 32, nfft=1 << 15)
+    inside = (freq >= band[0]) & (freq <= band[1])
+    peak = freq[inside][power[:, inside].argmax(1)]
+    known = ~found.isnan().numpy()
+    assert known.mean() < 0.1 if band == (4.0, 16.0) else known.mean() > 0.9
+    # A periodogram has the tone's mirror image too, and the leakage of what is outside.
+    assert found.numpy()[known] == pytest.approx(peak[known], abs=0.2 * 32 / 512)
+
+
+@pytest.mark.parametrize("width", [0.02, 0.1, 0.4])
+def test_a_range_of_noise_has_no_tone(width):
+    found = strongest_tone(torch.randn(2000, 1, 1000), (0.05, 0.05 + width))
+    assert 0.01 < (~found.freq.isnan()).double().mean().item() < 0.06
+
+
+def test_a_range_without_a_tone_or_too_narrow_is_unknown_and_says_so():
+    x = tone(1.2 / 32, 256) + 0.01 * torch.randn(3, 1, 256)
+    for low, high in ((4, 9), (1.19, 1.21)):
+        report = report_of(nn.ReLU(), x, fs=32.0, f0=("auto", low, high))
+        with pytest.raises(
+            spectroscope.RequestError,
+            match=f"strongest tone from {low} to {high} "
+            "Hz of input input, along axis -1; unknown in inputs without one",
+        ):
+            report.harmonics()  # fmt: skip
+        assert report.dc()["dc_tone"].isna().all()
+    table = report_of(nn.ReLU(), x, fs=32.0, f0=["auto", 0.7, 3.5]).harmonics()
+    assert table["freq"].iloc[0] == pytest.approx(1.2, abs=1e-3)
+    assert table["n_inputs"].iloc[0] == 3
+
+
+@pytest.mark.parametrize("f0", [
+    ("auto", 3.5, 0.7), ("auto", 1, 1), ("auto", -1, 2), ("auto", 1, 17), ("auto", 1),
+    ("auto", "a", "b"), ("auto", math.nan, 2), ("Auto", 1, 2), ("auto", 1, 2, 3), "0.7:3.5",
+])  # fmt: skip
+def test_a_wrong_range_is_refused_in_one_line(f0):
+    with pytest.raises(spectroscope.RequestError, match=r"low < high ≤ fs/2 = 16, or None") as info:
+        spectroscope.record(nn.ReLU(), fs=32, f0=f0)
+    assert "\n" not in str(info.value)
+    assert repr(f0) in str(info.value)
+
+
+def test_two_numbers_are_one_per_input_and_a_range_is_pointed_at():
+    with pytest.warns(UserWarning, match=r"2 values of f0 for 3 inputs; .*\('auto', low, high\)"):
+        report_of(nn.ReLU(), torch.randn(3, 1, 64), fs=32, f0=(0.7, 3.5))
+    assert len(report_of(nn.ReLU(), torch.randn(2, 1, 64), fs=32, f0=(1.7, 3.5)).harmonics())
+
+
+def test_the_range_is_saved_and_merged_with_the_recording(tmp_path):
+    x = tone(1.2 / 32, 256)
+    first, second = (report_of(nn.ReLU(), x, fs=32.0, f0=("auto", 0.7, high)) for high in (3, 3.5))
+    first.save(tmp_path)
+    loaded = spectroscope.load(tmp_path)
+    assert loaded.about["f0"] == "strongest tone from 0.7 to 3 Hz of input input, along axis -1"
+    merged = loaded.merge(second)
+    assert "from 0.7 to 3 Hz" in merged.about["f0"]
+    assert "from 0.7 to 3.5 Hz" in merged.about["f0"]
+    in_samples = report_of(nn.ReLU(), x, f0=("auto", 0.02, 0.1))
+    assert in_samples.about["f0"].startswith("strongest tone from 0.02 to 0.1 cycles/sample of")
 
 
 def test_harmonics_above_nyquist_are_found_where_they_fold():

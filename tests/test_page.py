@@ -433,6 +433,8 @@ def test_numbers_that_json_cannot_represent():
     assert json.loads(text) == [None, "Infinity", "-Infinity", 1.235e-9, 123500, True, 7]
     assert page.formatted(float("nan"), "dc_in") == "—"
     assert page.formatted(-float("inf"), "dc_in") == "−∞"
+    known = pd.array([True, False, None], "boolean")
+    assert [page.formatted(value, "folded") for value in known] == ["yes", "no", "—"]
     assert numbers.tenths_of_decibel(np.array([0.0, 10.0, np.nan])) == [None, 100, None]
 
 
@@ -579,11 +581,18 @@ def test_without_examples_there_are_none(known):
 
 def test_layers_of_another_unit_are_named_below_the_overview(known):
     frame = payload.cells(known.spectrogram())
-    assert overview.undrawn(frame) == ""
+    assert overview.caption(frame).endswith("a white line is at its Nyquist frequency.")
     other = frame.assign(site="other", freq_unit="cycles/pixel")
     none = other.assign(site="none", freq=np.nan)
-    text = overview.undrawn(pd.concat([frame, frame.assign(site="second"), other, none]))
+    text = overview.caption(pd.concat([frame, frame.assign(site="second"), other, none]))
     assert "of 1 layer with frequencies in cycles/pixel and of 1 layer without spectra" in text
+
+
+@pytest.mark.parametrize(("spectra", "title"), [(True, "Spectrogram"), (False, "DC")])
+def test_the_overview_is_named_for_what_it_shows(spectra, title):
+    html = html_of(report_of(nn.ReLU(), torch.randn(12, 2, 32), spectra=spectra))
+    assert f'<h2 id="depth-title">{title} through depth</h2>' in html
+    assert ("white line" in html) == spectra
 
 
 # ---- The file ----

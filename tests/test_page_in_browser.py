@@ -385,8 +385,8 @@ def test_a_click_into_the_overview_opens_the_layer(opened):
     chart = opened.find_element("css selector", "[data-figure=bars]")
     box = chart.rect
     js(opened, "window.scrollTo(0, 0)")
-    # The frame is 250 pixels high: in its middle is the third of five layers.
-    at = {"x": box["x"] + 60, "y": box["y"] + 4 + 125, "button": "left", "clickCount": 1}
+    # The frame is 140 pixels high: in its middle is the third of five layers.
+    at = {"x": box["x"] + 60, "y": box["y"] + 4 + 70, "button": "left", "clickCount": 1}
     for kind in ("mousePressed", "mouseReleased"):
         opened.execute_cdp_cmd("Input.dispatchMouseEvent", {"type": kind, **at})
     waited(opened, "document.querySelector('#layer-2 button').ariaExpanded === 'true'")
@@ -506,8 +506,84 @@ def test_on_a_phone_only_tables_scroll_sideways(opened):
     assert width <= 390
 
 
+PRINTED = "[...document.querySelectorAll('.printed')]"
+
+
+def printing(browser, event):
+    browser.execute_script("dispatchEvent(new Event(arguments[0]))", event)
+
+
+def test_figures_are_printed_as_drawings_in_colors_of_paper(opened):
+    media(opened, scheme="dark")
+    layer(opened, 0).click()
+    drawn(opened)
+    figures = js(opened, "document.querySelectorAll('.figure > *, .thumbnail > *').length")
+    assert figures > 4
+    listen = """addEventListener("beforeprint", () => {
+        const printed = [...document.querySelectorAll(".printed")];
+        const parts = printed.flatMap((svg) => [...svg.querySelectorAll("text, path, image")]);
+        window.printed = printed.length;
+        window.parts = parts.map((part) => [part.tagName, getComputedStyle(part).fill,
+            getComputedStyle(part).stroke, part.getAttribute("width")]);
+    })"""
+    opened.execute_script(listen)
+    opened.execute_cdp_cmd("Page.printToPDF", {})
+    assert js(opened, "window.printed") == figures
+    parts = js(opened, "parts")
+    of_texts = {fill for tag, fill, *_ in parts if tag == "text"}
+    assert of_texts == {"rgb(0, 0, 0)", "rgb(68, 68, 68)", "none"}
+    colors = {color for _, *both, _ in parts for color in both}
+    light = {"rgb(0, 114, 178)", "rgb(193, 79, 0)", "rgb(0, 121, 90)"}
+    dark = {"rgb(93, 180, 236)", "rgb(240, 140, 75)", "rgb(62, 207, 163)"}
+    assert light < colors
+    assert not dark & colors
+    # Lines of a legend are images, and empty ones of another size until they are painted.
+    assert {width for tag, *_, width in parts if tag == "image"} >= {"20"}
+    assert "300" not in {width for *_, width in parts}
+    assert js(opened, f"{PRINTED}.length") == 0
+    assert luminance(js(opened, "getComputedStyle(document.body).backgroundColor")) < 0.05
+    media(opened)
+
+
+def test_drawings_are_as_wide_as_the_paper(opened):
+    layer(opened, 0).click()
+    drawn(opened)
+    printing(opened, "beforeprint")
+    printing(opened, "beforeprint")  # some browsers say it twice
+    media(opened, "print")
+    right = "getBoundingClientRect().right"
+    beyond = js(opened, f"{PRINTED}.map((svg) => svg.{right} -"
+                        f"svg.parentElement.parentElement.{right})")  # fmt: skip
+    media(opened)
+    assert max(beyond) < 1
+    printing(opened, "afterprint")
+
+
+def test_what_is_folded_away_is_printed_and_folded_again(opened):
+    layer(opened, 0).click()
+    folded = "[...document.querySelectorAll('details')].map((details) => details.open)"
+    opened.execute_script("document.querySelector('.panel > details').open = true")
+    before = js(opened, folded)
+    assert True in before
+    assert False in before
+    printing(opened, "beforeprint")
+    assert all(js(opened, folded))
+    printing(opened, "afterprint")
+    assert js(opened, folded) == before
+    opened.execute_cdp_cmd("Page.printToPDF", {})
+    assert js(opened, folded) == before
+
+
+def test_a_bar_does_not_widen_its_column(opened):
+    widths = js(
+        opened, "[...document.querySelectorAll('#sites .number')].map((e) => e.offsetWidth)"
+    )
+    assert max(widths) < 200
+
+
 def test_it_prints_with_the_whole_table(opened):
     layer(opened, 0).click()
+    printing(opened, "beforeprint")
     media(opened, "print", "dark")
     assert luminance(js(opened, "getComputedStyle(document.body).backgroundColor")) == 1
     assert js(opened, "getComputedStyle(document.querySelector('.scroll')).overflowX") == "visible"
@@ -516,6 +592,7 @@ def test_it_prints_with_the_whole_table(opened):
     assert js(opened, sticky) == 0
     assert opened.find_element("css selector", ".panel").is_displayed()
     media(opened)
+    printing(opened, "afterprint")
     pdf = opened.execute_cdp_cmd("Page.printToPDF", {"preferCSSPageSize": True})["data"]
     assert base64.b64decode(pdf).startswith(b"%PDF")
 

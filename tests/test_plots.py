@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import seaborn as sns
 import torch
+import torch.nn.functional as F
 from helpers import report_of, values
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
@@ -59,7 +60,7 @@ def images():
 @pytest.fixture(scope="module")
 def table():
     rows = [
-        {"site": site, "operation": operation, "metric": "MAE ($)", "baseline": 1.0,
+        {"site": site, "operation": operation, "metric": "MAE", "unit": "$", "baseline": 1.0,
          "value": 2.0 + number, "change": 1.0 + number, "change_low": 0.5 + number,
          "change_high": 2.0 + number}
         for number, (site, operation) in enumerate(
@@ -432,6 +433,38 @@ def test_aliasing_with_global_pooling_set_apart(signals):
     assert "global pooling" in ax.containers[1].get_label()
 
 
+def test_aliasing_leads_with_what_is_directly_before_a_downsampling():
+    """Two ReLUs in a row before each stride: the second one's power is what the stride gets."""
+    layers = [nn.Conv1d(1, 4, 3), nn.ReLU(), nn.Conv1d(4, 4, 3), nn.ReLU()]
+    model = nn.Sequential(
+        *layers, nn.Conv1d(4, 4, 3, stride=2), nn.ReLU(), nn.Conv1d(4, 4, 3), nn.ReLU(),
+        nn.AvgPool1d(2), nn.Conv1d(4, 4, 3), nn.ReLU(), nn.Conv1d(4, 4, 3), nn.ReLU(),
+        nn.AdaptiveAvgPool1d(1),
+    )  # fmt: skip
+    with torch.no_grad(), spectroscope.record(model) as recorder:
+        model(torch.randn(4, 1, 64))
+    frame = recorder.report().aliasing()
+    # By power within each group, whatever the layers' order.
+    power = frame.groupby("site")["power_above"].max().to_dict()
+    groups = [["3#0", "7#0"], ["1#0", "5#0"], ["10#0", "12#0"]]
+    expected = [site for group in groups for site in sorted(group, key=power.get, reverse=True)]
+    for rows in (frame, frame.sample(frac=1, random_state=0).sort_values(
+        ["power_above"], ascending=False)):  # fmt: skip
+        ax = plots.aliasing(rows, ax=given())
+        assert [tick.get_text() for tick in ax.get_yticklabels()] == expected
+        (right,) = ax.child_axes
+        assert [tick.get_text() for tick in right.get_yticklabels()] == [
+            f"{power[site]:.2g}" for site in expected
+        ]
+        labels = [text.get_text() for text in ax.get_legend().get_texts()]
+        assert [label[:15] for label in labels] == [
+            "directly before", "other activatio", "before global p"
+        ]  # fmt: skip
+        ends = np.cumsum([0, *map(len, groups)])
+        for container, low, high in zip(ax.containers, ends[:-1], ends[1:], strict=True):
+            assert container[0].get_ydata().tolist() == list(range(low, high))
+
+
 def test_a_filter_beside_the_spectrum_in_decibels(signals):
     conv, frame = nn.Conv1d(2, 6, 5), signals.spectra("1#0")
     ax = plots.filter_response(
@@ -480,11 +513,9 @@ def test_importance_with_its_intervals(table):
             np.testing.assert_allclose(segment[:, 0], [value - 0.5, value + 1])
     assert list(ax.lines[0].get_xdata()) == [1.0, 1.0]
     assert ax.get_xlabel() == r"MAE (\$)"
-    units = {"agreement": "(1)", "kl": "(nats)", "mae": "(the targets' unit)", "mine": "mine"}
-    for metric, unit in units.items():  # of a function of the user's the name is all there is
-        drawn = plots.importance(table.assign(metric=metric), ax=given())
-        assert drawn.get_xlabel().startswith(metric)
-        assert drawn.get_xlabel().endswith(unit)
+    for unit, label in {"nats": "kl (nats)", "": "kl"}.items():  # of a user's own it may be unknown
+        drawn = plots.importance(table.assign(metric="kl", unit=unit), ax=given())
+        assert drawn.get_xlabel() == label
     with pytest.raises(ValueError, match=r"metric must be the same in all rows of .*, not MAE"):
         plots.importance(pd.concat([table, table.assign(metric="other")]))
 
@@ -671,7 +702,7 @@ def test_the_legend_of_global_pooling_alone_is_complete(signals):
     frame = signals.aliasing()
     ax = plots.aliasing(frame[frame["global_pooling"]], ax=given())
     (text,) = ax.get_legend().get_texts()
-    assert text.get_text() == "median and range over channels, removed by global pooling"
+    assert text.get_text() == "before global pooling: nothing folds"
 
 
 @pytest.mark.parametrize("value", [np.nan, 0.0])
@@ -712,11 +743,37 @@ def test_few_sites_or_many_are_a_spectrogram_with_their_dc_and_nyquist(signals):
     assert ax.figure.axes[1].get_ylabel() == "output power\n(dB re 1 activation²)"
 
 
-def test_the_source_of_a_function_call_is_its_title(signals):
-    frame = signals.spectra("1#0")
-    frame = frame.assign(site="/relu#1")
-    frame.attrs["source"] = {"/relu#1": "conv2"}
-    assert plots.spectra(frame, ax=given()).get_title() == "conv2 → relu, 6 channels"
+class Reusing(nn.Module):
+    """One ReLU module called twice, and functions: of one layer once and of another twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.conv2, self.conv3 = (nn.Conv1d(2, 2, 3) for _ in range(3))
+        self.relu, self.last = nn.ReLU(), nn.ReLU()
+
+    def forward(self, x):
+        x = F.relu(self.conv1(self.relu(self.conv2(self.relu(x)))))
+        return self.last(F.relu(self.conv3(F.relu(self.conv3(x)))))
+
+
+def test_titles_say_the_layer_of_a_function_and_which_call():
+    model = Reusing()
+    with torch.no_grad(), spectroscope.record(model, fs=32.0) as recorder:
+        model(torch.randn(2, 2, 64))
+    report = recorder.report()
+    titles = {
+        "relu#0": "relu, call 1 of 2", "relu#1": "relu, call 2 of 2", "/relu#0": "conv1 → relu",
+        "/relu#1": "conv3 → relu, call 1 of 2", "/relu#2": "conv3 → relu, call 2 of 2",
+        "last#0": "last#0",
+    }  # fmt: skip
+    for site, title in titles.items():
+        ax = plots.spectra(report.spectra(site), ax=given())
+        assert ax.get_title() == title
+        dc = report.dc()
+        assert plots.dc(dc[dc["site"] == site], ax=given()).get_title() == title
+    rows = [title if "/" in site else site for site, title in titles.items()]
+    for ax in (plots.dc(report.dc(), ax=given()), plots.depth(report.sites(), ax=given())):
+        assert [tick.get_text() for tick in ax.get_yticklabels()] == rows
 
 
 def test_the_users_style_and_figure_size_are_kept(signals):
@@ -799,6 +856,31 @@ def test_the_panel_of_a_dead_channel_says_that_its_output_is_0(signals):
     frame.loc[(frame["channel"] == 2) & (frame["side"] == "out"), "power"] = 0.0
     panels = plots.spectra(frame, channels=[2, 3])
     assert [panel.get_title() for panel in panels] == ["channel 2 (output is 0)", "channel 3"]
+
+
+def test_one_axes_says_which_channels_are_dead_too(signals, images):
+    def texts(ax):
+        return [text.get_text() for text in ax.get_legend().get_texts()]
+
+    frame, density = signals.spectra("1#0"), images.spectra(scaling="density")
+    dead = (frame["channel"] == 2) & (frame["side"] == "out")
+    frame.loc[dead, "power"] = 0.0
+    density.loc[(density["channel"] == 2) & (density["side"] == "out"), "density"] = 0.0
+    ax = plots.spectra(frame, channels=2, ax=given())
+    assert ax.get_title() == "1#0, channel 2 (output is 0)"
+    ax = plots.spectra(frame, channels=[2, 3], names={2: "lead II"}, ax=given())
+    assert texts(ax)[:2] == ["lead II (output is 0)", "channel 3"]
+    ax = plots.spectra(frame, ax=given())  # six channels
+    assert texts(ax) == [
+        "activation input: median, 10–90 %",
+        "activation output: median, 10–90 % (1 of 6 channels without power)",
+    ]
+    frame.loc[frame["side"] == "out", "power"] = 0.0
+    assert texts(plots.spectra(frame, ax=given()))[1] == "activation output: no power"
+    assert plots.radial(density, channels=2, ax=given()).get_title().endswith("(output is 0)")
+    response = spectroscope.filter_response(nn.Conv1d(2, 6, 5), fs=32.0)
+    ax = plots.filter_response(response, frame, channel=2, ax=given())
+    assert ax.get_title() == "1#0, channel 2 (output is 0)"
 
 
 def test_a_legend_of_ones_own_has_the_fundamental(signals):

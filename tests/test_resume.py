@@ -177,6 +177,7 @@ def test_modules_without_a_call_are_restored(tmp_path):
     [
         ({}, {"dtype": "float64"}, "dtype is the model's there and float64 here"),
         ({}, {"spectra": False}, "spectra is True there and False here"),
+        ({}, {"f0": ("auto", 2, 9)}, r"f0 is None there and \('auto', 2, 9\) here"),
         ({}, {"limit": 48}, "number of inputs is 50 there and 48 here"),
         ({}, {"channels_last": True}, "channels_last is False there and True here"),
         ({"fs": 32.0, "f0": None}, {}, "targets and f0 is .*, fs is 64.0 there and 32.0 here"),

@@ -12,11 +12,13 @@ from torch import Tensor
 # Samples projected at once.
 _CHUNK = 1 << 14
 # `strongest_tone`: frequencies of the grid per bin; values transformed at once; steps of the
-# refinement, each of which squares the error; confidence from which on there is a tone.
+# refinement, each of which squares the error; confidence from which on there is a tone; fewest
+# components of a signal.
 _PAD = 8
 _PADDED = 1 << 22
 _STEPS = 6
 _CONFIDENT = 0.95
+_MIN_ORDERS = 7
 
 
 class Harmonics(NamedTuple):
@@ -196,7 +198,7 @@ class Tone(NamedTuple):
     confidence: Tensor
 
 
-def strongest_tone(x: Tensor) -> Tone:
+def strongest_tone(x: Tensor, band: tuple[float, float] | None = None) -> Tone:
     """The tone that fits each signal best, by least squares.
 
     DC, amplitude, phase and frequency are fitted as in IEEE Std 1057, one frequency to all
@@ -204,29 +206,42 @@ def strongest_tone(x: Tensor) -> Tone:
     Kürster, "The generalised Lomb-Scargle periodogram", *Astronomy & Astrophysics* 496, 2009). A
     tone's mirror image doesn't move that peak, as it does in a windowed periodogram.
 
+    With a `band`, cosines outside it, of the discrete cosine transform, are fitted and removed
+    together with the DC. So neither slow drift nor a hum, however strong, is taken for the tone,
+    and the confidence is against noise that is white inside the band.
+
     The frequency is NaN if the confidence is below 0.95, if the power rises up to the lowest or the
-    highest frequency, or if T < 8. The strongest component of coloured noise may pass for a tone,
-    because the confidence is against white noise.
+    highest frequency, or if fewer than 7 cosines are left, as of all if T < 8. The strongest
+    component of coloured noise may pass for a tone, because the confidence is against white noise.
 
     Args:
         x: real, ``[N, C, T]``.
+        band: lowest and highest frequency, in cycles per sample; None: from half a cycle in T to as
+            far below the Nyquist frequency.
     """
     samples, channels, length = x.shape
-    if length < 8 or not x.numel():
+    points, lowest = _PAD * length, _PAD // 2
+    highest = points // 2 - lowest
+    order = torch.arange(1, length, device=x.device)  # cosines of order/2 cycles in T
+    if band is not None:
+        lowest = max(lowest, math.ceil(band[0] * points * (1 - 1e-9)))
+        highest = min(highest, math.floor(band[1] * points * (1 + 1e-9)))
+        # And those within a bin of the band, into which a tone at its end leaks.
+        low, high = (2 * length * end for end in band)
+        order = order[(order >= low - 2) & (order <= high + 2)]
+    if len(order) < _MIN_ORDERS or highest - lowest < 2 or not x.numel():
         unknown = torch.full((samples,), math.nan, dtype=torch.float64, device=x.device)
         return Tone(unknown, unknown)
-    at_once = max(1, _PADDED // (channels * _PAD * length))
+    at_once = max(1, _PADDED // (channels * points))
     if samples > at_once:
-        parts = zip(*(strongest_tone(part) for part in torch.split(x, at_once)), strict=True)
+        parts = zip(*(strongest_tone(part, band) for part in torch.split(x, at_once)), strict=True)
         return Tone(*map(torch.cat, parts))
     x = x.double()
     scale = x.square().mean((1, 2))
-    x = x - x.mean(-1, keepdim=True)
+    x = _of_orders(x, order)
     power = x.square().mean((1, 2))
-    # From half a cycle in T to as far below the Nyquist frequency.
-    points, first = _PAD * length, _PAD // 2
-    freq = torch.arange(first, points // 2 - first + 1, device=x.device).double() / points
-    spectrum = torch.fft.rfft(x, n=points)[..., first : first + len(freq)]
+    freq = torch.arange(lowest, highest + 1, device=x.device).double() / points
+    spectrum = torch.fft.rfft(x, n=points)[..., lowest : highest + 1]
     spectrum = spectrum * torch.polar(torch.ones_like(freq), math.pi * (length - 1) * freq)
     cosine, sine = _squared_norms(freq, length)
     fitted = (spectrum.real.square() / cosine + spectrum.imag.square() / sine).sum(1)
@@ -234,13 +249,13 @@ def strongest_tone(x: Tensor) -> Tone:
     f = start = freq[best]
     time = torch.arange(length, dtype=torch.float64, device=x.device) - (length - 1) / 2
     for _ in range(_STEPS):
-        step, explained = _improvement(x, time, f)
+        step, explained = _improvement(x, time, f, order)
         # The peak lies between the neighbours of the best frequency on the grid.
         f = (f + step).clamp(start - 1 / points, start + 1 / points)
     fraction = (explained / (power * channels * length)).clamp(0, 1)
-    # (1 − fraction)^((T − 3)/2): the probability that white noise in one channel has that much of
-    # its power at a given frequency. There are some 2·T frequencies to choose from.
-    chance = 2 * length * torch.exp((length - 3) / 2 * torch.log1p(-fraction))
+    # (1 − fraction)^((K − 2)/2): the probability that white noise of K components, T − 1 without a
+    # band, has that much of its power at one frequency. There are some 2·K frequencies.
+    chance = 2 * (len(order) + 1) * torch.exp((len(order) - 2) / 2 * torch.log1p(-fraction))
     confidence = (1 - chance).clamp_min(0)
     # A constant leaves nothing but rounding errors.
     known = power > torch.finfo(torch.float64).eps ** 2 * length * scale
@@ -249,30 +264,45 @@ def strongest_tone(x: Tensor) -> Tone:
     return Tone(torch.where(inside & (confidence >= _CONFIDENT), f, math.nan), confidence)
 
 
-def _improvement(x: Tensor, time: Tensor, freq: Tensor) -> tuple[Tensor, Tensor]:
+def _of_orders(x: Tensor, order: Tensor) -> Tensor:
+    """`x` without its mean, and without all cosines of its DCT-II but those of `order`."""
+    x = x - x.mean(-1, keepdim=True)
+    length = x.shape[-1]
+    if len(order) == length - 1:
+        return x
+    # The transform of a signal and its mirror image has the coefficients, times a phase.
+    spectrum = torch.fft.rfft(torch.cat([x, x.flip(-1)], -1))
+    kept = torch.zeros_like(spectrum)
+    kept[..., order] = spectrum[..., order]
+    both: Tensor = torch.fft.irfft(kept, n=2 * length)
+    return both[..., :length]
+
+
+def _improvement(x: Tensor, time: Tensor, freq: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
     """A Gauss-Newton step of the frequencies, and the sum of squares that the tones explain.
 
     Args:
-        x: ``[N, C, T]``, without its mean.
+        x: ``[N, C, T]``, as :func:`_of_orders` returns it.
         time: ``[T]``, from the middle, so that 1, the cosine without its mean and the sine are
-            orthogonal.
+            orthogonal, as are their parts of `order`: even and odd.
         freq: ``[N]``.
+        order: of the cosines that `x` consists of.
 
     Returns:
         Each ``[N]``.
     """
     phase = 2 * math.pi * freq.unsqueeze(-1) * time
     cosine, sine = phase.cos(), phase.sin()
-    basis = torch.stack([cosine - cosine.mean(-1, keepdim=True), sine], 1)  # [N, 2, T]
+    basis = _of_orders(torch.stack([cosine, sine], 1), order)  # [N, 2, T]
     norms = basis.square().sum(-1, keepdim=True).sqrt()
     basis = basis / norms
     along = torch.matmul(x, basis.mT)  # [N, C, 2]
     residual = x - torch.matmul(along, basis)
-    # Derivative of the tone a·cos + b·sin with respect to the frequency, less what the DC, a and b
-    # make up for.
+    # Derivative of the tone a·cos + b·sin with respect to the frequency, less what a, b and the
+    # cosines that were removed make up for.
     a, b = (along / norms.mT).unsqueeze(-1).unbind(2)  # [N, C, 1]
     slope = time * (b * cosine.unsqueeze(1) - a * sine.unsqueeze(1))
-    slope = slope - slope.mean(-1, keepdim=True)
+    slope = _of_orders(slope, order)
     slope = slope - torch.matmul(torch.matmul(slope, basis.mT), basis)
     steepness = 2 * math.pi * slope.square().sum((1, 2))
     step = (residual * slope).sum((1, 2)) / torch.where(steepness > 0, steepness, 1.0)

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
-from tqdm.auto import tqdm
 
+from spectroscope import schema
 from spectroscope.capture.call import ActivationCall
 from spectroscope.capture.capture import Capture
 from spectroscope.capture.replay import Replay
@@ -30,11 +30,12 @@ from spectroscope.experiments.operations import (
     remove_dc,
     replaced_dc,
 )
+from spectroscope.progress import progress_bar
 from spectroscope.specimens.batches import tensor, with_targets
 
 Custom: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
-COLUMNS = ["site", "module", "function", "call", "kind", "operation", "metric", "n_samples",
+COLUMNS = ["site", "module", "function", "call", "kind", "operation", "metric", "unit", "n_samples",
            "baseline", "value", "change", "change_low", "change_high", "interval",
            "by_construction"]  # fmt: skip
 # Options of `intervene` that the untouched forward has too.
@@ -49,6 +50,7 @@ def importance(
     targets: ArrayLike | Tensor | None = None,
     operations: Mapping[str, Any] | Sequence[Any] = (remove_dc, mean_dc, only_dc),
     select: Select = None,
+    unit: str | None = None,
     block: int = 1,
     n_inputs: int | None = None,
     progress: bool = False,
@@ -78,6 +80,8 @@ def importance(
             its mean over the inputs of all batches (``mean_dc``; or ``mean_dc(report)``, over those
             of a report); or kept alone.
         select: which sites, as in :func:`spectroscope.record`.
+        unit: of the metric, such as ``"BPM"``, for plot and conclusion; None: that of a metric
+            given by name, otherwise unknown.
         block: number of consecutive inputs whose scores are resampled together for the interval.
             1: the inputs are independent. Of inputs that depend on their neighbours, such as
             overlapping windows, some four times as many as depend on each other.
@@ -126,7 +130,7 @@ def importance(
     scores: dict[tuple[Site, str], list[Tensor]] = {}
     bases: list[Tensor] = []
     length = operator.length_hint(batches)  # 0: unknown
-    bar = tqdm(unit=" forwards", smoothing=0, delay=0.3, disable=not progress)
+    bar = progress_bar(shown=progress, unit=" forwards", smoothing=0, delay=0.3)
     try:
         # Without inference mode, which doesn't count writes to tensors: `Replay` needs that.
         with bar, torch.inference_mode(False), torch.no_grad():
@@ -172,9 +176,11 @@ def importance(
         raise RequestError("importance: no batch was given, or no activation asked for ran")
     label = metric if isinstance(metric, str) else getattr(metric, "__name__", "metric")
     label = "metric" if label == "<lambda>" else label
+    if unit is None:
+        unit = schema.METRICS[label].unit if metric in schema.METRICS else ""
     base = torch.cat(bases)
     rows = [
-        {"site": site.name, **site._asdict(), "operation": name, "metric": label}
+        {"site": site.name, **site._asdict(), "operation": name, "metric": label, "unit": unit}
         | _compared(chosen, base, torch.cat(parts), block)
         | {"by_construction": reference_run.by_construction(site.name, name)}
         for (site, name), parts in scores.items()

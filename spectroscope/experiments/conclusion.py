@@ -48,6 +48,13 @@ def conclusion(table: pd.DataFrame) -> str:
         f"interval without 0 at {row.sure} of {sites} site{'s' * (sites != 1)})"
         for row in found.itertuples()
     ]
-    metric = table["metric"].iloc[0]
     rest = f", less {', then '.join(parts[1:])}" if len(parts) > 1 else ""
-    return f"{metric} changes most {parts[0]}{rest}{f'; {because}' if apart else ''}."
+    return (
+        f"{metric_with_unit(table)} changes most {parts[0]}{rest}{f'; {because}' if apart else ''}."
+    )
+
+
+def metric_with_unit(table: pd.DataFrame) -> str:
+    """Name of the metric of :func:`spectroscope.importance`, with its unit if that is known."""
+    metric, unit = table[["metric", "unit"]].iloc[0]
+    return f"{metric} ({unit})" if unit not in ("", "1") else str(metric)

@@ -20,7 +20,7 @@ from spectroscope.capture.sites import Site
 from spectroscope.dsp.decomposition import RELU_GAIN
 from spectroscope.dsp.harmonics import Harmonics, Tone
 from spectroscope.errors import RequestError
-from spectroscope.statistics.fundamentals import F0, Fundamental
+from spectroscope.statistics.fundamentals import F0, Fundamental, is_estimated
 
 if TYPE_CHECKING:
     from spectroscope.report import Report
@@ -175,7 +175,7 @@ class RemoveHarmonics:
     __name__ = "remove_harmonics"
 
     def __init__(self, f0: F0, harmonics: int):
-        if f0 is None or isinstance(f0, str):
+        if f0 is None or is_estimated(f0):
             raise RequestError(f"remove_harmonics: {f0=} must be a frequency, or one per input")
         if harmonics < 1:
             raise RequestError(f"{harmonics=} must be 1 or more")
@@ -191,7 +191,7 @@ class RemoveHarmonics:
         (axis,) = firing.transformed
         lines = output.movedim(axis, -1)
         samples, length = len(lines), lines.shape[-1]
-        tone = Fundamental(self.f0, firing.fs or 1.0).at_site(firing.decimation, samples)
+        tone = Fundamental(self.f0, firing.fs).at_site(firing.decimation, samples)
         if not isinstance(tone, Tone):
             raise RequestError(f"remove_harmonics at {firing.name}: {tone}")
         harmonics = Harmonics.of(tone.freq.to(output.device), self._harmonics, length)

@@ -12,7 +12,6 @@ import pandas as pd
 import torch
 from scipy import stats
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from spectroscope.capture.axes import ChannelAxis
 from spectroscope.capture.call import ActivationCall
@@ -20,6 +19,7 @@ from spectroscope.capture.capture import Capture
 from spectroscope.capture.session import CaptureSession
 from spectroscope.capture.sites import Select
 from spectroscope.errors import RequestError
+from spectroscope.progress import progress_bar
 from spectroscope.report.export import needs
 from spectroscope.specimens.batches import count as inputs_in
 from spectroscope.specimens.batches import with_targets
@@ -246,7 +246,7 @@ def _run(
     names = None if ids is None else iter(ids)
     first = rows = 0
     with reader, torch.inference_mode():
-        for inputs, _ in tqdm(with_targets(batches, None), unit=" batches", disable=not progress):
+        for inputs, _ in progress_bar(with_targets(batches, None), shown=progress, unit=" batches"):
             count = inputs_in(inputs[0])
             called = None if names is None else list(itertools.islice(names, count))
             if called is not None and len(called) < count:

@@ -8,7 +8,6 @@ import pandas as pd
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from spectroscope.capture.axes import ChannelAxis
 from spectroscope.capture.call import ActivationCall
@@ -17,6 +16,7 @@ from spectroscope.capture.session import CaptureSession
 from spectroscope.capture.sites import Select
 from spectroscope.errors import RequestError
 from spectroscope.experiments.per_sample import dc_of
+from spectroscope.progress import progress_bar
 from spectroscope.specimens.batches import tensor, with_targets
 
 Floats = NDArray[np.float32]
@@ -84,7 +84,7 @@ def probe(
     chance = judge(np.zeros((len(y), 1), np.float32), y, folds)  # a read-out of nothing
     rows = []
     whole = found.whole()
-    for name, dc in tqdm(found.dc().items(), desc="read-outs", disable=not progress):
+    for name, dc in progress_bar(found.dc().items(), shown=progress, desc="read-outs"):
         rows.append(
             {
                 "site": name,
@@ -117,7 +117,7 @@ class _Features(CaptureSession):
         """All outputs, on the CPU, and targets."""
         outputs, targets = [], []
         with self, torch.inference_mode():
-            for inputs, target in tqdm(batches, unit=" batches", disable=not progress):
+            for inputs, target in progress_bar(batches, shown=progress, unit=" batches"):
                 outputs.append(tensor(self._model(*inputs)).cpu())
                 if target is not None:
                     targets.append(target.cpu())

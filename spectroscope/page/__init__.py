@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jinja2
+import numpy as np
 from markupsafe import Markup
 
 from spectroscope.errors import RequestError
@@ -70,12 +71,12 @@ def render_report(
     from spectroscope.page.coverage import summarize_coverage
 
     sections = {"findings": "Findings", "about": "Run details", "coverage": "Coverage"}
-    drawn, undrawn = dict(templates.templates()), ""
+    drawn, caption, has_spectra = dict(templates.templates()), "", False
     if not sites.empty and spectrogram is not None:
         sections = {"findings": "Findings", "layers": "Layers", **sections}
         frame, panels = payload.cells(spectrogram), payload.panels(sites)
         drawn |= overview.overview(frame, overview.POWER, panels)
-        undrawn = overview.undrawn(frame)
+        caption, has_spectra = overview.caption(frame), bool(frame["freq"].notna().any())
     data: dict[str, Any] = {"figures": drawn}
     if not sites.empty and not network.empty:
         sections = {"network": "Map", **sections}
@@ -91,7 +92,8 @@ def render_report(
             "channels": len(dc),
             "inputs": 0 if sites.empty else int(sites["n_samples"].max()),
         },
-        undrawn=undrawn,
+        caption=caption,
+        has_spectra=has_spectra,
         network=maps.table(network),
         legend=maps.legend(network, sites),
         coverage=summarize_coverage(coverage),
@@ -140,12 +142,12 @@ def render_comparison(
     from spectroscope.page import comparison, overview, templates
 
     sections = {"findings": "Findings", "about": "Reports compared", "coverage": "Matching"}
-    drawn, undrawn = dict(templates.templates("A", "B")), ""
+    drawn, caption, has_spectra = dict(templates.templates("A", "B")), "", False
     if not sites.empty and spectrograms is not None:
         sections = {"findings": "Findings", "layers": "Layers", **sections}
         frame, panels = comparison.cells(sites, spectrograms), comparison.panels(sites)
         drawn |= overview.overview(frame, overview.change_scale(frame), panels)
-        undrawn = overview.undrawn(frame)
+        caption, has_spectra = overview.caption(frame), bool(frame["freq"].notna().any())
     return render(
         "comparison.html",
         title=title or f"Changes in {' and '.join(dict.fromkeys(map(_subject, about)))}",
@@ -156,7 +158,8 @@ def render_comparison(
         ],
         matched=len(sites),
         unmatched=unmatched,
-        undrawn=undrawn,
+        caption=caption,
+        has_spectra=has_spectra,
         findings=comparison.findings(sites, channels),
         sites=comparison.site_table(sites),
         numbers={site: number for number, site in enumerate(sites["site"])},
@@ -198,9 +201,8 @@ def render(template: str, *, data: dict[str, Any], **context: Any) -> str:
     """
     from spectroscope.page import figures
 
-    style, *own = (
-        _FOLDER.joinpath(name).read_text("utf-8") for name in ("page.css", "figures.js", "page.js")
-    )
+    names = ("page.css", "figures.js", "tables.js", "page.js")
+    style, *own = (_FOLDER.joinpath(name).read_text("utf-8") for name in names)
     bokeh, script = figures.script(), "\n".join(own)
     columns = {name: c["definition"] + _in_unit(c) for name, c in context["definitions"].items()}
     return (
@@ -293,10 +295,14 @@ def is_fraction(name: str) -> bool:
 
 
 def formatted(value: Any, name: str) -> str:
-    """A value of the column `name` as text; `formatted` in page.js must give the same."""
+    """A value of the column `name` as text; `formatted` in tables.js must give the same."""
     if isinstance(value, tuple):  # a shape
-        return " × ".join("?" if length is None else str(length) for length in value)
-    if isinstance(value, bool):
+        return "\u00a0×\u00a0".join("?" if length is None else str(length) for length in value)
+    from pandas import NA  # whoever has a frame has imported pandas
+
+    if value is NA:
+        return "—"
+    if isinstance(value, bool | np.bool_):
         return "yes" if value else "no"
     if not isinstance(value, int | float):
         return str(value)

@@ -116,7 +116,6 @@ def findings(sites: pd.DataFrame, channels: pd.DataFrame) -> Findings:
                     f"{share}, {where}, had only finite values in A and have NaN or ±∞ in B."
                 ),
                 detail="These values are excluded from all other columns.",
-                measure="fraction of channels",
             ),
             _unknown(channels),
             _changed(channels),
@@ -127,7 +126,6 @@ def findings(sites: pd.DataFrame, channels: pd.DataFrame) -> Findings:
                 if_known(both, "channels that died"),
                 lambda share, where: f"{share}, {where}, had outputs above 0 in A and none in B.",
                 advice="If B was trained further, look at its learning rate and weight decay.",
-                measure="fraction of channels",
             ),
             channel_finding(
                 channels,
@@ -135,7 +133,6 @@ def findings(sites: pd.DataFrame, channels: pd.DataFrame) -> Findings:
                 "Channels that revived",
                 if_known(both, "channels that revived"),
                 lambda share, where: f"{share}, {where}, had outputs above 0 in B and none in A.",
-                measure="fraction of channels",
             ),
         ]
     )
@@ -194,7 +191,6 @@ def _changed(channels: pd.DataFrame) -> Finding | str:
         f"of {worst['site']} changed most: from {three_digits(worst['dc_out_a'])} to "
         f"{three_digits(worst['dc_out_b'])}, {_times(abs(worst['effect_size']))}.",
         "Start at the first of these layers: what changes there is passed on.",
-        "fraction of channels",
     )
 
 

@@ -5,7 +5,7 @@ Bokeh.require("core/logging").logger.set_level("error");
 const { ndarray } = Bokeh.require("core/util/ndarray");
 const css = (variable, of = document.documentElement) =>
   getComputedStyle(of).getPropertyValue(variable).trim();
-const drawn = new Set(); // models of the figures on the page, with their boxes
+const drawn = new Map(); // boxes of the page -> views of the figures in them
 let copies = 0;
 
 // A tag [property, variable] of a model is a colour that depends on light and dark.
@@ -14,9 +14,31 @@ function paint(parts, box) {
     for (const [property, variable] of part.tags ?? []) part[property] = css(variable, box);
   }
 }
-const paintAll = () => drawn.forEach(([model, box]) => paint(model.references(), box));
+function paintAll() {
+  drawn.forEach((view, box) => paint(view.model.references(), box));
+  dispatchEvent(new Event("painted"));
+}
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", paintAll);
-for (const event of ["beforeprint", "afterprint"]) addEventListener(event, () => setTimeout(paintAll));
+
+// Canvases keep the width and the colours of the screen: printed are drawings, in those of paper.
+// Glyphs take a colour in a microtask, which runs between two listeners.
+function setPrinting(printing) {
+  document.documentElement.classList.toggle("printing", printing);
+  document.querySelectorAll(".printed").forEach((drawing) => drawing.remove());
+  paintAll();
+}
+addEventListener("beforeprint", () => setPrinting(true));
+addEventListener("beforeprint", () => drawn.forEach((view, box) => box.append(drawingOf(view))));
+addEventListener("afterprint", () => setPrinting(false));
+
+function drawingOf(view) {
+  view.paint?.(); // a legend that has changed draws its lines then
+  const svg = view.export("svg").canvas;
+  const size = ["width", "height"].map((side) => svg.getAttribute(side));
+  svg.setAttribute("viewBox", `0 0 ${size.join(" ")}`);
+  svg.setAttribute("class", "printed");
+  return svg;
+}
 
 // Draw a figure into a box; returns a function from names to the figure's models.
 async function draw(name, box, fill = () => {}) {
@@ -27,11 +49,11 @@ async function draw(name, box, fill = () => {}) {
     if (value?.attributes?.tags) paint([value.attributes], box);
     return value;
   });
-  const views = await Bokeh.embed.embed_item(parsed, box);
-  const model = views.roots[0].model;
+  const [view] = (await Bokeh.embed.embed_item(parsed, box)).roots;
+  const model = view.model;
   const part = (of) => model.document.get_model_by_name(of);
   fill(part, model);
-  drawn.add([model, box]);
+  drawn.set(box, view);
   return part;
 }
 
@@ -215,8 +237,11 @@ function layerFigures(layer, order, chosen, boxes) {
     part("marks").data = { x: marks.map(([f]) => f), text: marks.map(([, text]) => text),
       y: marks.map(() => model.y_range.end) };
     part("next_nyquist").data = { x: layer.next_nyquist ? [layer.next_nyquist] : [] };
-    part("legend").items = part("legend").items.filter((item) =>
-      layer.next_nyquist || !String(item.label.value ?? item.label).startsWith("next"));
+    const text = (item) => String(item.label.value ?? item.label), legend = part("legend");
+    legend.items = legend.items.filter((item) => layer.next_nyquist || !text(item).startsWith("next"));
+    const width = legend.items.reduce((sum, item) => sum + 40 + 7 * text(item).length, 60);
+    const rows = width > boxes.spectrum.clientWidth;
+    legend.setv({ orientation: rows ? "vertical" : "horizontal", spacing: rows ? 2 : 14 });
     part("x").axis_label = `frequency (${spectra.unit})`;
     part("y").axis_label = state.power ? "power (activation²)" : "power (dB re 1 activation²)";
   }
@@ -260,6 +285,7 @@ function layerFigures(layer, order, chosen, boxes) {
         (Number.isFinite(level) ? `${level.toFixed(1)} dB` : "no power");
     });
   });
+  addEventListener("painted", () => spectrum && (spectrum("lines").data = lines()));
   return {
     set(name, to) {
       state[name] = to;

@@ -86,7 +86,6 @@ def channel_finding(
     references: tuple[Reference, ...] = (),
     detail: str = "",
     advice: str = "",
-    measure: str = "",
 ) -> Finding | str:
     """A finding about channels; sites with the largest share of such channels come first.
 
@@ -99,7 +98,6 @@ def channel_finding(
         references: put before those to the sites.
         detail: of the finding.
         advice: of the finding.
-        measure: of the finding; its values are the shares of such channels.
     """
     if not which.any():
         return absent
@@ -129,7 +127,7 @@ def channel_finding(
         number / total,
         references + of_sites,
         more,
-        measure,
+        "fraction of channels",
         share.loc[table.index].to_dict(),
     )
 

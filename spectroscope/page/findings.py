@@ -113,7 +113,6 @@ def _dead(dc: pd.DataFrame) -> Finding | str:
             f"{share}, {where}, had no output above 0: they carry no information for these inputs."
         ),
         advice="If they stay dead on all your data, prune them: report.dead() names their filters.",
-        measure="fraction of channels",
     )
 
 
@@ -129,7 +128,6 @@ def _always_on(dc: pd.DataFrame) -> Finding | str:
             f"{share}, {where}, had only outputs above 0: the ReLU passes their input unchanged."
         ),
         advice="Here the activation is linear: look at the bias and the normalisation before it.",
-        measure="fraction of channels",
     )
 
 
@@ -167,7 +165,6 @@ def _unexplained(dc: pd.DataFrame) -> Finding | str:
         f"prediction {three_digits(worst['dc_gaussian'])}, a difference of "
         f"{three_digits(ratio[which].max())} times the output RMS.",
         "Do not estimate these channels' DC from mean and standard deviation: measure it.",
-        "fraction of channels",
     )
 
 

@@ -9,7 +9,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from bokeh.layouts import row
-from bokeh.models import BasicTicker, ColumnDataSource, FixedTicker, LinearColorMapper, Range1d
+from bokeh.models import (
+    BasicTicker,
+    BasicTickFormatter,
+    ColumnDataSource,
+    FixedTicker,
+    LinearColorMapper,
+    Range1d,
+)
 from bokeh.palettes import RdBu11, interp_palette
 from bokeh.plotting import figure
 from bokeh.transform import transform
@@ -30,7 +37,7 @@ _ROW = 16  # pixels of a layer's row, of few layers
 _MIN_ROW = 11  # with a name
 _WIDE = 8  # times the lowest Nyquist frequency: the axis is logarithmic beyond
 _AXES = 62  # pixels below and above the frame, more than any axis needs
-_HEIGHT = 250, 560  # of the overview without its axes, in pixels
+_HEIGHT = 140, 560  # of the overview without its axes, in pixels
 _NAME = 24  # characters
 
 
@@ -43,7 +50,7 @@ class Scale(NamedTuple):
     high: float
 
 
-POWER = Scale("dB of the layer's output power", "Viridis256", -RANGE, 0)
+POWER = Scale("dB re output power", "Viridis256", -RANGE, 0)
 
 
 def change_scale(frame: pd.DataFrame) -> Scale:
@@ -51,7 +58,7 @@ def change_scale(frame: pd.DataFrame) -> Scale:
     sizes = frame["power"].abs().dropna()
     limit = max(1.0, math.ceil(sizes.quantile(0.98))) if len(sizes) else 1.0
     palette = interp_palette(RdBu11, 255)
-    return Scale("change from A to B (dB)", palette, -limit, limit)
+    return Scale("change (dB)", palette, -limit, limit)
 
 
 def overview(
@@ -77,8 +84,7 @@ def overview(
     _cells(dc, mapper, left=[0] * len(names), right=[1] * len(names), row=list(rows.values()),
            power=first["dc"])  # fmt: skip
     dc.xaxis.ticker = FixedTicker(ticks=[0.5])
-    dc.xaxis.major_label_overrides = {0.5: " "}
-    set_label(dc.xaxis, "DC")
+    dc.xaxis.major_label_overrides = {0.5: "DC"}
     figures = [dc]
     known = frame[frame["freq"].notna()]
     if not known.empty:
@@ -105,18 +111,19 @@ def overview(
     }
 
 
-def undrawn(frame: pd.DataFrame) -> str:
-    """Of which layers the overview has the DC alone, in a sentence; empty if of none."""
-    known = frame["freq"].notna()
+def caption(frame: pd.DataFrame) -> str:
+    """What the overview shows, and of which layers it has the DC alone."""
+    known, rows = frame["freq"].notna(), "Each row is a layer, in the order of execution"
     if not known.any():
-        return ""
+        return f"{rows}."
     unit = _unit(frame[known])
     layers = frame.assign(known=known).drop_duplicates("site")
     without = int((~layers["known"]).sum())
     others = layers["freq_unit"][layers["known"] & (layers["freq_unit"] != unit)].value_counts()
     parts = [f"{quantity(n, 'layer')} with frequencies in {other}" for other, n in others.items()]
     parts += [f"{quantity(without, 'layer')} without spectra"] if without else []
-    return f"DC alone is drawn of {' and of '.join(parts)}." if parts else ""
+    alone = f" DC alone is drawn of {' and of '.join(parts)}." if parts else ""
+    return f"{rows}; a white line is at its Nyquist frequency.{alone}"
 
 
 def _unit(known: pd.DataFrame) -> str:
@@ -141,7 +148,11 @@ def _map(
     for color, width in (("#000", 4), ("#fff", 2)):
         plot.segment(nyquist, middle - 0.5, nyquist, middle + 0.5, line_color=color,
                      line_width=width)  # fmt: skip
-    set_label(plot.xaxis, f"frequency ({unit}); white line: the layer's Nyquist frequency")
+    if octaves:
+        ticks = [float(f"{m}e{power}") for power in range(-9, 9) for m in (1, 2, 5)]
+        plot.xaxis.ticker = FixedTicker(ticks=ticks)
+        plot.xaxis.formatter = BasicTickFormatter()
+    set_label(plot.xaxis, f"frequency ({unit})")
     plot.add_layout(color_bar(mapper, scale.title, "--paper"), "right")
     return plot
 

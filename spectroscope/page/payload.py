@@ -27,7 +27,11 @@ DEPTH = {
     "active_fraction": "fraction of output values above 0",
     "introduced_fraction": "introduced power over the output's AC power",
 }
-_PANELS = {"dc_fraction": "DC", "active_fraction": "active", "introduced_fraction": "introduced"}
+_PANELS = {
+    "dc_fraction": "DC fraction",
+    "active_fraction": "active",
+    "introduced_fraction": "introduced",
+}
 NO_POWER = -200.0  # dB of the total, beyond any colour
 NO_SPECTRA = "No spectra: they need spectra=True and inputs of one length greater than 1."
 SUMMARY_ROWS = 6

@@ -92,6 +92,7 @@ def _channels() -> figure:
     picked = ColumnDataSource({"y": []}, name="picked")
     plot.hspan(y="y", source=picked, line_color="#fff", line_width=1.5)
     plot.grid.visible = False
+    plot.yaxis.ticker = BasicTicker(min_interval=1, num_minor_ticks=0)
     set_label(plot.yaxis, "channels, sorted")
     return plot
 
@@ -113,8 +114,8 @@ def _scatter() -> figure:
                   tooltips=[("channel", "@channel"), ("predicted", "@x{0.0000}"),
                             ("measured", "@y{0.0000}")]),
     )  # fmt: skip
-    set_label(plot.xaxis, "DC predicted of Gaussian input (activation)")
-    set_label(plot.yaxis, "DC measured (activation)")
+    set_label(plot.xaxis, "predicted DC (activation)")
+    set_label(plot.yaxis, "measured DC (activation)")
     return plot
 
 
@@ -147,6 +148,7 @@ def _waveform() -> figure:
     plot.add_tools(HoverTool(renderers=[line], mode="vline", tooltips=tooltips))
     plot.yaxis.ticker = BasicTicker(desired_num_ticks=3, num_minor_ticks=0)
     plot.xaxis.ticker = BasicTicker(desired_num_ticks=4, num_minor_ticks=0)
+    set_label(plot.yaxis, "activation")
     return plot
 
 
@@ -174,6 +176,6 @@ def _legend(plot: figure) -> None:
     legend = plot.legend[0]
     plot.add_layout(legend, "above")
     legend.update(location="left", orientation="horizontal", label_text_font=FONT,
-                  label_text_font_size="12px", padding=4, margin=4, border_line_color=None,
-                  background_fill_alpha=0.8, name="legend")  # fmt: skip
+                  label_text_font_size="12px", padding=4, margin=4,
+                  border_line_color=None, background_fill_alpha=0.8, name="legend")  # fmt: skip
     themed(legend, label_text_color="--ink", background_fill_color="--paper")

@@ -164,20 +164,15 @@ def escape(text: str) -> str:
 
 
 def title(frame: pd.DataFrame, site: str) -> str:
-    """A site's name for Axes; of a function call the layer before it, if known: ``conv2 → relu``.
-
-    ``/relu#1``, the second call of ``F.relu`` in the model itself, is a name that few know.
-    """
-    source = frame.attrs.get("source", {}).get(site) if "/" in site else None
-    if not isinstance(source, str):
-        return shorten([site])[0]
-    return f"{shorten([source])[0]} → {escape(site.rpartition('/')[2].partition('#')[0])}"
+    """A site's title, as ``conv2 → relu`` or ``layer1.0.relu, call 2 of 2``; else its name."""
+    return shorten([frame.attrs.get("titles", {}).get(site, site)])[0]
 
 
 def titles(frame: pd.DataFrame, sites: Sequence[str]) -> list[str]:
-    """Names of sites for Axes, as :func:`title`, if all stay distinct."""
-    named = [title(frame, site) for site in sites]
-    return named if len(set(named)) == len(named) else shorten(sites)
+    """Names of sites for rows; function calls, whose names say little, have their :func:`title`."""
+    return shorten(
+        [frame.attrs.get("titles", {}).get(site, site) if "/" in site else site for site in sites]
+    )
 
 
 def shorten(names: Sequence[str]) -> list[str]:

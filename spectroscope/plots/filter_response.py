@@ -7,7 +7,7 @@ from matplotlib.lines import Line2D
 
 from spectroscope.plots import checks, style
 from spectroscope.plots.checks import Floats, Names, Unit
-from spectroscope.plots.spectra import DENSITY, KEY, SPECTRA, unit_of
+from spectroscope.plots.spectra import DENSITY, KEY, SPECTRA, channel_labels, unit_of
 from spectroscope.schema import SIDES
 
 _DYNAMIC_RANGE = 80  # dB
@@ -72,7 +72,8 @@ def filter_response(
     low = min((np.nanmin(y) for line in lines if np.isfinite(y := _ydata(line)).any()), default=0)
     ax.set_ylim(min(max(low, -_DYNAMIC_RANGE) - 2, before), 2)
     ax.set(xlabel=checks.label("frequency", shown), ylabel="relative to the maximum (dB)")
-    title = f"{checks.title(spectra, site)}, {checks.channel_name(channel, names)}"
+    name = channel_labels(spectra, [channel], value, names)[channel]
+    title = f"{checks.title(spectra, site)}, {name}"
     style.set_default_title(ax, title)
     style.legend(ax, lines)
     return ax

@@ -10,7 +10,6 @@ from matplotlib.ticker import MaxNLocator
 
 from spectroscope.plots import checks, style
 from spectroscope.plots.style import MARKERS
-from spectroscope.schema import METRICS
 
 # Labels of operations.
 _OPERATIONS = {
@@ -144,46 +143,57 @@ def predictions(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 def aliasing(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Fraction of each site's output power that the next downsampling folds or removes.
 
-    One row per site in the order of the frame: `Report.aliasing()` has those directly before a
-    downsampling first, and among them the greatest power. Median and range over the channels.
-    Sites before global pooling, where nothing folds, are at the bottom.
+    One row per site, from the top: sites directly before a stride or pooling, then those with other
+    activations in between, then those before global pooling, where nothing folds. In each group the
+    order is that of the frame: of `Report.aliasing()`, by the greatest power above the limit that a
+    channel has, which is written at the right.
 
     Args:
         frame: `Report.aliasing()`.
         ax: Axes to plot on; None: a new figure, as tall as the sites need.
 
     Returns:
-        The Axes.
+        The Axes, with the median and range over the channels.
 
     Raises:
         ValueError: `frame` has no rows or lacks a column.
     """
-    value = "above_next_nyquist"
-    checks.check(frame, ["site", value, "global_pooling"], "report.aliasing()")
-    pooled = frame.groupby("site", sort=False, observed=True)["global_pooling"].any()
-    spread = frame.groupby("site", sort=False, observed=True)[value]
-    spread = spread.agg(["min", "median", "max"]).astype(np.float64)
-    order = [*pooled.index[~pooled], *pooled.index[pooled]]
-    ax = style.new_axes_for_rows(checks.titles(frame, order)) if ax is None else ax
-    text = "median and range over channels"
-    for group, number, label, face in (
-        (~pooled, 0, text, style.color(0)),
-        (pooled, 1, f"{text if pooled.all() else 'same'}, removed by global pooling", "none"),
-    ):
-        sites = [site for site in order if group[site]]
-        if not sites:
+    columns = ["site", "above_next_nyquist", "power_above", "activations_between", "global_pooling"]
+    checks.check(frame, columns, "report.aliasing()")
+    by_site = frame.groupby("site", sort=False, observed=True)
+    spread = by_site["above_next_nyquist"].agg(["min", "median", "max"]).astype(np.float64)
+    pooled, direct = by_site["global_pooling"].any(), by_site["activations_between"].min() == 0
+    groups = {
+        "directly before a stride or pooling": direct & ~pooled,
+        "other activations in between": ~direct & ~pooled,
+        "before global pooling: nothing folds": pooled,
+    }
+    order = [site for group in groups.values() for site in group.index[group]]
+    names = checks.titles(frame, order)
+    ax = style.new_axes_for_rows(names) if ax is None else ax
+    first = 0
+    for number, (label, group) in enumerate(groups.items()):
+        low, middle, high = spread[group].to_numpy().T
+        rows = np.arange(first, first + len(middle))
+        if not len(rows):
             continue
-        low, middle, high = spread.loc[sites].to_numpy().T
-        rows = [order.index(site) for site in sites]
+        if first:
+            ax.axhline(first - 0.5, color=style.ink(ax), lw=0.8, ls=":")
         ax.errorbar(middle, rows, xerr=[middle - low, high - middle], ls="", lw=1, ms=5,
-                    marker=MARKERS[number], color=style.color(number), mfc=face,
-                    label=label)  # fmt: skip
-    style.label_rows(ax, checks.titles(frame, order))
-    if pooled.any() and not pooled.all():
-        ax.axhline((~pooled).sum() - 0.5, color=style.ink(ax), lw=0.8, ls=":")
+                    marker=MARKERS[number], color=style.color(number), label=label,
+                    mfc="none" if number == 2 else style.color(number))  # fmt: skip
+        first += len(rows)
+    style.label_rows(ax, names)
+    powers = by_site["power_above"].max().loc[order]
+    right = ax.secondary_yaxis("right")
+    right.set_yticks(ax.get_yticks(), [f"{powers.iloc[int(row)]:.2g}" for row in ax.get_yticks()])
+    right.tick_params(length=0)
     ax.set_xlim(left=0, auto=None)
-    unit = checks.unit(value)
-    ax.set_xlabel(checks.label("fraction of output power above the next Nyquist frequency", unit))
+    unit = checks.unit("power_above")
+    ax.set_xlabel(
+        "fraction of output power above the next Nyquist frequency\n"
+        f"(median and range of channels; right: greatest in {unit})"
+    )
     style.legend(ax)
     return ax
 
@@ -192,8 +202,8 @@ def importance(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Metric of a model with one activation changed: one row per site from the top.
 
     Args:
-        frame: :func:`spectroscope.importance`. The unit is that of its `metric`; the name of a
-            user's own metric should contain it.
+        frame: :func:`spectroscope.importance`, whose argument `unit` gives the unit of a metric of
+            your own.
         ax: Axes to plot on; None: a new figure, as tall as the sites need.
 
     Returns:
@@ -203,7 +213,7 @@ def importance(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         ValueError: `frame` has no rows, lacks a column or has several metrics.
     """
     source = "spectroscope.importance(model, batches, metric)"
-    columns = ["site", "operation", "metric", "baseline", "value", "change", "change_low"]
+    columns = ["site", "operation", "metric", "unit", "baseline", "value", "change", "change_low"]
     checks.check(frame, [*columns, "change_high"], source)
     metric = checks.single_value(frame, "metric", source)
     sites, operations = list(frame["site"].unique()), list(frame["operation"].unique())
@@ -219,8 +229,7 @@ def importance(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         ax.errorbar(changed["value"], rows, xerr=ends.fillna(0).to_numpy(), ms=4, lw=1, ls="",
                     color=style.color(number), marker=MARKERS[number % len(MARKERS)],
                     label=checks.escape(_OPERATIONS.get(operation, str(operation))))  # fmt: skip
-    unit = METRICS[metric].unit if metric in METRICS else ""
-    ax.set_xlabel(checks.label(metric, unit))
+    ax.set_xlabel(checks.label(metric, checks.single_value(frame, "unit", source)))
     style.label_rows(ax, checks.titles(frame, sites))
     style.legend(ax)
     return ax

@@ -1,7 +1,7 @@
 """Power spectra of both sides of an activation: in panels, as lines, or as median and band."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -64,31 +64,29 @@ def spectra(
     site = checks.check_site(frame, ["channel", "side", "freq", "freq_unit"], SPECTRA)
     value = value_column(frame)
     checks.check_unique(frame, KEY, SPECTRA)
-    selected = checks.select_channels(frame, channels, site)
+    labels = channel_labels(frame, checks.select_channels(frame, channels, site), value, names)
     scale, shown = checks.frequencies(frame, f0, unit)
     x, y = checks.label("frequency", shown), value_label(value, unit_of(frame))
     nyquist = scale * float(frame["freq"].max())
     title = checks.title(frame, site)
-    if isinstance(ax, Axes) or (ax is None and (channels is None or len(selected) == 1)):
+    if isinstance(ax, Axes) or (ax is None and (channels is None or len(labels) == 1)):
         ax = style.new_axes(7, 4.2) if ax is None else ax
-        handles = both_sides(ax, frame, selected, value, scale, names)
+        handles = both_sides(ax, frame, labels, value, scale)
         handles += _mark_harmonics(ax, scale, f0, nyquist, f0_name)
         ax.set(xlabel=x, ylabel=y)
-        _set_title(ax, title, selected, names)
+        _set_title(ax, title, labels)
         style.legend(ax, handles)
         return ax
     if channels is None:
-        selected = selected[: np.size(np.asarray(ax, dtype=object))]
-    across = min(_ACROSS, len(selected))
-    facets = Facets(ax, len(selected), across, (2.4, 1.7), sharex=True, sharey=True)
+        labels = dict([*labels.items()][: np.size(np.asarray(ax, dtype=object))])
+    across = min(_ACROSS, len(labels))
+    facets = Facets(ax, len(labels), across, (2.4, 1.7), sharex=True, sharey=True)
     before = min(map(style.lower_limit, facets.panels))
-    for panel, channel in zip(facets.panels, selected, strict=True):
-        handles = both_sides(panel, frame, [channel], value, scale, names)
+    for panel, (channel, label) in zip(facets.panels, labels.items(), strict=True):
+        handles = both_sides(panel, frame, {channel: label}, value, scale)
         handles += _mark_harmonics(panel, scale, f0, nyquist, f0_name)
-        of_output = frame[(frame["channel"] == channel) & (frame["side"] == "out")][value]
-        silent = " (output is 0)" if (of_output == 0).all() else ""  # not on a logarithmic axis
-        style.set_default_title(panel, checks.channel_name(channel, names) + silent)
-    shown_power = frame[frame["channel"].isin(selected)][value].to_numpy(np.float64)
+        style.set_default_title(panel, label)
+    shown_power = frame[frame["channel"].isin(list(labels))][value].to_numpy(np.float64)
     for panel in facets.panels:  # whose limits may be shared
         style.log_scale_power(panel, before, shown_power)
     facets.label(x, y)
@@ -125,20 +123,20 @@ def radial(
     if not unit.startswith("cycles/pixel"):
         raise ValueError(f"{site} has frequencies in {unit}: radial spectra need images")
     checks.check_unique(frame, KEY, DENSITY)
-    selected = checks.select_channels(frame, channels, site)
+    labels = channel_labels(frame, checks.select_channels(frame, channels, site), "density", names)
     ax = style.new_axes(6.4, 4.8) if ax is None else ax
     above_dc = frame[frame["freq"] > 0]  # a logarithmic axis has no 0
     ax.set_xscale("log")
-    freq, density = checks.grid(above_dc, selected, "in", "density")
+    freq, density = checks.grid(above_dc, list(labels), "in", "density")
     density = np.where(density > 0, density, np.nan)
     reference: list[Any] = []
     if np.isfinite(density).any():
         level = np.nanmean(np.log(density) + 2 * np.log(freq))  # least squares with that slope
         reference = ax.plot(freq, np.exp(level) / freq**2, color=style.ink(ax), lw=1, ls="-.",
                             label="∝ 1/frequency²")  # fmt: skip
-    handles = both_sides(ax, above_dc, selected, "density", 1.0, names) + reference
+    handles = both_sides(ax, above_dc, labels, "density", 1.0) + reference
     ax.set(xlabel=checks.label("radial frequency", unit), ylabel=value_label("density", unit))
-    _set_title(ax, checks.title(frame, site), selected, names)
+    _set_title(ax, checks.title(frame, site), labels)
     style.legend(ax, handles)
     return ax
 
@@ -162,11 +160,22 @@ def value_label(value: str, unit: str) -> str:
     return checks.label(words, checks.unit(value, unit))
 
 
+def channel_labels(
+    frame: pd.DataFrame, selected: list[int], value: str, names: Names
+) -> dict[int, str]:
+    """Names of channels by number; one whose output is 0 has no line on a logarithmic axis."""
+    labels = {channel: checks.channel_name(channel, names) for channel in selected}
+    for channel, power in zip(selected, checks.grid(frame, selected, "out", value)[1], strict=True):
+        labels[channel] += " (output is 0)" * bool((power == 0).all())
+    return labels
+
+
 def both_sides(
-    ax: Axes, frame: pd.DataFrame, selected: list[int], value: str, scale: float, names: Names
+    ax: Axes, frame: pd.DataFrame, labels: Mapping[int, str], value: str, scale: float
 ) -> list[Any]:
-    """Plot both sides, as lines or quantiles; returns the handles of the legend."""
+    """Plot both sides of the channels, as lines or quantiles; returns the legend's handles."""
     plotted, before, handles = [], style.lower_limit(ax), []
+    selected = list(labels)
     for side in SIDES:
         freq, values = checks.grid(frame, selected, side, value)
         values = np.where(values > 0, values, np.nan)  # a logarithmic axis has no 0
@@ -183,11 +192,10 @@ def both_sides(
     if handles:
         return handles
     ink = {"color": style.ink(ax)}
-    labels = [checks.channel_name(channel, names) for channel in selected]
     return [
         *(
             Line2D([], [], color=style.color(number), marker=MARKERS[number], ms=4, label=label)
-            for number, label in enumerate(labels)
+            for number, label in enumerate(labels.values())
         ),
         *(Line2D([], [], label=SIDES[side], **style.side_line(side) | ink) for side in SIDES),
     ]
@@ -204,16 +212,19 @@ def _lines(ax: Axes, side: str, freq: Floats, values: Floats, selected: list[int
 
 def _band(ax: Axes, side: str, freq: Floats, values: Floats) -> list[Line2D]:
     known = values[np.isfinite(values).any(axis=1)]
+    look, label = style.side_line(side), SIDES[side]
     if not len(known):
-        return []
+        return [Line2D([], [], label=f"{label}: no power", **look)]
     with np.errstate(all="ignore"):
         # A bin without power counts as 0 instead of being ignored.
         low, middle, high = np.quantile(np.nan_to_num(known), _QUANTILES, axis=0)
     low = np.maximum(low, np.nanmin(known))
     ax.fill_between(freq, low, np.maximum(high, low), color=style.side_color(side), alpha=0.25,
                     lw=0)  # fmt: skip
-    label = f"{SIDES[side]}: median, 10–90 %"
-    return ax.plot(freq, middle, label=label, **style.side_line(side))
+    label += ": median, 10–90 %"
+    if without := len(values) - len(known):
+        label += f" ({without} of {len(values)} channels without power)"
+    return ax.plot(freq, middle, label=label, **look)
 
 
 def _mark_harmonics(
@@ -247,9 +258,9 @@ def _mark_harmonics(
     return handles
 
 
-def _set_title(ax: Axes, title: str, selected: list[int], names: Names) -> None:
-    if len(selected) == 1:
-        title += f", {checks.channel_name(selected[0], names)}"
-    elif len(selected) > _MAX_LINES:
-        title += f", {len(selected)} channels"
+def _set_title(ax: Axes, title: str, labels: Mapping[int, str]) -> None:
+    if len(labels) == 1:
+        title += f", {next(iter(labels.values()))}"
+    elif len(labels) > _MAX_LINES:
+        title += f", {len(labels)} channels"
     style.set_default_title(ax, title)

@@ -97,7 +97,7 @@ class Report:
 
     def dc(self) -> pd.DataFrame:
         """DC and AC on both sides of the activations, one row per site × channel."""
-        return tables.dc(self._recording)
+        return self._titled(tables.dc(self._recording))
 
     def sites(self) -> pd.DataFrame:
         """One row per site: channel means of :meth:`dc` without NaN, and sums of its counts.
@@ -106,7 +106,7 @@ class Report:
         ratios of the power of all channels together: in a mean, channels with almost no power
         would weigh as much as the others.
         """
-        return tables.sites(self._recording)
+        return self._titled(tables.sites(self._recording))
 
     def introduced(self) -> pd.DataFrame:
         """What each activation preserved of its input, what it added, and at which frequencies.
@@ -193,11 +193,13 @@ class Report:
         One row per site, channel and harmonic; two if it is folded in some inputs only. Needs
         ``record(..., f0=...)``. Arguments and errors as in :meth:`spectra`.
         """
+        searched = "; ".join(self._recording.about.get("f0", ()))
+        here = f" (here: {searched}; unknown in inputs without one)" if searched else ""
         return self._select(
             lambda record: spectra.harmonics(self._recording, record),
             select,
             "harmonics were recorded",
-            "f0 and activations [N, C, T] whose sampling rate is known",
+            f"f0{here} and activations [N, C, T] whose sampling rate is known",
         )
 
     def predictions(self, select: str | Iterable[str] | None = None) -> pd.DataFrame:
@@ -229,7 +231,8 @@ class Report:
             "downsampling follows, or no spectra were recorded,",
             "spectra=True and a later pooling or stride",
         )
-        order = table.assign(direct=table["activations_between"] == 0).sort_values(
+        direct = (table["activations_between"] == 0) & ~table["global_pooling"]
+        order = table.assign(direct=direct).sort_values(
             ["global_pooling", "direct", "power_above"], ascending=[True, False, False]
         )
         return table.loc[order.index].reset_index(drop=True)
@@ -421,8 +424,11 @@ class Report:
             sites = ", ".join(record.site.name for record in records[:3])
             raise RequestError(f"no {missing} at {sites or 'any site'}: that needs {needs}")
         table = pd.concat(frames, ignore_index=True)
-        # For titles of plots.
-        table.attrs["source"] = {r.site.name: sources.source(self._recording, r) for r in records}
+        return self._titled(table)
+
+    def _titled(self, table: pd.DataFrame) -> pd.DataFrame:
+        """`table` with the titles of its sites, for plots."""
+        table.attrs["titles"] = sources.titles(self._recording)
         return table
 
 

@@ -43,6 +43,25 @@ def text(sources: Sources) -> str:
     )
 
 
+def titles(recording: Recording) -> dict[str, str]:
+    """Titles of sites for plots, of those whose names say little to a reader.
+
+    A function call has the layer before it, ``conv2 → relu``; one of several calls its number,
+    ``layer1.0.relu, call 2 of 2``.
+    """
+    calls: dict[str, list[str]] = {}
+    for name, record in recording.records.items():
+        layer = source(recording, record) if record.site.function else None
+        title = f"{layer} → {record.site.function}" if layer else record.site.place
+        calls.setdefault(title, []).append(name)
+    return {
+        name: f"{title}, call {number} of {len(names)}" if len(names) > 1 else title
+        for title, names in calls.items()
+        for number, name in enumerate(names, 1)
+        if len(names) > 1 or "→" in title
+    }
+
+
 def matching(recording: Recording, globs: Iterable[str]) -> list[SiteRecord]:
     """The sites that match one of the globs, by a source of theirs if no site's name matches it."""
     records = recording.records.values()

@@ -51,7 +51,8 @@ def assert_close(
 
     Raises:
         AssertionError: a value is not close, or a site is in one report only or differs in kind or
-            number of channels. The message has a line for each such channel, the worst first.
+            number of channels. The message has a line for each such channel, the largest change
+            first: in standard deviations with `effect`, otherwise in multiples of the tolerance.
         RequestError: the baseline cannot be read, a column does not exist or is not numeric, or a
             tolerance is negative, or `effect` is given with other columns than `dc_out`.
     """
@@ -72,16 +73,20 @@ def assert_close(
     if effect is not None:
         power = np.square(before[["dc_out", "dc_out_std", "ac_rms_out"]].astype(float)).sum(axis=1)
         rms = np.sqrt(power.groupby(before["site"]).transform("mean"))
-        before["effect"] = effect * np.maximum(before["dc_out_std"].astype(float), floor * rms)
+        before["spread"] = np.maximum(before["dc_out_std"].astype(float), floor * rms)
     missing = unmatched(expected.sites(), report.sites(), "in the baseline", "in the report")
     table = before.merge(after, on=["site", "channel"], suffixes=("_baseline", "_report"))
     table = table[~table["site"].isin(missing["site"])].reset_index(drop=True)
     errors = pd.DataFrame(
-        {name: _relative_error(table, name, rtol, atol) for name in names},
+        {name: _relative_error(table, name, rtol, atol, effect) for name in names},
         index=table.index,
     )
     worst = errors.max(axis=1)
-    failed = worst[worst > 1].sort_values(ascending=False, kind="stable").index
+    order = worst
+    if effect is not None:  # what the lines say, without the part of rtol and atol
+        change = (table["dc_out_report"] - table["dc_out_baseline"]).astype(float).abs()
+        order = (change / table["spread"]).fillna(np.inf)
+    failed = order[worst > 1].sort_values(ascending=False, kind="stable").index
     if missing.empty and len(failed) <= share * len(table):
         return
     channels = [_line(table.loc[row], errors.loc[row]) for row in failed]
@@ -93,12 +98,14 @@ def assert_close(
     )
 
 
-def _relative_error(table: pd.DataFrame, name: str, rtol: float, atol: float) -> pd.Series:
+def _relative_error(
+    table: pd.DataFrame, name: str, rtol: float, atol: float, effect: float | None
+) -> pd.Series:
     """Differences of the column `name` over their tolerance: above 1 is not close."""
     actual, expected = (table[f"{name}_{of}"].astype(float) for of in ("report", "baseline"))
     tolerance = atol + rtol * expected.abs()
-    if "effect" in table:
-        tolerance = tolerance + table["effect"]
+    if effect is not None:
+        tolerance = tolerance + effect * table["spread"]
     difference = (actual - expected).abs()
     error = (difference / tolerance).mask(difference == 0, 0.0)  # the tolerance may be 0
     nan = actual.isna(), expected.isna()
@@ -110,9 +117,11 @@ def _line(row: pd.Series, errors: pd.Series) -> str:
     name, *others = sorted(errors[errors > 1].index, key=lambda n: (n != "dc_out", -errors[n]))
     actual, expected = row[f"{name}_report"], row[f"{name}_baseline"]
     line = f"{row['site']}, channel {row['channel']}: {name} {actual:.6g}, baseline {expected:.6g}"
-    spread = row["dc_out_std_baseline"]
-    if name == "dc_out" and spread > 0 and np.isfinite(actual):
-        line += f" ({(actual - expected) / spread:+.2g} dc_out_std)"
+    # What the lines are ordered by.
+    if "spread" in row and row["spread"] > 0 and np.isfinite(actual):
+        line += f" ({(actual - expected) / row['spread']:+.2g} standard deviations)"
+    elif "spread" not in row and np.isfinite(errors.max()):
+        line += f" ({errors.max():.2g} × the tolerance)"
     return line + (f"; also {', '.join(others)}" if others else "")
 
 

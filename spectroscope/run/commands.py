@@ -71,6 +71,7 @@ def ablate(
             ((batch.arguments, batch.targets_of(specimen)) for batch in batches(specimen)),
             measure,
             operations=(remove_dc, mean_dc(means), only_dc),
+            select=select,
             kinds=kinds,
             block=specimen.block,
             n_inputs=specimen.n_inputs,

@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from spectroscope.capture.sites import Select
 from spectroscope.dsp.spectra import Window
 from spectroscope.errors import RequestError, first_line
+from spectroscope.progress import progress_bar
 from spectroscope.recorder import Recorder, record
 from spectroscope.report import Report
 from spectroscope.run.checkpoint import Checkpoint
@@ -226,14 +226,14 @@ class _Run(NamedTuple):
         if first is None and not done:
             return  # a shard without inputs must not warn that nothing was recorded
         specimen, checkpoint = self.specimen, self.checkpoint
-        bar = tqdm(
+        bar = progress_bar(
+            shown=progress,
             desc=specimen.name if self.shard.of == 1 else f"{specimen.name} {self.shard}",
             total=-(-specimen.n_inputs // self.shard.of),
             initial=scores.inputs,
             unit=" inputs",
             smoothing=0.05,
             delay=0.3,  # nothing of what is over, or refused, at once
-            disable=not progress,
         )
         batch: Batch | None = None
         try:

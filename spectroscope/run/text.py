@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from spectroscope.experiments.conclusion import conclusion
+from spectroscope.experiments.conclusion import conclusion, metric_with_unit
 from spectroscope.report import text
 from spectroscope.run.loop import Inspection
 from spectroscope.specimens.specimen import Specimen
@@ -38,8 +38,8 @@ def of_ablation(table: pd.DataFrame) -> str:
     return "\n".join(
         [
             text.filled(
-                f"{first['metric']}, {table['n_samples'].max()} inputs, one ReLU changed at a "
-                f"time; {first['baseline']:.4g} with none changed"
+                f"{metric_with_unit(table)}, {table['n_samples'].max()} inputs, one ReLU changed "
+                f"at a time; {first['baseline']:.4g} with none changed"
             ),
             "",
             text.fitted(wide, list(wide.columns), {}),

@@ -3,6 +3,7 @@
 import math
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -14,7 +15,7 @@ from spectroscope.capture.inputs import Input, InputAxes
 from spectroscope.dsp.harmonics import Tone, strongest_tone
 from spectroscope.errors import RequestError
 
-F0: TypeAlias = ArrayLike | Tensor | Literal["auto"] | None
+F0: TypeAlias = ArrayLike | Tensor | Literal["auto"] | tuple[Literal["auto"], float, float] | None
 
 
 class Fundamental:
@@ -23,20 +24,24 @@ class Fundamental:
     Args:
         f0: a frequency in the unit of `fs`, or one for each input of the batches to come, NaN
             where unknown; ``"auto"``: the strongest tone of each input of each batch, NaN where
-            there is none; None: unknown.
-        fs: samples per second of the model's input.
+            there is none; ``("auto", low, high)``: the strongest in that range; None: unknown.
+        fs: samples per second of the model's input; None: f0 is in cycles per sample.
 
     Attributes:
         f0: the argument.
         input: name of the input of which the last estimates are; empty if there are none.
 
     Raises:
-        RequestError: `f0` isn't one of these, or not between 0 and fs/2.
+        RequestError: `f0` isn't one of these, or not between 0 and fs/2, or a range is empty.
     """
 
-    def __init__(self, f0: F0, fs: float):
+    def __init__(self, f0: F0, fs: float | None):
         self.f0 = f0
-        self._auto = isinstance(f0, str)
+        self._auto = is_estimated(f0)
+        unit, fs = ("cycles/sample", 1.0) if fs is None else ("Hz", fs)
+        # In cycles per sample of the model's input.
+        self._band: tuple[float, float] | None = None
+        self._range = ""
         self.input = ""
         self._axes: InputAxes | None = None
         # By thread, as a batch runs in one: along the time axis, and along axis 1 of [N, T, C].
@@ -45,7 +50,9 @@ class Fundamental:
         self._fixed: Tensor | None = None
         if self._auto:
             if f0 != "auto":
-                raise RequestError(f"{f0=} must be a frequency, one per input, 'auto', or None")
+                low, high = _ends(f0, fs)
+                self._band = low / fs, high / fs
+                self._range = f" from {low:g} to {high:g} {unit}"
         elif f0 is not None:
             values = f0.detach().cpu().numpy() if isinstance(f0, Tensor) else f0
             try:
@@ -84,7 +91,7 @@ class Fundamental:
         # Which axis is time may only be known when a convolution has run.
         either = (time, 1) if axes.may_be_channels_last(inputs) else (time,)
         self._estimates[thread] = tuple(
-            strongest_tone(x.movedim(axis, -1).flatten(1, -2)) for axis in either
+            strongest_tone(x.movedim(axis, -1).flatten(1, -2), self._band) for axis in either
         )
 
     @property
@@ -92,7 +99,8 @@ class Fundamental:
         """Where estimates come from, for the reader; empty if there are none."""
         if not self.input or self._axes is None:
             return ""
-        return f"strongest tone of input {self.input}, along axis {self._axes.time_axis}"
+        axis = self._axes.time_axis
+        return f"strongest tone{self._range} of input {self.input}, along axis {axis}"
 
     def at_site(self, decimation: float, inputs: int) -> Tone | str | None:
         """The fundamentals of the batch that runs in this thread.
@@ -119,5 +127,25 @@ class Fundamental:
         if math.isnan(decimation):
             return "no harmonics: its sampling rate isn't known; pass it as decimation="
         if len(tone.freq) not in (1, inputs):
-            return f"no harmonics: {len(tone.freq)} values of f0 for {inputs} inputs"
+            values = f"no harmonics: {len(tone.freq)} values of f0 for {inputs} inputs"
+            range_ = "; a range to search is ('auto', low, high)" if len(tone.freq) == 2 else ""
+            return values + range_
         return tone._replace(freq=tone.freq * decimation)
+
+
+def is_estimated(f0: F0) -> bool:
+    """Whether `f0` is ``"auto"`` or ``("auto", low, high)``, if it is valid."""
+    return isinstance(f0[0] if isinstance(f0, tuple | list) and f0 else f0, str)
+
+
+def _ends(f0: F0, fs: float) -> tuple[float, float]:
+    """Lowest and highest frequency of ``("auto", low, high)``."""
+    if isinstance(f0, tuple | list) and len(f0) == 3 and f0[0] == "auto":
+        with suppress(TypeError, ValueError):
+            low, high = map(float, f0[1:])
+            if 0 <= low < high <= fs / 2:
+                return low, high
+    raise RequestError(
+        f"{f0=} must be a frequency, one per input, 'auto', ('auto', low, high) with "
+        f"0 ≤ low < high ≤ fs/2 = {fs / 2:g}, or None"
+    )

@@ -94,7 +94,7 @@ class HarmonicAmplitudes(ChunkedStatistic):
     def __init__(
         self, fundamental: Fundamental | None = None, orders: int = 8, *, timed: bool = False
     ):
-        self.fundamental = fundamental or Fundamental(None, 1.0)
+        self.fundamental = fundamental or Fundamental(None, None)
         self.orders = orders
         self._timed = timed
 
