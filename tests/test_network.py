@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers import Calls
+from matplotlib.figure import Figure
 from torch import fx, nn
 
 import spectroscope
@@ -426,3 +427,36 @@ def test_random_networks_are_drawn_without_collisions(seed):
 def test_cycles_of_merged_networks_are_drawn():
     frame = frame_of({"a": (("b",), 1), "b": (("a",), 1), "c": (("missing",), 1)})
     check_map(frame, network_map(frame))
+
+
+def test_activations_are_read_as_the_recorder_was_asked_to():
+    report = report_of(nn.ReLU(), torch.randn(2, 9, 3), channel_axis=-1, decimation=4.0)
+    site = report.sites().iloc[0]
+    node = report.network().set_index("node").loc[site["site"]]
+    assert node["shape"] == site["shape"] == (3, 9)
+    assert node["decimation"] == site["decimation"] == 4
+
+
+def test_the_plot_has_the_values_and_marks_where_what_happens():
+    model = nn.Sequential(nn.Conv1d(1, 3, 3, padding=1), nn.ReLU(), nn.MaxPool1d(2),
+                          nn.Conv1d(3, 2, 1), nn.ReLU())  # fmt: skip
+    with torch.no_grad():
+        model[3].bias[0] = -100.0  # a dead channel
+    report = report_of(model, torch.randn(8, 1, 64), spectra=True)
+    frame, sites = report.network(), report.sites()
+    ax = spectroscope.plots.network(frame, sites=sites, column="dc_out", ax=Figure().subplots())
+    nodes = network_map(frame).nodes
+    drawn = {
+        tuple(xy): value
+        for points in ax.collections
+        if points.get_array() is not None
+        for xy, value in zip(points.get_offsets().tolist(), points.get_array(), strict=True)
+    }
+    values = sites.set_index("site")["dc_out"]
+    assert drawn == {nodes[site]: pytest.approx(values[site]) for site in values.index}
+    *_, cross, arrow = ax.collections
+    assert cross.get_offsets().tolist() == [list(nodes["4#0"])]
+    x, y = nodes["2/max_pool1d@0"]
+    assert arrow.get_offsets().tolist() == [[x, pytest.approx(y, abs=0.6)]]
+    texts = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert texts[-2:] == ["has dead channels", "> 5% above Nyquist before it"]
