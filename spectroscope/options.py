@@ -84,7 +84,7 @@ EXAMPLES = {
     "list": ["list"],
     "inspect": ["inspect kid-ppg --out report/",
                 "inspect torchvision:resnet18 --weights none --select 'layer4.*'",
-                "inspect package.module:network --input x.npy --fs 50 --f0 auto,0.7,3.5"],
+                "inspect package:network --input x.npy --fs 50 --f0 auto,0.7,3.5"],
     "ablate": ["ablate kid-ppg --out ablation/",
                "ablate torchvision:resnet18 --metric kl --select 'layer4.*'"],
     "compare": ["compare before/ after/ --out changes/", "compare before/ after/ --fail-above 0.5"],
