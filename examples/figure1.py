@@ -135,8 +135,8 @@ def draw(time: Array, x: Array, table: pd.DataFrame) -> Figure:
         left.plot(time[first], x[first], color=gray, lw=1, label="input")
         left.plot(time[first], np.maximum(x, 0)[first], color=blue, lw=2.5, label="ReLU")
         left.plot(time[first], series[first], color=orange, lw=1, label=f"series, {SHOWN} terms")
-        left.set(xlabel="time (s)", ylabel="activation", title="Four tones")
-        left.legend(frameon=False, loc="upper right")
+        left.set(xlabel="time (s)", ylabel="activation", ylim=(None, 5), title="Four tones")
+        left.legend(frameon=False, loc="upper center", ncols=3)
         lines: Any = {
             "ReLU": (spectra[spectra["side"] == "out"], blue, "o", 5),
             f"series, {SHOWN} terms": (series_spectrum, orange, ".", 5),
@@ -146,13 +146,10 @@ def draw(time: Array, x: Array, table: pd.DataFrame) -> Figure:
             rows = rows[rows["power"] > 1e-12]  # without rounding errors: multiples of 5 Hz
             level = 10 * np.log10(rows["power"])
             middle.plot(rows["freq"], level, marker, color=color, ms=size, label=label)
-        middle.set(xlabel="frequency (Hz)", ylabel="power (dB re activation²)", xlim=(-8, 300),
+        middle.set(xlabel="frequency (Hz); folded at 512 Hz: all but multiples of 5 Hz",
+                   ylabel="power (dB re activation²)", xlim=(-8, 300), ylim=(-125, 15),
                    title="DC and sums and differences are new")  # fmt: skip
-        middle.text(
-            295, -100, "multiples of 1 Hz:\nfolded at 512 Hz", ha="right", va="top", color="0.3",
-            bbox={"color": "white", "alpha": 0.8, "pad": 1},
-        )  # fmt: skip
-        middle.legend(frameon=False)
+        middle.legend(frameon=False, loc="upper center", ncols=3)
         styles = zip(table.groupby("method", sort=False), (orange, blue, gray), "os^", strict=True)
         for (method, rows), color, marker in styles:
             rows = rows[rows["relative_rms"] > 1e-15]
@@ -161,8 +158,8 @@ def draw(time: Array, x: Array, table: pd.DataFrame) -> Figure:
         rows = table[table["method"] == "taylor"]
         right.loglog(rows["terms"], rows["dc"].abs(), "o", ls=":", color=orange, ms=3, mfc="w",
                      label="taylor: DC")  # fmt: skip
-        right.set(xlabel="terms", ylabel="error relative to ReLU(x)", title="Error", ylim=(1e-9, 5))
-        right.legend(frameon=False)
+        right.set(xlabel="terms", ylabel="error relative to ReLU(x)", title="Error", ylim=(1e-9, 1e3))
+        right.legend(frameon=False, loc="upper right")
         for axes in panels:
             sns.despine(ax=axes)
     return figure
