@@ -239,7 +239,7 @@ class Capture:
         ):
             while (frame := running.pop()).module is not module:
                 pass
-            if (current := self._thread.current) is not None:
+            if frame.sources and (current := self._thread.current) is not None:
                 current.exit_module(frame, output)
             if frame.outermost is not None and output is not None:
                 frame.outermost.finish([tensor for _, tensor in nested_tensors(output)])

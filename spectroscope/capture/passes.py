@@ -103,9 +103,8 @@ class Pass:
         frame.sources = self._network.known_sources(arguments)
 
     def exit_module(self, frame: "Frame", output: Any) -> None:
-        """A module has returned."""
-        if frame.sources:
-            self._network.add_module(frame.module, frame.name, frame.sources, output)
+        """A module that got tensors of the network has returned."""
+        self._network.add_module(frame.module, frame.name, frame.sources, output)
 
     def add_site(
         self, site: str, output: Tensor, transformed: tuple[int, ...], *, in_place: bool
