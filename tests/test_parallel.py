@@ -106,6 +106,52 @@ def test_an_interrupt_is_raised_and_the_next_loop_runs(threads_of):
         assert sorted(taken) == list(range(100))
 
 
+@pytest.mark.skipif(os.name != "posix", reason="sends itself a signal")
+def test_an_interrupt_while_the_pool_starts_leaves_no_thread_waiting():
+    code = """
+import os, signal, torch
+from concurrent.futures import ThreadPoolExecutor
+from spectroscope.dsp.kernels import parallel
+parallel._openmp_region = lambda: None
+torch.set_num_threads(2)
+submit = ThreadPoolExecutor.submit
+def interrupted(*args):
+    future = submit(*args)
+    os.kill(os.getpid(), signal.SIGINT)
+    return future
+ThreadPoolExecutor.submit = interrupted
+try:
+    parallel.parallel_for(print, 4, 2)
+    raise SystemExit("not interrupted")
+except KeyboardInterrupt:
+    ThreadPoolExecutor.submit = submit
+taken = []
+parallel.parallel_for(taken.append, 4, 2)
+assert sorted(taken) == [0, 1, 2, 3]
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="reads the memory in use")
+def test_threads_that_torch_ends_leave_no_workspaces():
+    code = """
+import time, torch
+from spectroscope.dsp.kernels.parallel import parallel_for, workspace
+def work(_):
+    workspace("test", (1 << 20,), torch.float32, torch.device("cpu")).fill_(1)
+    time.sleep(0.001)
+def megabytes():
+    for _ in range(20):
+        for threads in (2, 4):
+            torch.set_num_threads(threads)
+            parallel_for(work, 8, threads)
+    return int(open("/proc/self/statm").read().split()[1]) * 4096 / 2**20
+before = megabytes()
+assert megabytes() - before < 80, "each thread kept 4 MB"
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
 def test_user_threads_reduce_concurrently():
     x = torch.randn(4, 8, 30_000)
     expected = (x > 0).sum((0, 2)).tolist()

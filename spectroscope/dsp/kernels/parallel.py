@@ -34,25 +34,26 @@ def parallel_for(work: Callable[[int], None], count: int, threads: int) -> None:
     # The threads that serve the main thread live as long as the process, others maybe not.
     keep_state = threading.current_thread() is threading.main_thread()
     workers = iter(range(threads))
-    taking: set[int] = set()
+    ended: set[int] = set()
     errors: list[BaseException] = []
 
     def take(_: object) -> None:
         try:
-            taking.add(threading.get_ident())
-            with lock:
-                if next(workers, None) is None:  # more threads than were asked for
-                    return
             if keep_state and not hasattr(_this_thread, "keeps_state"):
                 # Otherwise Python makes a state for this thread, with its workspaces, at each call.
                 ctypes.pythonapi.PyGILState_Ensure()
                 _this_thread.keeps_state = True
-            while not errors:
+                _kept.pop(threading.get_ident(), {}).clear()
+                _kept[threading.get_ident()] = _this_thread.__dict__
+            with lock:  # there may be more threads than were asked for
+                wanted = next(workers, None) is not None
+            while wanted and not errors:
                 with lock:
                     number = next(numbers, None)
                 if number is None:
-                    return
+                    break
                 work(number)
+            ended.add(threading.get_ident())
         except BaseException as error:  # which a C function, the caller, could only print
             errors.append(error)
 
@@ -60,10 +61,16 @@ def parallel_for(work: Callable[[int], None], count: int, threads: int) -> None:
     if region is not None:
         # In as many threads as torch's regions: libgomp ends those that a smaller one doesn't need.
         region(_FUNCTION(take), None, 0, 0)
-        if threading.get_ident() not in taking and not errors:  # interrupted before the first line
+        if threading.get_ident() not in ended and not errors:  # interrupted outside of the try
             raise KeyboardInterrupt
+        if keep_state and not errors:
+            for thread in _kept.keys() - ended:  # torch has had fewer threads since
+                _kept.pop(thread).clear()
     else:
-        list(_pool().map(take, range(threads)))
+        try:
+            list(_pool().map(take, range(threads)))
+        except BaseException as error:  # an interrupt of this thread, which takes none
+            errors.append(error)
     if errors:
         raise errors[0]
 
@@ -98,8 +105,12 @@ def _pool() -> ThreadPoolExecutor:
     threads = torch.get_num_threads()
     pool = ThreadPoolExecutor(_MOST_THREADS, "spectroscope", initializer=_use_one_torch_thread)
     begun = threading.Barrier(_MOST_THREADS)
-    for future in [pool.submit(begun.wait) for _ in range(_MOST_THREADS)]:
-        future.result()
+    try:
+        for future in [pool.submit(begun.wait) for _ in range(_MOST_THREADS)]:
+            future.result()
+    except BaseException:
+        begun.abort()  # otherwise the process would wait for its threads at the end
+        raise
     other = threading.Thread(target=torch.set_num_threads, args=(threads,))
     other.start()
     other.join()
@@ -126,6 +137,8 @@ if hasattr(os, "register_at_fork"):  # a child has none of its parent's threads
 
 
 _this_thread = threading.local()
+# What the threads keep of which Python keeps a state, by thread. Python doesn't see them end.
+_kept: dict[int, dict[str, Any]] = {}
 
 
 def workspace(
