@@ -74,7 +74,10 @@ def test_the_first_reason_of_a_module_that_is_called_twice_stays():
 
     relu = nn.ReLU()
     model = nn.Sequential(relu, relu)
-    with pytest.warns(UserWarning), spectroscope.record(model, statistics=[Fails()]) as recorder:
+    with (
+        pytest.warns(UserWarning, match="no Fails"),
+        spectroscope.record(model, statistics=[Fails()]) as recorder,
+    ):
         model(torch.randn(2, 3, 4))
     assert recorder.report().coverage()["reason"].tolist() == ["call 0: no Fails: ValueError: 0"]
 
