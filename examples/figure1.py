@@ -158,7 +158,8 @@ def draw(time: Array, x: Array, table: pd.DataFrame) -> Figure:
         rows = table[table["method"] == "taylor"]
         right.loglog(rows["terms"], rows["dc"].abs(), "o", ls=":", color=orange, ms=3, mfc="w",
                      label="taylor: DC")  # fmt: skip
-        right.set(xlabel="terms", ylabel="error relative to ReLU(x)", title="Error", ylim=(1e-9, 1e3))
+        right.set(xlabel="terms", ylabel="error relative to ReLU(x)", ylim=(1e-9, 1e3),
+                  title="Error")  # fmt: skip
         right.legend(frameon=False, loc="upper right")
         for axes in panels:
             sns.despine(ax=axes)

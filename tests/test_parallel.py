@@ -8,6 +8,7 @@ import threading
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -55,6 +56,37 @@ def test_as_many_threads_as_asked_for():
 
     parallel_for(work, 50, 2)
     assert len(of_threads) == 2
+
+
+@pytest.mark.usefixtures("threads_of")
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad, torch.enable_grad])
+def test_harmonics_of_a_batch_for_several_threads_in_any_mode(mode):
+    model = nn.Sequential(nn.Conv1d(1, 16, 15, padding=7), nn.ReLU()).eval()
+    x = torch.randn(48, 1, 1000)  # more than one chunk
+    reports = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        with mode(), spectroscope.record(model, fs=250.0, f0=1.2) as recorder:
+            model(x)
+        reports.append(recorder.report())
+    one, two = reports
+    assert two.coverage()["reason"].tolist() == [""]
+    pd.testing.assert_frame_equal(one.harmonics(), two.harmonics(), rtol=1e-5)
+
+
+@pytest.mark.usefixtures("threads_of")
+@pytest.mark.parametrize("inference", [True, False])
+def test_workers_are_in_the_inference_mode_of_the_caller(inference):
+    modes = {}
+
+    def work(_):
+        modes.setdefault(threading.get_ident(), set()).add(torch.is_inference_mode_enabled())
+        time.sleep(0.001)
+
+    with torch.inference_mode(inference):
+        parallel_for(work, 20, 2)
+    assert len(modes) == 2
+    assert set.union(*modes.values()) == {inference}
 
 
 @pytest.mark.usefixtures("threads_of")

@@ -502,6 +502,15 @@ def test_a_plane_is_where_its_frequencies_are(images):
         plots.planes(frame, channel=1, side="both")
 
 
+def test_ticks_of_small_changes_of_a_large_metric_do_not_overlap(table):
+    small = {"change": 0.0, "change_low": 0.0, "change_high": 0.0, "baseline": 90.8}
+    ax = plots.importance(table.assign(**small, value=[90.797, 90.8, 90.806, 90.815]))
+    ax.figure.draw_without_rendering()
+    boxes = [label.get_window_extent() for label in ax.get_xticklabels()]
+    gap = 5  # pixels
+    assert all(left.x1 + gap < right.x0 for left, right in itertools.pairwise(boxes))
+
+
 def test_importance_with_its_intervals(table):
     ax = plots.importance(table, ax=given())
     for container, operation in zip(ax.containers, ("remove_dc", "mine"), strict=True):
@@ -648,7 +657,7 @@ def test_non_numeric_arguments_are_refused(signals):
     refused(plots.dc, signals.dc(), column="kind", match="column 'kind' is not numeric, .*'ReLU'")
     refused(plots.depth, signals.sites(), columns="kind", match="column 'kind' is not numeric")
     refused(plots.depth, signals.sites(), columns=[], match="columns is empty")
-    for f0 in ("auto", ["a", "b"]):
+    for f0 in ("auto", ("auto", 0.7, 3.5), ["a", "b"]):
         refused(plots.spectra, signals.spectra("1#0"), f0=f0, match="f0=.* must be a frequency")
 
 

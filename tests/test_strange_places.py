@@ -65,6 +65,23 @@ def test_a_failure_of_ours_is_reported_and_the_model_runs_on(monkeypatch):
     assert coverage["fired"].tolist() == [1, 1]
 
 
+def test_the_first_reason_of_a_module_that_is_called_twice_stays():
+    class Fails(spectroscope.Statistic):
+        columns = {"size": ("1", "fails")}
+
+        def reduce(self, call):
+            raise ValueError(call.site.call)
+
+    relu = nn.ReLU()
+    model = nn.Sequential(relu, relu)
+    with (
+        pytest.warns(UserWarning, match="no Fails"),
+        spectroscope.record(model, statistics=[Fails()]) as recorder,
+    ):
+        model(torch.randn(2, 3, 4))
+    assert recorder.report().coverage()["reason"].tolist() == ["call 0: no Fails: ValueError: 0"]
+
+
 @pytest.mark.parametrize(
     "run",
     [

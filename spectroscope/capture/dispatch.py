@@ -114,7 +114,8 @@ class Dispatcher:
             )
 
         def note(reason: str) -> None:
-            row.reason = f"call {site.call}: {reason}"
+            # The first: what happened at one call may be why others can't be read.
+            row.reason = row.reason or f"call {site.call}: {reason}"
 
         reading = memory.recall(site, tensor.shape)
         if reading is None:

@@ -68,7 +68,10 @@ def fundamentals(f0: ArrayLike | None) -> Floats:
     try:
         values = np.asarray([] if f0 is None else f0, dtype=np.float64).ravel()
     except (TypeError, ValueError):
-        raise ValueError(f"f0={f0!r} must be a frequency such as 1.2, or one per input") from None
+        raise ValueError(
+            f"f0={f0!r} must be a frequency such as 1.2, or one per input; record(..., f0=...) "
+            "can search a range, and report.harmonics() has the mean of what it found"
+        ) from None
     return values[np.isfinite(values)]
 
 

@@ -229,6 +229,8 @@ def importance(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         ax.errorbar(changed["value"], rows, xerr=ends.fillna(0).to_numpy(), ms=4, lw=1, ls="",
                     color=style.color(number), marker=MARKERS[number % len(MARKERS)],
                     label=checks.escape(_OPERATIONS.get(operation, str(operation))))  # fmt: skip
+    if ax.get_xscale() == "linear":
+        ax.locator_params(axis="x", nbins=5)  # small changes have ticks with many digits
     ax.set_xlabel(checks.label(metric, checks.single_value(frame, "unit", source)))
     style.label_rows(ax, checks.titles(frame, sites))
     style.legend(ax)

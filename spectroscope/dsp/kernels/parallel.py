@@ -5,6 +5,7 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import lru_cache
 from typing import Any
 
@@ -22,8 +23,8 @@ def parallel_for(work: Callable[[int], None], count: int, threads: int) -> None:
 
     They are the threads of torch's own parallel regions, where these can be had: those spin for a
     while after each region, so that other threads would have to wait for their cores
-    (docs/performance.md). In these threads torch runs no parallel regions. Gradients and inference
-    mode are as in a new thread.
+    (docs/performance.md). In these threads torch runs no parallel regions. Inference mode is the
+    caller's, and otherwise gradients are recorded as in a new thread.
     """
     threads = min(threads, _MOST_THREADS, count)
     if threads < 2:
@@ -34,6 +35,8 @@ def parallel_for(work: Callable[[int], None], count: int, threads: int) -> None:
     # The threads that serve the main thread live as long as the process, others maybe not.
     keep_state = threading.current_thread() is threading.main_thread()
     workers = iter(range(threads))
+    # Tensors that the caller made in it can't be written to outside of it.
+    inference = torch.is_inference_mode_enabled()
     ended: set[int] = set()
     errors: list[BaseException] = []
 
@@ -47,12 +50,13 @@ def parallel_for(work: Callable[[int], None], count: int, threads: int) -> None:
                 _kept[threading.get_ident()] = _this_thread.__dict__
             with lock:  # there may be more threads than were asked for
                 wanted = next(workers, None) is not None
-            while wanted and not errors:
-                with lock:
-                    number = next(numbers, None)
-                if number is None:
-                    break
-                work(number)
+            with torch.inference_mode() if inference else nullcontext():
+                while wanted and not errors:
+                    with lock:
+                        number = next(numbers, None)
+                    if number is None:
+                        break
+                    work(number)
             ended.add(threading.get_ident())
         except BaseException as error:  # which a C function, the caller, could only print
             errors.append(error)
