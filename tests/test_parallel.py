@@ -123,7 +123,16 @@ def test_exceptions_of_threads_are_raised(error):
     assert len(taken) < 100  # the others stop
 
 
+@pytest.fixture
+def interruptible():
+    """A process that a shell has started in the background ignores Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.skipif(os.name != "posix", reason="sends itself a signal")
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_is_raised_and_the_next_loop_runs(threads_of):
     def work(number):
         time.sleep(0.001)
@@ -145,6 +154,7 @@ import os, signal, torch
 from concurrent.futures import ThreadPoolExecutor
 from spectroscope.dsp.kernels import parallel
 parallel._openmp_region = lambda: None
+signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(2)
 submit = ThreadPoolExecutor.submit
 def interrupted(*args):
