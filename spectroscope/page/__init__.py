@@ -298,7 +298,7 @@ def formatted(value: Any, name: str) -> str:
     """A value of the column `name` as text; `formatted` in tables.js must give the same."""
     if isinstance(value, tuple):  # a shape
         return "\u00a0×\u00a0".join("?" if length is None else str(length) for length in value)
-    from pandas import NA  # whoever has a frame has imported pandas
+    from pandas import NA  # loaded already, by the frame
 
     if value is NA:
         return "—"
