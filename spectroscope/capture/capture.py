@@ -15,7 +15,7 @@ from spectroscope.capture.axes import ChannelAxis, TimeAxis
 from spectroscope.capture.call import reader_of, run_on_copy
 from spectroscope.capture.callers import Callers
 from spectroscope.capture.discovery import Discovery
-from spectroscope.capture.dispatch import CallObserver, Change, Dispatcher, Finish
+from spectroscope.capture.dispatch import CallObserver, Change, Dispatcher
 from spectroscope.capture.frames import (
     calls_itself,
     keyword_arguments,
@@ -24,12 +24,9 @@ from spectroscope.capture.inputs import Input, InputAxes, SamplingRate, inputs_o
 from spectroscope.capture.memory import ForwardMemory
 from spectroscope.capture.passes import Frame, Pass, ThreadState
 from spectroscope.capture.paths import Paths
-from spectroscope.capture.sites import CoverageRow, Select, Site
+from spectroscope.capture.sites import CoverageRow, Select
 from spectroscope.capture.tensors import nested_tensors
 from spectroscope.errors import first_line
-
-# Calls at one place in one pass outside `model(x)`, above which the method is taken for a loop.
-_MAX_CALLS = 256
 
 
 class Capture:
@@ -79,12 +76,17 @@ class Capture:
         self.paths = Paths()
         self.inputs = InputAxes(fs, time_axis)
         self._dispatcher = Dispatcher(
-            observe, change, channel_axis, decimation, timed=self.inputs.fs is not None
+            self.discovery,
+            self.methods,
+            observe,
+            change,
+            channel_axis,
+            decimation,
+            timed=self.inputs.fs is not None,
         )
         self._model = model
         self._on_forward = on_forward
         self._entered: Counter[str] = Counter()  # calls of activation modules, by place
-        self._without_values: set[str] = set()  # places called with a tensor on the meta device
         self._start_threads()
         self._attached_in: int | None = None  # id of the thread
 
@@ -123,7 +125,7 @@ class Capture:
                     f"ran {times} times without an activation call that can be seen; if it has a "
                     "forward of its own, kinds=[its class] records it as one activation"
                 )
-        for place in self._without_values:
+        for place in self._dispatcher.without_values:
             if not self.discovery.rows[place].fired:
                 self.discovery.rows[place].reason = "it was only called with tensors without values"
 
@@ -142,7 +144,7 @@ class Capture:
         """Restore the state saved by :meth:`state_dict`, and the coverage."""
         self.discovery.rows = {place: replace(row) for place, row in coverage.items()}
         self.ran = state["ran"]
-        self.methods = dict.fromkeys(state["methods"])
+        self.methods.update(dict.fromkeys(state["methods"]))
         self._entered = Counter(state["entered"])
         self.paths.load_state_dict(state["paths"])
 
@@ -218,12 +220,12 @@ class Capture:
             if isinstance(module, self.discovery.kinds.classes):
                 in_custom = True
                 tensor = next((arg for arg in args if isinstance(arg, Tensor)), None)
-                if tensor is not None:
-                    finish = self._start_call(module, name, "", kind, tensor)
+                if tensor is not None and current is not None:
+                    finish = self._dispatcher.start(module, name, "", kind, tensor, current)
                     if finish is not None and self.changes_outputs:
                         # It may work in place.
                         finish = partial(finish, original_input=tensor.clone())
-                else:
+                elif tensor is None:
                     reason = "it was called without a positional tensor"
                     self.discovery.set_reason(name, module, reason)
         frame = Frame(module, name, kind, in_custom, finish, outermost)
@@ -343,7 +345,9 @@ class Capture:
             self.discovery.row(frame.module, frame.name, place, kind, calls=1, asked=False)
             return hooks.Interception(on_output=_nothing)
         is_relu = activation is activations.RELU and exact and not wrapped
-        finish = self._start_call(frame.module, frame.name, place, kind, tensor, is_relu)
+        finish = self._dispatcher.start(
+            frame.module, frame.name, place, kind, tensor, current, is_relu=is_relu
+        )
         if finish is None or not self.changes_outputs:
             return hooks.Interception(on_output=finish)
         return hooks.Interception(
@@ -358,46 +362,6 @@ class Capture:
         if not current.axes.is_constant(tensor) and current.axes.may_be_signal(tensor):
             place = function.strip("_")
             self.discovery.add_unobservable(frame.name, frame.module, reason, function=place)
-
-    def _start_call(
-        self,
-        module: nn.Module,
-        name: str,
-        function: str,
-        kind: str,
-        tensor: Tensor,
-        is_relu: bool = False,
-    ) -> Finish | None:
-        """Name a call and pass it on; None if it isn't selected."""
-        if tensor.is_meta and not self.changes_outputs:  # Keras builds and compiles models so
-            self._without_values.add(self.discovery.row(module, name, function, kind).place)
-            return None
-        current = self._thread.current
-        assert current is not None  # entered with the outermost module or method
-        if current.name:
-            self.methods[current.name] = None
-        row = self.discovery.row(module, name, function, kind, calls=1)
-        site = Site(name, function, current.calls[row.place], kind)
-        current.calls[row.place] += 1
-        if not self.discovery.selects(site):
-            return None
-        if current.name and site.call >= _MAX_CALLS:
-            row.reason = f"called more than {_MAX_CALLS} times in one {current.name}: call model(x)"
-            return None
-        finish = self._dispatcher.start(
-            site, tensor, current.axes, current.memory, row, is_relu=is_relu
-        )
-        if self.changes_outputs or not current.memory.tracking:
-            return finish
-        current.sources.add_site(site.name, tensor)
-
-        def finish_call(output: Any) -> Tensor | None:
-            if isinstance(output, Tensor):
-                layout = self._dispatcher.layout(site, output, current.axes.of(output))
-                current.add_site(site.name, output, layout.transformed, in_place=output is tensor)
-            return finish(output)
-
-        return finish_call
 
 
 def _nothing(output: Any) -> None:

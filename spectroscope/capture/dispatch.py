@@ -1,4 +1,4 @@
-"""`Dispatcher`: makes an `ActivationCall` of each call, and passes it to a callback."""
+"""`Dispatcher`: names each call, and passes it to a callback as an `ActivationCall`."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from spectroscope.capture import hooks
 from spectroscope.capture.axes import (
@@ -20,10 +20,10 @@ from spectroscope.capture.axes import (
     layout_of,
     unknown_axes,
 )
-from spectroscope.capture.axis_tracker import AxisTracker
 from spectroscope.capture.call import ActivationCall, unreadable
+from spectroscope.capture.discovery import Discovery
 from spectroscope.capture.frames import will_be_recomputed
-from spectroscope.capture.memory import ForwardMemory
+from spectroscope.capture.passes import Pass
 from spectroscope.capture.sites import CoverageRow, PerSite, Site
 from spectroscope.errors import RequestError
 
@@ -39,11 +39,16 @@ Change: TypeAlias = Callable[[ActivationCall], Tensor | None]
 # replacement of the output, or None to keep it.
 Finish: TypeAlias = Callable[..., Tensor | None]
 
+# Calls at one place in one pass outside `model(x)`, above which the method is taken for a loop.
+_MAX_CALLS = 256
+
 
 class Dispatcher:
-    """Passes calls to `observe` or to `change`.
+    """Names calls, and passes them to `observe` or to `change`.
 
     Args:
+        discovery: counts the calls.
+        methods: is updated: methods whose activations ran outside ``model(x)``.
         observe: called with each call; None if `change` is given.
         change: called with each call to change its output; an exception in it reaches the model.
         channel_axis: of the activations; ``"auto"``: as tracked. A dictionary gives it by glob,
@@ -59,6 +64,8 @@ class Dispatcher:
 
     def __init__(
         self,
+        discovery: Discovery,
+        methods: dict[str, None],
         observe: CallObserver | None,
         change: Change | None,
         channel_axis: ChannelAxis,
@@ -71,42 +78,76 @@ class Dispatcher:
         self._decimation = PerSite(decimation, float, math.nan)
         if not all(0 < factor < math.inf for factor in self._decimation.globs.values()):
             raise RequestError(f"{decimation=} must be positive")
+        self._discovery = discovery
+        self._methods = methods
         self._observe = observe
         self._change = change
+        self.without_values: set[str] = set()
 
     @property
     def changes_outputs(self) -> bool:
         """Whether outputs are changed."""
         return self._change is not None
 
-    def layout(self, site: Site, tensor: Tensor, axes: Axes | None) -> Layout:
+    def _layout(self, site: Site, tensor: Tensor, axes: Axes | None) -> Layout:
         """How the axes of an activation at a site are read."""
         return layout_of(tensor.shape, axes, self._channel_axis.of(site), timed=self._timed)
 
     def start(
         self,
-        site: Site,
+        module: nn.Module,
+        name: str,
+        function: str,
+        kind: str,
         tensor: Tensor,
-        tracker: AxisTracker,
-        memory: ForwardMemory,
-        row: CoverageRow,
+        current: Pass,
         *,
-        is_relu: bool,
-    ) -> Finish:
-        """Pass on a call that is about to run.
+        is_relu: bool = False,
+    ) -> Finish | None:
+        """Name a call that is about to run, and pass it on; None if it isn't selected.
 
         Args:
-            site: the call.
+            module: the activation, or the module that calls the function.
+            name: of the module.
+            function: name of the function; empty if the module is the activation.
+            kind: of activation.
             tensor: input of the call.
-            tracker: of the axes of the input.
-            memory: of how the inputs of earlier forwards were read.
-            row: of the coverage, for the reason if the call can't be recorded.
+            current: the pass that the call belongs to.
             is_relu: torch's own ReLU is called.
 
         Raises:
             RuntimeError: the output is to be changed, but the call will run again in the backward
                 pass.
         """
+        if tensor.is_meta and not self.changes_outputs:  # Keras builds and compiles models so
+            self.without_values.add(self._discovery.row(module, name, function, kind).place)
+            return None
+        if current.name:
+            self._methods[current.name] = None
+        row = self._discovery.row(module, name, function, kind, calls=1)
+        site = Site(name, function, current.calls[row.place], kind)
+        current.calls[row.place] += 1
+        if not self._discovery.selects(site):
+            return None
+        if current.name and site.call >= _MAX_CALLS:
+            row.reason = f"called more than {_MAX_CALLS} times in one {current.name}: call model(x)"
+            return None
+        finish = self._pass_on(site, tensor, current, row, is_relu=is_relu)
+        if self.changes_outputs or not current.memory.tracking:
+            return finish
+        current.sources.add_site(site.name, tensor)
+
+        def finish_call(output: Any) -> Tensor | None:
+            if isinstance(output, Tensor):
+                layout = self._layout(site, output, current.axes.of(output))
+                current.add_site(site.name, output, layout.transformed, in_place=output is tensor)
+            return finish(output)
+
+        return finish_call
+
+    def _pass_on(
+        self, site: Site, tensor: Tensor, current: Pass, row: CoverageRow, *, is_relu: bool
+    ) -> Finish:
         if self._change is not None and will_be_recomputed():
             raise RuntimeError(
                 f"an intervention at {site.name} can't follow into activation checkpointing, which "
@@ -117,9 +158,9 @@ class Dispatcher:
             # The first: what happened at one call may be why others can't be read.
             row.reason = row.reason or f"call {site.call}: {reason}"
 
-        reading = memory.recall(site, tensor.shape)
+        reading = current.memory.recall(site, tensor.shape)
         if reading is None:
-            axis, axes = self._channel_axis.of(site), tracker.of(tensor)
+            axis, axes = self._channel_axis.of(site), current.axes.of(tensor)
             channel_axis = known_channel(axes) if axis is None else axis
         else:
             channel_axis = reading.layout.channel
@@ -130,16 +171,16 @@ class Dispatcher:
             return partial(_finish, None, None, row)
         if reading is None:
             unknown = unknown_axes(tensor.shape, axes) if axis is None else None
-            if unknown and tracker.started and self._change is None:
+            if unknown and current.axes.started and self._change is None:
                 row.remark = f"call {site.call}: {unknown}"
-            layout = self.layout(site, tensor, axes)
+            layout = self._layout(site, tensor, axes)
             decimation = self._decimation.of(site)
             if math.isnan(decimation):
                 decimation = common_decimation(axes, layout)
             elif self._timed and len(layout.transformed) == 1:
                 layout = layout._replace(is_time=True)
-            reading = Reading(tuple(tensor.shape), layout, decimation, memory.tracking)
-            memory.add_reading(site, reading)
+            reading = Reading(tuple(tensor.shape), layout, decimation, current.memory.tracking)
+            current.memory.add_reading(site, reading)
         if self._change is not None:
             return partial(self._finish_change, ActivationCall(site, tensor, reading), tensor, row)
         call = ActivationCall(site, tensor.detach(), reading, is_relu=is_relu, note=note)
