@@ -7,7 +7,8 @@ from torch import nn
 
 from spectroscope.capture.discovery import Discovery
 from spectroscope.capture.frames import FrameValue, line_of, outermost_method, running_methods
-from spectroscope.capture.passes import Frame, Pass, ThreadState
+from spectroscope.capture.memory import Frame
+from spectroscope.capture.passes import Pass, ThreadState
 
 
 class Callers:

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
@@ -15,18 +15,26 @@ from spectroscope.capture.axes import ChannelAxis, TimeAxis
 from spectroscope.capture.call import reader_of, run_on_copy
 from spectroscope.capture.callers import Callers
 from spectroscope.capture.discovery import Discovery
-from spectroscope.capture.dispatch import CallObserver, Change, Dispatcher
+from spectroscope.capture.dispatch import CallObserver, Change, Dispatcher, Finish, ignore
 from spectroscope.capture.frames import (
     calls_itself,
     keyword_arguments,
 )
 from spectroscope.capture.inputs import Input, InputAxes, SamplingRate, inputs_of
-from spectroscope.capture.memory import ForwardMemory
-from spectroscope.capture.passes import Frame, Pass, ThreadState
+from spectroscope.capture.memory import ForwardMemory, Frame, KnownCall, Step
+from spectroscope.capture.passes import Pass, ThreadState
 from spectroscope.capture.paths import Paths
 from spectroscope.capture.sites import CoverageRow, Select
 from spectroscope.capture.tensors import nested_tensors
 from spectroscope.errors import first_line
+
+
+class _Activation(NamedTuple):
+    """What is done with an activation call: an interception, and how the call is known again."""
+
+    wrap: Callable[..., Any] | None = None
+    finish: Finish | None = None
+    known: KnownCall | None = None
 
 
 class Capture:
@@ -160,7 +168,7 @@ class Capture:
     def _new_method_pass(self, name: str) -> Pass:
         self.ran = self.ran or "parts"
         self._on_forward([])
-        return self._new_pass(ForwardMemory(enabled=False), name)
+        return self._new_pass(ForwardMemory([], enabled=False), name)
 
     @property
     def attached(self) -> bool:
@@ -203,8 +211,9 @@ class Capture:
             self._on_forward(inputs)
         elif not running:
             self._callers.enter_method()
-        if (current := thread.current) is not None and current.memory.expects(module) is None:
-            current.memory.add(module, matters=True)
+        current = thread.current
+        if current is not None:
+            current.memory.expects(module)
         name = names[0] if len(names) == 1 else thread.called_name(names)
         in_custom = False
         if running:
@@ -221,16 +230,19 @@ class Capture:
                 in_custom = True
                 tensor = next((arg for arg in args if isinstance(arg, Tensor)), None)
                 if tensor is not None and current is not None:
-                    finish = self._dispatcher.start(module, name, "", kind, tensor, current)
+                    call = self._dispatcher.name(module, name, "", kind, tensor, current)
+                    finish = call and self._dispatcher.start(call, tensor, current)
                     if finish is not None and self.changes_outputs:
                         # It may work in place.
                         finish = partial(finish, original_input=tensor.clone())
                 elif tensor is None:
                     reason = "it was called without a positional tensor"
                     self.discovery.set_reason(name, module, reason)
-        frame = Frame(module, name, kind, in_custom, finish, outermost)
-        if current is not None and outermost is None and current.follows:
-            current.enter_module(frame, (args, keyword_arguments(module)))
+        frame = Frame(module, name, kind, in_custom, finish, outermost, matters=kind is not None)
+        if current is not None:
+            current.memory.add(Step(module, frame=_reusable(frame)))
+            if outermost is None and current.follows:
+                current.enter_module(frame, (args, keyword_arguments(module)))
         running.append(frame)
 
     def on_module_exit(self, module: nn.Module, output: Any) -> Any:
@@ -241,10 +253,16 @@ class Capture:
         ):
             while (frame := running.pop()).module is not module:
                 pass
-            if frame.sources and (current := self._thread.current) is not None:
-                current.exit_module(frame, output)
-            if frame.outermost is not None and output is not None:
-                frame.outermost.finish([tensor for _, tensor in nested_tensors(output)])
+            current = self._thread.current
+            if current is not None:
+                current.memory.expects(module, leaves=True)
+                current.memory.add(Step(module, leaves=True, frame=_reusable(frame)))
+                if frame.sources and current.follows:
+                    current.exit_module(frame, output)
+            if frame.outermost is not None:
+                frame.outermost.memory.stop()
+                if output is not None:
+                    frame.outermost.finish([tensor for _, tensor in nested_tensors(output)])
             if frame.finish is not None:
                 new = frame.finish(output)
             if isinstance(module, nn.TransformerEncoderLayer) and not frame.ran_submodules:
@@ -252,10 +270,9 @@ class Capture:
                 self.discovery.report_fused(module, frame.name, ran=ran)
         return new
 
-    def ignores(self, function: Callable[..., Any]) -> bool:
+    def skips(self, subject: nn.Module | Callable[..., Any], *, leaves: bool = False) -> bool:
         """See :class:`spectroscope.capture.hooks.Observer`."""
-        current = self._thread.current if self._thread.running else None
-        return current is not None and current.memory.expects(function) is False
+        return self._thread.memory.skips(subject, leaves)
 
     def on_function_call(
         self,
@@ -265,26 +282,36 @@ class Capture:
         wrapped: bool,
     ) -> hooks.Interception | None:
         """See :class:`spectroscope.capture.hooks.Observer`."""
-        thread, name = self._thread, activations.function_name(function)
-        if thread.current is None and name not in activations.FUNCTIONS:
+        running, current = self._thread.running, self._thread.current
+        step = None if current is None else current.memory.expects(function)
+        if (
+            step is not None
+            and step.call is not None
+            and (finish := self._repeat(step.call, step.name, args, kwargs, wrapped)) is not None
+        ):
+            return hooks.Interception(on_output=finish)
+        name = activations.function_name(function) if step is None else step.name
+        if current is None and name not in activations.FUNCTIONS:
             return None
-        wrap = finish = None
-        if not (thread.running and thread.running[-1].in_custom):
-            idioms = None if thread.current is None else thread.current.idioms
+        wrap = finish = known = None
+        if not (running and running[-1].in_custom):
+            idioms = None if current is None else current.idioms
             if name in activations.FUNCTIONS or (idioms and idioms.may_read(name)):
-                wrap, finish = self._activate(name, args, kwargs, wrapped)
+                wrap, finish, known = self._activate(name, args, kwargs, wrapped)
             elif "relu" in name and "relu" in name.split("_") and (frame := self._callers.caller()):
                 reason = "its ReLU is part of a fused kernel"
                 self.discovery.add_unobservable(frame.name, frame.module, reason, function=name)
             if idioms and (hidden := idioms.unobservable(name, args)):
                 self._report_hidden(name, *hidden)
-        current = thread.current
+        current = self._thread.current  # a method may have been entered
         if current is None:
             return None
         note = current.idioms.follow(function, name, args, kwargs)
-        current.memory.add(function, matters=not (wrap is finish is note is None))
         track = None
         if current.memory.tracking:
+            matters = not (wrap is finish is note is None)
+            known = known if note is None else None
+            current.memory.add(Step(function, name=name, matters=matters, call=known))
             frame = self._callers.innermost()
             place = f"{frame.name if frame else ''}/{name.strip('_')}".lstrip("/")
             track = current.track(place, name, args, kwargs)
@@ -311,23 +338,48 @@ class Capture:
         reason = f"{type(error).__name__} while observing: {first_line(error)}"
         self.discovery.set_reason(name, module, reason)
 
+    def _repeat(
+        self,
+        known: KnownCall,
+        function: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        wrapped: bool,
+    ) -> Finish | None:
+        """Start a call of `function` that was an activation in an earlier forward, if it still is.
+
+        None if its arguments or its caller are others.
+        """
+        match = activations.read(function, args, kwargs)
+        if match is None or match[0] is not known.activation:
+            return None
+        named, frame, current = known.named, self._callers.caller(), self._thread.current
+        if frame is None or current is None or frame.module is not known.caller:
+            return None
+        if frame.name != named.site.module:
+            return None
+        self._dispatcher.count(named, current)
+        is_relu = known.is_relu and not wrapped
+        return self._dispatcher.start(named, match[1], current, is_relu=is_relu)
+
     def _activate(
         self, function: str, args: tuple[Any, ...], kwargs: dict[str, Any], wrapped: bool
-    ) -> hooks.Interception:
+    ) -> _Activation:
         """Start a call of `function`, if it is an activation to be recorded."""
         match = activations.read(function, args, kwargs)
         exact = match is not None and function in activations.EXACT
+        is_idiom = match is None
         if match is None:
             current = self._thread.current
             tensor = None if current is None else current.idioms.read(function, args, kwargs)
             match = None if tensor is None else (activations.RELU, tensor)
         if match is None:
-            return hooks.Interception()
+            return _Activation()
         activation, tensor = match
         frame = self._callers.caller()
         current = self._thread.current
         if frame is None or current is None:
-            return hooks.Interception()
+            return _Activation()
         is_module = bool(frame.kind) or activations.of_module(frame.module) is activation
         # A module is an activation whatever its input is, but for weights.
         is_weight = (
@@ -339,20 +391,21 @@ class Capture:
             self._entered[frame.name] -= 1
             self.discovery.discard_row(frame.name)
         if is_weight or not (is_module or current.axes.may_be_signal(tensor)):
-            return hooks.Interception()
+            return _Activation()
         place, kind = "" if is_module else function.strip("_"), activation.kind
         if kind not in self.discovery.kinds.names:
             self.discovery.row(frame.module, frame.name, place, kind, calls=1, asked=False)
-            return hooks.Interception(on_output=_nothing)
-        is_relu = activation is activations.RELU and exact and not wrapped
-        finish = self._dispatcher.start(
-            frame.module, frame.name, place, kind, tensor, current, is_relu=is_relu
-        )
+            return _Activation(finish=ignore)
+        call = self._dispatcher.name(frame.module, frame.name, place, kind, tensor, current)
+        if call is None:
+            return _Activation()
+        frame.matters = False
+        is_relu = activation is activations.RELU and exact
+        finish = self._dispatcher.start(call, tensor, current, is_relu=is_relu and not wrapped)
         if finish is None or not self.changes_outputs:
-            return hooks.Interception(on_output=finish)
-        return hooks.Interception(
-            wrap=partial(run_on_copy, reader_of(tensor, args, kwargs), finish)
-        )
+            known = None if is_idiom else KnownCall(call, frame.module, activation, is_relu)
+            return _Activation(finish=finish, known=known)
+        return _Activation(partial(run_on_copy, reader_of(tensor, args, kwargs), finish))
 
     def _report_hidden(self, function: str, tensor: Tensor, reason: str) -> None:
         """Report a ReLU whose output the function doesn't return."""
@@ -364,5 +417,8 @@ class Capture:
             self.discovery.add_unobservable(frame.name, frame.module, reason, function=place)
 
 
-def _nothing(output: Any) -> None:
-    """Called with the output of a function that is only counted."""
+def _reusable(frame: Frame) -> Frame | None:
+    """The frame, if a forward that repeats this one can use it again."""
+    if frame.outermost or frame.finish or isinstance(frame.module, hooks.FUSED_MODULES):
+        return None
+    return frame

@@ -124,6 +124,11 @@ class Discovery:
             row.fired += calls
         return row
 
+    def count(self, row: CoverageRow) -> None:
+        """Add a call that fired."""
+        with self._lock:
+            row.fired += 1
+
     def discard_row(self, name: str) -> None:
         """Remove the row of a module that has run, but never as an activation."""
         with self._lock:

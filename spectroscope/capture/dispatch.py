@@ -23,6 +23,7 @@ from spectroscope.capture.axes import (
 from spectroscope.capture.call import ActivationCall, unreadable
 from spectroscope.capture.discovery import Discovery
 from spectroscope.capture.frames import will_be_recomputed
+from spectroscope.capture.memory import NamedCall
 from spectroscope.capture.passes import Pass
 from spectroscope.capture.sites import CoverageRow, PerSite, Site
 from spectroscope.errors import RequestError
@@ -93,7 +94,7 @@ class Dispatcher:
         """How the axes of an activation at a site are read."""
         return layout_of(tensor.shape, axes, self._channel_axis.of(site), timed=self._timed)
 
-    def start(
+    def name(
         self,
         module: nn.Module,
         name: str,
@@ -101,10 +102,8 @@ class Dispatcher:
         kind: str,
         tensor: Tensor,
         current: Pass,
-        *,
-        is_relu: bool = False,
-    ) -> Finish | None:
-        """Name a call that is about to run, and pass it on; None if it isn't selected.
+    ) -> NamedCall | None:
+        """Name and count a call that is about to run; None if its tensor is without values.
 
         Args:
             module: the activation, or the module that calls the function.
@@ -113,11 +112,6 @@ class Dispatcher:
             kind: of activation.
             tensor: input of the call.
             current: the pass that the call belongs to.
-            is_relu: torch's own ReLU is called.
-
-        Raises:
-            RuntimeError: the output is to be changed, but the call will run again in the backward
-                pass.
         """
         if tensor.is_meta and not self.changes_outputs:  # Keras builds and compiles models so
             self.without_values.add(self._discovery.row(module, name, function, kind).place)
@@ -125,10 +119,34 @@ class Dispatcher:
         if current.name:
             self._methods[current.name] = None
         row = self._discovery.row(module, name, function, kind, calls=1)
-        site = Site(name, function, current.calls[row.place], kind)
-        current.calls[row.place] += 1
-        if not self._discovery.selects(site):
-            return None
+        place = row.place
+        site = Site(name, function, current.calls[place], kind)
+        current.calls[place] += 1
+        return NamedCall(site, place, row, self._discovery.selects(site))
+
+    def count(self, call: NamedCall, current: Pass) -> None:
+        """Count a call that has its name from an earlier forward."""
+        self._discovery.count(call.row)
+        current.calls[call.place] += 1
+
+    def start(
+        self, call: NamedCall, tensor: Tensor, current: Pass, *, is_relu: bool = False
+    ) -> Finish | None:
+        """Pass on a call that is about to run, if it is selected; None if its output isn't changed.
+
+        Args:
+            call: the call.
+            tensor: input of the call.
+            current: the pass that the call belongs to.
+            is_relu: torch's own ReLU is called.
+
+        Raises:
+            RuntimeError: the output is to be changed, but the call will run again in the backward
+                pass.
+        """
+        site, row = call.site, call.row
+        if not call.selected:
+            return None if self.changes_outputs else ignore
         if current.name and site.call >= _MAX_CALLS:
             row.reason = f"called more than {_MAX_CALLS} times in one {current.name}: call model(x)"
             return None
@@ -236,3 +254,7 @@ def _finish(
             call.finish(output.detach())
             finish()
     return None
+
+
+def ignore(output: Any) -> None:
+    """Called with the output of a call that is only counted."""

@@ -68,6 +68,12 @@ class Observer(Protocol):
     def owns(self, module: nn.Module) -> bool:
         """Whether `module` belongs to the observed model."""
 
+    def skips(self, subject: nn.Module | Callable[..., Any], *, leaves: bool = False) -> bool:
+        """Whether this step doesn't matter: `subject` runs, or is left.
+
+        Called first; if it returns True, the other methods aren't called.
+        """
+
     def on_module_enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         """Called before `module` runs, with the positional arguments."""
 
@@ -76,12 +82,6 @@ class Observer(Protocol):
 
         Returns:
             What replaces the output, or None to keep it.
-        """
-
-    def ignores(self, function: Callable[..., Any]) -> bool:
-        """Whether this call of a torch function, which is about to run, doesn't matter.
-
-        Called before :meth:`on_function_call`, and instead of it if true for every observer.
         """
 
     def on_function_call(
@@ -175,7 +175,7 @@ class _FunctionMode(TorchFunctionMode):
         kwargs = kwargs or {}
         if torch.compiler.is_compiling() or _in_backward_or_trace():
             return function(*args, **kwargs)
-        observers = [observer for observer in _observers if not observer.ignores(function)]
+        observers = [observer for observer in _observers if not observer.skips(function)]
         if not observers:
             return function(*args, **kwargs)
         run = function
@@ -318,8 +318,11 @@ def _before_module(module: nn.Module, args: tuple[Any, ...]) -> None:
         _local.push_mode()
     if module is _local.entry_module:
         _local.entry_depth += 1
+    observers = [observer for observer in _observers if not observer.skips(module)]
+    if _observers and not observers:
+        return
     with no_modes():
-        for observer in _observers:
+        for observer in observers:
             try:
                 observer.on_module_enter(module, args)
             except Exception as error:
@@ -333,9 +336,12 @@ def _after_module(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         return None
     if _local.suspended:
         _local.resume_mode()
+    observers = [observer for observer in _observers if not observer.skips(module, leaves=True)]
+    if not observers and module is not _local.entry_module:
+        return None
     replacement = None
     with no_modes():
-        for observer in _observers:
+        for observer in observers:
             try:
                 new = observer.on_module_exit(module, output)
             except Exception as error:

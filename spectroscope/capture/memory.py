@@ -1,9 +1,10 @@
 """`ForwardMemory`: what is known of a forward that repeats an earlier one.
 
 Channel axes, decimations and downsamplings are carried along with the tensors of a forward, which
-costs more Python than everything else. They are the same in the next forward, if that calls the
-same modules and functions, in the same order, on an input of the same shape. So the first forward
-of each kind is tracked, and a forward that repeats it is only compared with it, step by step.
+costs more Python than everything else. They are the same in the next forward, if that enters and
+leaves the same modules and calls the same functions, in the same order, on an input of the same
+shape. So the first forward of each kind is tracked, and a forward that repeats it is only compared
+with it, step by step: a step that doesn't matter to the observer costs a comparison and no more.
 Arguments of functions aren't compared, but the shapes that reach the sites are.
 
 A forward that turns out to be different is not tracked: its tensors up to there are gone. From then
@@ -11,24 +12,120 @@ on, every forward with an input of that shape is tracked, as the structure depen
 """
 
 from collections.abc import Callable, Hashable
-from typing import Any, TypeAlias
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from torch import nn
 
+from spectroscope.capture.activations import Activation
 from spectroscope.capture.axes import Reading
-from spectroscope.capture.sites import Site
+from spectroscope.capture.sites import CoverageRow, Site
+
+if TYPE_CHECKING:
+    from spectroscope.capture.passes import Pass
 
 _MAX_FORWARDS = 32  # shapes of inputs that are remembered
 
 _Getter = type(object().__str__)
-Step: TypeAlias = nn.Module | Callable[..., Any]
+Subject: TypeAlias = nn.Module | Callable[..., Any]
+
+
+@dataclass(slots=True)
+class Frame:
+    """A module that is running.
+
+    Attributes:
+        module: the module.
+        name: qualified name; of a module with several names, the one it was called under.
+        kind: of activation, or None if it isn't an activation to be recorded.
+        in_custom: it is, or runs inside, an activation of the user's own class, whose calls of
+            other activations are part of it, or a parametrization of weights.
+        finish: called with the output; may return the replacement of the output.
+        outermost: the pass, kept while the outermost module runs.
+        ran_submodules: it has called a module.
+        matters: the observer must be called when a forward that repeats this one enters it.
+        sources: nodes of the network that its arguments come from.
+    """
+
+    module: nn.Module
+    name: str
+    kind: str | None
+    in_custom: bool = False
+    finish: Callable[[Any], Any] | None = None
+    outermost: "Pass | None" = None
+    ran_submodules: bool = False
+    matters: bool = True
+    sources: tuple[str, ...] = ()
+
+
+class NamedCall(NamedTuple):
+    """An activation call that has a name.
+
+    Attributes:
+        site: the call.
+        place: of the site.
+        row: of the coverage.
+        selected: whether it is selected.
+    """
+
+    site: Site
+    place: str
+    row: CoverageRow
+    selected: bool
+
+
+class KnownCall(NamedTuple):
+    """A function call that was an activation.
+
+    Attributes:
+        named: the call.
+        caller: the module that called the function.
+        activation: by the arguments.
+        is_relu: it was torch's own ReLU.
+    """
+
+    named: NamedCall
+    caller: nn.Module
+    activation: Activation
+    is_relu: bool
+
+
+class Step(NamedTuple):
+    """A step of a forward: it enters or leaves a module, or calls a function.
+
+    Attributes:
+        subject: the module or function.
+        leaves: the module is left.
+        frame: of the module, which is used again; None: of a function, or the step always matters.
+        name: of the function.
+        matters: whether the call of the function matters to the observer.
+        call: the activation that the function call was, where that can be told from its arguments
+            and caller.
+    """
+
+    subject: Subject
+    leaves: bool = False
+    frame: Frame | None = None
+    name: str = ""
+    matters: bool = True
+    call: KnownCall | None = None
+
+    @property
+    def skipped(self) -> tuple[Subject | None, bool, Frame | None]:
+        """What :meth:`ForwardMemory.skips` compares with a step; nothing is equal if it matters."""
+        matters = self.matters if self.frame is None else self.frame.matters
+        return _NOTHING if matters else (self.subject, self.leaves, self.frame)
+
+
+_NOTHING = None, False, None
 
 
 class _Forward:
-    """A tracked forward: its steps, whether each matters to the observer, and its sites."""
+    """A tracked forward: its steps, and its sites."""
 
     def __init__(self) -> None:
-        self.steps: list[tuple[Step, bool]] = []
+        self.steps: list[Step] = []
+        self.skipped: list[tuple[Subject | None, bool, Frame | None]] = []  # and one at the end
         self.readings: dict[Site, Reading] = {}
         self.repeats = True
 
@@ -37,19 +134,22 @@ class ForwardMemory:
     """The forwards of one thread, by shape of the input.
 
     Args:
+        running: the modules that run, the innermost last.
         enabled: False: every forward is tracked.
 
     Attributes:
         tracking: whether the tensors of the current forward are to be tracked.
     """
 
-    def __init__(self, *, enabled: bool) -> None:
+    def __init__(self, running: list[Frame], *, enabled: bool) -> None:
         self.tracking = True
+        self._running = running
         self._enabled = enabled
         self._forwards: dict[Hashable, _Forward] = {}
         self._key: Hashable = None
         self._current = _Forward()
-        self._expected: list[tuple[Step, bool]] | None = None
+        self._expected: list[Step] | None = None
+        self._skipped: list[tuple[Subject | None, bool, Frame | None]] = [_NOTHING]
         self._position = 0
 
     @property
@@ -59,36 +159,59 @@ class ForwardMemory:
 
     def start(self, key: Hashable) -> None:
         """Begin a forward; `key` is what it has in common with those that may repeat it."""
-        self._key, self._position = key, 0
+        self.stop()
+        self._key = key
         known = self._forwards.get(key)
         if known is None or not known.repeats:
             self.tracking, self._current, self._expected = True, _Forward(), None
         else:
             self.tracking, self._current, self._expected = False, known, known.steps
+            self._skipped = known.skipped
 
-    def expects(self, step: Step) -> bool | None:
-        """Compare the next step with that of the forward which this one repeats.
+    def skips(self, subject: Subject, leaves: bool) -> bool:
+        """Take the next step, if the forward which this one repeats has it and it doesn't matter.
 
         Returns:
-            Whether the step mattered then; None if the steps differ, or if this forward is tracked.
+            Whether it was taken.
         """
-        expected = self._expected
-        if expected is None:
+        known, left, frame = self._skipped[self._position]
+        # The getter of a property is a new object at each call.
+        if known is not subject and (type(known) is not _Getter or known != subject):
+            return False
+        if frame is not None:
+            if left is not leaves:
+                return False
+            if leaves:
+                self._running.pop()
+            else:
+                self._running[-1].ran_submodules = True
+                self._running.append(frame)
+        self._position += 1
+        return True
+
+    def expects(self, subject: Subject, *, leaves: bool = False) -> Step | None:
+        """Take the next step, if the forward which this one repeats has it.
+
+        Returns:
+            The step in that forward; None if they differ, or if this forward is tracked.
+        """
+        if self._expected is None:
             return None
-        position = self._position
-        if position < len(expected):
-            known, matters = expected[position]
-            # The getter of a property is a new object at each call.
-            if known is step or (type(known) is type(step) is _Getter and known == step):
-                self._position = position + 1
-                return matters
+        if self._position < len(self._expected):
+            step = self._expected[self._position]
+            known = step.subject
+            if step.leaves is leaves and (
+                known is subject or (type(known) is _Getter and known == subject)
+            ):
+                self._position += 1
+                return step
         self._differs()
         return None
 
-    def add(self, step: Step, *, matters: bool) -> None:
+    def add(self, step: Step) -> None:
         """Add a step to the current forward, if that is tracked."""
         if self.tracking:
-            self._current.steps.append((step, matters))
+            self._current.steps.append(step)
 
     def recall(self, site: Site, shape: tuple[int, ...]) -> Reading | None:
         """How a tensor of this shape was read at `site`; None: not known."""
@@ -108,8 +231,14 @@ class ForwardMemory:
         if self.tracking and self._enabled and self._key not in self._forwards:
             if len(self._forwards) == _MAX_FORWARDS:
                 del self._forwards[next(iter(self._forwards))]
-            self._forwards[self._key] = self._current
+            forward = self._forwards[self._key] = self._current
+            forward.skipped = [*(step.skipped for step in forward.steps), _NOTHING]
+
+    def stop(self) -> None:
+        """Nothing is skipped from now on."""
+        self._skipped, self._position = [_NOTHING], 0
 
     def _differs(self) -> None:
         self._current.repeats = False
         self._expected = None
+        self.stop()

@@ -4,17 +4,16 @@ import threading
 import weakref
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from spectroscope.capture.axis_tracker import AxisTracker
 from spectroscope.capture.channel_sources import SourceTracker
 from spectroscope.capture.downsampling import Provenance
 from spectroscope.capture.idioms import Idioms
 from spectroscope.capture.inputs import Input, InputAxes
-from spectroscope.capture.memory import ForwardMemory
+from spectroscope.capture.memory import ForwardMemory, Frame
 from spectroscope.capture.network import NetworkTracker
 from spectroscope.capture.paths import Paths
 from spectroscope.capture.pooling import GlobalPooling
@@ -98,11 +97,11 @@ class Pass:
 
         return update
 
-    def enter_module(self, frame: "Frame", arguments: Any) -> None:
+    def enter_module(self, frame: Frame, arguments: Any) -> None:
         """A module is called with `arguments`, while the network is followed."""
         frame.sources = self._network.known_sources(arguments)
 
-    def exit_module(self, frame: "Frame", output: Any) -> None:
+    def exit_module(self, frame: Frame, output: Any) -> None:
         """A module that got tensors of the network has returned."""
         self._network.add_module(frame.module, frame.name, frame.sources, output)
 
@@ -127,32 +126,6 @@ class Pass:
             self._pooling.lose()
 
 
-@dataclass(slots=True)
-class Frame:
-    """A module that is running.
-
-    Attributes:
-        module: the module.
-        name: qualified name; of a module with several names, the one it was called under.
-        kind: of activation, or None if it isn't an activation to be recorded.
-        in_custom: it is, or runs inside, an activation of the user's own class, whose calls of
-            other activations are part of it, or a parametrization of weights.
-        finish: called with the output; may return the replacement of the output.
-        outermost: the pass, kept while the outermost module runs.
-        ran_submodules: it has called a module.
-        sources: nodes of the network that its arguments come from.
-    """
-
-    module: nn.Module
-    name: str
-    kind: str | None
-    in_custom: bool = False
-    finish: Callable[[Any], Any] | None = None
-    outermost: Pass | None = None
-    ran_submodules: bool = False
-    sources: tuple[str, ...] = ()
-
-
 class ThreadState(threading.local):
     """What runs in this thread.
 
@@ -164,8 +137,8 @@ class ThreadState(threading.local):
     """
 
     def __init__(self, *, remembers: bool) -> None:
-        self.memory = ForwardMemory(enabled=remembers)
         self._running: list[Frame] = []
+        self.memory = ForwardMemory(self._running, enabled=remembers)
         self._current: Callable[[], Pass | None] = lambda: None
 
     @property

@@ -117,7 +117,7 @@ class Replay:
         """See :class:`spectroscope.capture.hooks.Observer`."""
         raise error
 
-    def ignores(self, function: Callable[..., Any]) -> bool:
+    def skips(self, subject: nn.Module | Callable[..., Any], *, leaves: bool = False) -> bool:
         """See :class:`spectroscope.capture.hooks.Observer`."""
         return False
 
