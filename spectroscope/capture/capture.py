@@ -282,15 +282,16 @@ class Capture:
         wrapped: bool,
     ) -> hooks.Interception | None:
         """See :class:`spectroscope.capture.hooks.Observer`."""
-        running, current = self._thread.running, self._thread.current
+        current = self._thread.current
         step = None if current is None else current.memory.expects(function)
+        name = (step and step.name) or activations.function_name(function)
         if (
             step is not None
             and step.call is not None
-            and (finish := self._repeat(step.call, step.name, args, kwargs, wrapped)) is not None
+            and (finish := self._repeat(step.call, name, args, kwargs, wrapped)) is not None
         ):
             return hooks.Interception(on_output=finish)
-        name = activations.function_name(function) if step is None else step.name
+        running = self._thread.running
         if current is None and name not in activations.FUNCTIONS:
             return None
         wrap = finish = known = None
@@ -353,10 +354,13 @@ class Capture:
         match = activations.read(function, args, kwargs)
         if match is None or match[0] is not known.activation:
             return None
-        named, frame, current = known.named, self._callers.caller(), self._thread.current
-        if frame is None or current is None or frame.module is not known.caller:
-            return None
-        if frame.name != named.site.module:
+        named = known.named
+        if known.caller is not None:
+            frame = self._callers.caller()
+            if frame is None or (frame.module, frame.name) != (known.caller, named.site.module):
+                return None
+        current = self._thread.current
+        if current is None:
             return None
         self._dispatcher.count(named, current)
         is_relu = known.is_relu and not wrapped
@@ -403,7 +407,8 @@ class Capture:
         is_relu = activation is activations.RELU and exact
         finish = self._dispatcher.start(call, tensor, current, is_relu=is_relu and not wrapped)
         if finish is None or not self.changes_outputs:
-            known = None if is_idiom else KnownCall(call, frame.module, activation, is_relu)
+            caller = None if frame.kind and frame is self._thread.running[-1] else frame.module
+            known = None if is_idiom else KnownCall(call, caller, activation, is_relu)
             return _Activation(finish=finish, known=known)
         return _Activation(partial(run_on_copy, reader_of(tensor, args, kwargs), finish))
 

@@ -175,7 +175,10 @@ class _FunctionMode(TorchFunctionMode):
         kwargs = kwargs or {}
         if torch.compiler.is_compiling() or _in_backward_or_trace():
             return function(*args, **kwargs)
-        observers = [observer for observer in _observers if not observer.skips(function)]
+        observers = []
+        for observer in _observers:
+            if not observer.skips(function):
+                observers.append(observer)
         if not observers:
             return function(*args, **kwargs)
         run = function
@@ -318,7 +321,10 @@ def _before_module(module: nn.Module, args: tuple[Any, ...]) -> None:
         _local.push_mode()
     if module is _local.entry_module:
         _local.entry_depth += 1
-    observers = [observer for observer in _observers if not observer.skips(module)]
+    observers = []
+    for observer in _observers:
+        if not observer.skips(module):
+            observers.append(observer)
     if _observers and not observers:
         return
     with no_modes():
@@ -336,7 +342,10 @@ def _after_module(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         return None
     if _local.suspended:
         _local.resume_mode()
-    observers = [observer for observer in _observers if not observer.skips(module, leaves=True)]
+    observers = []
+    for observer in _observers:
+        if not observer.skips(module, leaves=True):
+            observers.append(observer)
     if not observers and module is not _local.entry_module:
         return None
     replacement = None

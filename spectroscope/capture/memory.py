@@ -79,13 +79,13 @@ class KnownCall(NamedTuple):
 
     Attributes:
         named: the call.
-        caller: the module that called the function.
+        caller: the module that called the function; None: an activation, which the steps tell.
         activation: by the arguments.
         is_relu: it was torch's own ReLU.
     """
 
     named: NamedCall
-    caller: nn.Module
+    caller: nn.Module | None
     activation: Activation
     is_relu: bool
 
@@ -97,7 +97,7 @@ class Step(NamedTuple):
         subject: the module or function.
         leaves: the module is left.
         frame: of the module, which is used again; None: of a function, or the step always matters.
-        name: of the function.
+        name: of the function; None: of a module.
         matters: whether the call of the function matters to the observer.
         call: the activation that the function call was, where that can be told from its arguments
             and caller.
@@ -106,28 +106,42 @@ class Step(NamedTuple):
     subject: Subject
     leaves: bool = False
     frame: Frame | None = None
-    name: str = ""
+    name: str | None = None
     matters: bool = True
     call: KnownCall | None = None
 
     @property
-    def skipped(self) -> tuple[Subject | None, bool, Frame | None]:
-        """What :meth:`ForwardMemory.skips` compares with a step; nothing is equal if it matters."""
-        matters = self.matters if self.frame is None else self.frame.matters
-        return _NOTHING if matters else (self.subject, self.leaves, self.frame)
-
-
-_NOTHING = None, False, None
+    def skipped(self) -> bool:
+        """Whether it doesn't matter."""
+        return not (self.matters if self.frame is None else self.frame.matters)
 
 
 class _Forward:
-    """A tracked forward: its steps, and its sites."""
+    """A tracked forward: its steps, and its sites.
+
+    Attributes:
+        steps: all of them.
+        taken: by step, the module or function; None if the step matters; and None at the end.
+        left: the same for modules that are left.
+        readings: by site.
+        repeats: whether no forward of this kind was different.
+    """
 
     def __init__(self) -> None:
         self.steps: list[Step] = []
-        self.skipped: list[tuple[Subject | None, bool, Frame | None]] = []  # and one at the end
+        self.taken: list[Subject | None] = [None]
+        self.left: list[Subject | None] = [None]
         self.readings: dict[Site, Reading] = {}
         self.repeats = True
+
+    def finish(self) -> None:
+        """No step will be added."""
+        for steps, leaves in ((self.taken, False), (self.left, True)):
+            steps[:0] = [s.subject if s.skipped and s.leaves is leaves else None
+                         for s in self.steps]  # fmt: skip
+
+
+_NOTHING = _Forward()
 
 
 class ForwardMemory:
@@ -149,8 +163,9 @@ class ForwardMemory:
         self._key: Hashable = None
         self._current = _Forward()
         self._expected: list[Step] | None = None
-        self._skipped: list[tuple[Subject | None, bool, Frame | None]] = [_NOTHING]
+        self._taken, self._left = _NOTHING.taken, _NOTHING.left
         self._position = 0
+        self._caught_up = 0
 
     @property
     def repeating(self) -> bool:
@@ -159,14 +174,14 @@ class ForwardMemory:
 
     def start(self, key: Hashable) -> None:
         """Begin a forward; `key` is what it has in common with those that may repeat it."""
-        self.stop()
-        self._key = key
+        self._key, self._position, self._caught_up = key, 0, 0
         known = self._forwards.get(key)
         if known is None or not known.repeats:
             self.tracking, self._current, self._expected = True, _Forward(), None
+            self.stop()
         else:
             self.tracking, self._current, self._expected = False, known, known.steps
-            self._skipped = known.skipped
+            self._taken, self._left = known.taken, known.left
 
     def skips(self, subject: Subject, leaves: bool) -> bool:
         """Take the next step, if the forward which this one repeats has it and it doesn't matter.
@@ -174,20 +189,25 @@ class ForwardMemory:
         Returns:
             Whether it was taken.
         """
-        known, left, frame = self._skipped[self._position]
+        known = (self._left if leaves else self._taken)[self._position]
         # The getter of a property is a new object at each call.
-        if known is not subject and (type(known) is not _Getter or known != subject):
-            return False
-        if frame is not None:
-            if left is not leaves:
-                return False
-            if leaves:
-                self._running.pop()
-            else:
-                self._running[-1].ran_submodules = True
-                self._running.append(frame)
-        self._position += 1
-        return True
+        if known is subject or (type(known) is _Getter and known == subject):
+            self._position += 1
+            return True
+        return False
+
+    def catch_up(self) -> None:
+        """Enter and leave the modules of the steps that were skipped."""
+        if self._expected is None or self._caught_up == self._position:
+            return
+        running = self._running
+        for step in self._expected[self._caught_up : self._position]:
+            if step.leaves:
+                running.pop()
+            elif step.frame is not None:
+                running[-1].ran_submodules = True
+                running.append(step.frame)
+        self._caught_up = self._position
 
     def expects(self, subject: Subject, *, leaves: bool = False) -> Step | None:
         """Take the next step, if the forward which this one repeats has it.
@@ -195,15 +215,19 @@ class ForwardMemory:
         Returns:
             The step in that forward; None if they differ, or if this forward is tracked.
         """
-        if self._expected is None:
+        expected, position = self._expected, self._position
+        if expected is None:
             return None
-        if self._position < len(self._expected):
-            step = self._expected[self._position]
+        if position < len(expected):
+            step = expected[position]
             known = step.subject
             if step.leaves is leaves and (
                 known is subject or (type(known) is _Getter and known == subject)
             ):
-                self._position += 1
+                if step.name is None:
+                    self.catch_up()
+                    self._caught_up = position + 1
+                self._position = position + 1
                 return step
         self._differs()
         return None
@@ -231,14 +255,16 @@ class ForwardMemory:
         if self.tracking and self._enabled and self._key not in self._forwards:
             if len(self._forwards) == _MAX_FORWARDS:
                 del self._forwards[next(iter(self._forwards))]
-            forward = self._forwards[self._key] = self._current
-            forward.skipped = [*(step.skipped for step in forward.steps), _NOTHING]
+            self._forwards[self._key] = self._current
+            self._current.finish()
 
     def stop(self) -> None:
         """Nothing is skipped from now on."""
-        self._skipped, self._position = [_NOTHING], 0
+        self._taken, self._left = _NOTHING.taken, _NOTHING.left
+        self._position = self._caught_up = 0
 
     def _differs(self) -> None:
+        self.catch_up()
         self._current.repeats = False
         self._expected = None
         self.stop()

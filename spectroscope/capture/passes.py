@@ -147,6 +147,8 @@ class ThreadState(threading.local):
         if self._current() is None:
             # A KeyboardInterrupt, unlike an Exception, ends a forward without calling the hooks.
             self._running.clear()
+        else:
+            self.memory.catch_up()
         return self._running
 
     @property
