@@ -189,6 +189,10 @@ class Capture:
         """Whether `module` is part of the model."""
         return module in self.discovery.names
 
+    def memory(self) -> ForwardMemory:
+        """See :class:`spectroscope.capture.hooks.Observer`."""
+        return self._thread.memory
+
     def on_module_enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         """See :class:`spectroscope.capture.hooks.Observer`."""
         names = self.discovery.names.get(module)
@@ -212,8 +216,8 @@ class Capture:
         elif not running:
             self._callers.enter_method()
         current = thread.current
-        if current is not None:
-            current.memory.expects(module)
+        if current is not None and (step := current.memory.expects(module)) and step.skipped:
+            return
         name = names[0] if len(names) == 1 else thread.called_name(names)
         in_custom = False
         if running:
@@ -238,7 +242,8 @@ class Capture:
                 elif tensor is None:
                     reason = "it was called without a positional tensor"
                     self.discovery.set_reason(name, module, reason)
-        frame = Frame(module, name, kind, in_custom, finish, outermost, matters=kind is not None)
+        matters = kind is not None or module is self._model
+        frame = Frame(module, name, kind, in_custom, finish, outermost, matters=matters)
         if current is not None:
             current.memory.add(Step(module, frame=_reusable(frame)))
             if outermost is None and current.follows:
@@ -247,15 +252,16 @@ class Capture:
 
     def on_module_exit(self, module: nn.Module, output: Any) -> Any:
         """See :class:`spectroscope.capture.hooks.Observer`."""
-        running, new = self._thread.running, None
+        running, current, new = self._thread.running, self._thread.current, None
         if running and (
             running[-1].module is module or any(frame.module is module for frame in running)
         ):
+            step = None if current is None else current.memory.expects(module, leaves=True)
+            if step is not None and step.skipped:
+                return None
             while (frame := running.pop()).module is not module:
                 pass
-            current = self._thread.current
             if current is not None:
-                current.memory.expects(module, leaves=True)
                 current.memory.add(Step(module, leaves=True, frame=_reusable(frame)))
                 if frame.sources and current.follows:
                     current.exit_module(frame, output)
@@ -270,10 +276,6 @@ class Capture:
                 self.discovery.report_fused(module, frame.name, ran=ran)
         return new
 
-    def skips(self, subject: nn.Module | Callable[..., Any], *, leaves: bool = False) -> bool:
-        """See :class:`spectroscope.capture.hooks.Observer`."""
-        return self._thread.memory.skips(subject, leaves)
-
     def on_function_call(
         self,
         function: Callable[..., Any],
@@ -284,6 +286,8 @@ class Capture:
         """See :class:`spectroscope.capture.hooks.Observer`."""
         current = self._thread.current
         step = None if current is None else current.memory.expects(function)
+        if step is not None and step.skipped:
+            return None
         name = (step and step.name) or activations.function_name(function)
         if (
             step is not None

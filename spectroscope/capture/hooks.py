@@ -27,6 +27,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import nn
+from torch.compiler import is_compiling
 from torch.nn.modules.module import (
     register_module_forward_hook,
     register_module_forward_pre_hook,
@@ -39,6 +40,8 @@ from torch.overrides import (
 )
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.hooks import RemovableHandle
+
+from spectroscope.capture.memory import ForwardMemory
 
 
 class Interception(NamedTuple):
@@ -68,10 +71,10 @@ class Observer(Protocol):
     def owns(self, module: nn.Module) -> bool:
         """Whether `module` belongs to the observed model."""
 
-    def skips(self, subject: nn.Module | Callable[..., Any], *, leaves: bool = False) -> bool:
-        """Whether this step doesn't matter: `subject` runs, or is left.
+    def memory(self) -> ForwardMemory | None:
+        """The memory of this thread's forwards; None: nothing is skipped.
 
-        Called first; if it returns True, the other methods aren't called.
+        The other methods aren't called of a step that it skips, if there is no other observer.
         """
 
     def on_module_enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
@@ -156,7 +159,7 @@ def paused() -> Iterator[None]:
     """Context in which this thread's module calls are not reported."""
     before = _local.paused
     try:
-        _local.paused = True
+        _local.paused, _local.known = True, None
         yield
     finally:
         _local.paused = before
@@ -173,18 +176,14 @@ class _FunctionMode(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if torch.compiler.is_compiling() or _in_backward_or_trace():
+        if is_compiling() or _in_backward_or_trace():
             return function(*args, **kwargs)
-        observers = []
-        for observer in _observers:
-            if not observer.skips(function):
-                observers.append(observer)
-        if not observers:
+        if _local.known is _observers and _local.memory.skips(function):
             return function(*args, **kwargs)
         run = function
         callbacks: list[tuple[Observer, Callable[[Any], Any]]] = []
         with no_modes():
-            for observer in observers:
+            for observer in _observers:
                 interception = None
                 try:
                     wrapped = run is not function
@@ -222,10 +221,15 @@ def no_modes() -> Any:
 
 
 class _ThreadState(threading.local):
-    """The function mode of one thread."""
+    """The function mode of one thread, and what may be skipped in it.
+
+    While `known` is the tuple of observers, there is one, and its memory is `memory`.
+    """
 
     def __init__(self) -> None:
         self.observers: list[Observer] = []  # registered from this thread
+        self.known: tuple[Observer, ...] | None = None
+        self.memory = ForwardMemory([], enabled=False)
         self.mode: _FunctionMode | None = None
         self.suspended = False  # the mode may be off the stack until `resume_mode`
         self.paused = False  # module calls are not reported
@@ -241,13 +245,13 @@ class _ThreadState(threading.local):
             return
         if self.mode in _mode_stack():
             _change_mode_stack(lambda stack: [mode for mode in stack if mode is not self.mode])
-        self.mode = None
+        self.mode = self.known = None
         self.paused = False  # an interrupt may have left it set
 
     def suspend_mode(self) -> None:
         """Pop the mode if no other is on the stack; with another, popping it changes nothing."""
         if self.mode is not None and _mode_stack() == [self.mode]:
-            self.suspended = True
+            self.suspended, self.known = True, None
             _pop_mode()  # type: ignore[no-untyped-call]
 
     def resume_mode(self) -> None:
@@ -303,7 +307,11 @@ def _in_backward_or_trace() -> bool:
 
 
 def _before_module(module: nn.Module, args: tuple[Any, ...]) -> None:
-    if torch.compiler.is_compiling() or _local.paused:
+    if is_compiling():
+        return
+    if _local.known is _observers and not _in_backward_or_trace() and _local.memory.skips(module):
+        return
+    if _local.paused:
         return
     if _in_backward_or_trace():
         if any(observer.changes_outputs and observer.owns(module) for observer in _observers):
@@ -321,14 +329,12 @@ def _before_module(module: nn.Module, args: tuple[Any, ...]) -> None:
         _local.push_mode()
     if module is _local.entry_module:
         _local.entry_depth += 1
-    observers = []
-    for observer in _observers:
-        if not observer.skips(module):
-            observers.append(observer)
-    if _observers and not observers:
-        return
+    if _local.known is not _observers:
+        memories = [observer.memory() for observer in _observers]
+        if len(memories) == 1 and memories[0] is not None:
+            _local.known, _local.memory = _observers, memories[0]
     with no_modes():
-        for observer in observers:
+        for observer in _observers:
             try:
                 observer.on_module_enter(module, args)
             except Exception as error:
@@ -338,19 +344,17 @@ def _before_module(module: nn.Module, args: tuple[Any, ...]) -> None:
 
 
 def _after_module(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-    if torch.compiler.is_compiling() or _local.paused or _in_backward_or_trace():
+    if is_compiling() or _in_backward_or_trace():
+        return None
+    if _local.known is _observers and _local.memory.leaves(module):
+        return None
+    if _local.paused:
         return None
     if _local.suspended:
         _local.resume_mode()
-    observers = []
-    for observer in _observers:
-        if not observer.skips(module, leaves=True):
-            observers.append(observer)
-    if not observers and module is not _local.entry_module:
-        return None
     replacement = None
     with no_modes():
-        for observer in observers:
+        for observer in _observers:
             try:
                 new = observer.on_module_exit(module, output)
             except Exception as error:

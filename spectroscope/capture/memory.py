@@ -183,13 +183,20 @@ class ForwardMemory:
             self.tracking, self._current, self._expected = False, known, known.steps
             self._taken, self._left = known.taken, known.left
 
-    def skips(self, subject: Subject, leaves: bool) -> bool:
+    def leaves(self, module: nn.Module) -> bool:
+        """As :meth:`skips`, of a module that is left."""
+        if self._left[self._position] is module:
+            self._position += 1
+            return True
+        return False
+
+    def skips(self, subject: Subject) -> bool:
         """Take the next step, if the forward which this one repeats has it and it doesn't matter.
 
         Returns:
             Whether it was taken.
         """
-        known = (self._left if leaves else self._taken)[self._position]
+        known = self._taken[self._position]
         # The getter of a property is a new object at each call.
         if known is subject or (type(known) is _Getter and known == subject):
             self._position += 1
@@ -224,7 +231,7 @@ class ForwardMemory:
             if step.leaves is leaves and (
                 known is subject or (type(known) is _Getter and known == subject)
             ):
-                if step.name is None:
+                if step.name is None and not step.skipped:
                     self.catch_up()
                     self._caught_up = position + 1
                 self._position = position + 1

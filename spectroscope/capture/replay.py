@@ -117,9 +117,8 @@ class Replay:
         """See :class:`spectroscope.capture.hooks.Observer`."""
         raise error
 
-    def skips(self, subject: nn.Module | Callable[..., Any], *, leaves: bool = False) -> bool:
+    def memory(self) -> None:
         """See :class:`spectroscope.capture.hooks.Observer`."""
-        return False
 
     def on_function_call(
         self,
