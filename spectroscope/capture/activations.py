@@ -52,7 +52,7 @@ def argument(args: Args, kwargs: Kwargs, position: int, *names: str, default: An
 
 
 def _input(args: Args, kwargs: Kwargs) -> Tensor | None:
-    x = argument(args, kwargs, 0, "input", "self")
+    x = args[0] if args else argument(args, kwargs, 0, "input", "self")
     return x if isinstance(x, Tensor) else None
 
 

@@ -150,7 +150,7 @@ def unreadable(tensor: Tensor, channel_axis: int) -> str | None:
     """Why `tensor` can't be read as ``[N, C, ...]`` of real numbers, or None if it can."""
     if not tensor.is_floating_point():
         return f"{tensor.dtype} is not a real floating-point type"
-    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested:
+    if tensor.layout != torch.strided or tensor.is_nested:
         return "not a dense tensor"
     if tensor.is_meta:
         return "a tensor without values"

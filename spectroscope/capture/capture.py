@@ -292,7 +292,8 @@ class Capture:
         if (
             step is not None
             and step.call is not None
-            and (finish := self._repeat(step.call, name, args, kwargs, wrapped)) is not None
+            and current is not None
+            and (finish := self._repeat(step.call, name, current, args, kwargs, wrapped))
         ):
             return hooks.Interception(on_output=finish)
         running = self._thread.running
@@ -347,6 +348,7 @@ class Capture:
         self,
         known: KnownCall,
         function: str,
+        current: Pass,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         wrapped: bool,
@@ -363,10 +365,6 @@ class Capture:
             frame = self._callers.caller()
             if frame is None or (frame.module, frame.name) != (known.caller, named.site.module):
                 return None
-        current = self._thread.current
-        if current is None:
-            return None
-        self._dispatcher.count(named, current)
         is_relu = known.is_relu and not wrapped
         return self._dispatcher.start(named, match[1], current, is_relu=is_relu)
 

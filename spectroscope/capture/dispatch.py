@@ -103,7 +103,7 @@ class Dispatcher:
         tensor: Tensor,
         current: Pass,
     ) -> NamedCall | None:
-        """Name and count a call that is about to run; None if its tensor is without values.
+        """Name a call that is about to run; None if its tensor is without values.
 
         Args:
             module: the activation, or the module that calls the function.
@@ -118,21 +118,14 @@ class Dispatcher:
             return None
         if current.name:
             self._methods[current.name] = None
-        row = self._discovery.row(module, name, function, kind, calls=1)
-        place = row.place
-        site = Site(name, function, current.calls[place], kind)
-        current.calls[place] += 1
-        return NamedCall(site, place, row, self._discovery.selects(site))
-
-    def count(self, call: NamedCall, current: Pass) -> None:
-        """Count a call that has its name from an earlier forward."""
-        self._discovery.count(call.row)
-        current.calls[call.place] += 1
+        row = self._discovery.row(module, name, function, kind)
+        site = Site(name, function, current.calls[row.place], kind)
+        return NamedCall(site, row.place, row, self._discovery.selects(site))
 
     def start(
         self, call: NamedCall, tensor: Tensor, current: Pass, *, is_relu: bool = False
     ) -> Finish | None:
-        """Pass on a call that is about to run, if it is selected; None if its output isn't changed.
+        """Count a call that is about to run, and pass it on, if it is selected.
 
         Args:
             call: the call.
@@ -140,18 +133,23 @@ class Dispatcher:
             current: the pass that the call belongs to.
             is_relu: torch's own ReLU is called.
 
+        Returns:
+            What is called with the output; None: nothing.
+
         Raises:
             RuntimeError: the output is to be changed, but the call will run again in the backward
                 pass.
         """
-        site, row = call.site, call.row
-        if not call.selected:
-            return None if self.changes_outputs else ignore
+        site, place, row, selected = call
+        self._discovery.count(row)
+        current.calls[place] = site.call + 1
+        if not selected:
+            return ignore if self._change is None else None
         if current.name and site.call >= _MAX_CALLS:
             row.reason = f"called more than {_MAX_CALLS} times in one {current.name}: call model(x)"
             return None
         finish = self._pass_on(site, tensor, current, row, is_relu=is_relu)
-        if self.changes_outputs or not current.memory.tracking:
+        if not current.memory.tracking or self._change is not None:
             return finish
         current.sources.add_site(site.name, tensor)
 
@@ -201,7 +199,9 @@ class Dispatcher:
             current.memory.add_reading(site, reading)
         if self._change is not None:
             return partial(self._finish_change, ActivationCall(site, tensor, reading), tensor, row)
-        call = ActivationCall(site, tensor.detach(), reading, is_relu=is_relu, note=note)
+        if tensor.requires_grad or type(tensor) is not Tensor:
+            tensor = tensor.detach()
+        call = ActivationCall(site, tensor, reading, is_relu=is_relu, note=note)
         finish = self._observe(call) if self._observe is not None and tensor.numel() else None
         return partial(_finish, call, finish, row)
 
@@ -251,7 +251,9 @@ def _finish(
         if reason := unreadable(output, call.channel_axis):
             call.note(reason)
         elif output.numel():
-            call.finish(output.detach())
+            if output.requires_grad or type(output) is not Tensor:
+                output = output.detach()
+            call.finish(output)
             finish()
     return None
 
