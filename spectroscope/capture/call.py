@@ -146,19 +146,24 @@ def _relu(call: ActivationCall) -> Tensor:
     return call.input.clamp_min(0)
 
 
+_STRIDED, _NO_DISPATCH = torch.strided, Tensor.__torch_dispatch__
+_in_transform = torch._C._functorch.is_functorch_wrapped_tensor
+
+
 def unreadable(tensor: Tensor, channel_axis: int) -> str | None:
     """Why `tensor` can't be read as ``[N, C, ...]`` of real numbers, or None if it can."""
     if not tensor.is_floating_point():
         return f"{tensor.dtype} is not a real floating-point type"
-    if tensor.layout != torch.strided or tensor.is_nested:
+    if tensor.layout is not _STRIDED or tensor.is_nested:
         return "not a dense tensor"
-    if tensor.is_meta:
+    on_cpu = tensor.is_cpu
+    if not on_cpu and tensor.is_meta:
         return "a tensor without values"
-    if type(tensor).__torch_dispatch__ != Tensor.__torch_dispatch__:
+    if type(tensor).__torch_dispatch__ != _NO_DISPATCH:
         return f"{type(tensor).__name__} is a tensor subclass with its own operations"
-    if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+    if _in_transform(tensor):
         return "inside a torch.func transform"
-    if tensor.is_cuda and torch.cuda.is_current_stream_capturing():
+    if not on_cpu and tensor.is_cuda and torch.cuda.is_current_stream_capturing():
         return "captured into a CUDA graph, whose replays can't be seen"
     if not -tensor.dim() <= channel_axis < tensor.dim():
         return f"{list(tensor.shape)} has no channel_axis={channel_axis} (0: without a batch axis)"

@@ -184,7 +184,7 @@ class Dispatcher:
             if self._change is not None:
                 return partial(_refuse, site, reason)
             note(reason)
-            return partial(_finish, None, None, row)
+            return partial(_finish, None, None, row, tensor)
         if reading is None:
             unknown = unknown_axes(tensor.shape, axes) if axis is None else None
             if unknown and current.axes.started and self._change is None:
@@ -199,11 +199,9 @@ class Dispatcher:
             current.memory.add_reading(site, reading)
         if self._change is not None:
             return partial(self._finish_change, ActivationCall(site, tensor, reading), tensor, row)
-        if tensor.requires_grad or type(tensor) is not Tensor:
-            tensor = tensor.detach()
-        call = ActivationCall(site, tensor, reading, is_relu=is_relu, note=note)
+        call = ActivationCall(site, _detached(tensor), reading, is_relu=is_relu, note=note)
         finish = self._observe(call) if self._observe is not None and tensor.numel() else None
-        return partial(_finish, call, finish, row)
+        return partial(_finish, call, finish, row, tensor)
 
     def _finish_change(
         self,
@@ -214,7 +212,7 @@ class Dispatcher:
         original_input: Tensor | None = None,
     ) -> Tensor | None:
         if not isinstance(output, Tensor):
-            return _finish(None, None, row, output)
+            return _finish(None, None, row, tensor, output)
         reason = unreadable(output, call.channel_axis)
         if reason is None and tensor.shape != output.shape:
             reason = f"input {tuple(tensor.shape)} and output {tuple(output.shape)} differ in shape"
@@ -242,20 +240,26 @@ def _finish(
     call: ActivationCall | None,
     finish: Callable[[], None] | None,
     row: CoverageRow,
+    tensor: Tensor,
     output: Any,
 ) -> Tensor | None:
     if not isinstance(output, Tensor):
         if output is not None:  # None: the activation raised
             row.reason = f"it returns a {type(output).__name__}, not a tensor"
     elif call is not None and finish is not None:
-        if reason := unreadable(output, call.channel_axis):
+        # What was overwritten in place could be read before.
+        if output is not tensor and (reason := unreadable(output, call.channel_axis)):
             call.note(reason)
         elif output.numel():
-            if output.requires_grad or type(output) is not Tensor:
-                output = output.detach()
-            call.finish(output)
+            call.finish(_detached(output))
             finish()
     return None
+
+
+def _detached(tensor: Tensor) -> Tensor:
+    if tensor.requires_grad or type(tensor) is not Tensor:
+        return tensor.detach()
+    return tensor
 
 
 def ignore(output: Any) -> None:
