@@ -4,6 +4,7 @@ import math
 import operator
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -299,9 +300,9 @@ class Recorder(CaptureSession):
         The output of a ReLU is known in advance, so that the input, which an in-place call
         overwrites, need not be copied.
         """
-        record = None
+        name, record = call.name, None
         if call.is_relu:
-            record = self._reduce(call)
+            record = self._reduce(call, name)
         else:
             call.keep_input()
 
@@ -311,22 +312,22 @@ class Recorder(CaptureSession):
                 call.note(f"input {shapes[0]} and output {shapes[1]} differ in shape")
             elif (
                 record is not None
-                and call.name not in self._records
+                and name not in self._records
                 and not _matches_output(record, call.output)
             ):
                 call.note("its output is not the ReLU of its input")
             else:
-                self._add(call, record or self._reduce(call))
+                self._add(call, name, record or self._reduce(call, name))
 
         return finish
 
-    def _reduce(self, call: ActivationCall) -> SiteRecord:
-        """The record of one call."""
-        old = self._records.get(call.name)
+    def _reduce(self, call: ActivationCall, name: str) -> SiteRecord:
+        """The record of one call at the site `name`."""
+        old = self._records.get(name)
         before, recorded = ({}, 0) if old is None else (old.state, old.inputs)
         shape = tuple(call.input.shape)
         chosen = self._every.chosen(shape[0], recorded)
-        with torch.no_grad():
+        with torch.no_grad() if torch.is_grad_enabled() else nullcontext():
             # Apple's GPUs have no float64.
             on_cpu = call.to(_CPU) if call.device.type == "mps" else call
             state = reduce(self._statistics, on_cpu, chosen, before)
@@ -334,9 +335,9 @@ class Recorder(CaptureSession):
         layout, decimation, tracked = call.reading[1:]
         return SiteRecord(call.site, shape[1:], layout, decimation, shape[0], state, tracked)
 
-    def _add(self, call: ActivationCall, new: SiteRecord) -> None:
+    def _add(self, call: ActivationCall, name: str, new: SiteRecord) -> None:
         with self._lock:
-            old = self._records.get(call.name)
+            old = self._records.get(name)
             if old is not None:
                 if reason := old.mismatch(new):
                     call.note(reason)
@@ -344,7 +345,7 @@ class Recorder(CaptureSession):
                 new, reasons = old.merge(new, self._statistics, in_place=True)
                 for reason in reasons:
                     call.note(reason)
-            self._records[call.name] = new
+            self._records[name] = new
 
     def _on_enter(self) -> None:
         self._weights.start()

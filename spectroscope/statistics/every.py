@@ -50,8 +50,8 @@ class EveryKth:
             inputs: number of inputs of this call.
             recorded: number of inputs recorded at this activation before.
         """
-        first, size = self._forward.first, self._forward.size
         if self.step == 1:
             return range(inputs)
+        first, size = self._forward.first, self._forward.size
         first = first * (inputs // size) if size and inputs % size == 0 else recorded
         return range(-first % self.step, inputs, self.step)

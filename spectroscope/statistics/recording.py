@@ -160,7 +160,8 @@ class SiteRecord:
             if other.tracked:
                 layout, decimation = other.layout, other.decimation
         else:
-            layout = layout._replace(is_time=layout.is_time and other.layout.is_time)
+            if layout.is_time and not other.layout.is_time:
+                layout = layout._replace(is_time=False)
             decimation = decimation if decimation == other.decimation else math.nan
         inputs = self.inputs + other.inputs
         tracked = self.tracked or other.tracked
