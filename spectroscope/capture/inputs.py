@@ -2,7 +2,9 @@
 
 import inspect
 import math
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from fractions import Fraction
 from typing import Any, NamedTuple, TypeAlias
 
@@ -147,12 +149,36 @@ class InputAxes:
 
 def inputs_of(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Input]:
     """All tensors among the arguments of a module, in any nesting."""
-    try:
-        bound = inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments
-    except (TypeError, ValueError):  # no signature, or a wrong call
-        bound = {**{str(i): arg for i, arg in enumerate(args)}, **kwargs}
+    function = getattr(module.forward, "__func__", None)
+    names = None if kwargs or function is None else _names_of(function)
+    if names is not None and len(args) <= len(names):
+        bound = dict(zip(names, args, strict=False))
+    else:
+        try:
+            bound = inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments
+        except (TypeError, ValueError):  # no signature, or a wrong call
+            bound = {**{str(i): arg for i, arg in enumerate(args)}, **kwargs}
     tensors = (pair for name, value in bound.items() for pair in nested_tensors(value, (name,)))
     return [Input(*pair) for pair in tensors if is_plain(pair[1])]
+
+
+def _names_of(method: Callable[..., Any]) -> tuple[str, ...] | None:
+    """The names of a method's positional arguments; None if it takes any number, or isn't known.
+
+    They are remembered: :func:`inspect.signature` is slow.
+    """
+    if method not in _NAMES:
+        names = None
+        with suppress(TypeError, ValueError):
+            parameters = list(inspect.signature(method).parameters.values())
+            if all(p.kind not in (p.VAR_POSITIONAL, p.POSITIONAL_ONLY) for p in parameters):
+                names = tuple(p.name for p in parameters[1:] if p.kind is p.POSITIONAL_OR_KEYWORD)
+        _NAMES[method] = names
+    return _NAMES[method]
+
+
+_NAMES: weakref.WeakKeyDictionary[Callable[..., Any], tuple[str, ...] | None]
+_NAMES = weakref.WeakKeyDictionary()
 
 
 def _axes(tensor: Tensor, time: int | None, decimation: Fraction | None) -> Axes:

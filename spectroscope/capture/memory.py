@@ -208,6 +208,10 @@ class ForwardMemory:
         if self._expected is None or self._caught_up == self._position:
             return
         running = self._running
+        if self._position == len(self._expected) - 1:  # the model itself has yet to be left
+            del running[1:]
+            self._caught_up = self._position
+            return
         for step in self._expected[self._caught_up : self._position]:
             if step.leaves:
                 running.pop()
