@@ -1,6 +1,8 @@
 """A forward that repeats an earlier one is not tracked again; if it differs, no rate is wrong."""
 
+import contextlib
 import math
+import threading
 
 import pandas as pd
 import pytest
@@ -9,7 +11,8 @@ from torch import nn
 
 import spectroscope
 from spectroscope.capture.axis_tracker import AxisTracker
-from spectroscope.capture.memory import ForwardMemory
+from spectroscope.capture.capture import Capture
+from spectroscope.capture.memory import ForwardMemory, Frame, Step
 
 
 @pytest.fixture
@@ -177,3 +180,274 @@ def test_interventions_are_always_tracked(updates):
         tracked = len(updates)
         model(x)
         assert len(updates) == 2 * tracked
+
+
+@pytest.fixture
+def entered(monkeypatch):
+    """The modules whose call reaches the observer, in order."""
+    modules = []
+    enter = Capture.on_module_enter
+
+    def noted(self, module, args):
+        modules.append(module)
+        return enter(self, module, args)
+
+    monkeypatch.setattr(Capture, "on_module_enter", noted)
+    return modules
+
+
+def counts(recorder):
+    sites = recorder.report().sites()
+    return dict(zip(sites["site"], sites["n_samples"], strict=True))
+
+
+def test_of_a_forward_that_repeats_only_the_model_is_entered(entered):
+    model, x = Stack(), torch.randn(2, 1, 64)
+    with spectroscope.record(model, spectra=False) as recorder:
+        model(x)
+        assert len(entered) == 4
+        entered.clear()
+        for _ in range(3):
+            model(x)
+    assert entered == [model] * 3
+    assert counts(recorder) == {"/relu#0": 8, "relu#0": 8}
+
+
+@pytest.mark.parametrize("select", ["*#1", "*#0", None])
+def test_calls_of_a_shared_module_are_counted_in_every_forward(select):
+    relu = nn.ReLU()
+    model, x = nn.Sequential(relu, nn.Conv1d(1, 1, 3), relu), torch.randn(2, 1, 16)
+    with spectroscope.record(model, select=select) as recorder:
+        for _ in range(3):
+            model(x)
+    names = {None: ["0#0", "0#1"]}.get(select, [f"0{(select or '')[1:]}"])
+    assert counts(recorder) == dict.fromkeys(names, 6)
+    assert recorder.report().coverage()["fired"].tolist() == [6]
+
+
+class Part(nn.Module):
+    """Leaves the ReLU to its caller where the input is positive."""
+
+    def forward(self, x):
+        return x + 1 if x.mean() > 0 else torch.relu(x + 1)
+
+
+class Moves(nn.Module):
+    """The same functions in the same order; the data decide who calls the last one."""
+
+    def __init__(self):
+        super().__init__()
+        self.part = Part()
+
+    def forward(self, x):
+        y = self.part(x)
+        return torch.relu(y) if x.mean() > 0 else y
+
+
+@pytest.mark.parametrize("signs", [(1, 1, -1, 1), (-1, -1, 1, -1)])
+def test_a_function_that_another_module_calls(signs):
+    model = Moves()
+    with spectroscope.record(model, spectra=False) as recorder:
+        for sign in signs:
+            model(torch.full((1, 1, 8), float(sign)))
+    assert counts(recorder) == {"/relu#0": signs.count(1), "part/relu#0": signs.count(-1)}
+
+
+class Methods(nn.Module):
+    """Calls a method of one of two modules, without calling the module."""
+
+    class Part(nn.Module):
+        def activate(self, x):
+            return torch.relu(x)
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = self.Part(), self.Part()
+
+    def forward(self, x):
+        return (self.a if x.mean() > 0 else self.b).activate(x)
+
+
+def test_a_method_of_another_module():
+    model = Methods()
+    with spectroscope.record(model, spectra=False) as recorder:
+        for sign in (1, 1, -1, 1):
+            model(torch.full((1, 1, 8), float(sign)))
+    assert counts(recorder) == {"a/relu#0": 3, "b/relu#0": 1}
+
+
+class Limits(nn.Module):
+    """Is a ReLU or a ReLU6."""
+
+    def forward(self, x):
+        return torch.clamp(x, 0, 6) if x.mean() > 0 else torch.clamp(x, 0)
+
+
+def test_other_arguments_are_another_activation():
+    model = Limits()
+    recorder = spectroscope.record(model, spectra=False)
+    with pytest.warns(UserWarning, match="ReLU, then ReLU6"), recorder:
+        for sign in (-1, -1, 1):
+            model(torch.full((1, 1, 8), 9.0 * sign))
+    assert counts(recorder) == {"/clamp#0": 2}
+    assert recorder.report().dc()["dc_out"].tolist() == [0]
+
+
+class Fails(nn.Module):
+    """A part of it raises where the input is positive, with `error`."""
+
+    def __init__(self, error):
+        super().__init__()
+        self.inner = nn.Sequential(nn.Identity(), nn.ReLU(), Checks(error), nn.ReLU())
+
+    def forward(self, x):
+        with contextlib.suppress(ValueError):
+            x = self.inner(x)
+        return torch.relu(x)
+
+
+class Checks(nn.Module):
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def forward(self, x):
+        if x.mean() > 0:
+            raise self.error
+        return x
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_a_part_that_fails_in_a_forward_that_repeats(error):
+    model = Fails(error)
+    caught = contextlib.suppress(KeyboardInterrupt)
+    with spectroscope.record(model, spectra=False) as recorder:
+        for sign in (-1, -1, 1, -1):
+            with caught:
+                model(torch.full((1, 1, 8), float(sign)))
+        torch.relu(torch.ones(1, 1, 8))  # not the model's
+    passed = 4 if error is ValueError else 3
+    assert counts(recorder) == {"inner.1#0": 4, "inner.3#0": 3, "/relu#0": passed}
+    coverage = recorder.report().coverage()
+    assert coverage["status"].eq("fired").all()
+
+
+def test_a_part_that_runs_apart_after_a_forward_that_repeats():
+    model, x = nn.Sequential(nn.Sequential(nn.Identity(), nn.ReLU())), torch.randn(2, 1, 8)
+    recorder = spectroscope.record(model, spectra=False)
+    with pytest.warns(UserWarning, match="parts of it ran apart"), recorder:
+        for _ in range(2):
+            model(x)
+        model[0](x)
+    assert counts(recorder) == {"0.1#0": 6}
+
+
+def test_a_layer_that_takes_its_fused_path_later():
+    model = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+    x = torch.randn(2, 3, 8)
+    recorder = spectroscope.record(model, spectra=False)
+    with pytest.warns(UserWarning, match="one fused kernel"), recorder:
+        for _ in range(2):
+            model(x)
+        with torch.no_grad():
+            model(x)
+    assert counts(recorder) == {"/relu#0": 4}
+
+
+def test_two_recorders_and_an_intervention():
+    model, x = Stack(), torch.randn(2, 1, 64)
+    with spectroscope.record(model, spectra=False) as alone:
+        model(x)
+        with spectroscope.intervene(model, "relu", spectroscope.remove_dc):
+            model(x)
+        model(x)
+    with (
+        spectroscope.record(model, fs=32, spectra=False) as first,
+        spectroscope.record(model, fs=32, spectra=False) as second,
+    ):
+        for _ in range(3):
+            model(x)
+    assert first.report().sites()["fs"].tolist() == [16, 8]
+    pd.testing.assert_frame_equal(first.report().sites(), second.report().sites())
+    assert counts(alone) == counts(first) == counts(second) == {"/relu#0": 6, "relu#0": 6}
+    pd.testing.assert_frame_equal(first.report().dc(), second.report().dc(), check_exact=True)
+    changed = alone.report().dc().set_index("site")["dc_out"]
+    plain = first.report().dc().set_index("site")["dc_out"]
+    assert changed.loc["/relu#0"].tolist() == plain.loc["/relu#0"].tolist()
+
+
+def test_threads_repeat_their_own_forwards(entered):
+    model, x = Stack(), torch.randn(2, 1, 64)
+
+    def work():
+        for _ in range(3):
+            model(x)
+
+    with spectroscope.record(model, spectra=False) as recorder:
+        workers = [threading.Thread(target=work) for _ in range(2)]
+        for worker in workers:
+            worker.start()
+        work()
+        for worker in workers:
+            worker.join()
+    assert len(entered) == 3 * (4 + 2)
+    assert counts(recorder) == {"/relu#0": 18, "relu#0": 18}
+
+
+def test_entering_is_not_leaving_and_nothing_is_skipped_after_the_end():
+    memory, module = ForwardMemory([], enabled=True), nn.Identity()
+
+    def frame():
+        return Frame(module, "", None, matters=False)
+
+    memory.start("key")
+    for leaves in (False, False, True, True):
+        memory.add(Step(module, leaves, frame()))
+    memory.finish()
+    memory.start("key")
+    assert not memory.leaves(module)
+    assert memory.skips(module)
+    memory.stop()
+    assert not memory.skips(module)
+    memory.start("key")
+    assert memory.expects(module, leaves=True) is None
+    assert not memory.repeating
+
+
+class Shared(nn.Module):
+    """Calls a further function where the input is 5."""
+
+    def forward(self, x):
+        if x.mean() == 5:
+            x = x.abs()
+        return torch.relu(x)
+
+
+def test_a_function_more_in_a_module_with_two_names():
+    shared = Shared()
+    model = nn.Sequential(nn.Sequential(shared), nn.Sequential(nn.Hardtanh(2, 5), shared))
+    with spectroscope.record(model, spectra=False) as recorder:
+        for value in (2.0, 2.0, 1.0, 2.0, 6.0):
+            model(torch.full((1, 1, 8), value))
+    assert counts(recorder) == {"0.0/relu#0": 5, "1.1/relu#0": 5}
+
+
+class Layer(nn.TransformerEncoderLayer):
+    """Calls its modules, but not its attention."""
+
+    def forward(self, x):
+        return self.linear2(self.linear1(x))
+
+
+@pytest.mark.parametrize("around", [lambda layer: layer, nn.Sequential])
+def test_a_layer_whose_modules_are_skipped_is_not_fused(around):
+    model, x = around(Layer(8, 2, 16).eval()), torch.randn(2, 3, 8)
+
+    def coverage(times):
+        recorder = spectroscope.record(model, spectra=False)
+        with pytest.warns(UserWarning, match="nothing was recorded"), recorder:
+            for _ in range(times):
+                model(x)
+        return recorder.report().coverage()
+
+    pd.testing.assert_frame_equal(coverage(1), coverage(3))

@@ -207,12 +207,12 @@ class ForwardMemory:
         """Enter and leave the modules of the steps that were skipped."""
         if self._expected is None or self._caught_up == self._position:
             return
-        running = self._running
+        running, steps = self._running, self._expected[self._caught_up : self._position]
         if self._position == len(self._expected) - 1:  # the model itself has yet to be left
             del running[1:]
-            self._caught_up = self._position
-            return
-        for step in self._expected[self._caught_up : self._position]:
+            running[0].ran_submodules |= any(step.frame is not None for step in steps)
+            steps = []
+        for step in steps:
             if step.leaves:
                 running.pop()
             elif step.frame is not None:
