@@ -323,7 +323,7 @@ def test_options_of_the_wrong_type_are_refused_at_once(options):
 
 
 OURS = ("hooks.py", "capture.py", "session.py", "dispatch.py", "call.py", "axes.py", "recorder.py",
-        "recording.py", "moments.py")  # fmt: skip
+        "recording.py", "moments.py", "memory.py")  # fmt: skip
 
 
 @functools.cache

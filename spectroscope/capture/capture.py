@@ -22,6 +22,7 @@ from spectroscope.capture.frames import (
 )
 from spectroscope.capture.inputs import Input, InputAxes, SamplingRate, inputs_of
 from spectroscope.capture.memory import ForwardMemory, Frame, KnownCall, Step
+from spectroscope.capture.observer import Interception
 from spectroscope.capture.passes import Pass, ThreadState
 from spectroscope.capture.paths import Paths
 from spectroscope.capture.sites import CoverageRow, Select
@@ -190,11 +191,11 @@ class Capture:
         return module in self.discovery.names
 
     def memory(self) -> ForwardMemory:
-        """See :class:`spectroscope.capture.hooks.Observer`."""
+        """See :class:`spectroscope.capture.observer.Observer`."""
         return self._thread.memory
 
     def on_module_enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        """See :class:`spectroscope.capture.hooks.Observer`."""
+        """See :class:`spectroscope.capture.observer.Observer`."""
         names = self.discovery.names.get(module)
         if names is None:
             self.discovery.report_replica(module)
@@ -251,7 +252,7 @@ class Capture:
         running.append(frame)
 
     def on_module_exit(self, module: nn.Module, output: Any) -> Any:
-        """See :class:`spectroscope.capture.hooks.Observer`."""
+        """See :class:`spectroscope.capture.observer.Observer`."""
         running, current, new = self._thread.running, self._thread.current, None
         if running and (
             running[-1].module is module or any(frame.module is module for frame in running)
@@ -282,8 +283,8 @@ class Capture:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         wrapped: bool,
-    ) -> hooks.Interception | None:
-        """See :class:`spectroscope.capture.hooks.Observer`."""
+    ) -> Interception | None:
+        """See :class:`spectroscope.capture.observer.Observer`."""
         current = self._thread.current
         step = None if current is None else current.memory.expects(function)
         if step is not None and step.skipped:
@@ -295,7 +296,7 @@ class Capture:
             and current is not None
             and (finish := self._repeat(step.call, name, current, args, kwargs, wrapped))
         ):
-            return hooks.Interception(on_output=finish)
+            return Interception(on_output=finish)
         running = self._thread.running
         if current is None and name not in activations.FUNCTIONS:
             return None
@@ -323,16 +324,16 @@ class Capture:
             track = current.track(place, name, args, kwargs)
         callbacks = [callback for callback in (track, note, finish) if callback is not None]
         if len(callbacks) < 2:
-            return hooks.Interception(wrap, *callbacks) if wrap or callbacks else None
+            return Interception(wrap, *callbacks) if wrap or callbacks else None
 
         def on_output(output: Any) -> None:
             for callback in callbacks:
                 callback(output)
 
-        return hooks.Interception(wrap, on_output)
+        return Interception(wrap, on_output)
 
     def on_error(self, error: Exception) -> None:
-        """See :class:`spectroscope.capture.hooks.Observer`.
+        """See :class:`spectroscope.capture.observer.Observer`.
 
         Raises:
             Exception: `error`, if outputs are changed: an unchanged output must not go unnoticed.

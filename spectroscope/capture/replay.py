@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from spectroscope.capture import hooks
+from spectroscope.capture.observer import Interception
 from spectroscope.capture.tensors import tensors
 from spectroscope.capture.values import UnknownError, Values, has_storage
 
@@ -104,21 +105,21 @@ class Replay:
         self._values.clear()
 
     def owns(self, module: nn.Module) -> bool:
-        """See :class:`spectroscope.capture.hooks.Observer`."""
+        """See :class:`spectroscope.capture.observer.Observer`."""
         return False
 
     def on_module_enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        """See :class:`spectroscope.capture.hooks.Observer`."""
+        """See :class:`spectroscope.capture.observer.Observer`."""
 
     def on_module_exit(self, module: nn.Module, output: Any) -> None:
-        """See :class:`spectroscope.capture.hooks.Observer`."""
+        """See :class:`spectroscope.capture.observer.Observer`."""
 
     def on_error(self, error: Exception) -> None:
-        """See :class:`spectroscope.capture.hooks.Observer`."""
+        """See :class:`spectroscope.capture.observer.Observer`."""
         raise error
 
     def memory(self) -> None:
-        """See :class:`spectroscope.capture.hooks.Observer`."""
+        """See :class:`spectroscope.capture.observer.Observer`."""
 
     def on_function_call(
         self,
@@ -126,8 +127,8 @@ class Replay:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         wrapped: bool,
-    ) -> hooks.Interception | None:
-        """See :class:`spectroscope.capture.hooks.Observer`."""
+    ) -> Interception | None:
+        """See :class:`spectroscope.capture.observer.Observer`."""
         name = getattr(function, "__name__", "")
         if threading.get_ident() != self._thread or name in ("__get__", "__set__"):
             return None  # attributes compute nothing
@@ -138,10 +139,10 @@ class Replay:
             if call is None:
                 return None
             if (result := self._usable_result(call)) is not None:
-                return hooks.Interception(wrap=partial(self._reuse, call, result))
+                return Interception(wrap=partial(self._reuse, call, result))
         elif _may_write(name, args, kwargs):
             self._copy_results((*tensors(args), *tensors(kwargs.values())))
-        return hooks.Interception(wrap=partial(self._run, name, call))
+        return Interception(wrap=partial(self._run, name, call))
 
     def _call(
         self,
