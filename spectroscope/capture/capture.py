@@ -5,37 +5,29 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
 from spectroscope.capture import activations, hooks
 from spectroscope.capture.axes import ChannelAxis, TimeAxis
-from spectroscope.capture.call import reader_of, run_on_copy
 from spectroscope.capture.callers import Callers
 from spectroscope.capture.discovery import Discovery
-from spectroscope.capture.dispatch import CallObserver, Change, Dispatcher, Finish, ignore
+from spectroscope.capture.dispatch import CallObserver, Change, Dispatcher
 from spectroscope.capture.frames import (
     calls_itself,
     keyword_arguments,
 )
+from spectroscope.capture.functions import ActivationFunctions
 from spectroscope.capture.inputs import Input, InputAxes, SamplingRate, inputs_of
-from spectroscope.capture.memory import ForwardMemory, Frame, KnownCall, Step
+from spectroscope.capture.memory import ForwardMemory, Frame, Step
 from spectroscope.capture.observer import Interception
 from spectroscope.capture.passes import Pass, ThreadState
 from spectroscope.capture.paths import Paths
 from spectroscope.capture.sites import CoverageRow, Select
 from spectroscope.capture.tensors import nested_tensors
 from spectroscope.errors import first_line
-
-
-class _Activation(NamedTuple):
-    """What is done with an activation call: an interception, and how the call is known again."""
-
-    wrap: Callable[..., Any] | None = None
-    finish: Finish | None = None
-    known: KnownCall | None = None
 
 
 class Capture:
@@ -154,13 +146,17 @@ class Capture:
         self.discovery.rows = {place: replace(row) for place, row in coverage.items()}
         self.ran = state["ran"]
         self.methods.update(dict.fromkeys(state["methods"]))
-        self._entered = Counter(state["entered"])
+        self._entered.clear()
+        self._entered.update(state["entered"])
         self.paths.load_state_dict(state["paths"])
 
     def _start_threads(self) -> None:
         """Forget what ran."""
         self._thread = ThreadState(remembers=not self.changes_outputs)
         self._callers = Callers(self._model, self.discovery, self._thread, self._new_method_pass)
+        self._functions = ActivationFunctions(
+            self.discovery, self._thread, self._callers, self._dispatcher, self._entered
+        )
 
     def _new_pass(self, memory: ForwardMemory, name: str = "") -> Pass:
         follows = not self.changes_outputs  # an intervention has no report
@@ -294,7 +290,7 @@ class Capture:
             step is not None
             and step.call is not None
             and current is not None
-            and (finish := self._repeat(step.call, name, current, args, kwargs, wrapped))
+            and (finish := self._functions.repeat(step.call, name, current, args, kwargs, wrapped))
         ):
             return Interception(on_output=finish)
         running = self._thread.running
@@ -304,12 +300,12 @@ class Capture:
         if not (running and running[-1].in_custom):
             idioms = None if current is None else current.idioms
             if name in activations.FUNCTIONS or (idioms and idioms.may_read(name)):
-                wrap, finish, known = self._activate(name, args, kwargs, wrapped)
+                wrap, finish, known = self._functions.start(name, args, kwargs, wrapped)
             elif "relu" in name and "relu" in name.split("_") and (frame := self._callers.caller()):
                 reason = "its ReLU is part of a fused kernel"
                 self.discovery.add_unobservable(frame.name, frame.module, reason, function=name)
             if idioms and (hidden := idioms.unobservable(name, args)):
-                self._report_hidden(name, *hidden)
+                self._functions.report_hidden(name, *hidden)
         current = self._thread.current  # a method may have been entered
         if current is None:
             return None
@@ -344,85 +340,6 @@ class Capture:
         name, module = (running[-1].name, running[-1].module) if running else ("", self._model)
         reason = f"{type(error).__name__} while observing: {first_line(error)}"
         self.discovery.set_reason(name, module, reason)
-
-    def _repeat(
-        self,
-        known: KnownCall,
-        function: str,
-        current: Pass,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        wrapped: bool,
-    ) -> Finish | None:
-        """Start a call of `function` that was an activation in an earlier forward, if it still is.
-
-        None if its arguments or its caller are others.
-        """
-        match = activations.read(function, args, kwargs)
-        if match is None or match[0] is not known.activation:
-            return None
-        named = known.named
-        if known.caller is not None:
-            frame = self._callers.caller()
-            if frame is None or (frame.module, frame.name) != (known.caller, named.site.module):
-                return None
-        is_relu = known.is_relu and not wrapped
-        return self._dispatcher.start(named, match[1], current, is_relu=is_relu)
-
-    def _activate(
-        self, function: str, args: tuple[Any, ...], kwargs: dict[str, Any], wrapped: bool
-    ) -> _Activation:
-        """Start a call of `function`, if it is an activation to be recorded."""
-        match = activations.read(function, args, kwargs)
-        exact = match is not None and function in activations.EXACT
-        is_idiom = match is None
-        if match is None:
-            current = self._thread.current
-            tensor = None if current is None else current.idioms.read(function, args, kwargs)
-            match = None if tensor is None else (activations.RELU, tensor)
-        if match is None:
-            return _Activation()
-        activation, tensor = match
-        frame = self._callers.caller()
-        current = self._thread.current
-        if frame is None or current is None:
-            return _Activation()
-        is_module = bool(frame.kind) or activations.of_module(frame.module) is activation
-        # A module is an activation whatever its input is, but for weights.
-        is_weight = (
-            tensor.is_floating_point()
-            and not current.memory.repeating
-            and current.axes.is_constant(tensor)
-        )
-        if is_weight and frame.kind:
-            self._entered[frame.name] -= 1
-            self.discovery.discard_row(frame.name)
-        if is_weight or not (is_module or current.axes.may_be_signal(tensor)):
-            return _Activation()
-        place, kind = "" if is_module else function.strip("_"), activation.kind
-        if kind not in self.discovery.kinds.names:
-            self.discovery.row(frame.module, frame.name, place, kind, calls=1, asked=False)
-            return _Activation(finish=ignore)
-        call = self._dispatcher.name(frame.module, frame.name, place, kind, tensor, current)
-        if call is None:
-            return _Activation()
-        frame.matters = False
-        is_relu = activation is activations.RELU and exact
-        finish = self._dispatcher.start(call, tensor, current, is_relu=is_relu and not wrapped)
-        if finish is None or not self.changes_outputs:
-            caller = None if frame.kind and frame is self._thread.running[-1] else frame.module
-            known = None if is_idiom else KnownCall(call, caller, activation, is_relu)
-            return _Activation(finish=finish, known=known)
-        return _Activation(partial(run_on_copy, reader_of(tensor, args, kwargs), finish))
-
-    def _report_hidden(self, function: str, tensor: Tensor, reason: str) -> None:
-        """Report a ReLU whose output the function doesn't return."""
-        current, frame = self._thread.current, self._callers.caller()
-        if current is None or frame is None:
-            return
-        if not current.axes.is_constant(tensor) and current.axes.may_be_signal(tensor):
-            place = function.strip("_")
-            self.discovery.add_unobservable(frame.name, frame.module, reason, function=place)
 
 
 def _reusable(frame: Frame) -> Frame | None:
