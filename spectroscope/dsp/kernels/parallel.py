@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_MOST_THREADS = 64
 # Larger workspaces aren't kept.
 _LARGEST_WORKSPACE = 1 << 22
 
@@ -74,7 +75,7 @@ def _openmp_region() -> Callable[..., None] | None:
 
 @lru_cache(maxsize=1)
 def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(torch.get_num_threads(), "spectroscope")
+    return ThreadPoolExecutor(_MOST_THREADS, "spectroscope")  # as many as are needed at once
 
 
 _is_fork = False

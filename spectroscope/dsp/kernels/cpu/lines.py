@@ -218,8 +218,11 @@ def _add_input(x, x_first, y, y_first, values, sums, of_channels, c, table, chan
 
 
 @compile_inline
-def _add_means(means, channel, sums):
-    """Add the products of the means of the lines of an input."""
+def _add_means(job, channel, sums):
+    """Add the products of the means of the lines of an input, if they are wanted."""
+    if not job.means:
+        return
+    means = array_at(job.means, (MEAN_ROWS, job.table_channels), np.float64)
     means[INPUTS, channel] += 1.0
     means[MEANS_XX, channel] += sums[6]
     means[MEANS_YY, channel] += sums[7]
@@ -273,7 +276,6 @@ def _read_pairs(job, x, y, table, of_channels, first_channel, channels):
     chosen = (job.samples - job.start + job.step - 1) // job.step
     pairs = (chosen + 1) // 2
     size = 2 * values  # of a pair of inputs
-    means = array_at(job.means, (MEAN_ROWS, job.table_channels), np.float64)
     fields = array_at(job.fields, (LINE_FIELDS, job.channels * chosen * lines), np.float64)
     out = array_at(job.out, (2 * job.channels * pairs * size,), x.dtype)
     for pair in range(pairs):
@@ -319,13 +321,13 @@ def _read_pairs(job, x, y, table, of_channels, first_channel, channels):
                         _write_fields(fields, number, second, x, *second_at, length)
             # The input alone, so that the order is that of the inputs.
             if _add_input(x, x_first, y, y_first, values, a, of_channels, c, table, channel):
-                _add_means(means, channel, a)
+                _add_means(job, channel, a)
             else:
                 _clear(out, x_out, y_out, 0, values)
             if not whole:
                 _clear(out, x_out, y_out, 1, values)
             elif _add_input(x, x_second, y, y_second, values, b, of_channels, c, table, channel):
-                _add_means(means, channel, b)
+                _add_means(job, channel, b)
             else:
                 _clear(out, x_out, y_out, 1, values)
 
@@ -427,9 +429,10 @@ def read_lines(
     values = x.numel() // (samples * channels)
     threads = torch.get_num_threads() if x.numel() >= _SMALLEST else 1
     block = max(-(-channels // (threads * _BLOCKS_OF_THREAD)), _RUN // values)
+    block = min(block, -(-channels // threads))
     start = samples if out is None else chosen.start
     job = _Reading(
-        0, channels if threads == 1 else block, channels, x.data_ptr(), *x.stride()[:2],
+        0, block, channels, x.data_ptr(), *x.stride()[:2],
         *((0, 0, 0) if y is None else (y.data_ptr(), *y.stride()[:2])), table.data_ptr(),
         *(0 if tensor is None else tensor.data_ptr() for tensor in (means, out, fields)),
         samples, lines, values // lines, start, chosen.step, channel, table.shape[1],
