@@ -101,9 +101,9 @@ def test_an_interrupt_is_raised_when_all_threads_have_ended(monkeypatch):
 
         def function(_, ended=ended):
             if threading.get_ident() != main:
-                os.kill(os.getpid(), signal.SIGINT)
-                time.sleep(0.05)
-                os.kill(os.getpid(), signal.SIGINT)
+                for _ in range(2):
+                    time.sleep(0.05)  # the main thread waits
+                    os.kill(os.getpid(), signal.SIGINT)
                 time.sleep(0.05)
             ended.append(1)
 

@@ -17,9 +17,9 @@ from spectroscope.statistics.base import Arrays, Statistic
 if TYPE_CHECKING:
     from spectroscope.capture.call import ActivationCall
 
-# Values of one side in a chunk. On the CPU, for each thread: both sides and their transforms stay in
-# cache from one pass to the next, and the overhead of the calls is small (docs/performance.md). On a
-# GPU fewer kernel launches pay.
+# Values of one side in a chunk. On the CPU, for each thread: both sides and their transforms stay
+# in cache from one pass to the next, and the overhead of the calls is small (docs/performance.md).
+# On a GPU fewer kernel launches pay.
 _BUDGET_CPU, _BUDGET_GPU = 1 << 17, 1 << 24
 # Values next to each other in memory that are read together.
 _RUN = 1 << 12

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from spectroscope.dsp.kernels.parallel import workspace
 from spectroscope.dsp.moments import (
-    LINE_FIELDS,
     MEANS_XX,
     MEANS_XY,
     MEANS_YY,

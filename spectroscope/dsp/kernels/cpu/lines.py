@@ -1,30 +1,32 @@
-"""Moments of both sides of an activation, and the lines without their means.
+"""Both sides of an activation in one reading: moments, and the lines without their means.
 
-A line is a run of values next to each other in memory. It is read once for the sums, and again,
-from the cache, for what is left without its mean. Where the mean is so large that a sum of squares
-would lose digits, the sums are repeated about the mean. Lines to be transformed are written in
-pairs, as :class:`spectroscope.dsp.spectra.Transform` takes them.
-
-Indices are unsigned: numba tests an index that could be negative each time it is used, and then
-vectorises nothing.
+A line is a run of values next to each other in memory. What is left without its mean is written
+from the cache. Lines to be transformed are written in pairs, as
+:class:`spectroscope.dsp.spectra.Transform` takes them.
 """
 
 import ctypes
 
-import numba
 import numpy as np
 import torch
+from numba import carray
 from torch import Tensor
 
 from spectroscope.dsp.kernels.cpu.compilation import (
     BLOCKS,
-    array_at,
     c_function,
     compile_exactly,
     compile_inline,
-    compile_reordered,
     fields_of,
     next_block,
+    pointer,
+)
+from spectroscope.dsp.kernels.cpu.moments import (
+    NO_SUMS,
+    add_line,
+    finite_moments,
+    finite_output,
+    moments_of,
 )
 from spectroscope.dsp.kernels.cpu.tables import (
     CHANNEL_SUMS,
@@ -50,71 +52,6 @@ from spectroscope.dsp.moments import (
     Y_MEAN,
     Y_POSITIVE,
 )
-
-# Of a line of T values, T·mean² over M2 above which the sums are repeated: 4 of float64's 16 digits
-# are lost there.
-_LARGE_MEAN = 1e4
-
-
-@compile_reordered
-def _sums_of_relu(x, first, length, x_pivot, y_pivot):
-    """Sums of a = x − x_pivot, b = ReLU(x) − y_pivot, a², b², 0, and the number of x > 0."""
-    x_sum = y_sum = xx = yy = positive = 0.0
-    for i in range(length):
-        value = np.float64(x[np.uint64(first + i)])
-        a, b = value - x_pivot, max(value, 0.0) - y_pivot
-        x_sum += a
-        y_sum += b
-        xx += a * a
-        yy += b * b
-        positive += 1.0 if value > 0 else 0.0
-    return x_sum, y_sum, xx, yy, 0.0, positive
-
-
-@compile_reordered
-def _sums(x, x_first, y, y_first, length, x_pivot, y_pivot):
-    """As :func:`_sums_of_relu`, of a given y, and with the sum of a·b."""
-    x_sum = y_sum = xx = yy = xy = positive = 0.0
-    for i in range(length):
-        value = np.float64(y[np.uint64(y_first + i)])
-        a, b = np.float64(x[np.uint64(x_first + i)]) - x_pivot, value - y_pivot
-        x_sum += a
-        y_sum += b
-        xx += a * a
-        yy += b * b
-        xy += a * b
-        positive += 1.0 if value > 0 else 0.0
-    return x_sum, y_sum, xx, yy, xy, positive
-
-
-@compile_inline
-def _moments_about(x, x_first, y, y_first, length, x_pivot, y_pivot):
-    """As :func:`_moments`, and whether the pivots were near enough to the means."""
-    if y is None:
-        sums = _sums_of_relu(x, x_first, length, x_pivot, y_pivot)
-    else:
-        sums = _sums(x, x_first, y, y_first, length, x_pivot, y_pivot)
-    x_sum, y_sum, xx, yy, xy, positive = sums
-    inverse = 1 / length
-    x_near, y_near = x_sum * inverse, y_sum * inverse
-    xx, yy = max(xx - x_sum * x_near, 0.0), max(yy - y_sum * y_near, 0.0)
-    x_mean, y_mean = x_pivot + x_near, y_pivot + y_near
-    if y is None:  # Σxy = Σy², because x = y or y = 0
-        xy = yy + length * (y_mean * (y_mean - x_mean))
-    else:
-        xy -= x_sum * y_near
-    near = x_sum * x_near <= _LARGE_MEAN * xx and y_sum * y_near <= _LARGE_MEAN * yy
-    return (x_mean, y_mean, xx, yy, xy, positive), near
-
-
-@compile_inline
-def _moments(x, x_first, y, y_first, length):
-    """Means, M2 and Σ(x − mean)·(y − mean) of a line, and the number of y > 0; NaN or Inf."""
-    moments, near = _moments_about(x, x_first, y, y_first, length, 0.0, 0.0)
-    if not near and np.isfinite(moments[2] + moments[3]):
-        about = moments[0], moments[1]
-        moments, _ = _moments_about(x, x_first, y, y_first, length, *about)
-    return moments
 
 
 @compile_inline
@@ -143,105 +80,28 @@ def _write_pair(x, first, second, length, first_mean, second_mean, rectify, out,
         out[np.uint64(to + 2 * i + 1)] = (b - b_high) - b_low
 
 
-@compile_exactly
-def _finite_moments(x, first, length, rectify):
-    """Mean, M2, number > 0 and number of the finite values."""
-    finite = total = positive = m2 = 0.0
-    for i in range(first, first + length):
-        value = 0.0 if rectify and x[i] < 0 else np.float64(x[i])
-        if np.isfinite(value):
-            finite += 1.0
-            total += value
-            positive += 1.0 if value > 0 else 0.0
-    mean = total / max(finite, 1.0)
-    for i in range(first, first + length):
-        value = 0.0 if rectify and x[i] < 0 else np.float64(x[i])
-        if np.isfinite(value):
-            m2 += (value - mean) * (value - mean)
-    return mean, m2, positive, finite
+@compile_inline
+def _chosen(job):
+    """Number of the chosen inputs."""
+    return (job.samples - job.start + job.step - 1) // job.step if job.out else 0
 
 
 @compile_exactly
-def _finite_output(x, x_first, y, y_first, length):
-    """As :func:`_finite_moments`, of the output."""
-    if y is None:
-        return _finite_moments(x, x_first, length, 1)
-    return _finite_moments(y, y_first, length, 0)
-
-
-@compile_inline
-def _add_line(sums, f, line, length):
-    """Sums of the first f lines of an input, and of one more: those of all values so far.
-
-    Args:
-        sums: mean of x, mean of y, M2 of x, M2 of y, product of the deviations, number of y > 0,
-            and sums of the squared means of x and of y and of their products.
-        f: number of lines before.
-        line: as :func:`_moments` returns them.
-        length: of the lines.
-    """
-    x_mean, y_mean, xx, yy, xy, positive, means_xx, means_yy, means_xy = sums
-    x, y = line[X_MEAN], line[Y_MEAN]
-    a, b = x - x_mean, y - y_mean
-    if f == 0:
-        x_mean, y_mean = x, y
-    else:
-        x_mean += a / (f + 1)
-        y_mean += b / (f + 1)
-    return (
-        x_mean,
-        y_mean,
-        xx + (line[X_M2] + length * (a * (x - x_mean))),
-        yy + (line[Y_M2] + length * (b * (y - y_mean))),
-        xy + (line[XY] + length * (a * (y - y_mean))),
-        positive + line[Y_POSITIVE],
-        means_xx + x * x,
-        means_yy + y * y,
-        means_xy + x * y,
-    )
-
-
-_NO_SUMS = (0.0,) * 9
-
-
-@compile_inline
-def _add_input(x, x_first, y, y_first, values, sums, of_channels, c, table, channel):
-    """Add an input of a channel; returns whether it is finite on both sides."""
-    x_mean, y_mean, xx, yy, xy, positive, _, _, _ = sums
-    if np.isfinite(xx + yy):
-        add_input(of_channels, np.uint64(c), x_mean, y_mean, xx, yy, xy, positive)
-        return True
-    x_moments = _finite_moments(x, x_first, values, 0)
-    y_moments = _finite_output(x, x_first, y, y_first, values)
-    add_incomplete(table, channel, values, x_moments, y_moments)
-    return False
-
-
-@compile_inline
-def _add_means(job, channel, sums):
-    """Add the products of the means of the lines of an input, if they are wanted."""
-    if not job.means:
-        return
-    means = array_at(job.means, (MEAN_ROWS, job.table_channels), np.float64)
-    means[INPUTS, channel] += 1.0
-    means[MEANS_XX, channel] += sums[6]
-    means[MEANS_YY, channel] += sums[7]
-    means[MEANS_XY, channel] += sums[8]
-
-
-@compile_exactly
-def _write_fields(fields, number, line, x, x_first, y, y_first, length):
-    """Write the moments of one line, or of the finite values in it."""
+def _write_fields(job, number, at, line, x, x_first, y, y_first):
+    """Write the moments of one line of a channel, or of the finite values in it."""
+    of_channel = _chosen(job) * job.lines
+    fields = carray(pointer(job.fields), (LINE_FIELDS, job.channels * of_channel), np.float64)
+    k, length = np.uint64(at * of_channel + number), job.length
     if np.isfinite(line[X_M2] + line[Y_M2]):
         for field in range(X_FINITE):
-            fields[field, number] = line[field]
-        fields[X_FINITE, number] = fields[Y_FINITE, number] = length
+            fields[field, k] = line[field]
+        fields[X_FINITE, k] = fields[Y_FINITE, k] = length
         return
-    mean, m2, _, finite = _finite_moments(x, x_first, length, 0)
-    fields[X_MEAN, number], fields[X_M2, number], fields[X_FINITE, number] = mean, m2, finite
-    mean, m2, positive, finite = _finite_output(x, x_first, y, y_first, length)
-    fields[Y_MEAN, number], fields[Y_M2, number], fields[Y_FINITE, number] = mean, m2, finite
-    fields[XY, number], fields[Y_POSITIVE, number] = 0.0, positive
+    mean, m2, _, finite = finite_moments(x, x_first, length, 0)
+    fields[X_MEAN, k], fields[X_M2, k], fields[X_FINITE, k] = mean, m2, finite
+    mean, m2, positive, finite = finite_output(x, x_first, y, y_first, length)
+    fields[Y_MEAN, k], fields[Y_M2, k], fields[Y_FINITE, k] = mean, m2, finite
+    fields[XY, k], fields[Y_POSITIVE, k] = 0.0, positive
 
 
 class _Reading(ctypes.Structure):
@@ -263,73 +123,10 @@ class _Reading(ctypes.Structure):
     """
 
     _fields_ = fields_of(
-        *BLOCKS, "x", "x_sample", "x_channel", "y", "y_sample", "y_channel", "table", "means", "out",
-        "fields", "samples", "lines", "length", "start", "step", "table_channel",
+        *BLOCKS, "x", "x_sample", "x_channel", "y", "y_sample", "y_channel", "table", "means",
+        "out", "fields", "samples", "lines", "length", "start", "step", "table_channel",
         "table_channels",
     )  # fmt: skip
-
-
-@compile_exactly
-def _read_pairs(job, x, y, table, of_channels, first_channel, channels):
-    """Read the chosen inputs of some channels, two at a time, and write their lines."""
-    lines, length, values = job.lines, job.length, job.lines * job.length
-    chosen = (job.samples - job.start + job.step - 1) // job.step
-    pairs = (chosen + 1) // 2
-    size = 2 * values  # of a pair of inputs
-    fields = array_at(job.fields, (LINE_FIELDS, job.channels * chosen * lines), np.float64)
-    out = array_at(job.out, (2 * job.channels * pairs * size,), x.dtype)
-    for pair in range(pairs):
-        n = job.start + 2 * pair * job.step
-        whole = n + job.step < job.samples
-        step = job.step if whole else 0  # a last input without another is read twice
-        for c in range(channels):
-            at = first_channel + c
-            channel = np.uint64(job.table_channel + at)
-            x_first, y_first = n * job.x_sample + at * job.x_channel, 0
-            x_second, y_second = x_first + step * job.x_sample, 0
-            if y is not None:
-                y_first = n * job.y_sample + at * job.y_channel
-                y_second = y_first + step * job.y_sample
-            x_out = (2 * at * pairs + pair) * size
-            y_out = x_out + pairs * size
-            a = b = _NO_SUMS
-            for f in range(lines):
-                to = f * length
-                first = _moments(x, x_first + to, y, y_first + to, length)
-                second = _moments(x, x_second + to, y, y_second + to, length)
-                a, b = _add_line(a, f, first, length), _add_line(b, f, second, length)
-                _write_pair(
-                    x, x_first + to, x_second + to, length, first[X_MEAN], second[X_MEAN], False,
-                    out, x_out + 2 * to,
-                )  # fmt: skip
-                if y is None:
-                    _write_pair(
-                        x, x_first + to, x_second + to, length, first[Y_MEAN], second[Y_MEAN], True,
-                        out, y_out + 2 * to,
-                    )  # fmt: skip
-                else:
-                    _write_pair(
-                        y, y_first + to, y_second + to, length, first[Y_MEAN], second[Y_MEAN],
-                        False, out, y_out + 2 * to,
-                    )  # fmt: skip
-                if job.fields:
-                    number = (at * chosen + 2 * pair) * lines + f
-                    _write_fields(fields, number, first, x, x_first + to, y, y_first + to, length)
-                    if whole:
-                        number += lines
-                        second_at = x_second + to, y, y_second + to
-                        _write_fields(fields, number, second, x, *second_at, length)
-            # The input alone, so that the order is that of the inputs.
-            if _add_input(x, x_first, y, y_first, values, a, of_channels, c, table, channel):
-                _add_means(job, channel, a)
-            else:
-                _clear(out, x_out, y_out, 0, values)
-            if not whole:
-                _clear(out, x_out, y_out, 1, values)
-            elif _add_input(x, x_second, y, y_second, values, b, of_channels, c, table, channel):
-                _add_means(job, channel, b)
-            else:
-                _clear(out, x_out, y_out, 1, values)
 
 
 @compile_exactly
@@ -341,43 +138,112 @@ def _clear(out, x_out, y_out, part, values):
 
 
 @compile_exactly
-def _read_others(job, x, y, table, of_channels, first_channel, channels):
-    """Read the inputs of some channels that aren't chosen."""
+def _read_inputs(job, x, y, n, count, at, is_chosen, m, table, of_channels, c, means):
+    """Read some inputs of one channel; returns which of them are finite on both sides.
+
+    Args:
+        job: what is read.
+        x: memory.
+        y: likewise.
+        n: the first input.
+        count: 1, or 2 that are chosen one after another.
+        at: the channel.
+        is_chosen: whether `means` and `fields` of the job are added to.
+        m: number of the first among the chosen.
+        table: added to.
+        of_channels: sums over inputs, added to.
+        c: column of the channel in them.
+        means: ``[2, 2, f]``, written to: means of each line on both sides, by input.
+    """
     lines, length, values = job.lines, job.length, job.lines * job.length
-    for n in range(job.samples):
-        if n >= job.start and (n - job.start) % job.step == 0:
-            continue
-        for c in range(channels):
-            at = first_channel + c
-            x_first, y_first = n * job.x_sample + at * job.x_channel, 0
-            if y is not None:
-                y_first = n * job.y_sample + at * job.y_channel
-            sums = _NO_SUMS
-            for f in range(lines):
-                to = f * length
-                line = _moments(x, x_first + to, y, y_first + to, length)
-                sums = _add_line(sums, f, line, length)
-            channel = np.uint64(job.table_channel + at)
-            _add_input(x, x_first, y, y_first, values, sums, of_channels, c, table, channel)
+    channel = np.uint64(job.table_channel + at)
+    finite = (False, False)
+    for part in range(count):
+        x_first = (n + part * job.step) * job.x_sample + at * job.x_channel
+        y_first = (n + part * job.step) * job.y_sample + at * job.y_channel
+        sums = NO_SUMS
+        for f in range(lines):
+            x_line, y_line = x_first + f * length, y_first + f * length
+            line = moments_of(x, x_line, y, y_line, length)
+            sums = add_line(sums, f, line, length)
+            means[part, 0, f], means[part, 1, f] = line[X_MEAN], line[Y_MEAN]
+            if is_chosen and job.fields:
+                _write_fields(job, (m + part) * lines + f, at, line, x, x_line, y, y_line)
+        x_mean, y_mean, xx, yy, xy, positive, means_xx, means_yy, means_xy = sums
+        if np.isfinite(xx + yy):
+            finite = (True, finite[1]) if part == 0 else (finite[0], True)
+            add_input(of_channels, np.uint64(c), x_mean, y_mean, xx, yy, xy, positive)
+            if is_chosen and job.means:
+                products = carray(pointer(job.means), (MEAN_ROWS, job.table_channels), np.float64)
+                products[INPUTS, channel] += 1.0
+                products[MEANS_XX, channel] += means_xx
+                products[MEANS_YY, channel] += means_yy
+                products[MEANS_XY, channel] += means_xy
+        else:
+            x_moments = finite_moments(x, x_first, values, 0)
+            y_moments = finite_output(x, x_first, y, y_first, values)
+            add_incomplete(table, channel, values, x_moments, y_moments)
+    return finite
 
 
-@compile_inline
+@compile_exactly
+def _write_lines(job, x, y, n, count, at, pair, finite, means):
+    """Write the lines of one or two inputs of one channel."""
+    lines, length, values = job.lines, job.length, job.lines * job.length
+    pairs = (_chosen(job) + 1) // 2
+    out = carray(pointer(job.out), (4 * job.channels * pairs * values,), x.dtype)
+    x_out = (2 * at * pairs + pair) * 2 * values
+    y_out = x_out + pairs * 2 * values
+    first = n * job.x_sample + at * job.x_channel
+    # A last input without another is written twice, and cleared.
+    step = job.step * job.x_sample if count == 2 else 0
+    for f in range(lines):
+        to = f * length
+        a, b = first + to, first + to + step
+        x_means = means[0, 0, f], means[count - 1, 0, f]
+        _write_pair(x, a, b, length, x_means[0], x_means[1], False, out, x_out + 2 * to)
+        y_means = means[0, 1, f], means[count - 1, 1, f]
+        if y is None:
+            _write_pair(x, a, b, length, y_means[0], y_means[1], True, out, y_out + 2 * to)
+        else:
+            a = n * job.y_sample + at * job.y_channel + to
+            b = a + (job.step * job.y_sample if count == 2 else 0)
+            _write_pair(y, a, b, length, y_means[0], y_means[1], False, out, y_out + 2 * to)
+    for part in range(2):
+        if not finite[part]:
+            _clear(out, x_out, y_out, part, values)
+
+
+@compile_exactly
 def _read(record, dtype, y_dtype):
-    """Read blocks of channels until none is left."""
-    job = numba.carray(record, 1)[0]
+    """Read blocks of channels until none is left: first the chosen inputs, in pairs."""
+    job = carray(record, 1)[0]
     size = 1 << 62  # of the activation: strides say where its values are
-    x, y = array_at(job.x, size, dtype), array_at(job.y, size, y_dtype)
-    table = array_at(job.table, (TABLE_ROWS, job.table_channels), np.float64)
+    x = carray(pointer(job.x), size, dtype)
+    y = None if y_dtype is None else carray(pointer(job.y), size, y_dtype)
+    table = carray(pointer(job.table), (TABLE_ROWS, job.table_channels), np.float64)
+    means = np.empty((2, 2, job.lines))
+    chosen = _chosen(job)
+    pairs = (chosen + 1) // 2
     while True:
         first = next_block(record) * job.block
         if first >= job.channels:
             break
         channels = min(job.block, job.channels - first)
         of_channels = np.zeros((CHANNEL_SUMS, channels))
-        if job.out:
-            _read_pairs(job, x, y, table, of_channels, first, channels)
-        if not job.out or job.step > 1 or job.start > 0:
-            _read_others(job, x, y, table, of_channels, first, channels)
+        for number in range(pairs + job.samples):
+            is_chosen, n, m, count = number < pairs, number - pairs, 2 * number, 1
+            if is_chosen:
+                n, count = job.start + m * job.step, min(chosen - m, 2)
+            elif chosen and n >= job.start and (n - job.start) % job.step == 0:
+                continue
+            for c in range(channels):
+                at = first + c
+                finite = _read_inputs(
+                    job, x, y, n, count, at, is_chosen, m, table, of_channels, c, means
+                )
+                if is_chosen:
+                    _write_lines(job, x, y, n, count, at, number, finite, means)
         add_channels(table, job.table_channel + first, of_channels, job.lines * job.length)
 
 

@@ -2,20 +2,20 @@
 
 import ctypes
 
-import numba
 import numpy as np
 import torch
+from numba import carray
 from torch import Tensor
 
 from spectroscope.dsp.kernels.cpu.compilation import (
     BLOCKS,
-    array_at,
     c_function,
     compile_exactly,
     compile_inline,
     compile_reordered,
     fields_of,
     next_block,
+    pointer,
 )
 from spectroscope.dsp.kernels.parallel import run
 from spectroscope.dsp.moments import MEAN_ROWS, MEANS_XX, MEANS_XY, MEANS_YY
@@ -94,12 +94,12 @@ class _Products(ctypes.Structure):
 def _add_channel(job, spectra, c, work):
     """Add the products of one channel."""
     count, parts = job.count, 2 * job.components
-    bins = array_at(job.bins, job.components, np.int64)
-    signs = array_at(job.signs, job.components, np.float64)
-    max_norm_bins = array_at(job.max_norm_bins, job.components, np.int64)
-    power = array_at(job.power, (2, job.all_channels, job.power_bins), np.float64)
-    cross = array_at(job.cross, (job.all_channels, job.power_bins, 2), np.float64)
-    max_norm = array_at(job.max_norm, (job.all_channels, job.norm_bins), np.float64)
+    bins = carray(pointer(job.bins), job.components, np.int64)
+    signs = carray(pointer(job.signs), job.components, np.float64)
+    max_norm_bins = carray(pointer(job.max_norm_bins), job.components, np.int64)
+    power = carray(pointer(job.power), (2, job.all_channels, job.power_bins), np.float64)
+    cross = carray(pointer(job.cross), (job.all_channels, job.power_bins, 2), np.float64)
+    max_norm = carray(pointer(job.max_norm), (job.all_channels, job.norm_bins), np.float64)
     to = job.channel + c
     for first in range(0, parts, _BLOCK):
         length = min(_BLOCK, parts - first)
@@ -126,12 +126,12 @@ def _add_channel(job, spectra, c, work):
                 max_norm[to, max_norm_bins[component]] += output
 
 
-@compile_inline
+@compile_exactly
 def _add_products(record, dtype):
     """Add blocks of channels until none is left."""
-    job = numba.carray(record, 1)[0]
+    job = carray(record, 1)[0]
     size = 4 * job.channels * job.count * job.components
-    spectra, work = array_at(job.spectra, size, dtype), np.empty((4, _BLOCK))
+    spectra, work = carray(pointer(job.spectra), size, dtype), np.empty((4, _BLOCK))
     while True:
         first = next_block(record) * job.block
         if first >= job.channels:
@@ -197,11 +197,11 @@ class _Scaling(ctypes.Structure):
 
 
 def _scale_products(record):
-    job = numba.carray(record, 1)[0]
-    power = array_at(job.power, (2, job.channels, job.bins), np.float64)
-    cross = array_at(job.cross, (job.channels, 2 * job.bins), np.float64)
-    max_norm = array_at(job.max_norm, (job.channels, job.norm_bins), np.float64)
-    means = array_at(job.means, (MEAN_ROWS, job.channels), np.float64)
+    job = carray(record, 1)[0]
+    power = carray(pointer(job.power), (2, job.channels, job.bins), np.float64)
+    cross = carray(pointer(job.cross), (job.channels, 2 * job.bins), np.float64)
+    max_norm = carray(pointer(job.max_norm), (job.channels, job.norm_bins), np.float64)
+    means = carray(pointer(job.means), (MEAN_ROWS, job.channels), np.float64)
     scale = 1 / (job.lines * job.points**2)
     for c in range(job.channels):
         for row in (power[0, c], power[1, c], cross[c], max_norm[c]):

@@ -5,16 +5,16 @@ The layout is declared in :mod:`spectroscope.dsp.moments`.
 
 import ctypes
 
-import numba
 import numpy as np
+from numba import carray
 from torch import Tensor
 
 from spectroscope.dsp.kernels.cpu.compilation import (
-    array_at,
     c_function,
     compile_exactly,
     compile_inline,
     fields_of,
+    pointer,
 )
 from spectroscope.dsp.kernels.parallel import run
 from spectroscope.dsp.moments import (
@@ -125,9 +125,12 @@ class _Tables(ctypes.Structure):
 
 
 def _merge(record):
-    job = numba.carray(record, 1)[0]
+    job = carray(record, 1)[0]
     shape = TABLE_ROWS, job.channels
-    first, second = array_at(job.first, shape, np.float64), array_at(job.second, shape, np.float64)
+    first, second = (
+        carray(pointer(job.first), shape, np.float64),
+        carray(pointer(job.second), shape, np.float64),
+    )
     for row in range(DC, SUMS, BY_VALUE):
         weight, mean, m2 = second[row + WEIGHT], second[row + MEAN], second[row + M2]
         _add_moments(first, row, 0, weight, mean, m2, 1.0)
