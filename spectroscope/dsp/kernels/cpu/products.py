@@ -11,7 +11,6 @@ from spectroscope.dsp.kernels.cpu.compilation import (
     BLOCKS,
     c_function,
     compile_exactly,
-    compile_inline,
     compile_reordered,
     fields_of,
     next_block,
