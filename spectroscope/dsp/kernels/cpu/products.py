@@ -104,7 +104,9 @@ def _add_channel(job, spectra, c, work):
         length = min(_BLOCK, parts - first)
         x = 2 * c * count * parts + first
         y = x + count * parts
-        work[:] = 0
+        for row in range(4):
+            for k in range(length):
+                work[row, np.uint64(k)] = 0
         for m in range(0, count - count % 4, 4):
             _add_four(spectra, x + m * parts, y + m * parts, parts, length, work)
         for m in range(count - count % 4, count):
