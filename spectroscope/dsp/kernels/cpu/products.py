@@ -90,7 +90,7 @@ class _Products(ctypes.Structure):
 
 
 @compile_exactly
-def _add_channel(job, spectra, c, work):
+def _add_channel(job, spectra, c, work, sums):
     """Add the products of one channel."""
     count, parts = job.count, 2 * job.components
     bins = carray(pointer(job.bins), job.components, np.int64)
@@ -100,6 +100,7 @@ def _add_channel(job, spectra, c, work):
     cross = carray(pointer(job.cross), (job.all_channels, job.power_bins, 2), np.float64)
     max_norm = carray(pointer(job.max_norm), (job.all_channels, job.norm_bins), np.float64)
     to = job.channel + c
+    sums[:] = 0
     for first in range(0, parts, _BLOCK):
         length = min(_BLOCK, parts - first)
         x = 2 * c * count * parts + first
@@ -115,16 +116,21 @@ def _add_channel(job, spectra, c, work):
             for m in range(count):
                 _add_imaginary(spectra, x + m * parts, y + m * parts, length, work[3])
         for k in range(length // 2):
-            component, re, im = first // 2 + k, 2 * k, 2 * k + 1
-            b = bins[component]
+            component, re, im = np.uint64(first // 2 + k), np.uint64(2 * k), np.uint64(2 * k + 1)
+            b = np.uint64(bins[component])
             output = work[1, re] + work[1, im]
-            power[0, to, b] += work[0, re] + work[0, im]
-            power[1, to, b] += output
-            cross[to, b, 0] += work[2, re] + work[2, im]
+            sums[b, 0] += work[0, re] + work[0, im]
+            sums[b, 1] += output
+            sums[b, 2] += work[2, re] + work[2, im]
             if job.signs:
-                cross[to, b, 1] += signs[component] * work[3, re]
+                sums[b, 3] += signs[component] * work[3, re]
             if job.max_norm_bins:
-                max_norm[to, max_norm_bins[component]] += output
+                max_norm[to, np.uint64(max_norm_bins[component])] += output
+    for b in range(job.power_bins):
+        power[0, to, b] += sums[b, 0]
+        power[1, to, b] += sums[b, 1]
+        cross[to, b, 0] += sums[b, 2]
+        cross[to, b, 1] += sums[b, 3]
 
 
 @compile_exactly
@@ -133,12 +139,13 @@ def _add_products(record, dtype):
     job = carray(record, 1)[0]
     size = 4 * job.channels * job.count * job.components
     spectra, work = carray(pointer(job.spectra), size, dtype), np.empty((4, _BLOCK))
+    sums = np.empty((job.power_bins, 4))
     while True:
         first = next_block(record) * job.block
         if first >= job.channels:
             break
         for c in range(first, min(first + job.block, job.channels)):
-            _add_channel(job, spectra, c, work)
+            _add_channel(job, spectra, c, work, sums)
 
 
 def _add_products_32(record):
