@@ -83,8 +83,9 @@ def record(
             is subtracted first and added back exactly.
         kinds: activations to record beyond the ReLU family: ``"LeakyReLU"``, ``"PReLU"``,
             ``"ELU"``, ``"GELU"``, ``"SiLU"``, ``"Hardswish"``, ``"Mish"``, ``"Softplus"``,
-            ``"SELU"``, ``"CELU"``, ``"Tanh"``, ``"Sigmoid"``, ``"Clamp"`` (to 0 and another limit),
-            a module class of your own, or ``"all"``.
+            ``"SELU"``, ``"CELU"``, ``"Tanh"``, ``"Sigmoid"``, ``"RReLU"``, ``"Softshrink"``,
+            ``"Hardshrink"``, ``"Clamp"`` (to 0 and another limit), a module class of your own, or
+            ``"all"``.
         channel_axis: the axis of an activation's channels; -1 for ``[N, T, C]``, 0 for an input
             without a batch axis. ``"auto"``: where the layers before put them, otherwise 1. A
             dictionary gives it by glob, as in `select`; ``"auto"`` for other sites.
