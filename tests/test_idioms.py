@@ -1,6 +1,7 @@
 """ReLUs in other words are recorded, or said; what is no activation is neither."""
 
 import warnings
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -34,6 +35,15 @@ MORE_WORDS = {
     "in place": lambda x: in_place(x.clone()),
     "masked_fill in place": lambda x: filled(x.clone()),
     "LeakyReLU": nn.LeakyReLU(0),
+    "RReLU": nn.RReLU(0, 0),
+    "rrelu": lambda x: F.rrelu(x, 0.0, 0.0),
+    "Hardtanh": nn.Hardtanh(0, torch.inf),
+    "mask of a copy": lambda x: x * (x.clone() > 0),
+    "mask without gradient": lambda x: x * (x.detach() > 0),
+    "copy filled in place": lambda x: x.clone().masked_fill_(x < 0, 0),
+    "without the negative part": lambda x: x - x.clamp(max=0),
+    "sub": lambda x: torch.sub(x, torch.clamp_max(x, 0)),
+    "subtract": lambda x: torch.subtract(x, torch.minimum(torch.zeros_like(x), x)),
 }
 
 
@@ -90,7 +100,6 @@ def test_it_can_be_changed_and_nothing_else_changes(words):
 OTHER_WORDS = [
     lambda x: x * (x > 1),
     lambda x: x * (x < 0),
-    lambda x: x * (x.clone() > 0),
     lambda x: torch.where(x > 0, x, -x),
     lambda x: torch.where(x > 0, 0.0, x),
     lambda x: torch.where(x < 0, x, 0.0),
@@ -99,6 +108,15 @@ OTHER_WORDS = [
     lambda x: torch.maximum(x, torch.full_like(x, 2)),
     lambda x: torch.minimum(x, torch.zeros_like(x)),
     lambda x: (x + 1).mul_(x > 0),
+    lambda x: x * ((x + 1).clone() > 0),
+    lambda x: (x + 1).clone().masked_fill_(x < 0, 0),
+    lambda x: x - x.clamp(max=1),
+    lambda x: x - x.clamp(-1, 0),
+    lambda x: x - torch.min(x, 0)[0],
+    lambda x: torch.sub(x, x.clamp(max=0), alpha=2),
+    lambda x: x.clamp(max=0) - x,
+    lambda x: (x - 1) - x.clamp(max=0),
+    lambda x: x + x.clamp(max=0),
 ]
 
 
@@ -137,6 +155,86 @@ def test_what_cannot_be_recorded_is_said(function, reason):
     with pytest.warns(UserWarning, match=reason):
         (status,) = coverage_of(Calls(function), torch.randn(2, 3, 4)).values()
     assert status == "cannot be seen"
+
+
+def positive_parts(x):
+    y = torch.zeros_like(x)
+    y[x > 0] = x[x > 0]
+    return y
+
+
+IN_UNKNOWN_WORDS = {
+    "mul": lambda x: x * (x.sign() + 1) / 2,
+    "neg": lambda x: -(-x).clamp(max=0),
+    "where": lambda x: torch.where(x > 0, x, torch.tensor(0.0).expand_as(x)),
+    "max": lambda x: torch.stack([x, torch.zeros_like(x)]).max(0)[0],
+    "lerp": lambda x: torch.lerp(x.abs(), x, 0.5),
+    "setitem": positive_parts,
+    "index_put": lambda x: x.clone().index_put_((x < 0,), torch.tensor(0.0)),
+    "add": lambda x: (0.5 * x + 0.5 * (x * x).sqrt()).flatten(1) ** 2,
+    "addcmul": lambda x: torch.addcmul(x * 0, x, (x > 0).to(x), value=0.3),  # rounds
+}
+
+
+@pytest.mark.parametrize("place", IN_UNKNOWN_WORDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_relu_in_unknown_words_is_said(place, dtype, transposed):
+    x = torch.randn(4, 3, 8).to(dtype)
+    x = x.transpose(0, 1) if transposed else x
+    model = nn.Sequential(Calls(IN_UNKNOWN_WORDS[place]), nn.Flatten(), nn.ReLU())
+    with pytest.warns(UserWarning, match=f"0/{place} .its result is a ReLU"):
+        coverage = coverage_of(model, x)
+    assert coverage == {f"0/{place}": "cannot be seen", "2": "fired"}
+
+
+def test_a_relu_in_unknown_words_is_said_once_and_beside_others():
+    model = Calls(lambda x: F.relu(x - 1) + (x * (x.sign() + 1) / 2).reshape(-1, 8).view_as(x) * 2)
+    with pytest.warns(UserWarning, match="1 place is not recorded in full"):
+        coverage = coverage_of(model, torch.randn(4, 3, 8))
+    assert coverage == {"/relu": "fired", "/mul": "cannot be seen"}
+
+
+FIRST = torch.arange(8) < 2
+NO_NEW_RELU = {
+    "views of both sides": lambda x: x.transpose(1, 2) + x.relu().transpose(1, 2),
+    "pooling of both sides": lambda x: F.max_pool1d(x, 2) + F.max_pool1d(x.relu(), 2),
+    "scaled": lambda x: x.relu() * 3 / 4,
+    "in place": lambda x: x.clone().relu_().mul_(2).view(-1),
+    "padding": lambda x: x.relu() + (p := torch.where(FIRST, -1.0, x.abs())) * (p != -1),
+    "mask": lambda x: x.relu() + 0 * (x.abs() * ~FIRST),
+    "own kind": lambda x: x.relu() + F.elu(x, 0.0),
+}
+
+
+@pytest.mark.parametrize("function", NO_NEW_RELU.values(), ids=list(NO_NEW_RELU))
+def test_what_has_the_values_of_a_relu_for_another_reason_is_not_said(function):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        coverage = coverage_of(Calls(function), torch.randn(4, 3, 8))
+    assert coverage.pop("/elu", "not asked for") == "not asked for"
+    assert coverage == {"/relu": "fired"}
+
+
+def test_a_module_of_another_kind_with_the_values_of_a_relu_is_not_said():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        coverage = coverage_of(nn.Sequential(nn.PReLU(init=0), nn.ReLU()), torch.randn(4, 3, 8))
+    assert coverage == {"0": "not asked for", "1": "fired"}
+
+
+def test_comparing_changes_nothing():
+    model, x = nn.Sequential(nn.Conv1d(3, 4, 3), *map(Calls, IN_UNKNOWN_WORDS.values())), {}
+    given = torch.randn(4, 3, 16, requires_grad=True)
+    for recorded in (False, True):
+        given.grad = None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with spectroscope.record(model) if recorded else nullcontext():
+                output = model(given)
+        output.sum().backward()
+        x[recorded] = output, given.grad.clone()
+    assert all(map(torch.equal, x[False], x[True]))
 
 
 def test_a_difference_of_two_relus_is_two_relus():

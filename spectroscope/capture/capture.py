@@ -24,7 +24,7 @@ from spectroscope.capture.inputs import Input, InputAxes, SamplingRate, inputs_o
 from spectroscope.capture.memory import ForwardMemory
 from spectroscope.capture.passes import Frame, Pass, ThreadState
 from spectroscope.capture.paths import Paths
-from spectroscope.capture.sites import CoverageRow, Select, Site
+from spectroscope.capture.sites import CoverageRow, Select, Site, place_of
 from spectroscope.capture.tensors import nested_tensors
 from spectroscope.errors import first_line
 
@@ -281,12 +281,14 @@ class Capture:
             return None
         note = current.idioms.follow(function, name, args, kwargs)
         current.memory.add(function, matters=not (wrap is finish is note is None))
-        track = None
+        track = compare = None
         if current.memory.tracking:
             frame = self._callers.innermost()
             place = f"{frame.name if frame else ''}/{name.strip('_')}".lstrip("/")
             track = current.track(place, name, args, kwargs)
-        callbacks = [callback for callback in (track, note, finish) if callback is not None]
+            if not self.changes_outputs:
+                compare = current.rectified.follow(name, args, kwargs, self._report_hidden)
+        callbacks = [x for x in (track, note, compare, finish) if x is not None]
         if len(callbacks) < 2:
             return hooks.Interception(wrap, *callbacks) if wrap or callbacks else None
 
@@ -353,11 +355,13 @@ class Capture:
     def _report_hidden(self, function: str, tensor: Tensor, reason: str) -> None:
         """Report a ReLU whose output the function doesn't return."""
         current, frame = self._thread.current, self._callers.caller()
-        if current is None or frame is None:
+        # What is missed in an activation module, its own row says.
+        if current is None or frame is None or frame.in_custom or frame.kind:
             return
         if not current.axes.is_constant(tensor) and current.axes.may_be_signal(tensor):
             place = function.strip("_")
-            self.discovery.add_unobservable(frame.name, frame.module, reason, function=place)
+            if place_of(frame.name, place) not in self.discovery.rows:
+                self.discovery.add_unobservable(frame.name, frame.module, reason, function=place)
 
     def _start_call(
         self,

@@ -1,0 +1,110 @@
+"""ReLUs that neither names nor arguments of functions reveal: found by values, in tracked forwards.
+
+There are more ways to write a ReLU than :mod:`spectroscope.capture.idioms` knows, for example
+``-(-x).clamp(max=0)``. What they have in common is the result: zero where an earlier tensor is
+negative, and proportional to it where that is positive. So some values of every tensor are kept
+until the forward ends, and each new tensor is compared with those before it. Enough values are
+equal that a match by chance is impossible; still it is only said in the coverage.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from spectroscope.capture import activations
+from spectroscope.capture.activations import Args, Kwargs
+from spectroscope.capture.tensors import TensorMap, is_plain, tensors
+
+_REASON = "its result is a ReLU, in words that can't be recorded; F.relu(x) is"
+_ELEMENTS = 256  # of each tensor
+# Of either sign, without which a match isn't certain. Different ones: a padding with -1 is one.
+_ENOUGH = 8
+
+
+class RectifiedTensors:
+    """The tensors of one forward that are ReLUs of others."""
+
+    def __init__(self) -> None:
+        self._values: dict[tuple[int, bytes], list[np.ndarray[Any, Any]]] = {}  # by size and sign
+        self._is_rectified: TensorMap[bool] = TensorMap()
+
+    def add(self, given: Iterable[Tensor]) -> None:
+        """Add tensors that are no results, such as the model's inputs."""
+        for tensor in given:
+            self._add(tensor)
+
+    def follow(
+        self, name: str, args: Args, kwargs: Kwargs, report: Callable[[str, Tensor, str], None]
+    ) -> Callable[[Any], None]:
+        """What to call with the output of a function that is about to run.
+
+        Args:
+            name: of the function, from `activations.function_name`.
+            args: its positional arguments.
+            kwargs: its keyword arguments.
+            report: called with the name, with an output that is a ReLU, though the function isn't
+                an activation, and with the reason why it can't be recorded.
+        """
+        given = tensors((*args, *kwargs.values()))
+        explained = any(self._is_rectified.get(tensor) for tensor in given) or (
+            activations.read(name, args, kwargs) is not None
+        )
+
+        def compare(output: Any) -> None:
+            for tensor in tensors(args[:1] if name == "__setitem" else (output,)):
+                if self._add(tensor) and not explained:
+                    report(name, tensor, _REASON)
+
+        return compare
+
+    def _add(self, tensor: Tensor) -> bool:
+        """Add a tensor, and return whether it is a ReLU of an earlier one."""
+        values = _some_values(tensor)
+        if values is None:
+            return False
+        positive = values > 0
+        if np.unique(values[positive]).size < _ENOUGH:
+            return False
+        key = tensor.numel(), positive.tobytes()
+        if values.min() < 0:
+            if np.unique(values[values < 0]).size >= _ENOUGH:
+                self._values.setdefault(key, []).append(values)
+            return False
+        if np.count_nonzero(positive) > len(values) - _ENOUGH:
+            return False
+        self._is_rectified.set(tensor, True)
+        tolerance = 8 * torch.finfo(tensor.dtype).eps
+        for before in self._values.get(key, ()):
+            ratios = values[positive] / before[positive]
+            if np.ptp(ratios) <= tolerance * ratios.max():
+                return True
+        return False
+
+
+def _some_values(tensor: Tensor) -> np.ndarray[Any, Any] | None:
+    """Values of elements at the same places in any two tensors of one size; None: not readable."""
+    count = tensor.numel()
+    if (
+        count < 2 * _ENOUGH
+        or tensor.dim() < 2
+        or not tensor.is_floating_point()
+        or type(tensor) not in (Tensor, nn.Parameter)
+        or not is_plain(tensor)
+        or tensor.is_meta
+        or (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
+    ):
+        return None
+    # Of an odd step, as rows often have a length of a power of two.
+    step = max(1, count // _ELEMENTS) | 1
+    tensor = tensor.detach()
+    if tensor.is_contiguous():
+        some = tensor.view(-1)[::step]
+    else:
+        index = np.unravel_index(np.arange(0, count, step), tensor.shape)
+        some = tensor[tuple(map(torch.from_numpy, index))]
+    values: np.ndarray[Any, Any] = some.resolve_neg().double().cpu().numpy()
+    # A view of the model's memory, which may be overwritten.
+    return values.copy() if tensor.dtype == torch.float64 else values
