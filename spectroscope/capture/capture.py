@@ -181,12 +181,14 @@ class Capture:
 
     def on_module_enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         """See :class:`spectroscope.capture.hooks.Observer`."""
-        names = self.discovery.names.get(module)
-        if names is None:
-            self.discovery.report_replica(module)
-            return
         thread = self._thread
         running = thread.running
+        if module not in self.discovery.names:
+            if not (running and self.discovery.finds(module, running[-1].module)):
+                self.discovery.report_replica(module)
+                return
+            self.paths.set_layers(self.discovery.names)
+        names = self.discovery.names[module]
         if running and module is self._model and not calls_itself(module):
             # A KeyboardInterrupt, unlike an Exception, ends a forward without calling the hooks.
             running.clear()
