@@ -201,6 +201,7 @@ NO_NEW_RELU = {
     "pooling of both sides": lambda x: F.max_pool1d(x, 2) + F.max_pool1d(x.relu(), 2),
     "scaled": lambda x: x.relu() * 3 / 4,
     "in place": lambda x: x.clone().relu_().mul_(2).view(-1),
+    "by way of Python": lambda x: x + torch.tensor(x.relu().tolist()),
     "padding": lambda x: x.relu() + (p := torch.where(FIRST, -1.0, x.abs())) * (p != -1),
     "mask": lambda x: x.relu() + 0 * (x.abs() * ~FIRST),
     "own kind": lambda x: x.relu() + F.elu(x, 0.0),

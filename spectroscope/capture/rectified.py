@@ -30,6 +30,7 @@ class RectifiedTensors:
     def __init__(self) -> None:
         self._values: dict[tuple[int, bytes], list[np.ndarray[Any, Any]]] = {}  # by size and sign
         self._is_rectified: TensorMap[bool] = TensorMap()
+        self._found: set[tuple[int, bytes]] = set()  # keys of `_values` with a ReLU
 
     def add(self, given: Iterable[Tensor]) -> None:
         """Add tensors that are no results, such as the model's inputs."""
@@ -61,7 +62,7 @@ class RectifiedTensors:
         return compare
 
     def _add(self, tensor: Tensor) -> bool:
-        """Add a tensor, and return whether it is a ReLU of an earlier one."""
+        """Add a tensor, and return whether it is the first ReLU of an earlier one."""
         values = _some_values(tensor)
         if values is None:
             return False
@@ -77,9 +78,10 @@ class RectifiedTensors:
             return False
         self._is_rectified.set(tensor, True)
         tolerance = 8 * torch.finfo(tensor.dtype).eps
-        for before in self._values.get(key, ()):
+        for before in self._values.get(key, ()) if key not in self._found else ():
             ratios = values[positive] / before[positive]
             if np.ptp(ratios) <= tolerance * ratios.max():
+                self._found.add(key)
                 return True
         return False
 
