@@ -375,7 +375,8 @@ class Recorder(CaptureSession):
         """The warning about sites whose sampling rate `fs` doesn't give, or None."""
         if self._fs is None:
             return None
-        records = [record for record in self._records.values() if record.layout.transformed]
+        # Those with an axis beside the channels.
+        records = [r for r in self._records.values() if any(n != 1 for n in r.shape[1:])]
         if records and not any(
             record.layout.is_time and not math.isnan(record.decimation) for record in records
         ):
