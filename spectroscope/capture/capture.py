@@ -398,7 +398,7 @@ class Capture:
         current.sources.add_site(site.name, tensor)
 
         def finish_call(output: Any) -> Tensor | None:
-            if isinstance(output, Tensor):
+            if isinstance(output, Tensor) and not output.is_nested:  # that has no shape
                 layout = self._dispatcher.layout(site, output, current.axes.of(output))
                 current.add_site(site.name, output, layout.transformed, in_place=output is tensor)
             return finish(output)

@@ -118,7 +118,7 @@ class Dispatcher:
             # The first: what happened at one call may be why others can't be read.
             row.reason = row.reason or f"call {site.call}: {reason}"
 
-        reading = memory.recall(site, tensor.shape)
+        reading = None if tensor.is_nested else memory.recall(site, tensor.shape)
         if reading is None:
             axis, axes = self._channel_axis.of(site), tracker.of(tensor)
             channel_axis = known_channel(axes) if axis is None else axis
