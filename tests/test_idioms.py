@@ -195,6 +195,38 @@ def test_a_relu_in_unknown_words_is_said_once_and_beside_others():
     assert coverage == {"/relu": "fired", "/mul": "cannot be seen"}
 
 
+def in_numpy(x):
+    return torch.from_numpy(np.maximum(x.numpy(), 0))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")
+@pytest.mark.parametrize("made", ["by NumPy", "by TorchScript"])
+def test_a_relu_that_is_made_where_functions_cannot_be_seen_is_said(made):
+    @torch.jit.script
+    def scripted(x):
+        return torch.relu(x)
+
+    hidden = {"f": in_numpy if made == "by NumPy" else scripted}
+    model = nn.Sequential(Calls(lambda x: hidden["f"](x)), nn.Conv1d(3, 2, 3), nn.ReLU())
+    with pytest.warns(UserWarning, match="1/conv1d .its argument is a ReLU"):
+        coverage = coverage_of(model, torch.randn(4, 3, 8))
+    assert coverage == {"1/conv1d": "cannot be seen", "2": "fired"}
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: torch.relu(x.to_sparse()).to_dense(),
+        lambda x: torch.relu(x.to_mkldnn()).to_dense() * 1,
+        lambda x: torch.func.vmap(torch.relu)(x) + 0,
+    ],
+)
+def test_a_relu_whose_result_cannot_be_read_is_said_once(function):
+    with pytest.warns(UserWarning, match="call 0: "):
+        coverage = coverage_of(Calls(function), torch.randn(4, 3, 8))
+    assert coverage == {"/relu": "incomplete"}
+
+
 FIRST = torch.arange(8) < 2
 NO_NEW_RELU = {
     "views of both sides": lambda x: x.transpose(1, 2) + x.relu().transpose(1, 2),

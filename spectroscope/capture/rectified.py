@@ -18,7 +18,8 @@ from spectroscope.capture import activations
 from spectroscope.capture.activations import Args, Kwargs
 from spectroscope.capture.tensors import TensorMap, is_plain, tensors
 
-_REASON = "its result is a ReLU, in words that can't be recorded; F.relu(x) is"
+_IN_OTHER_WORDS = "its result is a ReLU, in words that can't be recorded; F.relu(x) is"
+_UNSEEN = "its argument is a ReLU, made where functions can't be seen, as in TorchScript or NumPy"
 _ELEMENTS = 256  # of each tensor
 # Of either sign, without which a match isn't certain. Different ones: a padding with -1 is one.
 _ENOUGH = 8
@@ -29,7 +30,8 @@ class RectifiedTensors:
 
     def __init__(self) -> None:
         self._values: dict[tuple[int, bytes], list[np.ndarray[Any, Any]]] = {}  # by size and sign
-        self._is_rectified: TensorMap[bool] = TensorMap()
+        self._is_rectified: TensorMap[bool] = TensorMap()  # of all tensors that were seen
+        self._unreadable = False  # of a ReLU the result can't be read, and may come as another
         self._found: set[tuple[int, bytes]] = set()  # keys of `_values` with a ReLU
 
     def add(self, given: Iterable[Tensor]) -> None:
@@ -46,28 +48,35 @@ class RectifiedTensors:
             name: of the function, from `activations.function_name`.
             args: its positional arguments.
             kwargs: its keyword arguments.
-            report: called with the name, with an output that is a ReLU, though the function isn't
-                an activation, and with the reason why it can't be recorded.
+            report: called with the name, with an output or an argument that is a ReLU, though of
+                no function that is an activation, and with the reason why it can't be recorded.
         """
-        given = tensors((*args, *kwargs.values()))
-        explained = any(self._is_rectified.get(tensor) for tensor in given) or (
-            activations.read(name, args, kwargs) is not None
-        )
+        given = list(tensors((*args, *kwargs.values())))
+        unseen = (tensor for tensor in given if self._is_rectified.get(tensor) is None)
+        for tensor in unseen:
+            if not isinstance(tensor, nn.Parameter) and self._add(tensor) and not self._unreadable:
+                report(name, tensor, _UNSEEN)
+        is_activation = activations.read(name, args, kwargs) is not None
+        explained = is_activation or any(map(self._is_rectified.get, given))
 
         def compare(output: Any) -> None:
             for tensor in tensors(args[:1] if name == "__setitem" else (output,)):
-                if self._add(tensor) and not explained:
-                    report(name, tensor, _REASON)
+                is_new = self._add(tensor) and not (explained or self._unreadable)
+                if is_new:
+                    report(name, tensor, _IN_OTHER_WORDS)
+                elif is_activation and not _is_readable(tensor):
+                    self._unreadable = True
 
         return compare
 
     def _add(self, tensor: Tensor) -> bool:
         """Add a tensor, and return whether it is the first ReLU of an earlier one."""
-        values = _some_values(tensor)
-        if values is None:
+        self._is_rectified.set(tensor, False)
+        if tensor.dim() < 2 or not _is_readable(tensor):
             return False
+        values = _some_values(tensor)
         positive = values > 0
-        if np.unique(values[positive]).size < _ENOUGH:
+        if np.unique(values[positive]).size < _ENOUGH or not np.isfinite(values).all():
             return False
         key = tensor.numel(), positive.tobytes()
         if values.min() < 0:
@@ -86,19 +95,20 @@ class RectifiedTensors:
         return False
 
 
-def _some_values(tensor: Tensor) -> np.ndarray[Any, Any] | None:
-    """Values of elements at the same places in any two tensors of one size; None: not readable."""
+def _is_readable(tensor: Tensor) -> bool:
+    """Whether the tensor has real values in its own memory."""
+    return (
+        type(tensor) in (Tensor, nn.Parameter)
+        and is_plain(tensor)
+        and tensor.is_floating_point()
+        and not tensor.is_meta
+        and not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
+    )
+
+
+def _some_values(tensor: Tensor) -> np.ndarray[Any, Any]:
+    """Values of elements at the same places in any two tensors of one size."""
     count = tensor.numel()
-    if (
-        count < 2 * _ENOUGH
-        or tensor.dim() < 2
-        or not tensor.is_floating_point()
-        or type(tensor) not in (Tensor, nn.Parameter)
-        or not is_plain(tensor)
-        or tensor.is_meta
-        or (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
-    ):
-        return None
     # Of an odd step, as rows often have a length of a power of two.
     step = max(1, count // _ELEMENTS) | 1
     tensor = tensor.detach()
