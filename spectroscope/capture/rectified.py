@@ -76,23 +76,28 @@ class RectifiedTensors:
             return False
         values = _some_values(tensor)
         positive = values > 0
-        if np.unique(values[positive]).size < _ENOUGH or not np.isfinite(values).all():
+        count = np.count_nonzero(positive)
+        if not _ENOUGH <= count <= len(values) - _ENOUGH or not np.isfinite(values).all():
             return False
         key = tensor.numel(), positive.tobytes()
         if values.min() < 0:
-            if np.unique(values[values < 0]).size >= _ENOUGH:
-                self._values.setdefault(key, []).append(values)
+            self._values.setdefault(key, []).append(values)
             return False
-        if np.count_nonzero(positive) > len(values) - _ENOUGH:
+        if not _are_different(values[positive]):  # a mask
             return False
         self._is_rectified.set(tensor, True)
         tolerance = 8 * torch.finfo(tensor.dtype).eps
         for before in self._values.get(key, ()) if key not in self._found else ():
             ratios = values[positive] / before[positive]
-            if np.ptp(ratios) <= tolerance * ratios.max():
+            if np.ptp(ratios) <= tolerance * ratios.max() and _are_different(before[before < 0]):
                 self._found.add(key)
                 return True
         return False
+
+
+def _are_different(values: np.ndarray[Any, Any]) -> bool:
+    """Whether there are enough different values."""
+    return np.unique(values).size >= _ENOUGH
 
 
 def _is_readable(tensor: Tensor) -> bool:
