@@ -33,6 +33,7 @@ MORE_WORDS = {
     "where of the opposite": lambda x: torch.where(x < 0, torch.zeros_like(x), x),
     "masked_fill of the opposite": lambda x: x.masked_fill(~(x > 0), 0.0),
     "in place": lambda x: in_place(x.clone()),
+    "mask in place": lambda x: mask_in_place(x),
     "masked_fill in place": lambda x: filled(x.clone()),
     "LeakyReLU": nn.LeakyReLU(0),
     "RReLU": nn.RReLU(0, 0),
@@ -50,6 +51,12 @@ MORE_WORDS = {
 def in_place(x):
     x *= x > 0
     return x
+
+
+def mask_in_place(x):
+    mask = (x > 0).to(x.dtype)
+    mask.mul_(x)
+    return mask
 
 
 def filled(x):
