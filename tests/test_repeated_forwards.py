@@ -170,6 +170,16 @@ def test_what_is_never_repeated_takes_no_memory():
     assert len(recorder._capture._thread.memory._forwards) < 40
 
 
+def test_calls_that_are_not_selected_are_counted_in_each_forward():
+    model = nn.Sequential(nn.Conv1d(1, 2, 3), nn.ReLU(), Stack())
+    model[2].conv1 = nn.Conv1d(2, 3, 3)
+    with spectroscope.record(model, select="2.relu", spectra=False) as recorder:
+        for _ in range(3):
+            model(torch.randn(1, 1, 32))
+    fired = recorder.report().coverage().set_index("place")["fired"]
+    assert fired.to_dict() == {"1": 3, "2.relu": 3, "2/relu": 3}
+
+
 def test_interventions_are_always_tracked(updates):
     model, x = Stack(), torch.randn(2, 1, 64)
     with spectroscope.intervene(model, "*", spectroscope.remove_dc):

@@ -348,8 +348,11 @@ class Capture:
             return hooks.Interception(on_output=_nothing)
         is_relu = activation is activations.RELU and exact and not wrapped
         finish = self._start_call(frame.module, frame.name, place, kind, tensor, is_relu)
-        if finish is None or not self.changes_outputs:
-            return hooks.Interception(on_output=finish)
+        if not self.changes_outputs:
+            # One that isn't selected is counted in each forward too.
+            return hooks.Interception(on_output=finish or _nothing)
+        if finish is None:
+            return hooks.Interception()
         return hooks.Interception(
             wrap=partial(run_on_copy, reader_of(tensor, args, kwargs), finish)
         )
