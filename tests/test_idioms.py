@@ -195,6 +195,17 @@ def test_a_relu_in_unknown_words_is_said(place, dtype, transposed):
     assert coverage == {f"0/{place}": "cannot be seen", "2": "fired"}
 
 
+def test_a_relu_in_unknown_words_is_said_after_a_first_input_of_zeros():
+    model = nn.Sequential(Calls(IN_UNKNOWN_WORDS["neg"]), nn.ReLU())
+    with (
+        torch.no_grad(),
+        pytest.warns(UserWarning, match="0/neg .its result is a ReLU"),
+        spectroscope.record(model, spectra=False),
+    ):
+        for scale in range(20):
+            model(torch.randn(4, 3, 8) * scale)
+
+
 def test_a_relu_in_unknown_words_is_said_once_and_beside_others():
     model = Calls(lambda x: F.relu(x - 1) + (x * (x.sign() + 1) / 2).reshape(-1, 8).view_as(x) * 2)
     with pytest.warns(UserWarning, match="1 place is not recorded in full"):
