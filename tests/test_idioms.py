@@ -164,6 +164,17 @@ def test_what_cannot_be_recorded_is_said(function, reason):
     assert status == "cannot be seen"
 
 
+def forgetful(x):
+    x = x + 0
+    y, mask = x.clone(), x < 0
+    del x
+    return y.masked_fill_(mask, 0)
+
+
+def test_a_copy_is_known_when_the_original_is_gone():
+    assert coverage_of(Calls(forgetful), torch.randn(2, 3, 4)) == {"/masked_fill": "fired"}
+
+
 def positive_parts(x):
     y = torch.zeros_like(x)
     y[x > 0] = x[x > 0]
@@ -193,6 +204,14 @@ def test_a_relu_in_unknown_words_is_said(place, dtype, transposed):
     with pytest.warns(UserWarning, match=f"0/{place} .its result is a ReLU"):
         coverage = coverage_of(model, x)
     assert coverage == {f"0/{place}": "cannot be seen", "2": "fired"}
+
+
+def test_a_relu_in_unknown_words_of_a_subclass_of_tensors_is_said():
+    class Own(torch.Tensor):
+        pass
+
+    with pytest.warns(UserWarning, match="/neg .its result is a ReLU"):
+        coverage_of(Calls(IN_UNKNOWN_WORDS["neg"]), torch.randn(4, 3, 8).as_subclass(Own))
 
 
 def test_a_relu_in_unknown_words_is_said_after_a_first_input_of_zeros():

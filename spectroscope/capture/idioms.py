@@ -4,7 +4,6 @@ What is known of the values of a tensor follows from the function that made it. 
 activation may be zero or positive by chance.
 """
 
-import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -20,11 +19,11 @@ class _Known(NamedTuple):
     Attributes:
         is_: ``"zero"``, ``"positive"`` (the mask ``x > 0``), ``"negative"`` (``x < 0``),
             ``"magnitude"`` (``|x|``), ``"negative part"`` (``min(x, 0)``), or ``"copy"`` (``x``).
-        of: x.
+        of: x, which may be gone when a copy is met: an object for each x and its copies.
     """
 
     is_: str
-    of: weakref.ref[Tensor] | None = None
+    of: object = None
 
 
 class Idioms:
@@ -32,6 +31,7 @@ class Idioms:
 
     def __init__(self) -> None:
         self._known: TensorMap[_Known] | None = None  # None: nothing is known yet, as mostly
+        self._objects: TensorMap[object] = TensorMap()
 
     def may_read(self, name: str) -> bool:
         """Cheap pre-check: may a call of the function `name` be a ReLU?"""
@@ -79,16 +79,16 @@ class Idioms:
 
     def _is(self, value: Any, is_: str, x: Any) -> bool:
         known = self._of(value)
-        if known is None or known.is_ != is_ or known.of is None:
-            return False
-        of = known.of()
-        return of is not None and self._original(of) is self._original(x)
+        return known is not None and known.is_ == is_ and known.of is self._object(x)
 
-    def _original(self, x: Any) -> Any:
-        """What `x` is a copy of; otherwise `x`."""
+    def _object(self, x: Any) -> object:
+        """What stands for `x` and its copies; None: `x` is no tensor."""
         known = self._of(x)
-        of = known.of() if known is not None and known.is_ == "copy" and known.of else None
-        return x if of is None else of
+        if known is not None and known.is_ == "copy":
+            return known.of
+        if isinstance(x, Tensor) and self._objects.get(x) is None:
+            self._objects.set(x, object())
+        return self._objects.get(x) if isinstance(x, Tensor) else None
 
     def _is_zero(self, value: Any) -> bool:
         known = self._of(value)
@@ -109,7 +109,7 @@ class Idioms:
     def _comparison(self, args: Args, kwargs: Kwargs, is_: str = "positive") -> _Known | None:
         x, other = argument(args, kwargs, 0, "input"), argument(args, kwargs, 1, "other", "values")
         if isinstance(x, Tensor) and self._is_zero(other):
-            return _Known(is_, weakref.ref(self._original(x)))  # a copy may soon be gone
+            return _Known(is_, self._object(x))
         return None
 
     def _negative(self, args: Args, kwargs: Kwargs) -> _Known | None:
@@ -122,7 +122,7 @@ class Idioms:
 
     def _magnitude(self, args: Args, kwargs: Kwargs) -> _Known | None:
         x = argument(args, kwargs, 0, "input")
-        return _Known("magnitude", weakref.ref(x)) if isinstance(x, Tensor) else None
+        return _Known("magnitude", self._object(x)) if isinstance(x, Tensor) else None
 
     def _minimum(self, args: Args, kwargs: Kwargs) -> _Known | None:
         """``minimum(x, zeros)``, but not ``min(x, 0)``, which is over an axis."""
@@ -140,11 +140,13 @@ class Idioms:
         x, low = argument(args, kwargs, 0, "input"), argument(args, kwargs, 1, "min")
         high = argument(args, kwargs, 2, "max", default=high)
         is_part = isinstance(x, Tensor) and low is None and self._is_zero(high)
-        return _Known("negative part", weakref.ref(x)) if is_part else None
+        return _Known("negative part", self._object(x)) if is_part else None
 
     def _copy(self, args: Args, kwargs: Kwargs) -> _Known | None:
         x = argument(args, kwargs, 0, "input")
-        return _Known("copy", weakref.ref(self._original(x))) if isinstance(x, Tensor) else None
+        if not isinstance(x, Tensor):
+            return None
+        return self._of(x) or _Known("copy", self._object(x))
 
     def _converted(self, args: Args, kwargs: Kwargs) -> _Known | None:
         return self._of(argument(args, kwargs, 0, "input"))

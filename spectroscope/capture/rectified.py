@@ -103,7 +103,7 @@ def _are_different(values: np.ndarray[Any, Any]) -> bool:
 def _is_readable(tensor: Tensor) -> bool:
     """Whether the tensor has real values in its own memory."""
     return (
-        type(tensor) in (Tensor, nn.Parameter)
+        type(tensor).__torch_dispatch__ == Tensor.__torch_dispatch__
         and is_plain(tensor)
         and tensor.is_floating_point()
         and not tensor.is_meta
