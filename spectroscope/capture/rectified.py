@@ -122,6 +122,6 @@ def _some_values(tensor: Tensor) -> np.ndarray[Any, Any]:
     else:
         index = np.unravel_index(np.arange(0, count, step), tensor.shape)
         some = tensor[tuple(map(torch.from_numpy, index))]
-    values: np.ndarray[Any, Any] = some.resolve_neg().double().cpu().numpy()
+    values: np.ndarray[Any, Any] = some.resolve_neg().cpu().double().numpy()
     # A view of the model's memory, which may be overwritten.
     return values.copy() if tensor.dtype == torch.float64 else values
