@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 import spectroscope
+from spectroscope.capture.rectified import RectifiedTensors
 from spectroscope.experiments.operations import remove_dc
 
 WORDS = {
@@ -291,6 +292,27 @@ def test_a_module_of_another_kind_with_the_values_of_a_relu_is_not_said():
         warnings.simplefilter("error")
         coverage = coverage_of(nn.Sequential(nn.PReLU(init=0), nn.ReLU()), torch.randn(4, 3, 8))
     assert coverage == {"0": "not asked for", "1": "fired"}
+
+
+def test_what_is_kept_for_comparison_is_bounded(monkeypatch):
+    kept = []
+
+    class Counted(RectifiedTensors):
+        def _add(self, tensor):
+            kept.append(sum(map(len, self._values.values())))
+            return super()._add(tensor)
+
+    def loop(x):
+        for _ in range(1000):
+            x = torch.randn(4, 3, 8) + 0 * x  # other signs
+        for _ in range(1000):
+            x = x * 1.001
+        return F.relu(x)
+
+    monkeypatch.setattr("spectroscope.capture.passes.RectifiedTensors", Counted)
+    assert coverage_of(Calls(loop), torch.randn(4, 3, 8)) == {"/relu": "fired"}
+    assert len(kept) > 3000
+    assert max(kept) < 1200
 
 
 def test_comparing_changes_nothing():

@@ -23,6 +23,8 @@ _UNSEEN = "its argument is a ReLU, made where functions can't be seen, as in Tor
 _ELEMENTS = 256  # of each tensor
 # Of either sign, without which a match isn't certain. Different ones: a padding with -1 is one.
 _ENOUGH = 8
+_MAX_KEPT = 512  # tensors of different signs, the last ones; a loop over time may make thousands
+_SAME_SIGNS = 8  # tensors of the same signs, such as views and multiples
 
 
 class RectifiedTensors:
@@ -81,7 +83,11 @@ class RectifiedTensors:
             return False
         key = tensor.numel(), positive.tobytes()
         if values.min() < 0:
-            self._values.setdefault(key, []).append(values)
+            known = self._values.setdefault(key, [])
+            known.append(values)
+            del known[:-_SAME_SIGNS]
+            if len(self._values) > _MAX_KEPT:
+                del self._values[next(iter(self._values))]
             return False
         if not _are_different(values[positive]):  # a mask
             return False
