@@ -354,6 +354,14 @@ def test_a_wrong_range_is_refused_in_one_line(f0):
     assert repr(f0) in str(info.value)
 
 
+@pytest.mark.parametrize("f0", [("auto", 0.7, 3.5), ["auto", 0, 60], 1.2, [0.1, 3, 4]])
+def test_a_frequency_in_hertz_without_fs_is_refused_naming_fs(f0):
+    with pytest.raises(spectroscope.RequestError, match=r"^f0=.* pass fs= \(--fs HZ\)") as info:
+        spectroscope.record(nn.ReLU(), f0=f0)
+    assert "fs/2" not in str(info.value)
+    assert "\n" not in str(info.value)
+
+
 def test_two_numbers_are_one_per_input_and_a_range_is_pointed_at():
     with pytest.warns(UserWarning, match=r"2 values of f0 for 3 inputs; .*\('auto', low, high\)"):
         report_of(nn.ReLU(), torch.randn(3, 1, 64), fs=32, f0=(0.7, 3.5))
