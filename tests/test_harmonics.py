@@ -491,7 +491,7 @@ def test_the_fundamental_is_in_cycles_per_sample_without_fs():
         spectroscope.record(nn.ReLU(), f0=0.5)
 
 
-def test_as_many_fundamentals_as_inputs_or_none_are_found():
+def test_as_many_fundamentals_as_inputs_or_none_are_found(tmp_path, capsys):
     model = nn.ReLU()
     with (
         pytest.warns(UserWarning, match="3 values of f0 for 2 inputs"),
@@ -501,8 +501,16 @@ def test_as_many_fundamentals_as_inputs_or_none_are_found():
     report = recorder.report()
     assert report.coverage()["status"].item() == "incomplete"
     assert report.dc()["n_samples"].item() == 2
-    with pytest.raises(spectroscope.RequestError, match="no harmonics were recorded"):
+    why = "3 values of f0 for 2 inputs; give one for all, or set recorder.f0 to one per input"
+    assert why in report.coverage()["reason"].item()
+    with pytest.raises(spectroscope.RequestError, match=f"no harmonics were recorded.*; here {why}"):
         report.harmonics()
+    report.summary()
+    for text in (str(report), capsys.readouterr().out):
+        assert f"Reason: no harmonics: {why}" in " ".join(text.split())
+    report.page(tmp_path / "report.html")
+    head = (tmp_path / "report.html").read_text().partition("<figure")[0]
+    assert f"Reason: no harmonics: {why}" in head
 
 
 def test_behind_a_stride_harmonics_fold_at_the_sites_own_rate():

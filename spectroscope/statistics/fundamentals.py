@@ -132,9 +132,10 @@ class Fundamental:
         if math.isnan(decimation):
             return "no harmonics: its sampling rate isn't known; pass it as decimation="
         if len(tone.freq) not in (1, inputs):
-            values = f"no harmonics: {len(tone.freq)} values of f0 for {inputs} inputs"
-            range_ = "; a range to search is ('auto', low, high)" if len(tone.freq) == 2 else ""
-            return values + range_
+            remedy = "give one for all, or set recorder.f0 to one per input before each batch"
+            if len(tone.freq) == 2:
+                remedy = "a range to search is ('auto', low, high)"
+            return f"no harmonics: {len(tone.freq)} values of f0 for {inputs} inputs; {remedy}"
         return tone._replace(freq=tone.freq * decimation)
 
 
