@@ -503,7 +503,9 @@ def test_as_many_fundamentals_as_inputs_or_none_are_found(tmp_path, capsys):
     assert report.dc()["n_samples"].item() == 2
     why = "3 values of f0 for 2 inputs; give one for all, or set recorder.f0 to one per input"
     assert why in report.coverage()["reason"].item()
-    with pytest.raises(spectroscope.RequestError, match=f"no harmonics were recorded.*; here {why}"):
+    with pytest.raises(
+        spectroscope.RequestError, match=f"no harmonics were recorded.*; here {why}"
+    ):
         report.harmonics()
     report.summary()
     for text in (str(report), capsys.readouterr().out):

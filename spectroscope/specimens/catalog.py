@@ -100,8 +100,10 @@ def specimen(name: str, **options: object) -> Specimen:
 def _unknown(name: str, known: dict[str, EntryPoint]) -> RequestError:
     """That nothing is called `name`, and what may have been meant."""
     if name.endswith((".pt", ".pth", ".ckpt", ".safetensors")):
-        return RequestError(f"{name!r} is no specimen: for a file of weights name the function that "
-                            f"makes its model, package.module:callable --weights {name}")  # fmt: skip
+        return RequestError(
+            f"{name!r} is no specimen: for a file of weights name the function that makes its "
+            f"model, package.module:callable --weights {name}"
+        )
     near = _close(name, known, 0.75) or [*_models_like(name, known), *_close(name, known, 0.6)]
     names = f"the nearest: {', '.join(near)}" if near else f"there are: {', '.join(known)}"
     return RequestError(f"unknown specimen {name!r}; {names}; or module:callable, or model.keras")
