@@ -575,6 +575,22 @@ def test_examples_are_those_of_the_report(x, dtype):
             np.testing.assert_allclose(x_of, positions, rtol=1e-5)
 
 
+def test_a_channel_without_a_finite_value_is_no_example():
+    x = torch.randn(2, 5, 40)
+    x[:, 3] = math.nan
+    with spectroscope.record(model := nn.Sequential(nn.ReLU()), examples=2) as recorder:
+        model(x)
+    layer = embedded(recorder.report())["layers"][0]["examples"]
+    assert layer["blank"] == [3]
+    assert 3 not in {panel["channel"] for panel in layer["panels"]}
+    # It is drawn where it has values.
+    x[1, 3] = 1
+    with spectroscope.record(model, examples=2) as recorder:
+        model(x)
+    layer = embedded(recorder.report())["layers"][0]["examples"]
+    assert (layer["blank"], [p["channel"] for p in layer["panels"]].count(3)) == ([], 1)
+
+
 def test_without_examples_there_are_none(known):
     assert all("examples" not in layer for layer in embedded(known)["layers"])
 
