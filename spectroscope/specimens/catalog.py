@@ -114,10 +114,10 @@ def _models_like(name: str, known: dict[str, EntryPoint]) -> list[str]:
     last = re.split("[/.]", name)[-1]
     near = []
     for adapter, entry in known.items():
-        # An adapter that can't be imported, or whose package is missing, has nothing to suggest.
+        # Nothing from an adapter without that function, or whose package is missing.
         with suppress(Exception):
-            models = getattr(import_module(entry.module), "model_names", list)()
-            near += [f"{adapter}:{model}" for model in _close(last, models, 0.6)]
+            names: list[str] = import_module(entry.module).model_names()
+            near += [f"{adapter}:{model}" for model in _close(last, names, 0.6)]
     return near
 
 

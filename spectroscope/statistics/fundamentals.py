@@ -53,7 +53,7 @@ class Fundamental:
             if f0 != "auto":
                 low, high = _ends(f0, math.inf if fs_is_missing else fs)
                 if fs_is_missing and high > 0.5:
-                    raise _needs_fs(f0)
+                    raise _needs_fs(repr(f0))
                 self._band = low / fs, high / fs
                 self._range = f" from {low:g} to {high:g} {unit}"
         elif f0 is not None:
@@ -65,7 +65,7 @@ class Fundamental:
             invalid = array[~(np.isnan(array) | ((array > 0) & (array < fs / 2)))]
             if array.ndim != 1 or invalid.size or not array.size:
                 if fs_is_missing and any(0.5 < value < math.inf for value in invalid):
-                    raise _needs_fs(invalid[0])
+                    raise _needs_fs(str(invalid[0]))
                 what = f"not {invalid[0]}" if invalid.size else f"not of shape {array.shape}"
                 raise RequestError(f"f0 must lie between 0 and fs/2 = {fs / 2:g}, one per input, "
                                    f"{what}")  # fmt: skip
@@ -158,7 +158,7 @@ def _ends(f0: F0, fs: float) -> tuple[float, float]:
     )
 
 
-def _needs_fs(f0: F0) -> RequestError:
+def _needs_fs(f0: str) -> RequestError:
     """That an `f0` above 0.5 was given without `fs`, most likely in Hz."""
     return RequestError(f"f0={f0} in Hz needs the sampling rate of the input: pass fs= (--fs HZ); "
                         "without it f0 is in cycles per sample, below 0.5")  # fmt: skip
