@@ -17,7 +17,7 @@ _SIDES = ["in", "out"]
 
 
 def embedded(frame: pd.DataFrame) -> dict[str, Any] | None:
-    """Data for the script, ready for JSON; None if the examples are single values or none is finite.
+    """Data for the script, ready for JSON; None without a line or an image.
 
     Args:
         frame: `Report.examples()` of one site.
