@@ -364,6 +364,26 @@ def test_aliasing_is_at_the_downsampling_it_happens_in():
     assert math.isnan(above["6#0"])
 
 
+def test_aliasing_is_at_every_stride_that_reads_the_site():
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.main, self.skip = nn.Conv1d(1, 1, 3, stride=2, padding=1), nn.Conv1d(1, 1, 1, 2)
+            self.faster = nn.Conv1d(1, 1, 1, 4)
+
+        def forward(self, x):
+            y = F.relu(x)
+            return F.relu(self.main(y) + self.skip(y)).sum() + self.faster(y).sum()
+
+    report = report_of(Block().eval(), torch.randn(4, 1, 64), spectra=True)
+    above = report.sites().set_index("site")["above_next_nyquist"]["/relu#0"]
+    frame = report.network().set_index("node")
+    # Behind the third, at a quarter of the rate, the Nyquist frequency is another.
+    assert frame["above_nyquist"].dropna().to_dict() == {
+        "main/conv1d@0": above, "skip/conv1d@0": above
+    }  # fmt: skip
+
+
 def test_merge_of_nodes():
     a = Node("join", "add", ("x", "y"), (2, 8), 1.0)
     b = Node("join", "add", ("y", "z"), (2, 4), 2.0)
