@@ -554,8 +554,18 @@ def test_drawings_are_as_wide_as_the_paper(opened):
     right = "getBoundingClientRect().right"
     beyond = js(opened, f"{PRINTED}.map((svg) => svg.{right} -"
                         f"svg.parentElement.parentElement.{right})")  # fmt: skip
+    # From the top of the drawings of a layer down to the first of their texts.
+    above = js(
+        opened,
+        f"""{PRINTED}.filter((svg) => svg.closest(".panel")).map((svg) =>
+        Math.min(...[...svg.querySelectorAll("text")].map((t) => t.getBoundingClientRect().top))
+        - svg.getBoundingClientRect().top)""",
+    )
     media(opened)
     assert max(beyond) < 1
+    assert len(above) == 3
+    assert min(above) > -1
+    assert max(above) < 17  # a toolbar takes as much
     printing(opened, "afterprint")
 
 
