@@ -97,6 +97,7 @@ const SORTS = { dc_out: "DC", active_fraction: "activity", dc_gaussian_residual:
   introduced_fraction: "introduced", effect_size: "effect size" };
 
 function detail(layer) {
+  for (const [name, column] of Object.entries(layer.channels)) layer.channels[name] = unpackedColumn(column);
   const chosen = new Map(); // channel -> number of its color
   const figure = (text) => html("div", { class: "figure", role: "img", "aria-label": text });
   let figures;
