@@ -17,10 +17,6 @@ import spectroscope
 from spectroscope import page
 
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-if BROWSER is None or DRIVER is None:
-    pytest.skip("needs chromium and chromedriver", allow_module_level=True)
-webdriver = pytest.importorskip("selenium.webdriver")
-WebDriverWait = pytest.importorskip("selenium.webdriver.support.wait").WebDriverWait
 
 pytestmark = pytest.mark.slow  # `pytest -m slow tests/test_page_in_browser.py`
 
@@ -50,14 +46,17 @@ class Network(nn.Module):
         return self.dead(-x.abs())
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def report():
     torch.manual_seed(0)
     return report_of(Network().eval(), torch.randn(12, CHANNELS, 64), fs=64.0, f0=4.0)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def browser(tmp_path_factory):
+    if BROWSER is None or DRIVER is None:
+        pytest.skip("needs chromium and chromedriver")
+    webdriver = pytest.importorskip("selenium.webdriver")
     options = webdriver.ChromeOptions()
     options.binary_location = BROWSER
     for flag in FLAGS:
@@ -69,7 +68,7 @@ def browser(tmp_path_factory):
         yield driver
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def url(report, tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "report.html"
     report.page(path)
@@ -134,7 +133,7 @@ def data_of(browser, name):
         .filter((source) => Object.values(source.data).some((column) => column.length))
         .map(({ data }) => Object.fromEntries(Object.entries(data).map(
             ([key, column]) => [key, Array.from(column, (v) => v?.shape ? [...v] : v)])))[0]"""
-    WebDriverWait(browser, 10).until(lambda driver: js(driver, code, name))
+    waited(browser, code, name)
     return js(browser, code, name)
 
 
@@ -655,8 +654,10 @@ def test_typed_hashes_and_history_are_followed(opened, url):
     assert opened.current_url == url
 
 
-def waited(browser, condition):
-    WebDriverWait(browser, 5).until(lambda driver: js(driver, condition))
+def waited(browser, condition, *arguments):
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    WebDriverWait(browser, 10).until(lambda driver: js(driver, condition, *arguments))
 
 
 def test_a_finding_followed_twice_is_one_step_and_its_channel_is_gone_back_to(compared):
