@@ -501,7 +501,7 @@ def test_as_many_fundamentals_as_inputs_or_none_are_found(tmp_path, capsys):
     report = recorder.report()
     assert report.coverage()["status"].item() == "incomplete"
     assert report.dc()["n_samples"].item() == 2
-    why = "3 values of f0 for 2 inputs; give one for all, or set recorder.f0 to one per input"
+    why = "3 values of f0 for 2 inputs; give one for all, or one per input of each batch"
     assert why in report.coverage()["reason"].item()
     with pytest.raises(
         spectroscope.RequestError, match=f"no harmonics were recorded.*; here {why}"

@@ -132,7 +132,7 @@ class Fundamental:
         if math.isnan(decimation):
             return "no harmonics: its sampling rate isn't known; pass it as decimation="
         if len(tone.freq) not in (1, inputs):
-            remedy = "give one for all, or set recorder.f0 to one per input before each batch"
+            remedy = "give one for all, or one per input of each batch (recorder.f0)"
             if len(tone.freq) == 2:
                 remedy = "a range to search is ('auto', low, high)"
             return f"no harmonics: {len(tone.freq)} values of f0 for {inputs} inputs; {remedy}"
