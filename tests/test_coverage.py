@@ -230,3 +230,13 @@ def test_the_commonest_reason_is_said_with_the_number_of_its_places():
         (reasons[3:], ""),
     ):
         assert commonest_reason(pd.DataFrame({"reason": frame})) == sentence
+
+
+def test_missed_activations_are_counted_by_what_is_missing():
+    status = ["incomplete", "never fired", "incomplete", "cannot be seen", "fired"]
+    frame = pd.DataFrame({"place": list("abcde"), "kind": "ReLU", "status": status, "fired": 1,
+                          "selected": True, "reason": ""})  # fmt: skip
+    assert summarize_coverage(frame).warning == (
+        "2 activations are recorded incompletely, 1 never fired, 1 cannot be seen."
+    )
+    assert summarize_coverage(frame[:1]).warning == "1 activation is recorded incompletely."

@@ -41,11 +41,7 @@ def summarize_coverage(coverage: pd.DataFrame) -> CoverageSummary:
     adjective = "selected " if unselected else ""
     warning = ""
     if len(missed):
-        be = "is" if len(missed) == 1 else "are"
-        warning = (
-            f"{quantity(len(missed), 'activation')} cannot be seen, {be} incomplete or never fired."
-        )
-        warning = " ".join(filter(None, (warning, commonest_reason(missed))))
+        warning = " ".join(filter(None, (_counted(missed), commonest_reason(missed))))
     if coverage.empty:
         text = "No activation was found: nothing was recorded."
     elif recorded.empty:
@@ -68,6 +64,17 @@ def summarize_coverage(coverage: pd.DataFrame) -> CoverageSummary:
     columns = ["place", "kind", "status", "fired", "reason"]
     missed = missed[columns].replace({"place": {"": "the model itself"}})
     return CoverageSummary(missed, bool(number), warning, text)
+
+
+def _counted(missed: pd.DataFrame) -> str:
+    """How many activations were missed in each way, in a sentence."""
+    texts = []
+    for status, number in Counter(missed["status"]).items():
+        who = str(number) if texts else quantity(number, "activation")
+        be = "is" if number == 1 else "are"
+        how = f"{be} recorded incompletely" if status == "incomplete" else status
+        texts.append(f"{who} {how}")
+    return f"{', '.join(texts)}."
 
 
 def commonest_reason(missed: pd.DataFrame) -> str:
