@@ -68,7 +68,7 @@ def summarize_coverage(coverage: pd.DataFrame) -> CoverageSummary:
 
 def _counted(missed: pd.DataFrame) -> str:
     """How many activations were missed in each way, in a sentence."""
-    texts = []
+    texts: list[str] = []
     for status, number in Counter(missed["status"]).items():
         who = str(number) if texts else quantity(number, "activation")
         be = "is" if number == 1 else "are"
