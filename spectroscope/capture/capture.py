@@ -24,7 +24,7 @@ from spectroscope.capture.inputs import Input, InputAxes, SamplingRate, inputs_o
 from spectroscope.capture.memory import ForwardMemory
 from spectroscope.capture.passes import Frame, Pass, ThreadState
 from spectroscope.capture.paths import Paths
-from spectroscope.capture.sites import CoverageRow, Select, Site
+from spectroscope.capture.sites import CoverageRow, Select, Site, place_of
 from spectroscope.capture.tensors import nested_tensors
 from spectroscope.errors import first_line
 
@@ -181,12 +181,14 @@ class Capture:
 
     def on_module_enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         """See :class:`spectroscope.capture.hooks.Observer`."""
-        names = self.discovery.names.get(module)
-        if names is None:
-            self.discovery.report_replica(module)
-            return
         thread = self._thread
         running = thread.running
+        if module not in self.discovery.names:
+            if not (running and self.discovery.finds(module, running[-1].module)):
+                self.discovery.report_replica(module)
+                return
+            self.paths.set_layers(self.discovery.names)
+        names = self.discovery.names[module]
         if running and module is self._model and not calls_itself(module):
             # A KeyboardInterrupt, unlike an Exception, ends a forward without calling the hooks.
             running.clear()
@@ -281,12 +283,14 @@ class Capture:
             return None
         note = current.idioms.follow(function, name, args, kwargs)
         current.memory.add(function, matters=not (wrap is finish is note is None))
-        track = None
+        track = compare = None
         if current.memory.tracking:
             frame = self._callers.innermost()
             place = f"{frame.name if frame else ''}/{name.strip('_')}".lstrip("/")
             track = current.track(place, name, args, kwargs)
-        callbacks = [callback for callback in (track, note, finish) if callback is not None]
+            if not self.changes_outputs:
+                compare = current.rectified.follow(name, args, kwargs, self._report_hidden)
+        callbacks = [x for x in (track, note, compare, finish) if x is not None]
         if len(callbacks) < 2:
             return hooks.Interception(wrap, *callbacks) if wrap or callbacks else None
 
@@ -344,8 +348,11 @@ class Capture:
             return hooks.Interception(on_output=_nothing)
         is_relu = activation is activations.RELU and exact and not wrapped
         finish = self._start_call(frame.module, frame.name, place, kind, tensor, is_relu)
-        if finish is None or not self.changes_outputs:
-            return hooks.Interception(on_output=finish)
+        if not self.changes_outputs:
+            # One that isn't selected is counted in each forward too.
+            return hooks.Interception(on_output=finish or _nothing)
+        if finish is None:
+            return hooks.Interception()
         return hooks.Interception(
             wrap=partial(run_on_copy, reader_of(tensor, args, kwargs), finish)
         )
@@ -353,11 +360,13 @@ class Capture:
     def _report_hidden(self, function: str, tensor: Tensor, reason: str) -> None:
         """Report a ReLU whose output the function doesn't return."""
         current, frame = self._thread.current, self._callers.caller()
-        if current is None or frame is None:
+        # What is missed in an activation module, its own row says.
+        if current is None or frame is None or frame.in_custom or frame.kind:
             return
         if not current.axes.is_constant(tensor) and current.axes.may_be_signal(tensor):
             place = function.strip("_")
-            self.discovery.add_unobservable(frame.name, frame.module, reason, function=place)
+            if place_of(frame.name, place) not in self.discovery.rows:
+                self.discovery.add_unobservable(frame.name, frame.module, reason, function=place)
 
     def _start_call(
         self,
@@ -392,7 +401,7 @@ class Capture:
         current.sources.add_site(site.name, tensor)
 
         def finish_call(output: Any) -> Tensor | None:
-            if isinstance(output, Tensor):
+            if isinstance(output, Tensor) and not output.is_nested:  # that has no shape
                 layout = self._dispatcher.layout(site, output, current.axes.of(output))
                 current.add_site(site.name, output, layout.transformed, in_place=output is tensor)
             return finish(output)

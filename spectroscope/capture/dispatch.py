@@ -19,6 +19,7 @@ from spectroscope.capture.axes import (
     known_channel,
     layout_of,
     unknown_axes,
+    unknown_time,
 )
 from spectroscope.capture.axis_tracker import AxisTracker
 from spectroscope.capture.call import ActivationCall, unreadable
@@ -117,7 +118,7 @@ class Dispatcher:
             # The first: what happened at one call may be why others can't be read.
             row.reason = row.reason or f"call {site.call}: {reason}"
 
-        reading = memory.recall(site, tensor.shape)
+        reading = None if tensor.is_nested else memory.recall(site, tensor.shape)
         if reading is None:
             axis, axes = self._channel_axis.of(site), tracker.of(tensor)
             channel_axis = known_channel(axes) if axis is None else axis
@@ -129,10 +130,11 @@ class Dispatcher:
             note(reason)
             return partial(_finish, None, None, row)
         if reading is None:
-            unknown = unknown_axes(tensor.shape, axes) if axis is None else None
-            if unknown and tracker.started and self._change is None:
-                row.remark = f"call {site.call}: {unknown}"
             layout = self.layout(site, tensor, axes)
+            unknown = [unknown_axes(tensor.shape, axes) if axis is None else None,
+                       unknown_time(tensor.shape, layout) if self._timed else None]  # fmt: skip
+            if any(unknown) and tracker.started and self._change is None:
+                row.remark = f"call {site.call}: {'; '.join(filter(None, unknown))}"
             decimation = self._decimation.of(site)
             if math.isnan(decimation):
                 decimation = common_decimation(axes, layout)
