@@ -194,9 +194,8 @@ def _read(
             of_chunk = _NONE
             fields = out = None
             if lines:
-                before = len(range(chosen.start, n, chosen.step))
-                start = chosen.start + before * chosen.step - n
-                of_chunk = range(start, stop - n, chosen.step)
+                before = n // chosen.step  # chunks are multiples of the step
+                of_chunk = range(chosen.start, stop - n, chosen.step)
             if of_chunk:
                 count, of_block = len(of_chunk), c.stop - c.start
                 shape = of_block, 2, (count + 1) // 2, lines_of_input, length
