@@ -77,6 +77,12 @@ def torchvision_model(
     )
 
 
+def model_names() -> list[str]:
+    """Names of the models."""
+    names: list[str] = _import_models().list_models()
+    return names
+
+
 def _import_models() -> Any:
     try:
         return import_extra("torchvision.models")

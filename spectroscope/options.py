@@ -38,7 +38,11 @@ DATA: Options = {
     "input": (str, "PATH", "your data: a folder of images, a file of PPG, or an array [N, ...]"),
     "column": (str, "NAME", "column of the input"),
     "fs": (float, "HZ", "sampling rate of the input"),
-    "channel-axis": (int, "AXIS", "axis of the channels in its activations; default: automatic"),
+    "channel-axis": (
+        int,
+        "AXIS",
+        "channel axis of the model's activations [N, ...]; default: automatic",
+    ),
     "time-axis": (int, "AXIS", "time axis of the input [N, ...]; default: automatic"),
 }
 SITES: Options = {

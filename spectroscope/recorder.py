@@ -84,8 +84,9 @@ def record(
             is subtracted first and added back exactly.
         kinds: activations to record beyond the ReLU family: ``"LeakyReLU"``, ``"PReLU"``,
             ``"ELU"``, ``"GELU"``, ``"SiLU"``, ``"Hardswish"``, ``"Mish"``, ``"Softplus"``,
-            ``"SELU"``, ``"CELU"``, ``"Tanh"``, ``"Sigmoid"``, ``"Clamp"`` (to 0 and another limit),
-            a module class of your own, or ``"all"``.
+            ``"SELU"``, ``"CELU"``, ``"Tanh"``, ``"Sigmoid"``, ``"RReLU"``, ``"Softshrink"``,
+            ``"Hardshrink"``, ``"Clamp"`` (to 0 and another limit), a module class of your own, or
+            ``"all"``.
         channel_axis: the axis of an activation's channels; -1 for ``[N, T, C]``, 0 for an input
             without a batch axis. ``"auto"``: where the layers before put them, otherwise 1. A
             dictionary gives it by glob, as in `select`; ``"auto"`` for other sites.
@@ -375,7 +376,8 @@ class Recorder(CaptureSession):
         """The warning about sites whose sampling rate `fs` doesn't give, or None."""
         if self._fs is None:
             return None
-        records = [record for record in self._records.values() if record.layout.transformed]
+        # Those with an axis beside the channels.
+        records = [r for r in self._records.values() if any(n != 1 for n in r.shape[1:])]
         if records and not any(
             record.layout.is_time and not math.isnan(record.decimation) for record in records
         ):

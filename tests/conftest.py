@@ -2,7 +2,6 @@
 
 import gc
 import os
-from pathlib import Path
 
 # Two test processes on two cores: more threads would wait for each other. Before torch is imported.
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -11,6 +10,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import numpy as np
 import pytest
 import torch
+from helpers import REFERENCE
 
 import spectroscope
 
@@ -22,9 +22,6 @@ gc.disable()
 def pytest_collection_finish():
     gc.freeze()
     gc.enable()
-
-
-REFERENCE = Path(__file__).parents[2] / "shared" / "data" / "heart_rate"
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,8 @@ from spectroscope.capture import hooks
 DC_TABLE = 1e-9
 # Transforms of float32 are in float32: of a channel's total power.
 SPECTRUM = 1e-6
+# Activations of other implementations, where they are.
+REFERENCE = Path(__file__).parents[2] / "shared" / "data" / "heart_rate"
 
 
 class Calls(nn.Module):

@@ -204,6 +204,14 @@ def test_rows_that_hold_by_construction_are_flagged():
     assert change["1#0"] > 1e-2
 
 
+def table_of(rows, metric="mae", unit="BPM"):
+    """A table of `importance`: rows of site, operation, change, ends of its interval and more."""
+    columns = ["site", "operation", "change", "change_low", "change_high", "by_construction"]
+    table = pd.DataFrame(rows, columns=columns).assign(metric=metric, unit=unit, baseline=40.0)
+    table["interval"] = "studentized bootstrap"
+    return table.assign(value=table["baseline"] + table["change"])
+
+
 def test_the_conclusion_is_one_sentence_with_its_numbers():
     rows = [
         ("a#0", "remove_dc", 3.0, 2.0, 4.0, ""),
@@ -213,8 +221,7 @@ def test_the_conclusion_is_one_sentence_with_its_numbers():
         ("b#0", "only_dc", -7.0, -9.0, -5.0, None),
         ("c#0", "only_dc", 0.0, np.nan, np.nan, "one value per channel"),
     ]
-    columns = ["site", "operation", "change", "change_low", "change_high", "by_construction"]
-    table = pd.DataFrame(rows, columns=columns).assign(metric="mae", unit="BPM")
+    table = table_of(rows)
     assert spectroscope.conclusion(table) == (
         "mae (BPM) changes most with the DC alone (-6 in the median; 95 % interval without 0 at "
         "2 of 2 sites), less without the DC (+2 in the median; 95 % interval without 0 at 1 of 2 "
@@ -226,6 +233,69 @@ def test_the_conclusion_is_one_sentence_with_its_numbers():
     assert spectroscope.conclusion(only).startswith("Nothing can be concluded: at c#0")
     with pytest.raises(spectroscope.RequestError, match="no rows"):
         spectroscope.conclusion(table[:0])
+
+
+def test_the_conclusion_ranks_no_changes_that_may_be_0():
+    table = table_of([
+        ("a#0", "remove_dc", 0.3, -0.1, 0.7, ""),
+        ("b#0", "remove_dc", 0.1, -0.2, 0.4, ""),
+        ("a#0", "only_dc", -0.5, -1.1, 0.1, ""),
+        ("b#0", "only_dc", 0.0, np.nan, np.nan, ""),
+    ])  # fmt: skip
+    nothing = "No change of mae (BPM) is distinguishable from 0"
+    largest = "; the largest is -0.5, with the DC alone at a#0."
+    assert spectroscope.conclusion(table) == nothing + largest
+    # Beside an operation that has an effect, one without is not in the order.
+    table.loc[0, "change_low"] = 0.1
+    assert spectroscope.conclusion(table) == (
+        "mae (BPM) changes most without the DC (+0.2 in the median; 95 % interval without 0 at 1 "
+        "of 2 sites); with the DC alone no change is distinguishable from 0."
+    )
+
+
+def test_the_conclusion_ranks_no_rounding_errors():
+    sure = [("a#0", "remove_dc", 2e-5, 1e-5, 3e-5, ""), ("a#0", "only_dc", -1e-5, -2e-5, -5e-6, "")]
+    nothing = "No change of {} is distinguishable from 0; the largest is {}, without the DC at a#0."
+    assert spectroscope.conclusion(table_of(sure)) == nothing.format("mae (BPM)", "+2e-05")
+    # Of an error of 0.4, the same changes are more than rounding.
+    small = table_of(sure).assign(baseline=0.4, value=0.4)
+    assert spectroscope.conclusion(small).startswith("mae (BPM) changes most without the DC")
+    for value, none in ((2e-7, True), (2e-5, False)):
+        distance = [("a#0", "remove_dc", value, value / 2, 2 * value, "")]
+        table = table_of(distance, "relative_l2", "1").assign(baseline=0.0, value=value)
+        assert spectroscope.conclusion(table).startswith("No change of relative_l2 ") == none
+
+
+def test_the_conclusion_says_where_intervals_are_unknown():
+    table = table_of([
+        ("a#0", "remove_dc", 3.0, 2.0, 4.0, ""),
+        ("b#0", "remove_dc", 9.0, np.nan, np.nan, ""),
+        ("a#0", "only_dc", 2.0, np.nan, np.nan, ""),
+        ("b#0", "only_dc", 0.0, np.nan, np.nan, ""),
+    ])  # fmt: skip
+    unknown = table["change_low"].isna()
+    table.loc[unknown, "interval"] = "unknown: 3 inputs, not 5 or more"
+    alone = "with the DC alone (+1 in the median; 95 % interval unknown at 1 of 2 sites)"
+    why = "; where an interval is unknown: 3 inputs, not 5 or more."
+    assert spectroscope.conclusion(table) == (
+        "mae (BPM) changes most without the DC (+6 in the median; 95 % interval without 0 at 1 of "
+        f"2 sites, unknown at 1), less {alone}{why}"
+    )
+    only = table[table["operation"] == "only_dc"]
+    assert spectroscope.conclusion(only) == f"mae (BPM) changes most {alone}{why}"
+    # A few unknown ones beside intervals with 0 make no effect.
+    table.loc[0, "change_low"] = -1
+    assert spectroscope.conclusion(table) == (
+        "No change of mae (BPM) is distinguishable from 0; the largest is +9, without the DC at "
+        f"b#0{why}"
+    )
+
+
+def test_the_conclusion_ranks_a_change_that_all_scores_have():
+    table = table_of([("a#0", "remove_dc", -1.0, np.nan, np.nan, "")], "agreement", "1")
+    table = table.assign(baseline=1.0, value=0.0,
+                         interval="unknown: all scores changed by the same amount")  # fmt: skip
+    assert spectroscope.conclusion(table).startswith("agreement changes most without the DC (-1 ")
 
 
 def test_the_unit_is_the_metrics_or_the_one_given(regression):
@@ -241,7 +311,9 @@ def test_the_unit_is_the_metrics_or_the_one_given(regression):
         table = importance(model, x.split(9), metric, targets=targets, operations=[remove_dc],
                            unit=unit)  # fmt: skip
         assert table["unit"].eq(expected).all()
-        assert ("(BPM) changes" in spectroscope.conclusion(table)) == (expected == "BPM")
+        assert (f"{table['metric'][0]} (BPM) " in spectroscope.conclusion(table)) == (
+            expected == "BPM"
+        )
 
 
 @pytest.mark.parametrize("known", ["length", "hint", "n_inputs", "nothing"])

@@ -136,11 +136,32 @@ def test_inspect_without_out_writes_nothing(small, command):
     assert {file.name for file in Path().iterdir()} - files <= {"__pycache__"}
 
 
-def test_an_unknown_specimen_is_answered_with_the_nearest(tmp_path, command):
-    line = refused(command("inspect", "kidppg", "--out", tmp_path / "out"))
-    assert "unknown specimen 'kidppg'" in line
-    assert "kid-ppg" in line
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [
+        ("kidppg", "unknown specimen 'kidppg'; the nearest: kid-ppg;"),
+        ("kid_ppg", "the nearest: kid-ppg;"),
+        ("KID-PPG", "the nearest: kid-ppg;"),
+        ("resnet18", "the nearest: torchvision:resnet18,"),
+        ("ResNet-50", "the nearest: torchvision:resnet50,"),
+        ("torchvision.models.resnet18", "the nearest: torchvision:resnet18,"),
+        ("torchvision/resnet18", "the nearest: torchvision:resnet18,"),
+        ("torchvison:resnet18", "or is it torchvision:resnet18?"),
+        ("model.pt", "package.module:callable --weights model.pt"),
+        ("qqq", "there are: crepe, kid-ppg, paper-ppg, torchvision; or module:callable"),
+    ],
+)
+def test_an_unknown_specimen_is_answered_with_the_nearest(tmp_path, command, name, answer):
+    assert answer in refused(command("inspect", name, "--out", tmp_path / "out"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_module_of_a_specimen_is_no_misspelt_adapter(tmp_path, monkeypatch, command):
+    (tmp_path / "torchvisions.py").write_text("import not_installed\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    line = refused(command("inspect", "torchvisions:network"))
+    assert line.endswith("No module named 'not_installed'")
 
 
 @pytest.mark.parametrize("name", ["inspect", "ablate"])

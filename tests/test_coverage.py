@@ -3,6 +3,7 @@
 import re
 import warnings
 
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,7 +11,7 @@ from helpers import Calls
 from torch import nn
 
 import spectroscope
-from spectroscope.page.coverage import summarize_coverage
+from spectroscope.page.coverage import commonest_reason, summarize_coverage
 
 
 @pytest.mark.parametrize(
@@ -219,3 +220,23 @@ def test_the_fused_gelu_of_a_transformer_is_counted():
     ):
         model(torch.randn(2, 5, 8))
     assert recorder.report().coverage()["place"].tolist() == ["/gelu"]
+
+
+def test_the_commonest_reason_is_said_with_the_number_of_its_places():
+    reasons = ["call 0: no harmonics: a", "call 2: no harmonics: a", "a replica", ""]
+    for frame, sentence in (
+        (reasons, "Reason, at 2 of them: no harmonics: a."),
+        (reasons[:2], "Reason: no harmonics: a."),
+        (reasons[3:], ""),
+    ):
+        assert commonest_reason(pd.DataFrame({"reason": frame})) == sentence
+
+
+def test_missed_activations_are_counted_by_what_is_missing():
+    status = ["incomplete", "never fired", "incomplete", "cannot be seen", "fired"]
+    frame = pd.DataFrame({"place": list("abcde"), "kind": "ReLU", "status": status, "fired": 1,
+                          "selected": True, "reason": ""})  # fmt: skip
+    assert summarize_coverage(frame).warning == (
+        "2 activations are recorded incompletely, 1 never fired, 1 cannot be seen."
+    )
+    assert summarize_coverage(frame[:1]).warning == "1 activation is recorded incompletely."

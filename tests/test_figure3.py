@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import REFERENCE
+from helpers import REFERENCE
 from matplotlib.figure import Figure
 
 import spectroscope

@@ -20,10 +20,9 @@ torch.manual_seed(0)
 
 def assert_same(x, y=None, lines=1):
     length = x[0, 0].numel() // lines
-    shape = *x.shape[:2], lines, length
-    expected_out, actual_out = (
-        torch.full((2, *shape), 7.0, dtype=dispatch.computed_in(x.dtype)) for _ in range(2)
-    )
+    shape = x.shape[1], 2, (len(x) + 1) // 2, lines, length
+    dtype = dispatch.computed_in(x, y).to_complex()
+    expected_out, actual_out = (torch.full(shape, 7 + 7j, dtype=dtype) for _ in range(2))
     expected = torch.full((8, x.shape[1], len(x), lines), 7.0, dtype=torch.float64)
     table = torch.rand(27, x.shape[1] + 2, dtype=torch.float64)
     tables = [table.clone() for _ in range(3)]
@@ -50,9 +49,11 @@ def assert_same(x, y=None, lines=1):
     actual[4, incomplete], expected[4, incomplete] = 0, 0
     torch.testing.assert_close(actual[2:5], expected[2:5], rtol=1e-9, atol=rounding)
     assert torch.equal(actual[5:], expected[5:])
-    eps = torch.finfo(actual_out[0].dtype).eps
-    for mine, other in zip(actual_out, expected_out):
-        torch.testing.assert_close(mine, other, rtol=4 * eps, atol=4 * eps)
+    eps = torch.finfo(dtype).eps
+    if len(x) % 2:
+        torch.view_as_real(actual_out)[:, :, -1, ..., 1] = 0
+    parts = map(torch.view_as_real, (actual_out, expected_out))
+    torch.testing.assert_close(*parts, rtol=4 * eps, atol=4 * eps)
     first, second = batch.table, batch.table.roll(1, 1)
     merged = first.clone(), first.clone()
     gpu.merge(merged[0], second)
@@ -86,14 +87,14 @@ x[2, 2, 7] = -torch.inf
 for y in None, x - 1:
     assert_same(x, y)
     assert_same(x.view(3, 4, 5, 6), y if y is None else y.view(3, 4, 5, 6), lines=5)
-for shape in (5, 3, 2, 35), (2, 2, 1, 600), (40, 1, 1, 3):
+for shape in (3, 2, 5, 2, 35), (2, 2, 2, 1, 600), (1, 2, 40, 1, 3):
   for dtype in torch.complex128, torch.complex64:
-    x, y = torch.randn(2, *shape, dtype=dtype)
-    sums = torch.full((4, shape[1], shape[3]), 7.0, dtype=torch.float64)
-    gpu.products(*map(torch.view_as_real, (x, y)), sums)
-    x, y = x.to(torch.complex128), y.to(torch.complex128)
-    cross = (x.conj() * y).sum((0, 2))
-    powers = [(side * side.conj()).real.sum((0, 2)) for side in (x, y)]
+    both = torch.randn(shape, dtype=dtype)
+    sums = torch.full((4, shape[0], shape[4]), 7.0, dtype=torch.float64)
+    gpu.products(torch.view_as_real(both), sums)
+    x, y = both.to(torch.complex128).unbind(1)
+    cross = (x.conj() * y).sum((1, 2))
+    powers = [(side * side.conj()).real.sum((1, 2)) for side in (x, y)]
     expected = torch.stack([*powers, cross.real, cross.imag])
     torch.testing.assert_close(sums, expected, rtol=1e-12, atol=1e-12)
 print("the same")

@@ -354,6 +354,14 @@ def test_a_wrong_range_is_refused_in_one_line(f0):
     assert repr(f0) in str(info.value)
 
 
+@pytest.mark.parametrize("f0", [("auto", 0.7, 3.5), ["auto", 0, 60], 1.2, [0.1, 3, 4]])
+def test_a_frequency_in_hertz_without_fs_is_refused_naming_fs(f0):
+    with pytest.raises(spectroscope.RequestError, match=r"^f0=.* pass fs= \(--fs HZ\)") as info:
+        spectroscope.record(nn.ReLU(), f0=f0)
+    assert "fs/2" not in str(info.value)
+    assert "\n" not in str(info.value)
+
+
 def test_two_numbers_are_one_per_input_and_a_range_is_pointed_at():
     with pytest.warns(UserWarning, match=r"2 values of f0 for 3 inputs; .*\('auto', low, high\)"):
         report_of(nn.ReLU(), torch.randn(3, 1, 64), fs=32, f0=(0.7, 3.5))
@@ -483,7 +491,7 @@ def test_the_fundamental_is_in_cycles_per_sample_without_fs():
         spectroscope.record(nn.ReLU(), f0=0.5)
 
 
-def test_as_many_fundamentals_as_inputs_or_none_are_found():
+def test_as_many_fundamentals_as_inputs_or_none_are_found(tmp_path, capsys):
     model = nn.ReLU()
     with (
         pytest.warns(UserWarning, match="3 values of f0 for 2 inputs"),
@@ -493,8 +501,18 @@ def test_as_many_fundamentals_as_inputs_or_none_are_found():
     report = recorder.report()
     assert report.coverage()["status"].item() == "incomplete"
     assert report.dc()["n_samples"].item() == 2
-    with pytest.raises(spectroscope.RequestError, match="no harmonics were recorded"):
+    why = "3 values of f0 for 2 inputs; give one for all, or one per input of each batch"
+    assert why in report.coverage()["reason"].item()
+    with pytest.raises(
+        spectroscope.RequestError, match=f"no harmonics were recorded.*; here {why}"
+    ):
         report.harmonics()
+    report.summary()
+    for text in (str(report), capsys.readouterr().out):
+        assert f"Reason: no harmonics: {why}" in " ".join(text.split())
+    report.page(tmp_path / "report.html")
+    head = (tmp_path / "report.html").read_text().partition("<figure")[0]
+    assert f"Reason: no harmonics: {why}" in head
 
 
 def test_behind_a_stride_harmonics_fold_at_the_sites_own_rate():

@@ -1,6 +1,7 @@
 """ReLUs in other words are recorded, or said; what is no activation is neither."""
 
 import warnings
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 import spectroscope
+from spectroscope.capture.rectified import RectifiedTensors
 from spectroscope.experiments.operations import remove_dc
 
 WORDS = {
@@ -32,14 +34,30 @@ MORE_WORDS = {
     "where of the opposite": lambda x: torch.where(x < 0, torch.zeros_like(x), x),
     "masked_fill of the opposite": lambda x: x.masked_fill(~(x > 0), 0.0),
     "in place": lambda x: in_place(x.clone()),
+    "mask in place": lambda x: mask_in_place(x),
     "masked_fill in place": lambda x: filled(x.clone()),
     "LeakyReLU": nn.LeakyReLU(0),
+    "RReLU": nn.RReLU(0, 0),
+    "rrelu": lambda x: F.rrelu(x, 0.0, 0.0),
+    "Hardtanh": nn.Hardtanh(0, torch.inf),
+    "mask of a copy": lambda x: x * (x.clone() > 0),
+    "mask without gradient": lambda x: x * (x.detach() > 0),
+    "copy filled in place": lambda x: x.clone().masked_fill_(x < 0, 0),
+    "without the negative part": lambda x: x - x.clamp(max=0),
+    "sub": lambda x: torch.sub(x, torch.clamp_max(x, 0)),
+    "subtract": lambda x: torch.subtract(x, torch.minimum(torch.zeros_like(x), x)),
 }
 
 
 def in_place(x):
     x *= x > 0
     return x
+
+
+def mask_in_place(x):
+    mask = (x > 0).to(x.dtype)
+    mask.mul_(x)
+    return mask
 
 
 def filled(x):
@@ -90,7 +108,6 @@ def test_it_can_be_changed_and_nothing_else_changes(words):
 OTHER_WORDS = [
     lambda x: x * (x > 1),
     lambda x: x * (x < 0),
-    lambda x: x * (x.clone() > 0),
     lambda x: torch.where(x > 0, x, -x),
     lambda x: torch.where(x > 0, 0.0, x),
     lambda x: torch.where(x < 0, x, 0.0),
@@ -99,6 +116,15 @@ OTHER_WORDS = [
     lambda x: torch.maximum(x, torch.full_like(x, 2)),
     lambda x: torch.minimum(x, torch.zeros_like(x)),
     lambda x: (x + 1).mul_(x > 0),
+    lambda x: x * ((x + 1).clone() > 0),
+    lambda x: (x + 1).clone().masked_fill_(x < 0, 0),
+    lambda x: x - x.clamp(max=1),
+    lambda x: x - x.clamp(-1, 0),
+    lambda x: x - torch.min(x, 0)[0],
+    lambda x: torch.sub(x, x.clamp(max=0), alpha=2),
+    lambda x: x.clamp(max=0) - x,
+    lambda x: (x - 1) - x.clamp(max=0),
+    lambda x: x + x.clamp(max=0),
 ]
 
 
@@ -137,6 +163,170 @@ def test_what_cannot_be_recorded_is_said(function, reason):
     with pytest.warns(UserWarning, match=reason):
         (status,) = coverage_of(Calls(function), torch.randn(2, 3, 4)).values()
     assert status == "cannot be seen"
+
+
+def forgetful(x):
+    x = x + 0
+    y, mask = x.clone(), x < 0
+    del x
+    return y.masked_fill_(mask, 0)
+
+
+def test_a_copy_is_known_when_the_original_is_gone():
+    assert coverage_of(Calls(forgetful), torch.randn(2, 3, 4)) == {"/masked_fill": "fired"}
+
+
+def positive_parts(x):
+    y = torch.zeros_like(x)
+    y[x > 0] = x[x > 0]
+    return y
+
+
+IN_UNKNOWN_WORDS = {
+    "mul": lambda x: x * (x.sign() + 1) / 2,
+    "neg": lambda x: -(-x).clamp(max=0),
+    "where": lambda x: torch.where(x > 0, x, torch.tensor(0.0).expand_as(x)),
+    "max": lambda x: torch.stack([x, torch.zeros_like(x)]).max(0)[0],
+    "lerp": lambda x: torch.lerp(x.abs(), x, 0.5),
+    "setitem": positive_parts,
+    "index_put": lambda x: x.clone().index_put_((x < 0,), torch.tensor(0.0)),
+    "add": lambda x: (0.5 * x + 0.5 * (x * x).sqrt()).flatten(1) ** 2,
+    "addcmul": lambda x: torch.addcmul(x * 0, x, (x > 0).to(x), value=0.3),  # rounds
+}
+
+
+@pytest.mark.parametrize("place", IN_UNKNOWN_WORDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_relu_in_unknown_words_is_said(place, dtype, transposed):
+    x = torch.randn(4, 3, 8).to(dtype)
+    x = x.transpose(0, 1) if transposed else x
+    model = nn.Sequential(Calls(IN_UNKNOWN_WORDS[place]), nn.Flatten(), nn.ReLU())
+    with pytest.warns(UserWarning, match=f"0/{place} .its result is a ReLU"):
+        coverage = coverage_of(model, x)
+    assert coverage == {f"0/{place}": "cannot be seen", "2": "fired"}
+
+
+def test_a_relu_in_unknown_words_of_a_subclass_of_tensors_is_said():
+    class Own(torch.Tensor):
+        pass
+
+    with pytest.warns(UserWarning, match="/neg .its result is a ReLU"):
+        coverage_of(Calls(IN_UNKNOWN_WORDS["neg"]), torch.randn(4, 3, 8).as_subclass(Own))
+
+
+def test_a_relu_in_unknown_words_is_said_after_a_first_input_of_zeros():
+    model = nn.Sequential(Calls(IN_UNKNOWN_WORDS["neg"]), nn.ReLU())
+    with (
+        torch.no_grad(),
+        pytest.warns(UserWarning, match="0/neg .its result is a ReLU"),
+        spectroscope.record(model, spectra=False),
+    ):
+        for scale in range(20):
+            model(torch.randn(4, 3, 8) * scale)
+
+
+def test_a_relu_in_unknown_words_is_said_once_and_beside_others():
+    model = Calls(lambda x: F.relu(x - 1) + (x * (x.sign() + 1) / 2).reshape(-1, 8).view_as(x) * 2)
+    with pytest.warns(UserWarning, match="1 place is not recorded in full"):
+        coverage = coverage_of(model, torch.randn(4, 3, 8))
+    assert coverage == {"/relu": "fired", "/mul": "cannot be seen"}
+
+
+def in_numpy(x):
+    return torch.from_numpy(np.maximum(x.numpy(), 0))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")
+@pytest.mark.parametrize("made", ["by NumPy", "by TorchScript"])
+def test_a_relu_that_is_made_where_functions_cannot_be_seen_is_said(made):
+    @torch.jit.script
+    def scripted(x):
+        return torch.relu(x)
+
+    hidden = {"f": in_numpy if made == "by NumPy" else scripted}
+    model = nn.Sequential(Calls(lambda x: hidden["f"](x)), nn.Conv1d(3, 2, 3), nn.ReLU())
+    with pytest.warns(UserWarning, match="1/conv1d .its argument is a ReLU"):
+        coverage = coverage_of(model, torch.randn(4, 3, 8))
+    assert coverage == {"1/conv1d": "cannot be seen", "2": "fired"}
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: torch.relu(x.to_sparse()).to_dense(),
+        lambda x: torch.relu(x.to_mkldnn()).to_dense() * 1,
+        lambda x: torch.func.vmap(torch.relu)(x) + 0,
+    ],
+)
+def test_a_relu_whose_result_cannot_be_read_is_said_once(function):
+    with pytest.warns(UserWarning, match="call 0: "):
+        coverage = coverage_of(Calls(function), torch.randn(4, 3, 8))
+    assert coverage == {"/relu": "incomplete"}
+
+
+FIRST = torch.arange(8) < 2
+NO_NEW_RELU = {
+    "views of both sides": lambda x: x.transpose(1, 2) + x.relu().transpose(1, 2),
+    "pooling of both sides": lambda x: F.max_pool1d(x, 2) + F.max_pool1d(x.relu(), 2),
+    "scaled": lambda x: x.relu() * 3 / 4,
+    "in place": lambda x: x.clone().relu_().mul_(2).view(-1),
+    "by way of Python": lambda x: x + torch.tensor(x.relu().tolist()),
+    "padding": lambda x: x.relu() + (p := torch.where(FIRST, -1.0, x.abs())) * (p != -1),
+    "mask": lambda x: x.relu() + 0 * (x.abs() * ~FIRST),
+    "own kind": lambda x: x.relu() + F.elu(x, 0.0),
+}
+
+
+@pytest.mark.parametrize("function", NO_NEW_RELU.values(), ids=list(NO_NEW_RELU))
+def test_what_has_the_values_of_a_relu_for_another_reason_is_not_said(function):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        coverage = coverage_of(Calls(function), torch.randn(4, 3, 8))
+    assert coverage.pop("/elu", "not asked for") == "not asked for"
+    assert coverage == {"/relu": "fired"}
+
+
+def test_a_module_of_another_kind_with_the_values_of_a_relu_is_not_said():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        coverage = coverage_of(nn.Sequential(nn.PReLU(init=0), nn.ReLU()), torch.randn(4, 3, 8))
+    assert coverage == {"0": "not asked for", "1": "fired"}
+
+
+def test_what_is_kept_for_comparison_is_bounded(monkeypatch):
+    kept = []
+
+    class Counted(RectifiedTensors):
+        def _add(self, tensor):
+            kept.append(sum(map(len, self._values.values())))
+            return super()._add(tensor)
+
+    def loop(x):
+        for _ in range(1000):
+            x = torch.randn(4, 3, 8) + 0 * x  # other signs
+        for _ in range(1000):
+            x = x * 1.001
+        return F.relu(x)
+
+    monkeypatch.setattr("spectroscope.capture.passes.RectifiedTensors", Counted)
+    assert coverage_of(Calls(loop), torch.randn(4, 3, 8)) == {"/relu": "fired"}
+    assert len(kept) > 3000
+    assert max(kept) < 1200
+
+
+def test_comparing_changes_nothing():
+    model, x = nn.Sequential(nn.Conv1d(3, 4, 3), *map(Calls, IN_UNKNOWN_WORDS.values())), {}
+    given = torch.randn(4, 3, 16, requires_grad=True)
+    for recorded in (False, True):
+        given.grad = None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with spectroscope.record(model) if recorded else nullcontext():
+                output = model(given)
+        output.sum().backward()
+        x[recorded] = output, given.grad.clone()
+    assert all(map(torch.equal, x[False], x[True]))
 
 
 def test_a_difference_of_two_relus_is_two_relus():

@@ -86,8 +86,8 @@ def test_components_of_equal_frequency_are_in_one_ring(shape):
     transform = Transform.of(shape, "boxcar", torch.device("cpu"))
     rings = {}
     for number, ring in enumerate(transform.bin.tolist()):
-        i, j = divmod(number, width // 2 + 1)
-        square = (min(i, height - i) * width) ** 2 + (j * height) ** 2
+        i, j = divmod(number, width)
+        square = (min(i, height - i) * width) ** 2 + (min(j, width - j) * height) ** 2
         assert rings.setdefault(square, ring) == ring
 
 

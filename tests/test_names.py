@@ -127,3 +127,47 @@ def test_traced_graphs_have_the_names_of_the_modules_they_were_traced_from(trace
     assert table["decimation"].to_list() == [2.0] * 9
     part = report_of(nn.Sequential(trace(model, x)), x).sites()["site"].to_list()
     assert part == [f"0{'' if name[0] == '/' else '.'}{name}" for name in table["site"]]
+
+
+class Extensible(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.more, self.grows = nn.Conv1d(1, 2, 3), nn.ModuleList(), False
+
+    def forward(self, x):
+        if self.grows and not self.more:
+            self.more.append(nn.Sequential(nn.Conv1d(2, 2, 3, stride=2), nn.ReLU()))
+        x = nn.ReLU()(self.conv(x))  # made here, it has no name
+        for module in self.more:
+            x = module(x)
+        return x
+
+
+@pytest.mark.parametrize("in_forward", [False, True])
+def test_a_module_put_into_the_model_while_it_is_recorded_has_its_name(in_forward):
+    model, x = nn.Sequential(Extensible()), torch.randn(2, 1, 32)
+    with spectroscope.record(model, fs=32.0) as recorder:
+        model(x)
+        model[0].grows = in_forward
+        if not in_forward:
+            model[0].more.append(nn.Sequential(nn.Conv1d(2, 2, 3, stride=2), nn.ReLU()))
+        for _ in range(3):
+            model(x)
+    report = recorder.report()
+    sites = report.sites().set_index("site")
+    assert sites["n_samples"].to_dict() == {"0/relu#0": 8, "0.more.0.1#0": 6}
+    assert sites["source"].to_dict() == {"0/relu#0": "0.conv", "0.more.0.1#0": "0.more.0.0"}
+    assert sites["fs"].to_list() == [32, 16]
+    assert report.coverage()["status"].unique().tolist() == ["fired"]
+
+
+def test_a_replaced_module_has_the_name_of_its_place():
+    model, x = nn.Sequential(nn.Conv1d(1, 2, 3), nn.ReLU()), torch.randn(2, 1, 32)
+    with spectroscope.record(model) as recorder:
+        model(x)
+        model[1] = nn.Sequential(nn.BatchNorm1d(2), model[1], nn.ReLU())
+        model(x)
+        with torch.no_grad():
+            nn.Sequential(nn.ReLU(), nn.ReLU())(x)  # is no part of it
+    coverage = recorder.report().coverage().set_index("place")["fired"]
+    assert coverage.to_dict() == {"1": 1, "1.1": 1, "1.2": 1}

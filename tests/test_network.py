@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers import Calls
+from matplotlib import pyplot
 from matplotlib.figure import Figure
 from torch import fx, nn
 
@@ -363,6 +364,26 @@ def test_aliasing_is_at_the_downsampling_it_happens_in():
     assert math.isnan(above["6#0"])
 
 
+def test_aliasing_is_at_every_stride_that_reads_the_site():
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.main, self.skip = nn.Conv1d(1, 1, 3, stride=2, padding=1), nn.Conv1d(1, 1, 1, 2)
+            self.faster = nn.Conv1d(1, 1, 1, 4)
+
+        def forward(self, x):
+            y = F.relu(x)
+            return F.relu(self.main(y) + self.skip(y)).sum() + self.faster(y).sum()
+
+    report = report_of(Block().eval(), torch.randn(4, 1, 64), spectra=True)
+    above = report.sites().set_index("site")["above_next_nyquist"]["/relu#0"]
+    frame = report.network().set_index("node")
+    # Behind the third, at a quarter of the rate, the Nyquist frequency is another.
+    assert frame["above_nyquist"].dropna().to_dict() == {
+        "main/conv1d@0": above, "skip/conv1d@0": above
+    }  # fmt: skip
+
+
 def test_merge_of_nodes():
     a = Node("join", "add", ("x", "y"), (2, 8), 1.0)
     b = Node("join", "add", ("y", "z"), (2, 4), 2.0)
@@ -460,3 +481,29 @@ def test_the_plot_has_the_values_and_marks_where_what_happens():
     assert arrow.get_offsets().tolist() == [[x, pytest.approx(y, abs=0.6)]]
     texts = [text.get_text() for text in ax.get_legend().get_texts()]
     assert texts[-2:] == ["has dead channels", "> 5% above Nyquist before it"]
+
+
+@pytest.fixture(scope="module", params=[(1, 9), (8, 3)])
+def mapped(request):
+    """Nodes and sites of networks, one whose map is tall, and one with a map that is wide."""
+    length, lines = request.param
+    convolutions = [nn.Conv1d(1, 1, 3, padding=1), nn.ReLU()] * length
+    model = nn.Sequential(*[*convolutions, nn.MaxPool1d(2)] * lines)
+    report = report_of(model, torch.randn(2, 1, 1024), spectra=True)
+    return report.network().assign(above_nyquist=0.5), report.sites()
+
+
+@pytest.mark.parametrize("size", [None, (3, 8), (4, 4), (10, 2)])
+@pytest.mark.parametrize("dpi", [50, 300])
+def test_the_legend_is_whole_in_the_first_draw(mapped, size, dpi):
+    frame, sites = mapped
+    for colored in (True, False):
+        figure = pyplot.figure(figsize=size, layout="constrained")
+        ax = None if size is None else figure.subplots()
+        ax = spectroscope.plots.network(frame, sites=sites if colored else None, ax=ax)
+        ax.figure.set_dpi(dpi)
+        ax.figure.canvas.draw()
+        legend, whole = ax.get_legend().get_window_extent(), ax.figure.bbox
+        assert whole.x0 <= legend.x0 < legend.x1 <= whole.x1
+        assert whole.y0 <= legend.y0 < legend.y1 <= whole.y1
+        pyplot.close("all")

@@ -7,6 +7,7 @@ import threading
 import pandas as pd
 import pytest
 import torch
+from helpers import Calls
 from torch import nn
 
 import spectroscope
@@ -129,6 +130,53 @@ def test_other_lengths_in_the_same_steps(signs):
     assert math.isnan(recorder.report().sites()["fs"].item())
 
 
+class SameLengths(nn.Module):
+    """Takes every second sample or the first half, which have the same shape."""
+
+    def forward(self, x):
+        x = x[..., ::2] if x.mean() > 0 else x[..., : x.shape[-1] // 2]
+        return torch.relu(x)
+
+
+@pytest.mark.parametrize("period", [2, 3, 10])
+def test_other_rates_of_the_same_shapes_are_found(period):
+    model = SameLengths()
+    recorder = spectroscope.record(model, fs=32, spectra=False)
+    with pytest.warns(UserWarning, match="unknown in spite of fs"), recorder:
+        for i in range(40):
+            model(torch.full((1, 1, 8), float(i % period) - 0.5))
+    assert math.isnan(recorder.report().sites()["fs"].item())
+    assert recorder.report().sites()["n_samples"].item() == 40
+
+
+def tracked_forwards(updates, model, inputs):
+    """Numbers of the forwards that are tracked."""
+    tracked = []
+    with spectroscope.record(model, fs=32, spectra=False):
+        for i, x in enumerate(inputs):
+            before = len(updates)
+            model(x)
+            if len(updates) > before:
+                tracked.append(i)
+    return tracked
+
+
+UNKNOWN_RATE = nn.Sequential(nn.Conv1d(1, 2, 3), Calls(lambda x: x.sort()[0]), nn.ReLU())
+
+
+@pytest.mark.filterwarnings("ignore:.*unknown in spite of fs")
+@pytest.mark.parametrize("model", [Stack(), UNKNOWN_RATE])
+def test_a_repeated_forward_is_tracked_less_and_less_often(updates, model):
+    inputs = [torch.randn(2, 1, 64)] * 100
+    assert tracked_forwards(updates, model, inputs) == [0, 16, 33, 66]
+
+
+def test_from_where_another_rate_is_found_every_forward_is_tracked(updates):
+    inputs = [torch.full((1, 1, 8), 1.0 - 2 * (i >= 16)) for i in range(20)]
+    with pytest.warns(UserWarning, match="unknown in spite of fs"):
+        assert tracked_forwards(updates, SameLengths(), inputs) == [0, 16, 17, 18, 19]
+
+
 class Early(nn.Module):
     """Leaves after the first ReLU where the input is positive."""
 
@@ -171,6 +219,16 @@ def test_what_is_never_repeated_takes_no_memory():
         for length in range(40, 100):
             model(torch.randn(1, 1, length))
     assert len(recorder._capture._thread.memory._forwards) < 40
+
+
+def test_calls_that_are_not_selected_are_counted_in_each_forward():
+    model = nn.Sequential(nn.Conv1d(1, 2, 3), nn.ReLU(), Stack())
+    model[2].conv1 = nn.Conv1d(2, 3, 3)
+    with spectroscope.record(model, select="2.relu", spectra=False) as recorder:
+        for _ in range(3):
+            model(torch.randn(1, 1, 32))
+    fired = recorder.report().coverage().set_index("place")["fired"]
+    assert fired.to_dict() == {"1": 3, "2.relu": 3, "2/relu": 3}
 
 
 def test_interventions_are_always_tracked(updates):

@@ -295,6 +295,32 @@ def test_fs_that_reaches_no_site_is_said():
     assert recorded(model, torch.randn(2, 3, 32), fs=8.0, decimation=1).sites()["fs"].item() == 8
 
 
+def spectrogram(x):
+    window = torch.hann_window(32)
+    return F.relu(torch.stft(x[:, 0], 32, 8, window=window, return_complex=True).abs()[:, None] - 1)
+
+
+def folded(x):
+    return F.relu(F.fold(F.unfold(x[:, None], (1, 4), stride=4), x.shape[1:], (1, 4), stride=4))
+
+
+@pytest.mark.parametrize("function", [spectrogram, folded])
+def test_where_time_is_lost_among_several_axes_there_are_no_spectra_in_spite_of_fs(function):
+    model, x = Calls(function), torch.randn(2, 3, 128)
+    with pytest.warns(UserWarning, match="rate of every site is unknown"):
+        report = recorded(model, x, fs=32.0)
+    assert report.sites()["fs"].isna().all()
+    assert report.coverage()["remark"].item() == (
+        "call 0: its channel axis isn't known: axis 1 was taken (channel_axis= gives it); "
+        "which of its axes is time isn't known: no spectra (without fs, those of an image)"
+    )
+    with pytest.raises(spectroscope.RequestError, match="no spectra were recorded"):
+        report.spectra()
+    image = recorded(model, x)
+    assert image.spectra()["freq_unit"].unique().tolist() == ["cycles/pixel of the site"]
+    assert image.dc()["dc_out"].tolist() == report.dc()["dc_out"].tolist()
+
+
 def test_inputs_of_other_lengths_have_an_unknown_rate():
     class Two(nn.Module):
         def forward(self, ppg, eda):

@@ -142,7 +142,7 @@ def test_power_adds_up_to_the_mean_square(shape, spectra):
 @pytest.mark.parametrize("options", [{}, {"window": "hann"}, {"spectra": "plane"}])
 @pytest.mark.parametrize("model", [nn.ReLU(), nn.LeakyReLU(0.1)])
 def test_any_split_and_merge_gives_the_same_tables(shape, options, model):
-    x = 1 + torch.randn(9, 3, *shape)
+    x = 1 + torch.randn(9, 3, *shape, dtype=torch.float64)
     x[4].view(3, -1)[1, 5] = torch.nan
     options = options | {"kinds": ["LeakyReLU"]}
     whole = report_of(model, x, **options)

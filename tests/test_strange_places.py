@@ -56,6 +56,18 @@ def test_odd_tensors_pass(make):
     assert (coverage["reason"] != "").all()
 
 
+def test_a_function_on_a_nested_tensor_is_reported_where_it_is():
+    class Nested(nn.Module):
+        def forward(self, x):
+            return F.relu(torch.nested.as_nested_tensor([x, x[:3]])).to_padded_tensor(0.0)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        _, coverage = quietly(Nested(), torch.randn(5, 4))
+    assert coverage.index.tolist() == ["/relu"]
+    assert coverage["reason"].tolist() == ["call 0: not a dense tensor"]
+
+
 def test_a_failure_of_ours_is_reported_and_the_model_runs_on(monkeypatch):
     monkeypatch.setattr("spectroscope.capture.axis_tracker.output_axes", lambda *args: 1 / 0)
     model, x = nn.Sequential(nn.ReLU(), nn.ReLU()), torch.randn(2, 3, 4)

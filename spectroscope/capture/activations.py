@@ -70,6 +70,12 @@ def _leaky_relu(args: Args, kwargs: Kwargs) -> Tensor | None:
     return _input(args, kwargs) if slope == 0 else None
 
 
+def _rrelu(args: Args, kwargs: Kwargs) -> Tensor | None:
+    slopes = (argument(args, kwargs, 1, "lower", default=1 / 8),
+              argument(args, kwargs, 2, "upper", default=1 / 3))  # fmt: skip
+    return _input(args, kwargs) if slopes == (0, 0) else None
+
+
 def _threshold(args: Args, kwargs: Kwargs) -> Tensor | None:
     threshold = argument(args, kwargs, 1, "threshold")
     value = argument(args, kwargs, 2, "value")
@@ -135,6 +141,8 @@ RELU = Activation(
         nn.ReLU: _any,
         nn.Threshold: lambda m: (m.threshold, m.value) == (0, 0),
         nn.LeakyReLU: lambda m: m.negative_slope == 0,
+        nn.RReLU: lambda m: (m.lower, m.upper) == (0, 0),
+        nn.Hardtanh: lambda m: (m.min_val, m.max_val) == (0, math.inf),
     },
     functions={
         "relu": _input,
@@ -146,6 +154,8 @@ RELU = Activation(
         "max": _maximum,
         "fmax": _maximum,
         "leaky_relu": _leaky_relu,
+        "rrelu": _rrelu,
+        "hardtanh": _hardtanh(lambda high: high == math.inf),
     },
     default=True,
     gain=0.5,  # ReLU(x) = ½x + ½|x|
@@ -177,6 +187,7 @@ ACTIVATIONS = (
     RELU6,
     HARDTANH,
     Activation("LeakyReLU", {nn.LeakyReLU: _any}, {"leaky_relu": _input}),
+    Activation("RReLU", {nn.RReLU: _any}, {"rrelu": _input}),
     Activation("PReLU", {nn.PReLU: _any}, {"prelu": _input}),
     Activation("ELU", {nn.ELU: _any}, {"elu": _input}),
     Activation("GELU", {nn.GELU: _any}, {"gelu": _input}, encoder_code=2),
@@ -184,6 +195,8 @@ ACTIVATIONS = (
     Activation("Hardswish", {nn.Hardswish: _any}, {"hardswish": _input}),
     Activation("Mish", {nn.Mish: _any}, {"mish": _input}),
     Activation("Softplus", {nn.Softplus: _any}, {"softplus": _input}),
+    Activation("Softshrink", {nn.Softshrink: _any}, {"softshrink": _input}),
+    Activation("Hardshrink", {nn.Hardshrink: _any}, {"hardshrink": _input}),
     Activation("SELU", {nn.SELU: _any}, {"selu": _input}),
     Activation("CELU", {nn.CELU: _any}, {"celu": _input}),
     Activation("Tanh", {nn.Tanh: _any}, {"tanh": _input}),

@@ -102,8 +102,9 @@ def layout_of(
     """The layout of an activation.
 
     Transformed is time, if it is known which axis that is. Otherwise the axes of time or space: the
-    axis of a line, both of an image, the last two of a video, and none of more. Axes of length 1
-    don't count: ``[N, C, 1, T]`` is a line.
+    axis of a line, both of an image, the last two of a video, and none of more. Where frequencies
+    are along time alone, several axes are no image: one may be time. Axes of length 1 don't count:
+    ``[N, C, 1, T]`` is a line.
 
     Args:
         shape: of the activation; None where lengths differ.
@@ -139,7 +140,8 @@ def layout_of(
         transformed = (time,) if shape[time] != 1 else ()
         return Layout(batch, channel, transformed, bool(transformed))
     places = [i for i in places if shape[i] != 1]
-    return Layout(batch, channel, tuple(places[-2:]) if len(places) <= 3 else (), False)
+    are_known = len(places) <= (1 if timed else 3)
+    return Layout(batch, channel, tuple(places[-2:]) if are_known else (), False)
 
 
 def known_channel(axes: Axes | None) -> int:
@@ -181,6 +183,14 @@ def unknown_axes(shape: Sequence[int], axes: Axes | None) -> str | None:
     if channels or (axes is not None and axes[1].decimation is not None):
         return None
     return "its channel axis isn't known: axis 1 was taken (channel_axis= gives it)"
+
+
+def unknown_time(shape: Sequence[int], layout: Layout) -> str | None:
+    """That time isn't known among several axes, of a layout that is timed; None if it is known."""
+    others = [i for i, size in enumerate(shape) if size != 1 and i not in layout.leading]
+    if layout.transformed or len(others) < 2:
+        return None
+    return "which of its axes is time isn't known: no spectra (without fs, those of an image)"
 
 
 def common_decimation(axes: Axes | None, layout: Layout) -> float:

@@ -200,6 +200,8 @@ def run_on_copy(
     output = function(*args, **kwargs)
     if output is copy:  # in place
         original_input, out = tensor.clone(), tensor
+    elif out is None and any(output is arg for arg in args):  # as mask.mul_(x)
+        out = output
     new = change(output, original_input)
     if new is None:
         new = output

@@ -192,12 +192,14 @@ class Capture:
 
     def on_module_enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         """See :class:`spectroscope.capture.observer.Observer`."""
-        names = self.discovery.names.get(module)
-        if names is None:
-            self.discovery.report_replica(module)
-            return
         thread = self._thread
         running = thread.running
+        if module not in self.discovery.names:
+            if not (running and self.discovery.finds(module, running[-1].module)):
+                self.discovery.report_replica(module)
+                return
+            self.paths.set_layers(self.discovery.names)
+        names = self.discovery.names[module]
         if running and module is self._model and not calls_itself(module):
             # A KeyboardInterrupt, unlike an Exception, ends a forward without calling the hooks.
             running.clear()
@@ -310,7 +312,7 @@ class Capture:
         if current is None:
             return None
         note = current.idioms.follow(function, name, args, kwargs)
-        track = None
+        track = compare = None
         if current.memory.tracking:
             matters = not (wrap is finish is note is None)
             known = known if note is None else None
@@ -318,7 +320,11 @@ class Capture:
             frame = self._callers.innermost()
             place = f"{frame.name if frame else ''}/{name.strip('_')}".lstrip("/")
             track = current.track(place, name, args, kwargs)
-        callbacks = [callback for callback in (track, note, finish) if callback is not None]
+            if not self.changes_outputs:
+                compare = current.rectified.follow(
+                    name, args, kwargs, self._functions.report_hidden
+                )
+        callbacks = [x for x in (track, note, compare, finish) if x is not None]
         if len(callbacks) < 2:
             return Interception(wrap, *callbacks) if wrap or callbacks else None
 

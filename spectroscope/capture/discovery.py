@@ -68,18 +68,18 @@ class Discovery:
 
     def scan(self) -> None:
         """Name every module; add rows for activation modules and for what can't be observed."""
-        self.names.clear()
-        self.kind_of.clear()
-        self.origins.clear()
+        names: dict[nn.Module, list[str]] = {}
+        kind_of: dict[nn.Module, str | None] = {}
+        origins: dict[nn.Module, dict[int, tuple[str, str | None]]] = {}
         skipped: list[str] = []  # prefixes of names
         for name, module in _walk(self._model):
             compiled = module._compiled_call_impl is not None or hasattr(module, "_orig_mod")
             self.compiled |= compiled
-            first = module not in self.names
-            self.names.setdefault(module, []).append(name)
-            self.kind_of[module] = self.kinds.of_module(module)
+            first = module not in names
+            names.setdefault(module, []).append(name)
+            kind_of[module] = self.kinds.of_module(module)
             if first and isinstance(module, torch.fx.GraphModule):
-                self.origins[module] = graphs.origins(module)
+                origins[module] = graphs.origins(module)
             for buffer in module._buffers.values():
                 if buffer is not None:
                     self.buffers.set(buffer, True)
@@ -98,11 +98,23 @@ class Discovery:
             elif isinstance(module, ParametrizationList):
                 skipped.append(f"{name}.")  # modules that are given weights
             elif first:
-                if kind := self.kind_of[module]:
+                if kind := kind_of[module]:
                     self.row(module, name, "", kind)
                 for function in scripted_functions(module):
                     reason = "TorchScript runs it: its ReLU cannot be seen"
                     self.add_unobservable(name, module, reason, function=function)
+        # At once: another thread may be running the model.
+        self.names, self.kind_of, self.origins = names, kind_of, origins
+
+    def finds(self, module: nn.Module, parent: nn.Module) -> bool:
+        """Scan again if a module without a name is in `parent`; return whether it is.
+
+        It was put there after the last scan. One that is made in a forward has no name.
+        """
+        if getattr(module, "_is_replica", False) or module not in set(parent.modules()):
+            return False
+        self.scan()
+        return module in self.names
 
     def row(
         self,

@@ -19,6 +19,7 @@ from spectroscope.capture.axes import (
     known_channel,
     layout_of,
     unknown_axes,
+    unknown_time,
 )
 from spectroscope.capture.call import ActivationCall, unreadable
 from spectroscope.capture.discovery import Discovery
@@ -154,7 +155,7 @@ class Dispatcher:
         current.sources.add_site(site.name, tensor)
 
         def finish_call(output: Any) -> Tensor | None:
-            if isinstance(output, Tensor):
+            if isinstance(output, Tensor) and not output.is_nested:  # that has no shape
                 layout = self._layout(site, output, current.axes.of(output))
                 current.add_site(site.name, output, layout.transformed, in_place=output is tensor)
             return finish(output)
@@ -174,7 +175,8 @@ class Dispatcher:
             # The first: what happened at one call may be why others can't be read.
             row.reason = row.reason or f"call {site.call}: {reason}"
 
-        reading = current.memory.recall(site, tensor.shape)
+        memory = current.memory
+        reading = None if tensor.is_nested else memory.recall(site, tensor.shape)
         if reading is None:
             axis, axes = self._channel_axis.of(site), current.axes.of(tensor)
             channel_axis = known_channel(axes) if axis is None else axis
@@ -186,17 +188,18 @@ class Dispatcher:
             note(reason)
             return partial(_finish, None, None, row, tensor)
         if reading is None:
-            unknown = unknown_axes(tensor.shape, axes) if axis is None else None
-            if unknown and current.axes.started and self._change is None:
-                row.remark = f"call {site.call}: {unknown}"
             layout = self._layout(site, tensor, axes)
+            unknown = [unknown_axes(tensor.shape, axes) if axis is None else None,
+                       unknown_time(tensor.shape, layout) if self._timed else None]  # fmt: skip
+            if any(unknown) and current.axes.started and self._change is None:
+                row.remark = f"call {site.call}: {'; '.join(filter(None, unknown))}"
             decimation = self._decimation.of(site)
             if math.isnan(decimation):
                 decimation = common_decimation(axes, layout)
             elif self._timed and len(layout.transformed) == 1:
                 layout = layout._replace(is_time=True)
-            reading = Reading(tuple(tensor.shape), layout, decimation, current.memory.tracking)
-            current.memory.add_reading(site, reading)
+            reading = Reading(tuple(tensor.shape), layout, decimation, memory.tracking)
+            memory.add_reading(site, reading)
         if self._change is not None:
             return partial(self._finish_change, ActivationCall(site, tensor, reading), tensor, row)
         call = ActivationCall(site, _detached(tensor), reading, is_relu=is_relu, note=note)

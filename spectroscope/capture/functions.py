@@ -14,6 +14,7 @@ from spectroscope.capture.discovery import Discovery
 from spectroscope.capture.dispatch import Dispatcher, Finish, ignore
 from spectroscope.capture.memory import KnownCall
 from spectroscope.capture.passes import Pass, ThreadState
+from spectroscope.capture.sites import place_of
 
 
 class Activating(NamedTuple):
@@ -122,8 +123,10 @@ class ActivationFunctions:
     def report_hidden(self, function: str, tensor: Tensor, reason: str) -> None:
         """Report a ReLU whose output the function doesn't return."""
         current, frame = self._thread.current, self._callers.caller()
-        if current is None or frame is None:
+        # What is missed in an activation module, its own row says.
+        if current is None or frame is None or frame.in_custom or frame.kind:
             return
         if not current.axes.is_constant(tensor) and current.axes.may_be_signal(tensor):
             place = function.strip("_")
-            self._discovery.add_unobservable(frame.name, frame.module, reason, function=place)
+            if place_of(frame.name, place) not in self._discovery.rows:
+                self._discovery.add_unobservable(frame.name, frame.module, reason, function=place)

@@ -4,7 +4,6 @@ What is known of the values of a tensor follows from the function that made it. 
 activation may be zero or positive by chance.
 """
 
-import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,13 +17,13 @@ class _Known(NamedTuple):
     """What is known of the values of a tensor.
 
     Attributes:
-        is_: ``"zero"``, ``"positive"`` (the mask ``x > 0``), ``"negative"`` (``x < 0``), or
-            ``"magnitude"`` (``|x|``).
-        of: x.
+        is_: ``"zero"``, ``"positive"`` (the mask ``x > 0``), ``"negative"`` (``x < 0``),
+            ``"magnitude"`` (``|x|``), ``"negative part"`` (``min(x, 0)``), or ``"copy"`` (``x``).
+        of: x, which may be gone when a copy is met: an object for each x and its copies.
     """
 
     is_: str
-    of: weakref.ref[Tensor] | None = None
+    of: object = None
 
 
 class Idioms:
@@ -32,6 +31,7 @@ class Idioms:
 
     def __init__(self) -> None:
         self._known: TensorMap[_Known] | None = None  # None: nothing is known yet, as mostly
+        self._objects: TensorMap[object] = TensorMap()
 
     def may_read(self, name: str) -> bool:
         """Cheap pre-check: may a call of the function `name` be a ReLU?"""
@@ -79,7 +79,16 @@ class Idioms:
 
     def _is(self, value: Any, is_: str, x: Any) -> bool:
         known = self._of(value)
-        return known is not None and known.is_ == is_ and known.of is not None and known.of() is x
+        return known is not None and known.is_ == is_ and known.of is self._object(x)
+
+    def _object(self, x: Any) -> object:
+        """What stands for `x` and its copies; None: `x` is no tensor."""
+        known = self._of(x)
+        if known is not None and known.is_ == "copy":
+            return known.of
+        if isinstance(x, Tensor) and self._objects.get(x) is None:
+            self._objects.set(x, object())
+        return self._objects.get(x) if isinstance(x, Tensor) else None
 
     def _is_zero(self, value: Any) -> bool:
         known = self._of(value)
@@ -100,7 +109,7 @@ class Idioms:
     def _comparison(self, args: Args, kwargs: Kwargs, is_: str = "positive") -> _Known | None:
         x, other = argument(args, kwargs, 0, "input"), argument(args, kwargs, 1, "other", "values")
         if isinstance(x, Tensor) and self._is_zero(other):
-            return _Known(is_, weakref.ref(x))
+            return _Known(is_, self._object(x))
         return None
 
     def _negative(self, args: Args, kwargs: Kwargs) -> _Known | None:
@@ -113,7 +122,31 @@ class Idioms:
 
     def _magnitude(self, args: Args, kwargs: Kwargs) -> _Known | None:
         x = argument(args, kwargs, 0, "input")
-        return _Known("magnitude", weakref.ref(x)) if isinstance(x, Tensor) else None
+        return _Known("magnitude", self._object(x)) if isinstance(x, Tensor) else None
+
+    def _minimum(self, args: Args, kwargs: Kwargs) -> _Known | None:
+        """``minimum(x, zeros)``, but not ``min(x, 0)``, which is over an axis."""
+        a, b = argument(args, kwargs, 0, "input"), argument(args, kwargs, 1, "other")
+        if not isinstance(b, Tensor):
+            return None
+        return self._clamped((a,), kwargs, b) or self._clamped((b,), kwargs, a)
+
+    def _clamped_above(self, args: Args, kwargs: Kwargs) -> _Known | None:
+        """``clamp_max(x, 0)``."""
+        return self._clamped(args[:1], kwargs, argument(args, kwargs, 1, "max"))
+
+    def _clamped(self, args: Args, kwargs: Kwargs, high: Any = None) -> _Known | None:
+        """``x.clamp(max=0)``."""
+        x, low = argument(args, kwargs, 0, "input"), argument(args, kwargs, 1, "min")
+        high = argument(args, kwargs, 2, "max", default=high)
+        is_part = isinstance(x, Tensor) and low is None and self._is_zero(high)
+        return _Known("negative part", self._object(x)) if is_part else None
+
+    def _copy(self, args: Args, kwargs: Kwargs) -> _Known | None:
+        x = argument(args, kwargs, 0, "input")
+        if not isinstance(x, Tensor):
+            return None
+        return self._of(x) or _Known("copy", self._object(x))
 
     def _converted(self, args: Args, kwargs: Kwargs) -> _Known | None:
         return self._of(argument(args, kwargs, 0, "input"))
@@ -122,6 +155,12 @@ class Idioms:
         """``x * (x > 0)``."""
         a, b = argument(args, kwargs, 0, "input"), argument(args, kwargs, 1, "other")
         return next((x for x, mask in ((a, b), (b, a)) if self._is(mask, "positive", x)), None)
+
+    def _read_difference(self, args: Args, kwargs: Kwargs) -> Tensor | None:
+        """``x - x.clamp(max=0)``."""
+        x, other = argument(args, kwargs, 0, "input"), argument(args, kwargs, 1, "other")
+        alpha = argument(args, kwargs, 2, "alpha", default=1)
+        return x if alpha == 1 and self._is(other, "negative part", x) else None
 
     def _read_maximum(self, args: Args, kwargs: Kwargs) -> Tensor | None:
         """``max(x, zeros)``, ``clamp(x, min=zeros)``."""
@@ -166,6 +205,10 @@ _MAKERS: dict[str, Callable[[Idioms, Args, Kwargs], _Known | None]] = {
     **dict.fromkeys(("lt", "le", "less", "less_equal"), Idioms._negative),
     **dict.fromkeys(("logical_not", "bitwise_not", "invert"), Idioms._opposite),
     **dict.fromkeys(("abs", "absolute"), Idioms._magnitude),
+    **dict.fromkeys(("min", "minimum", "fmin"), Idioms._minimum),
+    "clamp_max": Idioms._clamped_above,
+    **dict.fromkeys(("clamp", "clip"), Idioms._clamped),
+    **dict.fromkeys(("clone", "detach"), Idioms._copy),
     **dict.fromkeys(
         ("float", "half", "bfloat16", "double", "to", "type", "type_as"), Idioms._converted
     ),
@@ -174,6 +217,7 @@ _MAKERS: dict[str, Callable[[Idioms, Args, Kwargs], _Known | None]] = {
 _READERS: dict[str, Callable[[Idioms, Args, Kwargs], Tensor | None]] = {
     **dict.fromkeys(("mul", "multiply"), Idioms._read_product),
     **dict.fromkeys(("max", "maximum", "fmax", "clamp", "clip", "clamp_min"), Idioms._read_maximum),
+    **dict.fromkeys(("sub", "subtract"), Idioms._read_difference),
     "where": Idioms._read_where,
     "masked_fill": Idioms._read_masked_fill,
 }

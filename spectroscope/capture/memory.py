@@ -5,7 +5,9 @@ costs more Python than everything else. They are the same in the next forward, i
 leaves the same modules and calls the same functions, in the same order, on an input of the same
 shape. So the first forward of each kind is tracked, and a forward that repeats it is only compared
 with it, step by step: a step that doesn't matter to the observer costs a comparison and no more.
-Arguments of functions aren't compared, but the shapes that reach the sites are.
+Arguments of functions aren't compared, but the shapes that reach the sites are. Arguments may make
+another sampling rate with the same shapes, as ``x[..., ::2]`` and ``x[..., :n]`` do: that is found
+when a repeated forward is tracked once more, after 16, 33, 66, … repetitions.
 
 A forward that turns out to be different is not tracked: its tensors up to there are gone. From then
 on, every forward with an input of that shape is tracked, as the structure depends on the data.
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from spectroscope.capture.passes import Pass
 
 _MAX_FORWARDS = 32  # shapes of inputs that are remembered
+_FIRST_CHECK = 16  # repetitions before a forward is tracked once more
 
 _Getter = type(object().__str__)
 Subject: TypeAlias = nn.Module | Callable[..., Any]
@@ -133,6 +136,17 @@ class _Forward:
         self.left: list[Subject | None] = [None]
         self.readings: dict[Site, Reading] = {}
         self.repeats = True
+        self._repetitions = 0
+        self._next_check = _FIRST_CHECK
+
+    def is_due(self) -> bool:
+        """Count a repetition; whether it is to be tracked."""
+        self._repetitions += 1
+        if self._repetitions < self._next_check:
+            return False
+        # Even and odd in turn, as forwards of two kinds may alternate.
+        self._next_check = 2 * self._next_check + (self._next_check % 2 == 0)
+        return True
 
     def finish(self) -> None:
         """No step will be added."""
@@ -176,7 +190,7 @@ class ForwardMemory:
         """Begin a forward; `key` is what it has in common with those that may repeat it."""
         self._key, self._position, self._caught_up = key, 0, 0
         known = self._forwards.get(key)
-        if known is None or not known.repeats:
+        if known is None or not known.repeats or known.is_due():
             self.tracking, self._current, self._expected = True, _Forward(), None
             self.stop()
         else:
@@ -263,11 +277,17 @@ class ForwardMemory:
 
     def finish(self) -> None:
         """End a forward that is complete; one that repeats another may end earlier than that."""
-        if self.tracking and self._enabled and self._key not in self._forwards:
-            if len(self._forwards) == _MAX_FORWARDS:
-                del self._forwards[next(iter(self._forwards))]
-            self._forwards[self._key] = self._current
-            self._current.finish()
+        if not (self.tracking and self._enabled):
+            return
+        known = self._forwards.get(self._key)
+        if known is not None:
+            read = self._current.readings.items()
+            known.repeats &= all(known.readings.get(site, now) == now for site, now in read)
+            return
+        if len(self._forwards) == _MAX_FORWARDS:
+            del self._forwards[next(iter(self._forwards))]
+        self._forwards[self._key] = self._current
+        self._current.finish()
 
     def stop(self) -> None:
         """Nothing is skipped from now on."""

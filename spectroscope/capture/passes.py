@@ -17,6 +17,7 @@ from spectroscope.capture.memory import ForwardMemory, Frame
 from spectroscope.capture.network import NetworkTracker
 from spectroscope.capture.paths import Paths
 from spectroscope.capture.pooling import GlobalPooling
+from spectroscope.capture.rectified import RectifiedTensors
 from spectroscope.capture.tensors import TensorMap
 
 
@@ -38,6 +39,7 @@ class Pass:
         axes: of the tensors of this pass.
         sources: the filters of the tensors of this pass.
         idioms: ReLUs in other words.
+        rectified: ReLUs in words that `idioms` doesn't know.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Pass:
         self.axes = AxisTracker(inputs, buffers)
         self.sources = SourceTracker(paths.sources)
         self.idioms = Idioms()
+        self.rectified = RectifiedTensors()
         self._provenance = Provenance(self.axes)
         self._downsamplings = paths.downsamplings
         self._pooling = GlobalPooling(paths.only_mean)
@@ -70,6 +73,8 @@ class Pass:
     def start(self, inputs: list[Input]) -> None:
         """The model is called with `inputs`."""
         self.axes.start(inputs)
+        if self._follows:
+            self.rectified.add(given.tensor for given in inputs)
         self._network.start(inputs)
 
     def track(

@@ -32,14 +32,19 @@ class Transform:
     component of ``torch.fft.rfft2`` is a bin, in its order. Components that it omits, the
     conjugates of others, are counted in those.
 
+    Two real signals are transformed at once, as the real and the imaginary part of one (H. V.
+    Sorensen et al., "Real-valued fast Fourier transform algorithms", *IEEE Trans. Acoustics, Speech
+    and Signal Processing* 35, 1987). They need not be told apart: at the frequencies k and −k
+    together, such a transform has the power of both, twice, and likewise the real part of their
+    cross-spectra; the imaginary part with opposite signs.
+
     Attributes:
         lengths: ``(T,)`` or ``(H, W)``.
         lengths_tensor: the same, int64, on the CPU.
-        shape: of the transform, ``(T // 2 + 1,)`` or ``(H, W // 2 + 1)``.
         points: number of values that are transformed together.
         bins: number of bins.
-        weights: of the components, flat: 2 for those that count for an omitted conjugate as well.
-        bin: bin of each component, flat.
+        bin: bin of each component, at k and at −k, flat.
+        sign: of the imaginary part of each component in a cross-spectrum; 0 if it has none.
         radial: bins are radial, so that several components are summed in one.
         max_norm_bin: in two dimensions, bin of each component by max(fy, fx): decimation along both
             axes folds what lies outside a square. Empty in one dimension.
@@ -48,7 +53,6 @@ class Transform:
 
     def __init__(self, lengths: tuple[int, ...], window: Window, plane: bool, device: torch.device):
         self.lengths, self.lengths_tensor = lengths, torch.tensor(lengths)
-        self.shape = (*lengths[:-1], lengths[-1] // 2 + 1)
         self.points = math.prod(lengths)
         self.tapered = window not in ("boxcar", "rectangular")
         taper = torch.ones((), dtype=torch.float64)
@@ -56,23 +60,30 @@ class Transform:
             along_axis = torch.from_numpy(get_window(window, length))
             taper = taper.unsqueeze(-1) * (along_axis / along_axis.mean())
         self._taper = taper.to(device)
-        # A component counts twice, for its omitted conjugate, unless it is its own conjugate or
-        # that one is in the transform as well.
-        weights = torch.ones(self.shape, dtype=torch.float64)
-        weights[..., 1 : (lengths[-1] + 1) // 2] = 2
-        self.weights = weights.flatten().to(device)
-        self.bins = len(self.weights)
-        self.bin = torch.arange(self.bins, device=device)
-        self.max_norm_bin = self.bin[:0]
         self.radial = len(lengths) == 2 and not plane
+        *_, width = self._shape = (*lengths[:-1], lengths[-1] // 2 + 1)
+        # The component that `rfft` has of each pair k and −k, and whether it is that at −k.
+        at = torch.arange(self.points).view(lengths)
+        mirrored = torch.arange(lengths[-1]) >= width
+        conjugate = at
+        for axis, length in enumerate(lengths):
+            conjugate = conjugate.index_select(axis, -torch.arange(length) % length)
+        kept = torch.where(mirrored, conjugate, at)
+        kept = kept // lengths[-1] * width + kept % lengths[-1]
+        sign = torch.where(mirrored, -1.0, 1.0).expand(lengths)
+        self.sign = sign.where(at != conjugate, 0).double().flatten().to(device)
+        self.max_norm_bin = at.new_empty(0).to(device)
+        self._bin_of_kept = torch.arange(math.prod(self._shape))
         if len(lengths) == 2:
-            height, width = lengths
+            height = lengths[0]
             fy = torch.fft.fftfreq(height, dtype=torch.float64).abs().unsqueeze(-1)
-            fx = torch.fft.rfftfreq(width, dtype=torch.float64).expand(height, -1)
-            self.max_norm_bin = _nearest(torch.maximum(fy, fx), max(lengths)).to(device)
+            fx = torch.fft.rfftfreq(lengths[1], dtype=torch.float64).expand(height, -1)
+            max_norm_bin = _nearest(torch.maximum(fy, fx), max(lengths))
+            self.max_norm_bin = max_norm_bin[kept].flatten().to(device)
             if self.radial:
-                self.bin = _nearest(torch.hypot(fy, fx), max(lengths)).to(device)
-                self.bins = radial_bin_count(height, width)
+                self._bin_of_kept = _nearest(torch.hypot(fy, fx), max(lengths))
+        self.bin = self._bin_of_kept[kept].flatten().to(device)
+        self.bins = int(self.bin.max()) + 1
 
     @classmethod
     @lru_cache(maxsize=16)
@@ -85,31 +96,51 @@ class Transform:
     def __call__(self, x: Tensor) -> Tensor:
         """Transform x over its last axes, unscaled: a constant reads `points` times itself.
 
-        With ``norm`` or ``out`` torch takes up to four times as long (benchmarks/record.py).
+        A complex transform is faster than one of real numbers, and takes the same time whenever its
+        plan is made (docs/performance.md). With ``norm`` or ``out`` torch takes up to four times as
+        long.
 
         Args:
-            x: real, ``[..., *lengths]``; overwritten if there is a window.
+            x: complex, ``[..., *lengths]``, of two real signals; overwritten if there is a window.
 
         Returns:
-            Complex, ``[..., *shape]``, in the precision of x.
+            ``[..., *lengths]``, in the precision of x.
         """
         if self.tapered:
             x.mul_(self._taper)
         if len(self.lengths) == 1:
-            line: Tensor = torch.fft.rfft(x)
+            line: Tensor = torch.fft.fft(x)
             return line
-        plane: Tensor = torch.fft.rfft2(x)
+        plane: Tensor = torch.fft.fft2(x)
         return plane
 
+    def complete(self, plane: Tensor) -> None:
+        """Make sums over the components ``[..., bins]`` of a plane those of each alone, in place.
+
+        ``rfft2`` has both k and −k of the first column, and of the last if W is even. What two
+        signals have there together is shared between them.
+        """
+        height, width = self._shape
+        view = plane.view(*plane.shape[:-1], height, width)
+        opposite = -torch.arange(height, device=plane.device) % height
+        for column in {0, self.lengths[1] // 2} if self.lengths[1] % 2 == 0 else {0}:
+            both = view[..., column]
+            view[..., column] = (both + both[..., opposite].conj()) / 2
+
     def sum_bins(self, components: Tensor) -> Tensor:
-        """Sum ``[..., *shape]`` over each bin, conjugates included: ``[..., bins]``."""
-        weighted = components.flatten(components.dim() - len(self.shape)) * self.weights
-        total = weighted.new_zeros(*weighted.shape[:-1], self.bins)
-        return total.index_add_(-1, self.bin, weighted)
+        """Sum ``[..., *lengths]`` over each bin: ``[..., bins]``."""
+        components = components.flatten(components.dim() - len(self.lengths))
+        total = components.new_zeros(*components.shape[:-1], self.bins)
+        return total.index_add_(-1, self.bin, components)
+
+    def sum_kept(self, plane: Tensor) -> Tensor:
+        """Sum ``[..., K]``, components of ``rfft2`` with their conjugates, over each bin."""
+        total = plane.new_zeros(*plane.shape[:-1], self.bins)
+        return total.index_add_(-1, self._bin_of_kept.to(plane.device), plane)
 
     def components_per_bin(self) -> Tensor:
         """``[bins]``, number of components, conjugates included, in each bin."""
-        return self.sum_bins(torch.ones_like(self.weights).view(self.shape))
+        return torch.bincount(self.bin, minlength=self.bins)
 
 
 def get_window(window: Window, length: int) -> NDArray[np.float64]:

@@ -68,9 +68,8 @@ def filter_response(
     if axes == 1:
         freq = torch.linspace(0, 0.5, points, dtype=torch.float64).unsqueeze(-1)
     else:
-        fy = torch.fft.fftfreq(points, dtype=torch.float64)
-        fx = torch.fft.rfftfreq(points, dtype=torch.float64)
-        freq = torch.cartesian_prod(fy, fx)
+        along_axis = torch.fft.fftfreq(points, dtype=torch.float64)
+        freq = torch.cartesian_prod(along_axis, along_axis)
     with torch.no_grad():
         total = _chain_response(chain, freq, channels)
     outputs = range(len(total)) if channels is None else channels
@@ -78,7 +77,7 @@ def filter_response(
     shown = freq[:, 0] * (fs or 1.0)
     if axes == 2:
         transform = Transform.of((points, points), "boxcar", torch.device("cpu"))
-        squares = gain.square().view(*gain.shape[:2], points, -1)
+        squares = gain.square().view(*gain.shape[:2], points, points)
         gain = (transform.sum_bins(squares) / transform.components_per_bin()).sqrt()
         phase = torch.full_like(gain, math.nan)
         shown = torch.arange(gain.shape[-1], dtype=torch.float64) / points

@@ -8,7 +8,7 @@ import pandas as pd
 
 from spectroscope.page.finding import Finding, Findings, Reference, channel_finding, if_known
 from spectroscope.page.findings import FEW_INPUTS
-from spectroscope.page.numbers import quantity, rounded, three_digits
+from spectroscope.page.numbers import packed, quantity, three_digits
 from spectroscope.page.payload import FrameOf, depth
 from spectroscope.page.spectra import Spectra, bins_within_budget
 
@@ -49,7 +49,7 @@ def embedded(
     layers = []
     for site in sites["site"]:
         table = channels_of[site]
-        layer = {"site": site, "channels": {n: rounded(table[n]) for n in _CHANNEL_COLUMNS}}
+        layer = {"site": site, "channels": {n: packed(table[n]) for n in _CHANNEL_COLUMNS}}
         if site in known:
             layer["spectra"] = known[site].merged(bins).embedded()
             effect = table["effect_size"].abs()

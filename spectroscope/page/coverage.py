@@ -1,5 +1,6 @@
 """The coverage in words: which activations fired, and which were missed."""
 
+from collections import Counter
 from typing import NamedTuple
 
 import pandas as pd
@@ -13,7 +14,7 @@ class CoverageSummary(NamedTuple):
     Attributes:
         missed: rows of activations that were missed or recorded incompletely.
         any_fired: whether any activation was recorded.
-        warning: how many were missed; empty if none.
+        warning: how many were missed, and why; empty if none.
         text: a sentence about the others.
     """
 
@@ -40,10 +41,7 @@ def summarize_coverage(coverage: pd.DataFrame) -> CoverageSummary:
     adjective = "selected " if unselected else ""
     warning = ""
     if len(missed):
-        be = "is" if len(missed) == 1 else "are"
-        warning = (
-            f"{quantity(len(missed), 'activation')} cannot be seen, {be} incomplete or never fired."
-        )
+        warning = " ".join(filter(None, (_counted(missed), commonest_reason(missed))))
     if coverage.empty:
         text = "No activation was found: nothing was recorded."
     elif recorded.empty:
@@ -66,3 +64,25 @@ def summarize_coverage(coverage: pd.DataFrame) -> CoverageSummary:
     columns = ["place", "kind", "status", "fired", "reason"]
     missed = missed[columns].replace({"place": {"": "the model itself"}})
     return CoverageSummary(missed, bool(number), warning, text)
+
+
+def _counted(missed: pd.DataFrame) -> str:
+    """How many activations were missed in each way, in a sentence."""
+    texts: list[str] = []
+    for status, number in Counter(missed["status"]).items():
+        who = str(number) if texts else quantity(number, "activation")
+        be = "is" if number == 1 else "are"
+        how = f"{be} recorded incompletely" if status == "incomplete" else status
+        texts.append(f"{who} {how}")
+    return f"{', '.join(texts)}."
+
+
+def commonest_reason(missed: pd.DataFrame) -> str:
+    """The reason of most rows of the coverage, in a sentence; empty if none has one."""
+    reasons = missed["reason"].str.replace(r"^call \d+: ", "", regex=True)
+    counted = Counter(reasons[reasons != ""]).most_common(1)
+    if not counted:
+        return ""
+    reason, number = counted[0]
+    which = f", at {number} of them" if number < len(missed) else ""
+    return f"Reason{which}: {reason}."

@@ -17,7 +17,7 @@ _SIDES = ["in", "out"]
 
 
 def embedded(frame: pd.DataFrame) -> dict[str, Any] | None:
-    """Data for the script, ready for JSON; None if the examples are single values.
+    """Data for the script, ready for JSON; None without a line or an image.
 
     Args:
         frame: `Report.examples()` of one site.
@@ -37,10 +37,14 @@ def embedded(frame: pd.DataFrame) -> dict[str, Any] | None:
             panel["size"] = [int(rows[axis].nunique()) for axis in ("row", "column")]
         else:
             panel["x"] = _positions(sides[0]["position"].to_numpy(np.float64))
-        if values.shape[1] > 1:
+        if values.shape[1] > 1 and np.isfinite(values).any():
             panels.append(panel)
+    if not panels:
+        return None
     unit = str(frame["position_unit"].iloc[0])
-    return {"images": images, "unit": unit, "panels": panels} if panels else None
+    # Recording takes a channel of NaN for the one with the smallest DC.
+    blank = sorted(set(frame["channel"].tolist()) - {panel["channel"] for panel in panels})
+    return {"images": images, "unit": unit, "panels": panels, "blank": blank}
 
 
 def _in_steps(values: Floats, dtype: type[np.signedinteger[Any]]) -> dict[str, Any]:

@@ -34,8 +34,11 @@ addEventListener("afterprint", () => setPrinting(false));
 function drawingOf(view) {
   view.paint?.(); // a legend that has changed draws its lines then
   const svg = view.export("svg").canvas;
-  const size = ["width", "height"].map((side) => svg.getAttribute(side));
-  svg.setAttribute("viewBox", `0 0 ${size.join(" ")}`);
+  const [width, height] = ["width", "height"].map((side) => Number(svg.getAttribute(side)));
+  // Without the place of the toolbar, which isn't in the drawing; half a label of an axis may be.
+  const top = Math.max(0, (view.toolbar_panel?.bbox.bottom ?? 0) - 8);
+  svg.setAttribute("viewBox", `0 ${top} ${width} ${height - top}`);
+  svg.setAttribute("height", height - top);
   svg.setAttribute("class", "printed");
   return svg;
 }

@@ -86,7 +86,8 @@ def figure_of(network: pd.DataFrame, sites: pd.DataFrame) -> Item:
     plot.name = "map"
     plot.axis.visible = False
     plot.grid.visible = False
-    lines = [np.array(edge.points, np.float32).T for edge in placed.edges]
+    # As lists, which are shorter than arrays of a few numbers: a step has 32 pixels at most.
+    lines = [np.round(edge.points, 2).T.tolist() for edge in placed.edges]
     edges = ColumnDataSource({"xs": [x for x, _ in lines], "ys": [y for _, y in lines]})
     themed(plot.multi_line("xs", "ys", source=edges).glyph, line_color="--edge")
     cursor = plot.scatter("x", "y", size=step, line_width=2.5, fill_color=None,

@@ -1,5 +1,7 @@
 """Numbers of the page: in sentences, and in JSON with four significant digits."""
 
+import base64
+import json
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -60,3 +62,26 @@ def tenths_of_decibel(power: Floats) -> list[int | None]:
     with np.errstate(divide="ignore"):
         tenths = np.rint(100 * np.log10(power))
     return [int(value) if math.isfinite(value) else None for value in tenths]
+
+
+def packed(column: "pd.Series[Any]") -> list[Any] | str:
+    """:func:`rounded`, or if that is shorter the same floats in three bytes each, in base64.
+
+    First ``[N]`` int16, m, then ``[N]`` int8, e: the values are m·10^e. Of infinity m is ±10000, of
+    NaN −32768.
+    """
+    values = rounded(column)
+    if column.dtype.kind != "f":
+        return values
+    m, e = (np.zeros(len(column), dtype) for dtype in ("<i2", "i1"))
+    for i, value in enumerate(column.tolist()):
+        if math.isfinite(value):
+            mantissa, exponent = f"{value:.{DIGITS - 1}e}".split("e")
+            power = int(exponent) - DIGITS + 1 if value else 0
+            if power < -128:
+                return values
+            m[i], e[i] = int(mantissa.replace(".", "")), power
+        else:
+            m[i] = -32768 if math.isnan(value) else math.copysign(10000, value)
+    text = base64.b64encode(m.tobytes() + e.tobytes()).decode()
+    return text if len(text) < len(json.dumps(values, separators=(",", ":"))) else values

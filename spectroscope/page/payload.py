@@ -9,7 +9,7 @@ import pandas as pd
 
 from spectroscope.page.examples import embedded as embedded_examples
 from spectroscope.page.findings import folded_share
-from spectroscope.page.numbers import percent, quantity, rounded, three_digits, to_json
+from spectroscope.page.numbers import packed, percent, quantity, rounded, three_digits, to_json
 from spectroscope.page.spectra import Spectra, bins_within_budget
 from spectroscope.schema import COLUMNS, SIDES
 
@@ -77,11 +77,12 @@ def embedded(
             spectra_of[site] = Spectra.of(frame[frame["site"] == site])
     bins = bins_within_budget([spectra.power["out"].shape for spectra in spectra_of.values()])
     layers = []
-    columns = (sites[name] for name in ("site", "source", "nyquist", "above_next_nyquist"))
-    for site, source, nyquist, above in zip(*columns, strict=True):
+    of_sites = (sites[name] for name in ("site", "source", "nyquist", "above_next_nyquist"))
+    for site, source, nyquist, above in zip(*of_sites, strict=True):
         channels = channels_of[site]
         values = _informative(channels).drop(columns=_NOT_OF_CHANNELS)
-        layer: dict[str, Any] = {"site": site, "channels": _columns(values)}
+        columns = {str(name): packed(column) for name, column in values.items()}
+        layer: dict[str, Any] = {"site": site, "channels": columns}
         if isinstance(source, str):
             layer["source"] = source
         if site in spectra_of:

@@ -5,6 +5,14 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const number = (v) => (v === null ? NaN : Number(v));
 
+// A column as numbers.py packs it: a list, or in base64 m of all values and then e, of m·10^e.
+function unpackedColumn(column) {
+  if (typeof column !== "string") return column;
+  const { buffer } = Uint8Array.from(atob(column), (c) => c.charCodeAt(0)), count = buffer.byteLength / 3;
+  const e = new Int8Array(buffer, 2 * count), special = { "-32768": null, 10000: "Infinity", "-10000": "-Infinity" };
+  return Array.from(new Int16Array(buffer, 0, count), (m, i) => (m in special ? special[m] : Number(`${m}e${e[i]}`)));
+}
+
 function html(tag, attributes, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes ?? {})) {

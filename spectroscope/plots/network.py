@@ -80,7 +80,9 @@ def network(
     if ax is None:
         width, height = (_STEP * abs(stop - start) for start, stop in (x_range, y_range))
         ax = style.new_axes(max(4.5, width + 1.0), height + 0.9)
-    ax.set(xlim=x_range, ylim=y_range, aspect="equal", xticks=[], yticks=[])
+    # The legend hangs at the lower left corner. A layout reserves room for it as if that were the
+    # corner of the Axes' place, so it has to be, where equal scales leave some of the place empty.
+    ax.set(xlim=x_range, ylim=y_range, aspect="equal", anchor="SW", xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
     ax.grid(visible=False)
     step = _points_of_a_step(ax)
@@ -92,12 +94,11 @@ def network(
     handles, mesh = _draw_nodes(ax, frame, xy, step, sites, column)
     handles += _mark(ax, frame, xy, step, sites)
     _write(ax, placed, step)
-    inches = ax.get_window_extent().width / style.dpi(ax)
-    ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(0, 0), fontsize="small",
-              frameon=False, ncols=max(2, int(inches / 1.6)), borderaxespad=0,
-              columnspacing=1)  # fmt: skip
+    _add_legend(ax, handles)
     if mesh is not None:
-        bar = ax.figure.colorbar(mesh, ax=ax, fraction=min(0.15, 0.9 / inches), shrink=0.7)
+        inches = ax.get_window_extent().width / style.dpi(ax)
+        bar = ax.figure.colorbar(mesh, ax=ax, fraction=min(0.15, 0.9 / inches), shrink=0.7,
+                                 panchor=False)  # fmt: skip
         bar.set_label(checks.label(column, checks.unit(column)))
     return ax
 
@@ -164,6 +165,17 @@ def _write(ax: Axes, placed: layout.Map, step: float) -> None:
     for text, x, y in placed.blocks:
         ax.text(x - _NODE / 2, y + 0.4, checks.escape(text), va="top", color=color,
                 fontsize=0.45 * step)  # fmt: skip
+
+
+def _add_legend(ax: Axes, handles: list[Line2D]) -> None:
+    """Below the Axes, in as many columns as the figure has room for."""
+    place, right = ax.get_window_extent(), ax.figure.bbox.x1
+    for columns in range(max(2, int(place.width / style.dpi(ax) / 1.6)), 0, -1):
+        legend = ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(0, 0),
+                           fontsize="small", frameon=False, ncols=columns, borderaxespad=0,
+                           columnspacing=1)  # fmt: skip
+        if legend.get_window_extent().width < right - place.x0:
+            break
 
 
 def _points_of_a_step(ax: Axes) -> float:

@@ -75,8 +75,7 @@ def sum_radial_bins(sums: SpectralSums, values: Tensor) -> Tensor:
     transform = Transform.of(sums.axes, "boxcar", values.device)
     if not transform.radial or values.shape[1] == transform.bins:
         return values
-    radial = values.new_zeros(len(values), transform.bins)
-    return radial.index_add_(1, transform.bin, values)
+    return transform.sum_kept(values)
 
 
 def statistic_columns(statistic: Statistic, record: SiteRecord) -> dict[str, NDArray[Any]]:

@@ -30,7 +30,10 @@ def network(recording: Recording) -> pd.DataFrame:
 
 
 def _aliasing(recording: Recording) -> dict[str, tuple[str, float]]:
-    """By downsampling node, the site directly before it with the most above its Nyquist."""
+    """By downsampling node, the site directly before it with the most above its Nyquist.
+
+    A site may feed several: those by the factor of its next downsampling have the same Nyquist.
+    """
     consumers: dict[str, list[str]] = {}
     for name, node in recording.network.items():
         for source in node.inputs:
@@ -39,7 +42,8 @@ def _aliasing(recording: Recording) -> dict[str, tuple[str, float]]:
     for site, step in recording.downsamplings.items():
         if step.whole or site not in recording.records:
             continue
-        above = spectra.above_next_nyquist(recording, recording.records[site])
+        record = recording.records[site]
+        above, rate = spectra.above_next_nyquist(recording, record), record.decimation
         pending, seen = [site], set()
         while pending:
             for name in consumers.get(pending.pop(), ()):
@@ -47,8 +51,10 @@ def _aliasing(recording: Recording) -> dict[str, tuple[str, float]]:
                 if name in seen or node.operation == "activation":
                     continue
                 seen.add(name)
-                if node.place != step.place:
-                    pending.append(name)
+                decimation = math.nan if node.decimation is None else node.decimation
+                if node.place != step.place and not math.isclose(decimation, rate * step.factor):
+                    if not decimation > rate:  # otherwise another Nyquist
+                        pending.append(name)
                 elif above > worst.get(name, ("", -1.0))[1]:
                     worst[name] = site, above
     return worst

@@ -195,11 +195,14 @@ class Report:
         """
         searched = "; ".join(self._recording.about.get("f0", ()))
         here = f" (here: {searched}; unknown in inputs without one)" if searched else ""
+        rows = self._recording.coverage.values()
+        reasons = (row.reason.partition("no harmonics: ")[2] for row in rows)
+        reason = next((f"; here {reason}" for reason in reasons if reason), "")
         return self._select(
             lambda record: spectra.harmonics(self._recording, record),
             select,
             "harmonics were recorded",
-            f"f0{here} and activations [N, C, T] whose sampling rate is known",
+            f"f0{here} and activations [N, C, T] whose sampling rate is known{reason}",
         )
 
     def predictions(self, select: str | Iterable[str] | None = None) -> pd.DataFrame:

@@ -141,9 +141,13 @@ def subject(about: Mapping[str, str]) -> str:
 
 def gaps(coverage: pd.DataFrame) -> list[str]:
     """A line on places that aren't recorded in full, if there are any."""
-    number = int((~coverage["status"].isin(["fired", "not asked for"])).sum())
-    places = f"{number} of {len(coverage)} places not recorded in full: report.coverage()."
-    return [places] if number else []
+    missed = coverage[~coverage["status"].isin(["fired", "not asked for"])]
+    if missed.empty:
+        return []
+    from spectroscope.page.coverage import commonest_reason  # deferred: the page needs jinja2
+
+    count = f"{len(missed)} of {len(coverage)} places not recorded in full: report.coverage()."
+    return [filled(f"{count} {commonest_reason(missed)}")]
 
 
 def filled(text: str, width: int | None = None) -> str:

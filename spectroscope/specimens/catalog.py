@@ -3,7 +3,11 @@
 import ast
 import difflib
 import inspect
+import re
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
+from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 
@@ -18,7 +22,8 @@ def adapters() -> dict[str, EntryPoint]:
 
     Each refers to a function ``(**options) -> Specimen``. The first line of its docstring says what
     the specimen is, and its licence. In ``name:model`` the part after the colon becomes the option
-    `model`.
+    `model`. If the function's module has a function ``model_names() -> list[str]``, its names are
+    suggested where no specimen has the name that was asked for.
     """
     return {entry.name: entry for entry in sorted(entry_points(group=GROUP))}
 
@@ -69,11 +74,7 @@ def specimen(name: str, **options: object) -> Specimen:
 
         make, given = from_callable, options | {"path": name}
     else:
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-        names = f"the nearest: {', '.join(near)}" if near else f"there are: {', '.join(known)}"
-        raise RequestError(
-            f"unknown specimen {name!r}; {names}; or module:callable, or model.keras"
-        )
+        raise _unknown(name, known)
     signature = inspect.signature(make)
     try:
         signature.bind(**given)
@@ -83,7 +84,42 @@ def specimen(name: str, **options: object) -> Specimen:
             f"{name} can't be made with these options ({error}); it accepts "
             f"{', '.join(accepted) or 'no options'}"
         ) from error
-    made = make(**given)
+    try:
+        made = make(**given)
+    except RequestError as error:
+        missing = getattr(error.__cause__, "name", None)  # of the module that wasn't found
+        near = _close(adapter, known, 0.75) if missing == adapter else []
+        if near:
+            raise RequestError(f"{error}; or is it {near[0]}:{model}?") from error
+        raise
     if not isinstance(made, Specimen):
         raise RequestError(f"the adapter {name} returned a {type(made).__name__}, not a Specimen")
     return replace(made, options=options)
+
+
+def _unknown(name: str, known: dict[str, EntryPoint]) -> RequestError:
+    """That nothing is called `name`, and what may have been meant."""
+    if name.endswith((".pt", ".pth", ".ckpt", ".safetensors")):
+        return RequestError(
+            f"{name!r} is no specimen: for a file of weights name the function that makes its "
+            f"model, package.module:callable --weights {name}"
+        )
+    near = _close(name, known, 0.75) or [*_models_like(name, known), *_close(name, known, 0.6)]
+    names = f"the nearest: {', '.join(near)}" if near else f"there are: {', '.join(known)}"
+    return RequestError(f"unknown specimen {name!r}; {names}; or module:callable, or model.keras")
+
+
+def _models_like(name: str, known: dict[str, EntryPoint]) -> list[str]:
+    """Models that adapters make, whose names are like the last part of `name`."""
+    last = re.split("[/.]", name)[-1]
+    near = []
+    for adapter, entry in known.items():
+        # Nothing from an adapter without that function, or whose package is missing.
+        with suppress(Exception):
+            names: list[str] = import_module(entry.module).model_names()
+            near += [f"{adapter}:{model}" for model in _close(last, names, 0.6)]
+    return near
+
+
+def _close(name: str, names: Iterable[str], cutoff: float) -> list[str]:
+    return difflib.get_close_matches(name.lower(), names, n=3, cutoff=cutoff)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from spectroscope.dsp.kernels.dispatch import computed_in, cpu_kernels, read_lines
-from spectroscope.dsp.kernels.parallel import parallel_for, workspace
+from spectroscope.dsp.kernels.dispatch import computed_in, cpu_kernels, is_readable, read_lines
+from spectroscope.dsp.kernels.parallel import workspace
 from spectroscope.dsp.moments import LINE_FIELDS, MEAN_ROWS, TABLE_ROWS, LineMoments
 from spectroscope.errors import first_line
 from spectroscope.statistics.base import Arrays, Statistic
@@ -17,17 +17,14 @@ from spectroscope.statistics.base import Arrays, Statistic
 if TYPE_CHECKING:
     from spectroscope.capture.call import ActivationCall
 
-# Values of one side in a chunk. On the CPU both sides and their transforms stay in cache between
-# passes, and the overhead of the calls is small (docs/performance.md). Compiled loops that
-# transform nothing read all at once. On a GPU fewer kernel launches pay.
-_BUDGET_CPU, _BUDGET_GPU = 1 << 18, 1 << 24
+# Values of one side in a chunk. On the CPU, for each thread: both sides and their transforms stay
+# in cache from one pass to the next, and the overhead of the calls is small (docs/performance.md).
+# On a GPU fewer kernel launches pay.
+_BUDGET_CPU, _BUDGET_GPU = 1 << 17, 1 << 24
 # Values next to each other in memory that are read together.
 _RUN = 1 << 12
 # Channels that lie side by side in memory are read together: as many as a cache line has.
 _CACHE_LINE = 16
-# Values of a block of channels, below which another thread doesn't pay: where all are transformed,
-# and where few or none are. A thread takes several blocks to transform, fewer if it is disturbed.
-_SMALLEST_BLOCKS, _BLOCKS_OF_THREAD = (1 << 17, 1 << 18), 2
 _NONE = range(0)
 
 
@@ -50,9 +47,10 @@ class Chunk(NamedTuple):
         channels: slice of the channels.
         inputs: slice of the inputs whose lines are read.
         moments: of their lines; None if no statistic reads them.
-        lines: of both sides, ``[2, n, c, lines, T]``, without the means of the lines, of the type
-            in which they are transformed; 0 in inputs that aren't finite on both sides. Read-only,
-            in a workspace of this thread that the next chunk overwrites.
+        lines: of both sides, ``[c, 2, pairs, lines, T]``, complex, without the means of the lines,
+            in the precision in which they are transformed. The real and the imaginary part of a
+            pair are two inputs: 0 in inputs that aren't finite on both sides, and after an odd last
+            one. Read-only, in a workspace of this thread that the next chunk overwrites.
     """
 
     channels: slice
@@ -60,12 +58,17 @@ class Chunk(NamedTuple):
     moments: LineMoments | None
     lines: Tensor
 
+    def real_lines(self) -> Tensor:
+        """The lines of each input, ``[n, 2, c, lines, T]``."""
+        parts = torch.view_as_real(self.lines).permute(2, 5, 1, 0, 3, 4)
+        return parts.flatten(0, 1)[: self.inputs.stop - self.inputs.start]
+
 
 class Accumulator(Protocol):
-    """The state of one batch, built up chunk by chunk. Blocks of channels come in any order."""
+    """The state of one batch, built up chunk by chunk."""
 
     def add(self, chunk: Chunk) -> None:
-        """Add one chunk. Those of a block of channels come one after another, in one thread."""
+        """Add one chunk."""
 
     def arrays(self, moments: BatchMoments) -> Arrays:
         """The state, after the last chunk."""
@@ -176,80 +179,63 @@ def _read(
     table = x.new_zeros(TABLE_ROWS, channels, dtype=torch.float64)
     means = x.new_zeros(MEAN_ROWS, channels, dtype=torch.float64) if lines else None
     lines_of_input = values // length
-    side_by_side = x.is_cpu and values > 1 and x.stride(1) == 1
-    compiled = x.is_cpu and cpu_kernels() is not None
-    threads = torch.get_num_threads() if compiled else 1
+    dtype = computed_in(x, y)
     every = chosen.step if lines else 0
-    c_step, n_step = _steps(
-        samples, channels, values, every, threads, compiled, x.is_cpu, side_by_side
-    )
-    dtype = computed_in(x.dtype)
-
-    def read_block(number: int) -> None:
-        c = slice(number * c_step, min((number + 1) * c_step, channels))
+    in_place = all(side is None or is_readable(side, dtype) for side in (x, y))
+    if x.is_cpu and in_place and not every and cpu_kernels() is not None:
+        read_lines(x, y, lines_of_input, _NONE, 0, table, None, None, None)
+        return BatchMoments(table, means)
+    threads = torch.get_num_threads() if x.is_cpu else 0
+    n_step, c_step = _steps(samples, channels, values, every, threads, in_place)
+    for first in range(0, channels, c_step):
+        c = slice(first, min(first + c_step, channels))
         for n in range(0, samples, n_step):
             stop = min(n + n_step, samples)
-            inputs, of_chunk = slice(n, stop), _NONE
+            of_chunk = _NONE
             fields = out = None
             if lines:
-                before = len(range(chosen.start, n, chosen.step))
-                first = chosen.start + before * chosen.step - n
-                of_chunk = range(first, stop - n, chosen.step)
+                before = n // chosen.step  # chunks are multiples of the step
+                of_chunk = range(chosen.start, stop - n, chosen.step)
+            if of_chunk:
                 count, of_block = len(of_chunk), c.stop - c.start
-                if of_chunk:
-                    of_lines = 2, count, of_block, lines_of_input, length
-                    out = workspace("lines", of_lines, dtype, x.device)
-                    if line_moments:
-                        of_fields = LINE_FIELDS, of_block, count, lines_of_input
-                        fields = workspace("moments", of_fields, torch.float64, x.device)
+                shape = of_block, 2, (count + 1) // 2, lines_of_input, length
+                out = workspace("lines", shape, dtype.to_complex(), x.device)
+                if line_moments:
+                    of_fields = LINE_FIELDS, of_block, count, lines_of_input
+                    fields = workspace("moments", of_fields, torch.float64, x.device)
             sides = (x, y)
             if (n_step, c_step) != (samples, channels):
-                sides = (x[inputs, c], None if y is None else y[inputs, c])
-            read_lines(*sides, lines_of_input, of_chunk, c.start, table, means, fields, out)
+                sides = (x[n:stop, c], None if y is None else y[n:stop, c])
+            read_lines(*sides, lines_of_input, of_chunk, first, table, means, fields, out)
             if out is not None:
                 moments = None if fields is None else LineMoments(fields, length)
                 chunk = Chunk(c, slice(before, before + count), moments, out)
                 for accumulator in accumulators:
                     accumulator.add(chunk)
-
-    if compiled:
-        x, y = x.detach(), None if y is None else y.detach()  # other threads record gradients
-    parallel_for(read_block, -(-channels // c_step), threads)
     return BatchMoments(table, means)
 
 
 @lru_cache(maxsize=1024)
 def _steps(
-    samples: int,
-    channels: int,
-    values: int,
-    every: int,
-    threads: int,
-    compiled: bool,
-    on_cpu: bool,
-    side_by_side: bool,
+    samples: int, channels: int, values: int, every: int, threads: int, in_place: bool
 ) -> tuple[int, int]:
-    """Channels and inputs of a chunk.
+    """Inputs and channels of a chunk.
 
     Args:
         samples: N, of the batch.
         channels: C.
         values: of one input and channel.
         every: lines are read of every so many inputs; 0: of none.
-        threads: that read.
-        compiled: by compiled loops.
-        on_cpu: not on a GPU.
-        side_by_side: channels lie side by side in memory.
+        threads: that read; 0: a GPU.
+        in_place: the activation need not be copied.
     """
-    budget = _BUDGET_CPU if on_cpu else _BUDGET_GPU
-    if compiled:
-        budget = budget * every if every else samples * channels * values
-    c_step = max(budget // (samples * values), _RUN // values if on_cpu else 0)
-    if threads > 1:
-        most = samples * channels * values // _SMALLEST_BLOCKS[every != 1]
-        blocks = min(threads * _BLOCKS_OF_THREAD if every else threads, max(most, 1))
-        c_step = min(c_step, -(-channels // blocks))
-    if side_by_side:
+    budget = _BUDGET_CPU * threads if threads else _BUDGET_GPU
+    pair = 2 * max(every, 1)
+    if in_place:  # what isn't chosen is read where it is
+        budget *= max(every, 1)
+    c_step = max(budget // (samples * values), _RUN // values, threads, 1)
+    if not in_place:
         c_step = max(c_step, _CACHE_LINE)
-    c_step = max(1, min(c_step, channels))
-    return c_step, max(1, min(samples, budget // (values * c_step)))
+    c_step = min(c_step, channels)
+    n_step = max(budget // (values * c_step) // pair, 1) * pair
+    return min(n_step, samples), c_step

@@ -38,6 +38,7 @@ class Fundamental:
     def __init__(self, f0: F0, fs: float | None):
         self.f0 = f0
         self._auto = is_estimated(f0)
+        fs_is_missing = fs is None
         unit, fs = ("cycles/sample", 1.0) if fs is None else ("Hz", fs)
         # In cycles per sample of the model's input.
         self._band: tuple[float, float] | None = None
@@ -50,7 +51,9 @@ class Fundamental:
         self._fixed: Tensor | None = None
         if self._auto:
             if f0 != "auto":
-                low, high = _ends(f0, fs)
+                low, high = _ends(f0, math.inf if fs_is_missing else fs)
+                if fs_is_missing and high > 0.5:
+                    raise _needs_fs(repr(f0))
                 self._band = low / fs, high / fs
                 self._range = f" from {low:g} to {high:g} {unit}"
         elif f0 is not None:
@@ -61,6 +64,8 @@ class Fundamental:
                 raise RequestError(f"f0 must be a frequency or one per input: {error}") from error
             invalid = array[~(np.isnan(array) | ((array > 0) & (array < fs / 2)))]
             if array.ndim != 1 or invalid.size or not array.size:
+                if fs_is_missing and any(0.5 < value < math.inf for value in invalid):
+                    raise _needs_fs(str(invalid[0]))
                 what = f"not {invalid[0]}" if invalid.size else f"not of shape {array.shape}"
                 raise RequestError(f"f0 must lie between 0 and fs/2 = {fs / 2:g}, one per input, "
                                    f"{what}")  # fmt: skip
@@ -127,9 +132,10 @@ class Fundamental:
         if math.isnan(decimation):
             return "no harmonics: its sampling rate isn't known; pass it as decimation="
         if len(tone.freq) not in (1, inputs):
-            values = f"no harmonics: {len(tone.freq)} values of f0 for {inputs} inputs"
-            range_ = "; a range to search is ('auto', low, high)" if len(tone.freq) == 2 else ""
-            return values + range_
+            remedy = "give one for all, or one per input of each batch (recorder.f0)"
+            if len(tone.freq) == 2:
+                remedy = "a range to search is ('auto', low, high)"
+            return f"no harmonics: {len(tone.freq)} values of f0 for {inputs} inputs; {remedy}"
         return tone._replace(freq=tone.freq * decimation)
 
 
@@ -145,7 +151,14 @@ def _ends(f0: F0, fs: float) -> tuple[float, float]:
             low, high = map(float, f0[1:])
             if 0 <= low < high <= fs / 2:
                 return low, high
+    below = f"fs/2 = {fs / 2:g}" if fs < math.inf else "0.5 cycles/sample"
     raise RequestError(
         f"{f0=} must be a frequency, one per input, 'auto', ('auto', low, high) with "
-        f"0 ≤ low < high ≤ fs/2 = {fs / 2:g}, or None"
+        f"0 ≤ low < high ≤ {below}, or None"
     )
+
+
+def _needs_fs(f0: str) -> RequestError:
+    """That an `f0` above 0.5 was given without `fs`, most likely in Hz."""
+    return RequestError(f"f0={f0} in Hz needs the sampling rate of the input: pass fs= (--fs HZ); "
+                        "without it f0 is in cycles per sample, below 0.5")  # fmt: skip

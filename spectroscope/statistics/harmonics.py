@@ -162,7 +162,7 @@ class HarmonicsAccumulator:
             harmonics, confidence = Harmonics(*(field[n] for field in harmonics)), confidence[n]
         finite = moments.finite.T  # [n, c]
         # Channels and lines of both sides are channels of one fit. The lines lack their means.
-        sides = chunk.lines.double().transpose(0, 1)
+        sides = chunk.real_lines().double()
         means = moments.means.permute(2, 0, 1, 3)  # [n, 2, c, lines]
         power = moments.fields[X_M2 : Y_M2 + 1].permute(2, 0, 1, 3) / moments.length
         fitted = fit(

@@ -123,6 +123,7 @@ class SpectraAccumulator:
 
     def __init__(self, x: Tensor, lengths: tuple[int, ...], window: Window, *, plane: bool):
         self._transform = Transform.of(lengths, window, x.device, plane)
+        self._plane = plane and len(lengths) == 2
         channels, bins = x.shape[1], self._transform.bins
         max_norm_bins = max_norm_bin_count(*lengths) if len(lengths) == 2 else 0
         self._power = x.new_zeros(2, channels, bins, dtype=torch.float64)
@@ -144,6 +145,9 @@ class SpectraAccumulator:
         """See :class:`spectroscope.statistics.chunks.Accumulator`."""
         assert moments.means is not None  # as lines are read
         sums = self._power, self._cross, self._max_norm_power
+        if self._plane:
+            self._transform.complete(self._power)
+            self._transform.complete(self._cross)
         scale_products(*sums, moments.means, self._lines, self._transform.points)
         return {
             "lengths": self._transform.lengths_tensor,

@@ -6,15 +6,12 @@ numba and Triton are imported at first use. Without them everything works, more 
 import warnings
 from functools import lru_cache
 from types import ModuleType
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from spectroscope.dsp.kernels.parallel import workspace
 from spectroscope.dsp.moments import (
-    LINE_FIELDS,
-    MEAN_ROWS,
     MEANS_XX,
     MEANS_XY,
     MEANS_YY,
@@ -30,10 +27,10 @@ from spectroscope.errors import first_line
 
 @lru_cache(maxsize=1)
 def cpu_kernels() -> ModuleType | None:
-    """The loops compiled by numba; None: numba is missing, or has nowhere to keep compiled code."""
+    """The loops compiled by numba; None: numba is missing."""
     try:
         from spectroscope.dsp.kernels import cpu
-    except (ImportError, RuntimeError):
+    except ImportError:
         return None
     return cpu
 
@@ -63,9 +60,10 @@ def gpu_kernels(device: torch.device) -> ModuleType | None:
     return gpu
 
 
-def computed_in(dtype: torch.dtype) -> torch.dtype:
-    """The precision in which values of type `dtype` are transformed."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
+def computed_in(x: Tensor, y: Tensor | None = None) -> torch.dtype:
+    """The type in which both sides are computed: float32 unless one of them is float64."""
+    has_double = x.dtype == torch.float64 or (y is not None and y.dtype == torch.float64)
+    return torch.float64 if has_double else torch.float32
 
 
 def read_lines(
@@ -90,31 +88,21 @@ def read_lines(
         table: float64, ``[TABLE_ROWS, C]``, contiguous, added to.
         means: float64, ``[MEAN_ROWS, C]``, likewise; None: not needed.
         fields: float64, ``[LINE_FIELDS, c, m, lines]``, contiguous, written to; None: not needed.
-        out: the lines of both sides without their means, ``[2, m, c, lines, T]``, contiguous and of
-            the type :func:`computed_in`, written to: 0 in inputs that aren't finite on both sides.
-            None: not needed.
+        out: the lines of both sides without their means, ``[c, 2, pairs, lines, T]``, contiguous,
+            complex and of the precision :func:`computed_in`, written to. Real and imaginary part of
+            a pair are two of the chosen inputs: 0 in inputs that aren't finite on both sides, and
+            after an odd last one. None: neither `out` nor `means` and `fields` are needed.
     """
-    cpu = cpu_kernels() if x.is_cpu else None
-    gpu = gpu_kernels(x.device) if x.is_cuda else None
-    if cpu is not None:
-        samples, channels = x.shape[:2]
-        x_flat, x_strides = _memory(x, "input")
-        y_flat, y_strides = (None, x_strides) if y is None else _memory(y, "output")
-        sides = x_flat, x_strides, y_flat, y_strides, (samples, channels, lines)
-        length, of_chosen = x.numel() // (samples * channels * lines), (chosen.start, chosen.step)
-        no_means, nothing = _nothing(computed_in(x.dtype))
-        x_out, y_out = (nothing, nothing) if out is None else (t.view(-1).numpy() for t in out)
-        cpu.read_lines(
-            *sides, length, of_chosen, channel, table.numpy(),
-            no_means if means is None else means.numpy(), x_out, y_out,
-        )  # fmt: skip
-        if fields is not None:
-            of_lines = fields.view(LINE_FIELDS, -1).numpy()
-            cpu.write_line_moments(*sides, length, of_chosen, of_lines)
+    if x.is_cpu and (cpu := cpu_kernels()) is not None:
+        dtype = computed_in(x, y)
+        x, y = readable(x, "input", dtype), None if y is None else readable(y, "output", dtype)
+        cpu.read_lines(x, y, lines, chosen, channel, table, means, fields, out)
         return
+    gpu = gpu_kernels(x.device) if x.is_cuda else None
     if gpu is not None:
-        x = _readable(x, "input")
-        y = None if y is None else _readable(y, "output")
+        rows = *x.shape[:2], -1
+        x = readable(x, "input", x.dtype).view(rows)
+        y = None if y is None else readable(y, "output", y.dtype).view(rows)
     center_lines = _center_lines if gpu is None else gpu.center_lines
     all_chosen = len(chosen) == len(x)
     moments = center_lines(x, y, lines, out if all_chosen else None)
@@ -124,11 +112,13 @@ def read_lines(
     else:
         batch = moments.of_inputs().of_channels()
         table[:, c] = ChannelMoments(table[:, c]).merge(batch).table
-    if not chosen or (means is None and fields is None and out is None):
+    if out is None or not chosen:
         return
     if not all_chosen:
         part = slice(chosen.start, chosen.stop, chosen.step)
         moments = center_lines(x[part], None if y is None else y[part], lines, out)
+    if len(chosen) % 2:
+        torch.view_as_real(out)[:, :, -1, ..., 1] = 0
     if means is not None and gpu is not None:
         gpu.add_means(moments, channel, means)
     elif means is not None:
@@ -137,29 +127,27 @@ def read_lines(
         fields.copy_(moments.fields)
 
 
-def _readable(x: Tensor, side: str) -> Tensor:
-    """``[N, C, values]`` whose values are contiguous and of a type that loops read: x or a copy."""
-    if x.dtype in (_CPU_TYPES if x.is_cpu else _GPU_TYPES) and not x.is_neg():
-        try:
-            rows = x.view(*x.shape[:2], -1)
-        except RuntimeError:  # time or space isn't one axis
-            rows = None
-        if rows is not None and (rows.stride(2) == 1 or rows.shape[2] == 1):
-            return rows
-    copy = workspace(f"copy of {side}", tuple(x.shape), computed_in(x.dtype), x.device)
-    return copy.copy_(x).view(*x.shape[:2], -1)
-
-
-def _memory(x: Tensor, side: str) -> tuple[Any, tuple[int, ...]]:
-    """The memory of ``[N, C, ...]``, or of a copy, from the first value on; strides of N and C."""
-    if not (x.is_contiguous() and x.dtype in _CPU_TYPES and not x.is_neg()):
-        x = _readable(x, side)
-    samples, channels = x.shape[:2]
-    strides = x.stride()[:2]
+def is_readable(x: Tensor, dtype: torch.dtype) -> bool:
+    """Whether loops can read x ``[N, C, ...]`` where it is, or in a copy of type `dtype` alone."""
+    if x.dtype != dtype or x.is_neg() or x.dtype not in (_CPU_TYPES if x.is_cpu else _GPU_TYPES):
+        return False
     if x.is_contiguous():
-        return x.numpy().reshape(-1), strides
-    span = (samples - 1) * strides[0] + (channels - 1) * strides[1] + x.shape[2]
-    return x.as_strided((span,), (1,)).numpy(), strides
+        return True
+    expected = 1
+    for length, stride in zip(reversed(x.shape[2:]), reversed(x.stride()[2:]), strict=True):
+        if length > 1 and stride != expected:
+            return False
+        expected *= length
+    return True
+
+
+def readable(x: Tensor, side: str, dtype: torch.dtype) -> Tensor:
+    """x, or a copy of type `dtype` that loops can read."""
+    if is_readable(x, dtype):
+        return x
+    if dtype not in _GPU_TYPES:
+        dtype = torch.float32
+    return workspace(f"copy of {side}", tuple(x.shape), dtype, x.device).copy_(x)
 
 
 def _center_lines(x: Tensor, y: Tensor | None, lines: int, out: Tensor | None) -> LineMoments:
@@ -170,9 +158,12 @@ def _center_lines(x: Tensor, y: Tensor | None, lines: int, out: Tensor | None) -
     moments = LineMoments.of(x, y)
     if out is not None:
         finite = moments.finite[..., None, None]
-        for side, mean, to in zip((x, y), (X_MEAN, Y_MEAN), out, strict=True):
+        parts = torch.view_as_real(out)
+        for number, (side, mean) in enumerate(((x, X_MEAN), (y, Y_MEAN))):
             left = (side - moments.fields[mean].unsqueeze(-1)).where(finite, 0)
-            to.copy_(left.transpose(0, 1))
+            for part in (0, 1):
+                of_part = left[:, part::2]
+                parts[:, number, : of_part.shape[1], ..., part] = of_part
     return moments
 
 
@@ -181,10 +172,10 @@ def merge_moments(first: Tensor, second: Tensor) -> None:
 
     As :meth:`ChannelMoments.merge`, in one call instead of many.
     """
-    if first.is_cuda and (gpu := gpu_kernels(first.device)) is not None:
+    if first.is_cpu and (cpu := cpu_kernels()) is not None:
+        cpu.merge(first, second)
+    elif first.is_cuda and (gpu := gpu_kernels(first.device)) is not None:
         gpu.merge(first, second)
-    elif first.is_cpu and (cpu := cpu_kernels()) is not None:
-        cpu.merge(first.numpy(), second.numpy())
     else:
         first.copy_(ChannelMoments(first).merge(ChannelMoments(second)).table)
 
@@ -200,7 +191,7 @@ def add_products(
     """Add |X|², |Y|² and conj(X)·Y over spectra and over the components of each bin, in float64.
 
     Args:
-        both: complex, ``[2, n, c, lines, F]``, contiguous, X and Y of n inputs.
+        both: complex, ``[c, 2, pairs, lines, F]``, contiguous, transforms of pairs of inputs.
         transform: whose components and bins these are.
         channel: the first of the c channels among C.
         power: float64, ``[2, C, B]``, contiguous, added to: |X|² and |Y|².
@@ -209,31 +200,29 @@ def add_products(
         max_norm: float64, ``[C, S]``, contiguous, added to: |Y|² in max-norm bins, if there are
             any.
     """
+    sign = None if transform.radial else transform.sign
+    max_norm_bin = transform.max_norm_bin if max_norm.shape[1] else None
     if both.is_cpu and (cpu := cpu_kernels()) is not None:
-        x, y = torch.view_as_real(both).view(2, -1).numpy()
-        shape = (*both.shape[1:4], 2 * both.shape[4])
-        indices = transform.weights, transform.bin, transform.max_norm_bin
         cpu.add_products(
-            x, y, shape, *(index.numpy() for index in indices), transform.radial, channel,
-            power.numpy(), _parts(cross), max_norm.numpy(),
+            both, transform.bin, sign, max_norm_bin, channel, power, cross, max_norm
         )  # fmt: skip
         return
-    components = power.new_empty(4, both.shape[2], both.shape[4])
+    components = power.new_empty(4, len(both), both.shape[-1])
     if both.is_cuda and (gpu := gpu_kernels(both.device)) is not None:
-        gpu.products(*torch.view_as_real(both), components)
+        gpu.products(torch.view_as_real(both), components)
     else:
-        x, y = both.to(torch.complex128)
-        product = (x.conj() * y).sum((0, 2))
-        squares = ((side.conj() * side).real.sum((0, 2)) for side in (x, y))
+        x, y = both.to(torch.complex128).unbind(1)
+        product = (x.conj() * y).sum((1, 2))
+        squares = ((side.conj() * side).real.sum((1, 2)) for side in (x, y))
         torch.stack([*squares, product.real, product.imag], out=components)
-    components *= transform.weights
-    c = slice(channel, channel + both.shape[2])
+    c = slice(channel, channel + len(both))
     power[:, c].index_add_(2, transform.bin, components[:2])
     parts = torch.view_as_real(cross[c])
-    for part in (0,) if transform.radial else (0, 1):
-        parts[..., part].index_add_(1, transform.bin, components[2 + part])
-    if max_norm.shape[1]:
-        max_norm[c].index_add_(1, transform.max_norm_bin, components[1])
+    parts[..., 0].index_add_(1, transform.bin, components[2])
+    if sign is not None:
+        parts[..., 1].index_add_(1, transform.bin, components[3] * sign)
+    if max_norm_bin is not None:
+        max_norm[c].index_add_(1, max_norm_bin, components[1])
 
 
 def scale_products(
@@ -253,8 +242,7 @@ def scale_products(
         points: of a line.
     """
     if power.is_cpu and (cpu := cpu_kernels()) is not None:
-        arrays = power.numpy(), _parts(cross), max_norm.numpy(), means.numpy()
-        cpu.scale_products(*arrays, lines, points)
+        cpu.scale_products(power, cross, max_norm, means, lines, points)
         return
     for sums in (power, cross, max_norm):
         sums *= 1 / (lines * points**2)
@@ -265,17 +253,5 @@ def scale_products(
         max_norm[:, 0] = dc[MEANS_YY]
 
 
-def _parts(cross: Tensor) -> Any:
-    """Real and imaginary parts, interleaved."""
-    return torch.view_as_real(cross).flatten(1).numpy()
-
-
 _CPU_TYPES = torch.float32, torch.float64
 _GPU_TYPES = *_CPU_TYPES, torch.float16, torch.bfloat16
-
-
-@lru_cache
-def _nothing(dtype: torch.dtype) -> tuple[Any, Any]:
-    """Empty arrays for products of means, and for values of type `dtype`."""
-    means = torch.empty(MEAN_ROWS, 0, dtype=torch.float64)
-    return means.numpy(), torch.empty(0, dtype=dtype).numpy()

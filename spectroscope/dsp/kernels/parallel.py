@@ -1,82 +1,55 @@
-"""Loops that release the GIL, in as many threads as torch may use."""
+"""Compiled loops in as many threads as torch may use, and the memory that they work in."""
 
 import ctypes
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-# More threads than this can read no faster from memory.
-_MOST_THREADS = 16
+_MOST_THREADS = 64
 # Larger workspaces aren't kept.
 _LARGEST_WORKSPACE = 1 << 22
 
 
-def parallel_for(work: Callable[[int], None], count: int, threads: int) -> None:
-    """Call work(0) … work(count - 1), each once, in up to so many threads.
+def run(function: int, job: ctypes.Structure, threads: int) -> None:
+    """Call a C function with the address of `job` in several threads, at the same time.
 
     They are the threads of torch's own parallel regions, where these can be had: those spin for a
     while after each region, so that other threads would have to wait for their cores
-    (docs/performance.md). In these threads torch runs no parallel regions. Inference mode is the
-    caller's, and otherwise gradients are recorded as in a new thread.
+    (docs/performance.md).
+
+    Args:
+        function: address of ``void function(void*)``.
+        job: what the threads share.
+        threads: 1: this thread alone. Otherwise the number of torch's threads.
     """
-    threads = min(threads, _MOST_THREADS, count)
-    if threads < 2:
-        for number in range(count):
-            work(number)
-        return
-    numbers, lock = iter(range(count)), threading.Lock()
-    # The threads that serve the main thread live as long as the process, others maybe not.
-    keep_state = threading.current_thread() is threading.main_thread()
-    workers = iter(range(threads))
-    # Tensors that the caller made in it can't be written to outside of it.
-    inference = torch.is_inference_mode_enabled()
-    ended: set[int] = set()
-    errors: list[BaseException] = []
-
-    def take(_: object) -> None:
-        try:
-            if keep_state and not hasattr(_this_thread, "keeps_state"):
-                # Otherwise Python makes a state for this thread, with its workspaces, at each call.
-                ctypes.pythonapi.PyGILState_Ensure()
-                _this_thread.keeps_state = True
-                _kept.pop(threading.get_ident(), {}).clear()
-                _kept[threading.get_ident()] = _this_thread.__dict__
-            with lock:  # there may be more threads than were asked for
-                wanted = next(workers, None) is not None
-            with torch.inference_mode() if inference else nullcontext():
-                while wanted and not errors:
-                    with lock:
-                        number = next(numbers, None)
-                    if number is None:
-                        break
-                    work(number)
-            ended.add(threading.get_ident())
-        except BaseException as error:  # which a C function, the caller, could only print
-            errors.append(error)
-
-    region = _openmp_region() if torch.get_num_threads() <= _MOST_THREADS else None
+    region = _openmp_region() if threads > 1 else None
     if region is not None:
-        # In as many threads as torch's regions: libgomp ends those that a smaller one doesn't need.
-        region(_FUNCTION(take), None, 0, 0)
-        if threading.get_ident() not in ended and not errors:  # interrupted outside of the try
-            raise KeyboardInterrupt
-        if keep_state and not errors:
-            for thread in _kept.keys() - ended:  # torch has had fewer threads since
-                _kept.pop(thread).clear()
-    else:
+        # 0: as many threads as in torch's regions. libgomp ends those that a smaller one doesn't
+        # need, and starts them again later (PyTorch #32008).
+        region(function, ctypes.byref(job), 0, 0)
+        return
+    call, argument = _FUNCTION(function), ctypes.addressof(job)
+    others: list[Future[None]] = []
+    interrupts: list[BaseException] = []
+    try:
+        while len(others) < (0 if _is_fork else threads - 1):
+            others.append(_pool().submit(call, argument))
+        call(argument)
+    except BaseException as error:
+        interrupts.append(error)
+    while not all(other.done() for other in others):  # as they use the memory of the job
         try:
-            list(_pool().map(take, range(threads)))
-        except BaseException as error:  # an interrupt of this thread, which takes none
-            errors.append(error)
-    if errors:
-        raise errors[0]
+            wait(others)
+        except BaseException as error:
+            interrupts.append(error)
+    if interrupts:
+        raise interrupts[0]
 
 
 _FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
@@ -88,13 +61,13 @@ def _openmp_region() -> Callable[..., None] | None:
 
     None: that library has another interface, or this process is a fork: the parent has the threads.
     """
+    if _is_fork:
+        return None
     try:
         region: Any = ctypes.CDLL(torch._C.__file__).GOMP_parallel
     except (OSError, AttributeError):
         return None
-    if _is_fork:
-        return None
-    region.argtypes = _FUNCTION, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint
+    region.argtypes = ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint
     region.restype = None
     function: Callable[..., None] = region
     return function
@@ -102,28 +75,7 @@ def _openmp_region() -> Callable[..., None] | None:
 
 @lru_cache(maxsize=1)
 def _pool() -> ThreadPoolExecutor:
-    """Threads that have begun, each of which is one torch thread.
-
-    `set_num_threads` also sets the number for threads to come, which one more thread sets back.
-    """
-    threads = torch.get_num_threads()
-    pool = ThreadPoolExecutor(_MOST_THREADS, "spectroscope", initializer=_use_one_torch_thread)
-    begun = threading.Barrier(_MOST_THREADS)
-    try:
-        for future in [pool.submit(begun.wait) for _ in range(_MOST_THREADS)]:
-            future.result()
-    except BaseException:
-        begun.abort()  # otherwise the process would wait for its threads at the end
-        raise
-    other = threading.Thread(target=torch.set_num_threads, args=(threads,))
-    other.start()
-    other.join()
-    return pool
-
-
-def _use_one_torch_thread() -> None:
-    torch.get_num_threads()  # which otherwise would take the number for new threads later
-    torch.set_num_threads(1)
+    return ThreadPoolExecutor(_MOST_THREADS, "spectroscope")  # as many as are needed at once
 
 
 _is_fork = False
@@ -141,8 +93,6 @@ if hasattr(os, "register_at_fork"):  # a child has none of its parent's threads
 
 
 _this_thread = threading.local()
-# What the threads keep of which Python keeps a state, by thread. Python doesn't see them end.
-_kept: dict[int, dict[str, Any]] = {}
 
 
 def workspace(

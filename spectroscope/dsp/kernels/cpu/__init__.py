@@ -7,7 +7,6 @@ kept on disk.
 """
 
 from spectroscope.dsp.kernels.cpu.lines import read_lines as read_lines
-from spectroscope.dsp.kernels.cpu.lines import write_line_moments as write_line_moments
 from spectroscope.dsp.kernels.cpu.products import add_products as add_products
 from spectroscope.dsp.kernels.cpu.products import scale_products as scale_products
 from spectroscope.dsp.kernels.cpu.tables import merge as merge

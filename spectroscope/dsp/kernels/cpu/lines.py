@@ -1,20 +1,32 @@
-"""Moments of both sides of an activation, and the lines without their means.
+"""Both sides of an activation in one reading: moments, and the lines without their means.
 
-A line is a run of values next to each other in memory. It is read once for the sums, and again,
-from the cache, for what is left without its mean. Where the mean is so large that a sum of squares
-would lose digits, the sums are repeated about the mean.
-
-Indices are unsigned: numba tests an index that could be negative each time it is used, and then
-vectorises nothing.
+A line is a run of values next to each other in memory. What is left without its mean is written
+from the cache. Lines to be transformed are written in pairs, as
+:class:`spectroscope.dsp.spectra.Transform` takes them.
 """
 
+import ctypes
+
 import numpy as np
+import torch
+from numba import carray
+from torch import Tensor
 
 from spectroscope.dsp.kernels.cpu.compilation import (
+    BLOCKS,
+    c_function,
     compile_exactly,
     compile_inline,
-    compile_reordered,
-    retry_uncached,
+    fields_of,
+    next_block,
+    pointer,
+)
+from spectroscope.dsp.kernels.cpu.moments import (
+    NO_SUMS,
+    add_line,
+    finite_moments,
+    finite_output,
+    moments_of,
 )
 from spectroscope.dsp.kernels.cpu.tables import (
     CHANNEL_SUMS,
@@ -22,11 +34,15 @@ from spectroscope.dsp.kernels.cpu.tables import (
     add_incomplete,
     add_input,
 )
+from spectroscope.dsp.kernels.parallel import run
 from spectroscope.dsp.moments import (
     INPUTS,
+    LINE_FIELDS,
+    MEAN_ROWS,
     MEANS_XX,
     MEANS_XY,
     MEANS_YY,
+    TABLE_ROWS,
     X_FINITE,
     X_M2,
     X_MEAN,
@@ -37,231 +53,254 @@ from spectroscope.dsp.moments import (
     Y_POSITIVE,
 )
 
-# Of a line of T values, T·mean² over M2 above which the sums are repeated: 4 of float64's 16 digits
-# are lost there.
-_LARGE_MEAN = 1e4
-
-
-@compile_reordered
-def _sums_of_relu(x, first, length, x_pivot, y_pivot):
-    """Sums of a = x − x_pivot, b = ReLU(x) − y_pivot, a², b², 0, and the number of x > 0."""
-    x_sum = y_sum = xx = yy = positive = 0.0
-    for i in range(length):
-        value = np.float64(x[np.uint64(first + i)])
-        a, b = value - x_pivot, max(value, 0.0) - y_pivot
-        x_sum += a
-        y_sum += b
-        xx += a * a
-        yy += b * b
-        positive += 1.0 if value > 0 else 0.0
-    return x_sum, y_sum, xx, yy, 0.0, positive
-
-
-@compile_reordered
-def _sums(x, x_first, y, y_first, length, x_pivot, y_pivot):
-    """As :func:`_sums_of_relu`, of a given y, and with the sum of a·b."""
-    x_sum = y_sum = xx = yy = xy = positive = 0.0
-    for i in range(length):
-        value = np.float64(y[np.uint64(y_first + i)])
-        a, b = np.float64(x[np.uint64(x_first + i)]) - x_pivot, value - y_pivot
-        x_sum += a
-        y_sum += b
-        xx += a * a
-        yy += b * b
-        xy += a * b
-        positive += 1.0 if value > 0 else 0.0
-    return x_sum, y_sum, xx, yy, xy, positive
-
 
 @compile_inline
-def _moments_about(x, x_first, y, y_first, length, x_pivot, y_pivot):
-    """As :func:`_moments`, and whether the pivots were near enough to the means."""
-    if y is None:
-        sums = _sums_of_relu(x, x_first, length, x_pivot, y_pivot)
-    else:
-        sums = _sums(x, x_first, y, y_first, length, x_pivot, y_pivot)
-    x_sum, y_sum, xx, yy, xy, positive = sums
-    inverse = 1 / length
-    x_near, y_near = x_sum * inverse, y_sum * inverse
-    xx, yy = max(xx - x_sum * x_near, 0.0), max(yy - y_sum * y_near, 0.0)
-    x_mean, y_mean = x_pivot + x_near, y_pivot + y_near
-    if y is None:  # Σxy = Σy², because x = y or y = 0
-        xy = yy + length * (y_mean * (y_mean - x_mean))
-    else:
-        xy -= x_sum * y_near
-    near = x_sum * x_near <= _LARGE_MEAN * xx and y_sum * y_near <= _LARGE_MEAN * yy
-    return (x_mean, y_mean, xx, yy, xy, positive), near
+def _write_pair(x, first, second, length, first_mean, second_mean, rectify, out, to):
+    """Write x − mean of two lines, value by value in turn; the mean has twice the digits of x.
 
-
-@compile_inline
-def _moments(x, x_first, y, y_first, length):
-    """Means, M2 and Σ(x − mean)·(y − mean) of a line, and the number of y > 0; NaN or Inf."""
-    moments, near = _moments_about(x, x_first, y, y_first, length, 0.0, 0.0)
-    if not near and np.isfinite(moments[2] + moments[3]):
-        about = moments[0], moments[1]
-        moments, _ = _moments_about(x, x_first, y, y_first, length, *about)
-    return moments
-
-
-@compile_exactly
-def _subtract(x, first, length, mean, out, to):
-    """Write x − mean, which has twice the digits of the values."""
-    high = out.dtype.type(mean)
-    low = out.dtype.type(mean - high)
-    for i in range(length):
-        out[np.uint64(to + i)] = (x[np.uint64(first + i)] - high) - low
-
-
-@compile_exactly
-def _subtract_from_relu(x, first, length, mean, out, to):
-    """As :func:`_subtract`, from ReLU(x)."""
-    high = out.dtype.type(mean)
-    low = out.dtype.type(mean - high)
+    Args:
+        x: memory.
+        first: where a line begins.
+        second: likewise.
+        length: of both.
+        first_mean: of the first.
+        second_mean: of the second.
+        rectify: of ReLU(x) instead of x.
+        out: memory, written to.
+        to: from here on.
+    """
+    a_high, b_high = out.dtype.type(first_mean), out.dtype.type(second_mean)
+    a_low, b_low = out.dtype.type(first_mean - a_high), out.dtype.type(second_mean - b_high)
     zero = out.dtype.type(0)
     for i in range(length):
-        out[np.uint64(to + i)] = (max(x[np.uint64(first + i)], zero) - high) - low
+        a, b = x[np.uint64(first + i)], x[np.uint64(second + i)]
+        if rectify:
+            a, b = max(a, zero), max(b, zero)
+        out[np.uint64(to + 2 * i)] = (a - a_high) - a_low
+        out[np.uint64(to + 2 * i + 1)] = (b - b_high) - b_low
+
+
+@compile_inline
+def _chosen(job):
+    """Number of the chosen inputs."""
+    return (job.samples - job.start + job.step - 1) // job.step if job.out else 0
 
 
 @compile_exactly
-def _finite_moments(x, first, length, rectify):
-    """Mean, M2, number > 0 and number of the finite values."""
-    finite = total = positive = m2 = 0.0
-    for i in range(first, first + length):
-        value = 0.0 if rectify and x[i] < 0 else np.float64(x[i])
-        if np.isfinite(value):
-            finite += 1.0
-            total += value
-            positive += 1.0 if value > 0 else 0.0
-    mean = total / max(finite, 1.0)
-    for i in range(first, first + length):
-        value = 0.0 if rectify and x[i] < 0 else np.float64(x[i])
-        if np.isfinite(value):
-            m2 += (value - mean) * (value - mean)
-    return mean, m2, positive, finite
+def _write_fields(job, number, at, line, x, x_first, y, y_first):
+    """Write the moments of one line of a channel, or of the finite values in it."""
+    of_channel = _chosen(job) * job.lines
+    fields = carray(pointer(job.fields), (LINE_FIELDS, job.channels * of_channel), np.float64)
+    k, length = np.uint64(at * of_channel + number), job.length
+    if np.isfinite(line[X_M2] + line[Y_M2]):
+        for field in range(X_FINITE):
+            fields[field, k] = line[field]
+        fields[X_FINITE, k] = fields[Y_FINITE, k] = length
+        return
+    mean, m2, _, finite = finite_moments(x, x_first, length, 0)
+    fields[X_MEAN, k], fields[X_M2, k], fields[X_FINITE, k] = mean, m2, finite
+    mean, m2, positive, finite = finite_output(x, x_first, y, y_first, length)
+    fields[Y_MEAN, k], fields[Y_M2, k], fields[Y_FINITE, k] = mean, m2, finite
+    fields[XY, k], fields[Y_POSITIVE, k] = 0.0, positive
 
 
-@compile_exactly
-def _finite_output(x, x_first, y, y_first, length):
-    """As :func:`_finite_moments`, of the output."""
-    if y is None:
-        return _finite_moments(x, x_first, length, 1)
-    return _finite_moments(y, y_first, length, 0)
+class _Reading(ctypes.Structure):
+    """Some channels of a batch: addresses of memory, or 0; strides and sizes in values.
 
-
-@retry_uncached
-@compile_exactly
-def read_lines(
-    x, x_strides, y, y_strides, shape, length, chosen, channel, table, means, x_out, y_out
-):  # fmt: skip
-    """Add moments of inputs to a table, and write the lines of some without their means.
-
-    Args:
-        x: the input's memory, from the first value on.
-        x_strides: of samples and channels in `x`; the lines of a channel follow each other.
-        y: the output's memory, likewise; None: ReLU(x), which is another compiled function.
-        y_strides: likewise.
-        shape: n samples, c channels and f lines.
-        length: T, of the lines.
-        chosen: number of the first and step of the m inputs whose lines are wanted.
-        channel: the first of the c channels among C.
-        table: ``[TABLE_ROWS, C]``, in the layout of `spectroscope.dsp.moments`, added to.
-        means: ``[MEAN_ROWS, C]``, of the chosen inputs, likewise; or of no channels.
-        x_out: ``[m · c · f · T]``, written to: the lines without their means, and 0 where any of
-            the f lines isn't finite on both sides. Nothing is written if it is empty.
-        y_out: likewise.
+    Attributes:
+        x: the input, from the first value on; the lines of a channel follow each other.
+        y: the output, likewise; ignored where it is ReLU(x).
+        table: ``[TABLE_ROWS, table_channels]``, in the layout of `spectroscope.dsp.moments`.
+        means: ``[MEAN_ROWS, table_channels]``, likewise, of the chosen inputs.
+        out: ``[c, 2, pairs, f, T, 2]``, of the chosen inputs.
+        fields: ``[LINE_FIELDS, c, m, f]``, likewise.
+        samples: n.
+        lines: f, of an input and channel.
+        length: T, of a line.
+        start: number of the first of the m chosen inputs.
+        step: from one to the next.
+        table_channel: the first of the channels in `table` and `means`.
     """
-    samples, channels, lines = shape
-    values = lines * length
-    start, step = chosen
-    write = x_out.size > 0
-    sums = np.zeros((CHANNEL_SUMS, channels))
-    for n in range(samples):
-        is_chosen = n >= start and (n - start) % step == 0
-        m = (n - start) // step
-        for c in range(channels):
-            x_first = n * x_strides[0] + c * x_strides[1]
-            y_first = n * y_strides[0] + c * y_strides[1]
-            out = (m * channels + c) * values
-            x_mean = y_mean = xx = yy = xy = positive = 0.0
-            means_xx = means_yy = means_xy = 0.0
-            for f in range(lines):
-                first, second = x_first + f * length, y_first + f * length
-                line = _moments(x, first, y, second, length)
-                # The mean of the lines until now, which are of one length.
-                a, b = line[X_MEAN] - x_mean, line[Y_MEAN] - y_mean
-                if f == 0:
-                    x_mean, y_mean = a, b
-                else:
-                    x_mean += a / (f + 1)
-                    y_mean += b / (f + 1)
-                xx += line[X_M2] + length * (a * (line[X_MEAN] - x_mean))
-                yy += line[Y_M2] + length * (b * (line[Y_MEAN] - y_mean))
-                xy += line[XY] + length * (a * (line[Y_MEAN] - y_mean))
-                positive += line[Y_POSITIVE]
-                if is_chosen:
-                    means_xx += line[X_MEAN] * line[X_MEAN]
-                    means_yy += line[Y_MEAN] * line[Y_MEAN]
-                    means_xy += line[X_MEAN] * line[Y_MEAN]
-                    if write:
-                        to = out + f * length
-                        _subtract(x, first, length, line[X_MEAN], x_out, to)
-                        if y is None:
-                            _subtract_from_relu(x, first, length, line[Y_MEAN], y_out, to)
-                        else:
-                            _subtract(y, second, length, line[Y_MEAN], y_out, to)
-            if np.isfinite(xx + yy):
-                add_input(sums, np.uint64(c), x_mean, y_mean, xx, yy, xy, positive)
-                if is_chosen and means.size:
-                    k = np.uint64(channel + c)
-                    means[INPUTS, k] += 1.0
-                    means[MEANS_XX, k] += means_xx
-                    means[MEANS_YY, k] += means_yy
-                    means[MEANS_XY, k] += means_xy
-            else:
-                x_moments = _finite_moments(x, x_first, values, 0)
-                y_moments = _finite_output(x, x_first, y, y_first, values)
-                add_incomplete(table, channel + c, values, x_moments, y_moments)
-                if write and is_chosen:
-                    x_out[out : out + values] = 0
-                    y_out[out : out + values] = 0
-    add_channels(table, channel, sums, values)
-    return 0
+
+    _fields_ = fields_of(
+        *BLOCKS, "x", "x_sample", "x_channel", "y", "y_sample", "y_channel", "table", "means",
+        "out", "fields", "samples", "lines", "length", "start", "step", "table_channel",
+        "table_channels",
+    )  # fmt: skip
 
 
-@retry_uncached
 @compile_exactly
-def write_line_moments(x, x_strides, y, y_strides, shape, length, chosen, fields):
-    """Write the moments of the lines of some inputs, or of the finite values in them.
+def _clear(out, x_out, y_out, part, values):
+    """Write 0 to one input of a pair, on both sides."""
+    for i in range(values):
+        out[np.uint64(x_out + 2 * i + part)] = 0
+        out[np.uint64(y_out + 2 * i + part)] = 0
+
+
+@compile_exactly
+def _read_inputs(job, x, y, n, count, at, is_chosen, m, table, of_channels, c, means):
+    """Read some inputs of one channel; returns which of them are finite on both sides.
 
     Args:
-        x: as in :func:`read_lines`.
-        x_strides: likewise.
+        job: what is read.
+        x: memory.
         y: likewise.
-        y_strides: likewise.
-        shape: likewise.
-        length: likewise.
-        chosen: likewise.
-        fields: ``[LINE_FIELDS, c · m · f]``, in the layout of `spectroscope.dsp.moments`.
+        n: the first input.
+        count: 1, or 2 that are chosen one after another.
+        at: the channel.
+        is_chosen: whether `means` and `fields` of the job are added to.
+        m: number of the first among the chosen.
+        table: added to.
+        of_channels: sums over inputs, added to.
+        c: column of the channel in them.
+        means: ``[2, 2, f]``, written to: means of each line on both sides, by input.
     """
-    samples, channels, lines = shape
-    start, step = chosen
-    count = (samples - start + step - 1) // step
-    for m in range(count):
-        n = start + m * step
-        for c in range(channels):
-            for f in range(lines):
-                first = n * x_strides[0] + c * x_strides[1] + f * length
-                second = n * y_strides[0] + c * y_strides[1] + f * length
-                k = (c * count + m) * lines + f
-                line = _moments(x, first, y, second, length)
-                if np.isfinite(line[X_M2] + line[Y_M2]):
-                    for field in range(X_FINITE):
-                        fields[field, k] = line[field]
-                    fields[X_FINITE, k] = fields[Y_FINITE, k] = length
-                    continue
-                mean, m2, _, finite = _finite_moments(x, first, length, 0)
-                fields[X_MEAN, k], fields[X_M2, k], fields[X_FINITE, k] = mean, m2, finite
-                mean, m2, positive, finite = _finite_output(x, first, y, second, length)
-                fields[Y_MEAN, k], fields[Y_M2, k], fields[Y_FINITE, k] = mean, m2, finite
-                fields[XY, k], fields[Y_POSITIVE, k] = 0.0, positive
-    return 0
+    lines, length, values = job.lines, job.length, job.lines * job.length
+    channel = np.uint64(job.table_channel + at)
+    finite = (False, False)
+    for part in range(count):
+        x_first = (n + part * job.step) * job.x_sample + at * job.x_channel
+        y_first = (n + part * job.step) * job.y_sample + at * job.y_channel
+        sums = NO_SUMS
+        for f in range(lines):
+            x_line, y_line = x_first + f * length, y_first + f * length
+            line = moments_of(x, x_line, y, y_line, length)
+            sums = add_line(sums, f, line, length)
+            means[part, 0, f], means[part, 1, f] = line[X_MEAN], line[Y_MEAN]
+            if is_chosen and job.fields:
+                _write_fields(job, (m + part) * lines + f, at, line, x, x_line, y, y_line)
+        x_mean, y_mean, xx, yy, xy, positive, means_xx, means_yy, means_xy = sums
+        if np.isfinite(xx + yy):
+            finite = (True, finite[1]) if part == 0 else (finite[0], True)
+            add_input(of_channels, np.uint64(c), x_mean, y_mean, xx, yy, xy, positive)
+            if is_chosen and job.means:
+                products = carray(pointer(job.means), (MEAN_ROWS, job.table_channels), np.float64)
+                products[INPUTS, channel] += 1.0
+                products[MEANS_XX, channel] += means_xx
+                products[MEANS_YY, channel] += means_yy
+                products[MEANS_XY, channel] += means_xy
+        else:
+            x_moments = finite_moments(x, x_first, values, 0)
+            y_moments = finite_output(x, x_first, y, y_first, values)
+            add_incomplete(table, channel, values, x_moments, y_moments)
+    return finite
+
+
+@compile_exactly
+def _write_lines(job, x, y, n, count, at, pair, finite, means):
+    """Write the lines of one or two inputs of one channel."""
+    lines, length, values = job.lines, job.length, job.lines * job.length
+    pairs = (_chosen(job) + 1) // 2
+    out = carray(pointer(job.out), (4 * job.channels * pairs * values,), x.dtype)
+    x_out = (2 * at * pairs + pair) * 2 * values
+    y_out = x_out + pairs * 2 * values
+    first = n * job.x_sample + at * job.x_channel
+    # A last input without another is written twice, and cleared.
+    step = job.step * job.x_sample if count == 2 else 0
+    for f in range(lines):
+        to = f * length
+        a, b = first + to, first + to + step
+        x_means = means[0, 0, f], means[count - 1, 0, f]
+        _write_pair(x, a, b, length, x_means[0], x_means[1], False, out, x_out + 2 * to)
+        y_means = means[0, 1, f], means[count - 1, 1, f]
+        if y is None:
+            _write_pair(x, a, b, length, y_means[0], y_means[1], True, out, y_out + 2 * to)
+        else:
+            a = n * job.y_sample + at * job.y_channel + to
+            b = a + (job.step * job.y_sample if count == 2 else 0)
+            _write_pair(y, a, b, length, y_means[0], y_means[1], False, out, y_out + 2 * to)
+    for part in range(2):
+        if not finite[part]:
+            _clear(out, x_out, y_out, part, values)
+
+
+@compile_exactly
+def _read(record, dtype, y_dtype):
+    """Read blocks of channels until none is left: first the chosen inputs, in pairs."""
+    job = carray(record, 1)[0]
+    size = 1 << 62  # of the activation: strides say where its values are
+    x = carray(pointer(job.x), size, dtype)
+    y = None if y_dtype is None else carray(pointer(job.y), size, y_dtype)
+    table = carray(pointer(job.table), (TABLE_ROWS, job.table_channels), np.float64)
+    means = np.empty((2, 2, job.lines))
+    chosen = _chosen(job)
+    pairs = (chosen + 1) // 2
+    while True:
+        first = next_block(record) * job.block
+        if first >= job.channels:
+            break
+        channels = min(job.block, job.channels - first)
+        of_channels = np.zeros((CHANNEL_SUMS, channels))
+        for number in range(pairs + job.samples):
+            is_chosen, n, m, count = number < pairs, number - pairs, 2 * number, 1
+            if is_chosen:
+                n, count = job.start + m * job.step, min(chosen - m, 2)
+            elif chosen and n >= job.start and (n - job.start) % job.step == 0:
+                continue
+            for c in range(channels):
+                at = first + c
+                finite = _read_inputs(
+                    job, x, y, n, count, at, is_chosen, m, table, of_channels, c, means
+                )
+                if is_chosen:
+                    _write_lines(job, x, y, n, count, at, number, finite, means)
+        add_channels(table, job.table_channel + first, of_channels, job.lines * job.length)
+
+
+def _read_relu_32(record):
+    _read(record, np.float32, None)
+
+
+def _read_relu_64(record):
+    _read(record, np.float64, None)
+
+
+def _read_both_32(record):
+    _read(record, np.float32, np.float32)
+
+
+def _read_both_64(record):
+    _read(record, np.float64, np.float64)
+
+
+_LOOPS = {
+    (torch.float32, True): _read_relu_32,
+    (torch.float64, True): _read_relu_64,
+    (torch.float32, False): _read_both_32,
+    (torch.float64, False): _read_both_64,
+}
+# Blocks of channels for each thread, so that one which is disturbed takes fewer.
+_BLOCKS_OF_THREAD = 4
+# Values of an activation below which a second thread doesn't pay, and which lie next to each other
+# in memory and are read together.
+_SMALLEST, _RUN = 1 << 17, 1 << 12
+
+
+def read_lines(
+    x: Tensor,
+    y: Tensor | None,
+    lines: int,
+    chosen: range,
+    channel: int,
+    table: Tensor,
+    means: Tensor | None,
+    fields: Tensor | None,
+    out: Tensor | None,
+) -> None:
+    """See :func:`spectroscope.dsp.kernels.dispatch.read_lines`.
+
+    The values of each input and channel are contiguous, and of both sides of one type.
+    """
+    samples, channels = x.shape[:2]
+    values = x.numel() // (samples * channels)
+    threads = torch.get_num_threads() if x.numel() >= _SMALLEST else 1
+    block = max(-(-channels // (threads * _BLOCKS_OF_THREAD)), _RUN // values)
+    block = min(block, -(-channels // threads))
+    start = samples if out is None else chosen.start
+    job = _Reading(
+        0, block, channels, x.data_ptr(), *x.stride()[:2],
+        *((0, 0, 0) if y is None else (y.data_ptr(), *y.stride()[:2])), table.data_ptr(),
+        *(0 if tensor is None else tensor.data_ptr() for tensor in (means, out, fields)),
+        samples, lines, values // lines, start, chosen.step, channel, table.shape[1],
+    )  # fmt: skip
+    run(c_function(_LOOPS[x.dtype, y is None], _Reading), job, threads)

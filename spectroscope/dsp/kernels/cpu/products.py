@@ -1,135 +1,231 @@
 """Products of the spectra of both sides."""
 
+import ctypes
+
 import numpy as np
+import torch
+from numba import carray
+from torch import Tensor
 
 from spectroscope.dsp.kernels.cpu.compilation import (
+    BLOCKS,
+    c_function,
     compile_exactly,
     compile_reordered,
-    retry_uncached,
+    fields_of,
+    next_block,
+    pointer,
 )
-from spectroscope.dsp.moments import MEANS_XX, MEANS_XY, MEANS_YY
+from spectroscope.dsp.kernels.parallel import run
+from spectroscope.dsp.moments import MEAN_ROWS, MEANS_XX, MEANS_XY, MEANS_YY
 
 # Real and imaginary parts whose sums stay in the nearest cache.
 _BLOCK = 1024
 
 
 @compile_reordered
-def _add_one(x, y, first, length, sums):
-    """Add squares and products of the parts of one spectrum of each side."""
+def _add_one(parts, x, y, length, sums):
+    """Add squares and products of the parts of one spectrum of each side, from x and y on."""
     for i in range(length):
-        k, at = np.uint64(i), np.uint64(first + i)
-        a, b = np.float64(x[at]), np.float64(y[at])
+        k = np.uint64(i)
+        a, b = np.float64(parts[np.uint64(x + i)]), np.float64(parts[np.uint64(y + i)])
         sums[0, k] += a * a
         sums[1, k] += b * b
         sums[2, k] += a * b
 
 
 @compile_reordered
-def _add_four(x, y, first, second, third, fourth, length, sums):
+def _add_four(parts, x, y, step, length, sums):
     """As :func:`_add_one`, of four spectra: sums are read and written a fourth of the times."""
     for i in range(length):
-        k, p, q = np.uint64(i), np.uint64(first + i), np.uint64(second + i)
-        r, s = np.uint64(third + i), np.uint64(fourth + i)
-        a, b, c, d = np.float64(x[p]), np.float64(x[q]), np.float64(x[r]), np.float64(x[s])
-        e, f, g, h = np.float64(y[p]), np.float64(y[q]), np.float64(y[r]), np.float64(y[s])
+        k, p, q = np.uint64(i), np.uint64(x + i), np.uint64(y + i)
+        one, two, three = np.uint64(step), np.uint64(2 * step), np.uint64(3 * step)
+        a, b = np.float64(parts[p]), np.float64(parts[p + one])
+        c, d = np.float64(parts[p + two]), np.float64(parts[p + three])
+        e, f = np.float64(parts[q]), np.float64(parts[q + one])
+        g, h = np.float64(parts[q + two]), np.float64(parts[q + three])
         sums[0, k] += a * a + b * b + c * c + d * d
         sums[1, k] += e * e + f * f + g * g + h * h
         sums[2, k] += a * e + b * f + c * g + d * h
 
 
 @compile_reordered
-def _add_imaginary(x, y, first, length, sums):
+def _add_imaginary(parts, x, y, length, sums):
     """Add the imaginary part of conj(x)·y to the sums of even index.
 
     Those of odd index are of no use. A loop over pairs alone would be vectorised with shuffles,
     which take longer.
     """
     for i in range(length - 1):
-        k, at, after = np.uint64(i), np.uint64(first + i), np.uint64(first + i + 1)
-        a, b, c, d = (
-            np.float64(x[at]),
-            np.float64(y[at]),
-            np.float64(x[after]),
-            np.float64(y[after]),
-        )
+        k, at, to = np.uint64(i), np.uint64(x + i), np.uint64(y + i)
+        after, behind = np.uint64(x + i + 1), np.uint64(y + i + 1)
+        a, b = np.float64(parts[at]), np.float64(parts[to])
+        c, d = np.float64(parts[after]), np.float64(parts[behind])
         sums[k] += a * d - c * b
 
 
-@retry_uncached
+class _Products(ctypes.Structure):
+    """Addresses of memory, or 0, and sizes.
+
+    Attributes:
+        spectra: ``[c, 2, count, F, 2]``, real and imaginary parts.
+        bins: ``[F]``, bin of each component.
+        signs: ``[F]``, of its imaginary part in conj(X)·Y; 0: imaginary parts aren't needed.
+        max_norm_bins: ``[F]``, likewise; 0: there are none.
+        power: float64, ``[2, C, B]``, added to: |X|² and |Y|².
+        cross: float64, ``[C, B, 2]``, added to: conj(X)·Y.
+        max_norm: float64, ``[C, S]``, added to: |Y|² in max-norm bins.
+        count: number of spectra of a channel and side.
+        components: F.
+        channel: the first of the c channels among C.
+        all_channels: C.
+        power_bins: B.
+        norm_bins: S.
+    """
+
+    _fields_ = fields_of(
+        *BLOCKS, "spectra", "bins", "signs", "max_norm_bins", "power", "cross", "max_norm", "count",
+        "components", "channel", "all_channels", "power_bins", "norm_bins",
+    )  # fmt: skip
+
+
 @compile_exactly
+def _add_channel(job, spectra, c, work, sums):
+    """Add the products of one channel."""
+    count, parts = job.count, 2 * job.components
+    bins = carray(pointer(job.bins), job.components, np.int64)
+    signs = carray(pointer(job.signs), job.components, np.float64)
+    max_norm_bins = carray(pointer(job.max_norm_bins), job.components, np.int64)
+    power = carray(pointer(job.power), (2, job.all_channels, job.power_bins), np.float64)
+    cross = carray(pointer(job.cross), (job.all_channels, job.power_bins, 2), np.float64)
+    max_norm = carray(pointer(job.max_norm), (job.all_channels, job.norm_bins), np.float64)
+    to = job.channel + c
+    sums[:] = 0
+    for first in range(0, parts, _BLOCK):
+        length = min(_BLOCK, parts - first)
+        x = 2 * c * count * parts + first
+        y = x + count * parts
+        for row in range(4):
+            for k in range(length):
+                work[row, np.uint64(k)] = 0
+        for m in range(0, count - count % 4, 4):
+            _add_four(spectra, x + m * parts, y + m * parts, parts, length, work)
+        for m in range(count - count % 4, count):
+            _add_one(spectra, x + m * parts, y + m * parts, length, work)
+        if job.signs:
+            for m in range(count):
+                _add_imaginary(spectra, x + m * parts, y + m * parts, length, work[3])
+        for k in range(length // 2):
+            component, re, im = np.uint64(first // 2 + k), np.uint64(2 * k), np.uint64(2 * k + 1)
+            b = np.uint64(bins[component])
+            output = work[1, re] + work[1, im]
+            sums[b, 0] += work[0, re] + work[0, im]
+            sums[b, 1] += output
+            sums[b, 2] += work[2, re] + work[2, im]
+            if job.signs:
+                sums[b, 3] += signs[component] * work[3, re]
+            if job.max_norm_bins:
+                max_norm[to, np.uint64(max_norm_bins[component])] += output
+    for b in range(job.power_bins):
+        power[0, to, b] += sums[b, 0]
+        power[1, to, b] += sums[b, 1]
+        cross[to, b, 0] += sums[b, 2]
+        cross[to, b, 1] += sums[b, 3]
+
+
+@compile_exactly
+def _add_products(record, dtype):
+    """Add blocks of channels until none is left."""
+    job = carray(record, 1)[0]
+    size = 4 * job.channels * job.count * job.components
+    spectra, work = carray(pointer(job.spectra), size, dtype), np.empty((4, _BLOCK))
+    sums = np.empty((job.power_bins, 4))
+    while True:
+        first = next_block(record) * job.block
+        if first >= job.channels:
+            break
+        for c in range(first, min(first + job.block, job.channels)):
+            _add_channel(job, spectra, c, work, sums)
+
+
+def _add_products_32(record):
+    _add_products(record, np.float32)
+
+
+def _add_products_64(record):
+    _add_products(record, np.float64)
+
+
+_LOOPS = {torch.complex64: _add_products_32, torch.complex128: _add_products_64}
+# Values of spectra below which a second thread doesn't pay.
+_SMALLEST = 1 << 17
+
+
 def add_products(
-    x, y, shape, weights, bins, max_norm_bins, radial, channel, power, cross, max_norm
-):
+    spectra: Tensor,
+    bins: Tensor,
+    signs: Tensor | None,
+    max_norm_bins: Tensor | None,
+    channel: int,
+    power: Tensor,
+    cross: Tensor,
+    max_norm: Tensor,
+) -> None:
     """Add |X|², |Y|² and conj(X)·Y over spectra, and over the components of each bin.
 
     Args:
-        x: ``[n · c · f · 2·F]``, real and imaginary parts interleaved.
-        y: likewise.
-        shape: n, c, f and 2·F.
-        weights: ``[F]``, of the components.
-        bins: ``[F]``, bin of each component.
-        max_norm_bins: ``[F]``, likewise; or empty.
-        radial: imaginary parts aren't needed.
+        spectra: complex, ``[c, 2, ..., F]``, contiguous, of both sides.
+        bins: int64, ``[F]``, bin of each component.
+        signs: float64, ``[F]``, of its imaginary part in conj(X)·Y; None: that isn't needed.
+        max_norm_bins: int64, ``[F]``; None: there are none.
         channel: the first of the c channels among C.
-        power: float64, ``[2, C, B]``, added to: |X|² and |Y|².
-        cross: float64, ``[C, 2·B]``, added to: conj(X)·Y, real and imaginary parts interleaved.
-        max_norm: float64, ``[C, S]``, added to: |Y|² in max-norm bins, if there are any.
+        power: float64, ``[2, C, B]``, contiguous, added to: |X|² and |Y|².
+        cross: complex128, ``[C, B]``, contiguous, added to: conj(X)·Y.
+        max_norm: float64, ``[C, S]``, contiguous, added to: |Y|² in max-norm bins.
     """
-    samples, channels, lines, parts = shape
-    starts = np.empty(samples * lines, np.int64)
-    fours = starts.size - starts.size % 4
-    work = np.empty((4, _BLOCK))
-    for c in range(channels):
-        to = channel + c
-        for first in range(0, parts, _BLOCK):
-            length = min(_BLOCK, parts - first)
-            for m in range(starts.size):
-                line = (m // lines * channels + c) * lines + m % lines
-                starts[m] = line * parts + first
-            work[:] = 0
-            for m in range(0, fours, 4):
-                at = starts[m], starts[m + 1], starts[m + 2], starts[m + 3]
-                _add_four(x, y, at[0], at[1], at[2], at[3], length, work)
-            for m in range(fours, starts.size):
-                _add_one(x, y, starts[m], length, work)
-            if not radial:
-                for m in range(starts.size):
-                    _add_imaginary(x, y, starts[m], length, work[3])
-            for k in range(length // 2):
-                component, re, im = first // 2 + k, 2 * k, 2 * k + 1
-                weight, b = weights[component], bins[component]
-                output = work[1, re] + work[1, im]
-                power[0, to, b] += weight * (work[0, re] + work[0, im])
-                power[1, to, b] += weight * output
-                cross[to, 2 * b] += weight * (work[2, re] + work[2, im])
-                if not radial:
-                    cross[to, 2 * b + 1] += weight * work[3, re]
-                if max_norm_bins.size:
-                    max_norm[to, max_norm_bins[component]] += weight * output
-    return 0
+    channels, components = len(spectra), spectra.shape[-1]
+    threads = torch.get_num_threads() if spectra.numel() >= _SMALLEST else 1
+    job = _Products(
+        0, -(-channels // threads), channels, spectra.data_ptr(), bins.data_ptr(),
+        *(0 if tensor is None else tensor.data_ptr() for tensor in (signs, max_norm_bins)),
+        power.data_ptr(), cross.data_ptr(), max_norm.data_ptr(),
+        spectra.numel() // (2 * channels * components), components,
+        channel, power.shape[1], power.shape[2], max_norm.shape[1],
+    )  # fmt: skip
+    run(c_function(_LOOPS[spectra.dtype], _Products), job, threads)
 
 
-@retry_uncached
-@compile_exactly
-def scale_products(power, cross, max_norm, means, lines, points):
-    """Make mean powers of lines of these sums over lines, with the DC in its bin.
+class _Scaling(ctypes.Structure):
+    """The arguments of :func:`scale_products`: addresses of memory, and sizes."""
 
-    Args:
-        power: ``[2, C, B]``.
-        cross: ``[C, 2·B]``.
-        max_norm: ``[C, S]``.
-        means: ``[MEAN_ROWS, C]``, products of the means of lines.
-        lines: number of lines of an input.
-        points: of a line.
-    """
-    scale = 1 / (lines * points**2)
-    for c in range(means.shape[1]):
+    _fields_ = fields_of(
+        "power", "cross", "max_norm", "means", "channels", "bins", "norm_bins", "lines",
+        "points",
+    )  # fmt: skip
+
+
+def _scale_products(record):
+    job = carray(record, 1)[0]
+    power = carray(pointer(job.power), (2, job.channels, job.bins), np.float64)
+    cross = carray(pointer(job.cross), (job.channels, 2 * job.bins), np.float64)
+    max_norm = carray(pointer(job.max_norm), (job.channels, job.norm_bins), np.float64)
+    means = carray(pointer(job.means), (MEAN_ROWS, job.channels), np.float64)
+    scale = 1 / (job.lines * job.points**2)
+    for c in range(job.channels):
         for row in (power[0, c], power[1, c], cross[c], max_norm[c]):
             for b in range(row.size):
                 row[np.uint64(b)] *= scale
-        x, y = means[MEANS_XX, c] / lines, means[MEANS_YY, c] / lines
+        x, y = means[MEANS_XX, c] / job.lines, means[MEANS_YY, c] / job.lines
         power[0, c, 0], power[1, c, 0] = x, y
-        cross[c, 0], cross[c, 1] = means[MEANS_XY, c] / lines, 0.0
-        if max_norm.shape[1]:
+        cross[c, 0], cross[c, 1] = means[MEANS_XY, c] / job.lines, 0.0
+        if job.norm_bins:
             max_norm[c, 0] = y
-    return 0
+
+
+def scale_products(
+    power: Tensor, cross: Tensor, max_norm: Tensor, means: Tensor, lines: int, points: int
+) -> None:
+    """See :func:`spectroscope.dsp.kernels.dispatch.scale_products`; all contiguous."""
+    addresses = (tensor.data_ptr() for tensor in (power, cross, max_norm, means))
+    sizes = power.shape[1], power.shape[2], max_norm.shape[1]
+    run(c_function(_scale_products, _Scaling), _Scaling(*addresses, *sizes, lines, points), 1)

@@ -3,13 +3,20 @@
 The layout is declared in :mod:`spectroscope.dsp.moments`.
 """
 
+import ctypes
+
 import numpy as np
+from numba import carray
+from torch import Tensor
 
 from spectroscope.dsp.kernels.cpu.compilation import (
+    c_function,
     compile_exactly,
     compile_inline,
-    retry_uncached,
+    fields_of,
+    pointer,
 )
+from spectroscope.dsp.kernels.parallel import run
 from spectroscope.dsp.moments import (
     AC_XX,
     AC_XY,
@@ -31,6 +38,7 @@ from spectroscope.dsp.moments import (
     SUM_POSITIVE,
     SUMS,
     SUMS_SIDE,
+    TABLE_ROWS,
     WEIGHT,
 )
 
@@ -110,10 +118,19 @@ def add_incomplete(table, channel, values, x_moments, y_moments):
         table[sums + SUM_NONFINITE, channel] += values - finite
 
 
-@retry_uncached
-@compile_exactly
-def merge(first, second):
-    """Add table `second`, ``[TABLE_ROWS, C]``, to `first`, as :meth:`ChannelMoments.merge` does."""
+class _Tables(ctypes.Structure):
+    """Addresses of two tables ``[TABLE_ROWS, channels]``."""
+
+    _fields_ = fields_of("first", "second", "channels")
+
+
+def _merge(record):
+    job = carray(record, 1)[0]
+    shape = TABLE_ROWS, job.channels
+    first, second = (
+        carray(pointer(job.first), shape, np.float64),
+        carray(pointer(job.second), shape, np.float64),
+    )
     for row in range(DC, SUMS, BY_VALUE):
         weight, mean, m2 = second[row + WEIGHT], second[row + MEAN], second[row + M2]
         _add_moments(first, row, 0, weight, mean, m2, 1.0)
@@ -125,7 +142,12 @@ def merge(first, second):
     )  # fmt: skip
     for row in range(JOINT + AC_XX, JOINT + AC_XY + 1):
         _add(first, row, 0, second[row])
-    return 0
+
+
+def merge(first: Tensor, second: Tensor) -> None:
+    """Add table `second` to `first`, as :meth:`ChannelMoments.merge` does; both contiguous."""
+    job = _Tables(first.data_ptr(), second.data_ptr(), first.shape[1])
+    run(c_function(_merge, _Tables), job, 1)
 
 
 @compile_exactly

@@ -40,8 +40,7 @@ def _center_lines(
     x,
     y,
     moments,
-    x_out,
-    y_out,
+    out,
     count,
     lines,
     length,
@@ -94,10 +93,13 @@ def _center_lines(
         xx += a * a
         yy += b * b
         xy += a * b
-        if WRITE:
-            to = number.to(tl.int64)[:, None] * length + time
-            tl.store(x_out + to, tl.where(finite, a, 0.0), inside)
-            tl.store(y_out + to, tl.where(finite, b, 0.0), inside)
+        if WRITE:  # [c, 2, pairs, lines, T, 2]
+            pairs = (samples + 1) // 2
+            at_line = ((c * 2 * pairs + n // 2) * lines + line)[:, None]
+            to = 2 * (at_line * length + time) + (n % 2)[:, None]
+            tl.store(out + to, tl.where(finite, a, 0.0), inside)
+            to += 2 * pairs * lines.to(tl.int64) * length
+            tl.store(out + to, tl.where(finite, b, 0.0), inside)
     to = moments + (c * samples + n) * lines + line
     fields = fields.to(tl.int64)
     tl.store(to + X_MEAN * fields, x_mean, valid)
@@ -117,8 +119,8 @@ def center_lines(x: Tensor, y: Tensor | None, lines: int, out: Tensor | None) ->
         x: ``[n, c, values]``, float16, bfloat16, float32 or float64; an input's values contiguous.
         y: likewise; None: ReLU(x).
         lines: of each input and channel.
-        out: ``[2, n, c, lines, T]``, contiguous, written to: 0 in inputs that aren't finite on both
-            sides. None: moments alone.
+        out: ``[c, 2, pairs, lines, T]``, contiguous, complex, written to: 0 in inputs that aren't
+            finite on both sides. Nothing is written beside an odd last input. None: moments alone.
     """
     samples, channels, values = x.shape
     fields = x.new_empty(layout.LINE_FIELDS, channels, samples, lines, dtype=torch.float64)
@@ -126,14 +128,17 @@ def center_lines(x: Tensor, y: Tensor | None, lines: int, out: Tensor | None) ->
     times = min(_TILE, max(32, triton.next_power_of_2(length)))
     at_once = min(_MOST_LINES, _TILE // times, triton.next_power_of_2(count))
     given = x if y is None else y
-    x_out, y_out = (x, x) if out is None else out
+    parts = x if out is None else torch.view_as_real(out)
     with torch.cuda.device(x.device):
         _center_lines[(triton.cdiv(count, at_once),)](
-            x, given, fields, x_out, y_out, count, lines, length, x.stride(0), x.stride(1),
+            x, given, fields, parts, count, lines, length, x.stride(0), x.stride(1),
             given.stride(0), given.stride(1), channels, samples, fields[0].numel(),
             y is None, out is not None, at_once, times,
         )  # fmt: skip
     moments = layout.LineMoments(fields, length)
     if out is not None and lines > 1:  # a line that isn't finite takes the others with it
-        out.masked_fill_(~moments.finite.T[..., None, None], 0)
+        for part in (0, 1):
+            finite = moments.finite[:, None, part::2, None, None]
+            of_part = parts[:, :, : finite.shape[2], ..., part]
+            of_part.masked_fill_(~finite, 0)
     return moments

@@ -9,15 +9,13 @@ from torch import Tensor
 _TILE = 1024
 
 
-@triton.jit(do_not_specialize=["channels", "components", "spectra", "lines"])
+@triton.jit(do_not_specialize=["channels", "components", "spectra"])
 def _products(
-    x,
-    y,
+    both,
     sums,
     channels,
     components,
     spectra,
-    lines,
     SPECTRA: tl.constexpr,  # noqa: N803
     COMPONENTS: tl.constexpr,  # noqa: N803
 ):
@@ -33,12 +31,13 @@ def _products(
     for first in range(0, spectra, SPECTRA):
         spectrum = first + tl.arange(0, SPECTRA)
         inside = (spectrum < spectra)[:, None] & valid[None, :]
-        row = ((spectrum // lines) * channels + channel) * lines + spectrum % lines
-        at = 2 * (row[:, None] * components + component[None, :])
-        a = tl.load(x + at, inside, 0.0).to(tl.float64)
-        b = tl.load(x + at + 1, inside, 0.0).to(tl.float64)
-        c = tl.load(y + at, inside, 0.0).to(tl.float64)
-        d = tl.load(y + at + 1, inside, 0.0).to(tl.float64)
+        row = channel * 2 * spectra + spectrum
+        x = both + 2 * (row[:, None] * components + component[None, :])
+        y = x + 2 * spectra.to(tl.int64) * components
+        a = tl.load(x, inside, 0.0).to(tl.float64)
+        b = tl.load(x + 1, inside, 0.0).to(tl.float64)
+        c = tl.load(y, inside, 0.0).to(tl.float64)
+        d = tl.load(y + 1, inside, 0.0).to(tl.float64)
         xx += a * a + b * b
         yy += c * c + d * d
         xy += a * c + b * d
@@ -51,21 +50,19 @@ def _products(
     tl.store(sums + at + 3 * size, tl.sum(xy_imag, 0), valid)
 
 
-def products(x: Tensor, y: Tensor, sums: Tensor) -> None:
+def products(both: Tensor, sums: Tensor) -> None:
     """|X|², |Y|² and conj(X)·Y, summed over spectra.
 
     Args:
-        x: real and imaginary parts, ``[n, c, lines, F, 2]``.
-        y: likewise.
+        both: real and imaginary parts, ``[c, 2, pairs, lines, F, 2]``, contiguous.
         sums: float64, ``[4, c, F]``, written to: |X|², |Y|², and real and imaginary parts of
             conj(X)·Y.
     """
-    samples, channels, lines, components, _ = x.shape
-    spectra = samples * lines
+    channels, _, pairs, lines, components, _ = both.shape
+    spectra = pairs * lines
     spectrum_block = min(32, triton.next_power_of_2(spectra))
     component_block = min(256, _TILE // spectrum_block)
-    with torch.cuda.device(x.device):
+    with torch.cuda.device(both.device):
         _products[(channels * triton.cdiv(components, component_block),)](
-            x.contiguous(), y.contiguous(), sums, channels, components, spectra,
-            lines, spectrum_block, component_block,
-        )  # fmt: skip
+            both, sums, channels, components, spectra, spectrum_block, component_block
+        )
