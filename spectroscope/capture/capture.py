@@ -15,10 +15,7 @@ from spectroscope.capture.axes import ChannelAxis, TimeAxis
 from spectroscope.capture.callers import Callers
 from spectroscope.capture.discovery import Discovery
 from spectroscope.capture.dispatch import CallObserver, Change, Dispatcher
-from spectroscope.capture.frames import (
-    calls_itself,
-    keyword_arguments,
-)
+from spectroscope.capture.frames import calls_itself, keyword_arguments
 from spectroscope.capture.functions import ActivationFunctions
 from spectroscope.capture.inputs import Input, InputAxes, SamplingRate, inputs_of
 from spectroscope.capture.memory import ForwardMemory, Frame, Step
