@@ -233,7 +233,7 @@ def _steps(
     pair = 2 * max(every, 1)
     if in_place:  # what isn't chosen is read where it is
         budget *= max(every, 1)
-    c_step = max(budget // (samples * values), _RUN // values, threads, 1)
+    c_step = max(budget // (max(samples, pair) * values), _RUN // values, threads, 1)
     if not in_place:
         c_step = max(c_step, _CACHE_LINE)
     c_step = min(c_step, channels)

@@ -137,7 +137,7 @@ def _clear(out, x_out, y_out, part, values):
         out[np.uint64(y_out + 2 * i + part)] = 0
 
 
-@compile_exactly
+@compile_inline
 def _read_inputs(job, x, y, n, count, at, is_chosen, m, table, of_channels, c, means):
     """Read some inputs of one channel; returns which of them are finite on both sides.
 
@@ -186,7 +186,7 @@ def _read_inputs(job, x, y, n, count, at, is_chosen, m, table, of_channels, c, m
     return finite
 
 
-@compile_exactly
+@compile_inline
 def _write_lines(job, x, y, n, count, at, pair, finite, means):
     """Write the lines of one or two inputs of one channel."""
     lines, length, values = job.lines, job.length, job.lines * job.length
