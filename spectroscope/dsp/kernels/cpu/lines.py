@@ -7,9 +7,9 @@ from the cache. Lines to be transformed are written in pairs, as
 
 import ctypes
 
+import numba
 import numpy as np
 import torch
-from numba import carray
 from torch import Tensor
 
 from spectroscope.dsp.kernels.cpu.compilation import (
@@ -90,7 +90,7 @@ def _chosen(job):
 def _write_fields(job, number, at, line, x, x_first, y, y_first):
     """Write the moments of one line of a channel, or of the finite values in it."""
     of_channel = _chosen(job) * job.lines
-    fields = carray(pointer(job.fields), (LINE_FIELDS, job.channels * of_channel), np.float64)
+    fields = numba.carray(pointer(job.fields), (LINE_FIELDS, job.channels * of_channel), np.float64)
     k, length = np.uint64(at * of_channel + number), job.length
     if np.isfinite(line[X_M2] + line[Y_M2]):
         for field in range(X_FINITE):
@@ -174,7 +174,9 @@ def _read_inputs(job, x, y, n, count, at, is_chosen, m, table, of_channels, c, m
             finite = (True, finite[1]) if part == 0 else (finite[0], True)
             add_input(of_channels, np.uint64(c), x_mean, y_mean, xx, yy, xy, positive)
             if is_chosen and job.means:
-                products = carray(pointer(job.means), (MEAN_ROWS, job.table_channels), np.float64)
+                products = numba.carray(
+                    pointer(job.means), (MEAN_ROWS, job.table_channels), np.float64
+                )
                 products[INPUTS, channel] += 1.0
                 products[MEANS_XX, channel] += means_xx
                 products[MEANS_YY, channel] += means_yy
@@ -191,7 +193,7 @@ def _write_lines(job, x, y, n, count, at, pair, finite, means):
     """Write the lines of one or two inputs of one channel."""
     lines, length, values = job.lines, job.length, job.lines * job.length
     pairs = (_chosen(job) + 1) // 2
-    out = carray(pointer(job.out), (4 * job.channels * pairs * values,), x.dtype)
+    out = numba.carray(pointer(job.out), (4 * job.channels * pairs * values,), x.dtype)
     x_out = (2 * at * pairs + pair) * 2 * values
     y_out = x_out + pairs * 2 * values
     first = n * job.x_sample + at * job.x_channel
@@ -217,11 +219,11 @@ def _write_lines(job, x, y, n, count, at, pair, finite, means):
 @compile_exactly
 def _read(record, dtype, y_dtype):
     """Read blocks of channels until none is left: first the chosen inputs, in pairs."""
-    job = carray(record, 1)[0]
+    job = numba.carray(record, 1)[0]
     size = 1 << 62  # of the activation: strides say where its values are
-    x = carray(pointer(job.x), size, dtype)
-    y = None if y_dtype is None else carray(pointer(job.y), size, y_dtype)
-    table = carray(pointer(job.table), (TABLE_ROWS, job.table_channels), np.float64)
+    x = numba.carray(pointer(job.x), size, dtype)
+    y = None if y_dtype is None else numba.carray(pointer(job.y), size, y_dtype)
+    table = numba.carray(pointer(job.table), (TABLE_ROWS, job.table_channels), np.float64)
     means = np.empty((2, 2, job.lines))
     chosen = _chosen(job)
     pairs = (chosen + 1) // 2

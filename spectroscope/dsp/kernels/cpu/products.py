@@ -2,9 +2,9 @@
 
 import ctypes
 
+import numba
 import numpy as np
 import torch
-from numba import carray
 from torch import Tensor
 
 from spectroscope.dsp.kernels.cpu.compilation import (
@@ -93,12 +93,12 @@ class _Products(ctypes.Structure):
 def _add_channel(job, spectra, c, work, sums):
     """Add the products of one channel."""
     count, parts = job.count, 2 * job.components
-    bins = carray(pointer(job.bins), job.components, np.int64)
-    signs = carray(pointer(job.signs), job.components, np.float64)
-    max_norm_bins = carray(pointer(job.max_norm_bins), job.components, np.int64)
-    power = carray(pointer(job.power), (2, job.all_channels, job.power_bins), np.float64)
-    cross = carray(pointer(job.cross), (job.all_channels, job.power_bins, 2), np.float64)
-    max_norm = carray(pointer(job.max_norm), (job.all_channels, job.norm_bins), np.float64)
+    bins = numba.carray(pointer(job.bins), job.components, np.int64)
+    signs = numba.carray(pointer(job.signs), job.components, np.float64)
+    max_norm_bins = numba.carray(pointer(job.max_norm_bins), job.components, np.int64)
+    power = numba.carray(pointer(job.power), (2, job.all_channels, job.power_bins), np.float64)
+    cross = numba.carray(pointer(job.cross), (job.all_channels, job.power_bins, 2), np.float64)
+    max_norm = numba.carray(pointer(job.max_norm), (job.all_channels, job.norm_bins), np.float64)
     to = job.channel + c
     sums[:] = 0
     for first in range(0, parts, _BLOCK):
@@ -136,9 +136,9 @@ def _add_channel(job, spectra, c, work, sums):
 @compile_exactly
 def _add_products(record, dtype):
     """Add blocks of channels until none is left."""
-    job = carray(record, 1)[0]
+    job = numba.carray(record, 1)[0]
     size = 4 * job.channels * job.count * job.components
-    spectra, work = carray(pointer(job.spectra), size, dtype), np.empty((4, _BLOCK))
+    spectra, work = numba.carray(pointer(job.spectra), size, dtype), np.empty((4, _BLOCK))
     sums = np.empty((job.power_bins, 4))
     while True:
         first = next_block(record) * job.block
@@ -205,11 +205,11 @@ class _Scaling(ctypes.Structure):
 
 
 def _scale_products(record):
-    job = carray(record, 1)[0]
-    power = carray(pointer(job.power), (2, job.channels, job.bins), np.float64)
-    cross = carray(pointer(job.cross), (job.channels, 2 * job.bins), np.float64)
-    max_norm = carray(pointer(job.max_norm), (job.channels, job.norm_bins), np.float64)
-    means = carray(pointer(job.means), (MEAN_ROWS, job.channels), np.float64)
+    job = numba.carray(record, 1)[0]
+    power = numba.carray(pointer(job.power), (2, job.channels, job.bins), np.float64)
+    cross = numba.carray(pointer(job.cross), (job.channels, 2 * job.bins), np.float64)
+    max_norm = numba.carray(pointer(job.max_norm), (job.channels, job.norm_bins), np.float64)
+    means = numba.carray(pointer(job.means), (MEAN_ROWS, job.channels), np.float64)
     scale = 1 / (job.lines * job.points**2)
     for c in range(job.channels):
         for row in (power[0, c], power[1, c], cross[c], max_norm[c]):

@@ -5,8 +5,8 @@ The layout is declared in :mod:`spectroscope.dsp.moments`.
 
 import ctypes
 
+import numba
 import numpy as np
-from numba import carray
 from torch import Tensor
 
 from spectroscope.dsp.kernels.cpu.compilation import (
@@ -125,11 +125,11 @@ class _Tables(ctypes.Structure):
 
 
 def _merge(record):
-    job = carray(record, 1)[0]
+    job = numba.carray(record, 1)[0]
     shape = TABLE_ROWS, job.channels
     first, second = (
-        carray(pointer(job.first), shape, np.float64),
-        carray(pointer(job.second), shape, np.float64),
+        numba.carray(pointer(job.first), shape, np.float64),
+        numba.carray(pointer(job.second), shape, np.float64),
     )
     for row in range(DC, SUMS, BY_VALUE):
         weight, mean, m2 = second[row + WEIGHT], second[row + MEAN], second[row + M2]
