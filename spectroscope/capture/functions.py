@@ -115,7 +115,9 @@ class ActivationFunctions:
         is_relu = activation is activations.RELU and exact
         finish = self._dispatcher.start(call, tensor, current, is_relu=is_relu and not wrapped)
         if finish is None or not self._dispatcher.changes_outputs:
-            caller = None if frame.kind and frame is self._thread.running[-1] else frame.module
+            running = self._thread.running  # nothing, where a method runs
+            is_running = frame.kind and running and frame is running[-1]
+            caller = None if is_running else frame.module
             known = None if is_idiom else KnownCall(call, caller, activation, is_relu)
             return Activating(finish=finish, known=known)
         return Activating(partial(run_on_copy, reader_of(tensor, args, kwargs), finish))
