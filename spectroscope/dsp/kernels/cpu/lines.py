@@ -184,7 +184,7 @@ def _read_inputs(job, x, y, n, count, at, is_chosen, m, table, of_channels, c, m
         else:
             x_moments = finite_moments(x, x_first, values, 0)
             y_moments = finite_output(x, x_first, y, y_first, values)
-            add_incomplete(table, channel, values, x_moments, y_moments)
+            add_incomplete(table, job.table_channel + at, values, x_moments, y_moments)
     return finite
 
 
@@ -211,9 +211,10 @@ def _write_lines(job, x, y, n, count, at, pair, finite, means):
             a = n * job.y_sample + at * job.y_channel + to
             b = a + (job.step * job.y_sample if count == 2 else 0)
             _write_pair(y, a, b, length, y_means[0], y_means[1], False, out, y_out + 2 * to)
-    for part in range(2):
-        if not finite[part]:
-            _clear(out, x_out, y_out, part, values)
+    if not finite[0]:
+        _clear(out, x_out, y_out, 0, values)
+    if not finite[1]:
+        _clear(out, x_out, y_out, 1, values)
 
 
 @compile_exactly
