@@ -253,3 +253,13 @@ def test_a_file_that_contradicts_itself_is_refused(data, tmp_path, change):
     storage.write(report._recording, tmp_path / "report.npz")
     with pytest.raises(spectroscope.RequestError, match="not a saved report, or damaged"):
         spectroscope.load(tmp_path)
+
+
+@pytest.mark.parametrize("bad", [[1], [1, 4], [0, 1, 2, 3, 4]])
+def test_channels_whose_dc_is_finite_are_shown_if_there_are_any(bad):
+    x = torch.arange(1.0, 6).view(1, 5, 1) + torch.rand(2, 5, 30)
+    x[0, bad, 3] = torch.tensor([torch.nan, torch.inf, torch.nan, torch.nan, torch.nan])[: len(bad)]
+    shown = report_of(nn.ReLU(), x, examples=1).examples()["channel"].unique().tolist()
+    finite = [c for c in range(5) if c not in bad]
+    expected = {finite[-1], finite[len(finite) // 2], finite[0]} if finite else {0}
+    assert set(shown) == expected

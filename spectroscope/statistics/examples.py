@@ -159,14 +159,18 @@ def _first_lines(tensor: Tensor, axes: int) -> Tensor:
 
 
 def _extreme_channels(call: "ActivationCall") -> Tensor:
-    """``[K]``: the channels with the largest, median and smallest output DC of this batch."""
+    """``[K]``: the channels with the largest, median and smallest output DC of this batch.
+
+    Of those whose DC is finite, if there are any.
+    """
     whole = call.input if call.is_relu else call.output
     total = whole.new_zeros(whole.shape[1], dtype=torch.float64)
     for part in torch.split(whole, max(1, _VALUES // whole[0].numel())):
         y = part.clamp_min(0) if call.is_relu else part
         total += y.reshape(*y.shape[:2], -1).mean(2, dtype=torch.float64).sum(0)
-    order = total.nan_to_num(nan=-math.inf).argsort(descending=True, stable=True)
-    last = len(order) - 1
+    finite = total.isfinite()
+    order = total.where(finite, -math.inf).argsort(descending=True, stable=True)
+    last = max(int(finite.sum()), 1) - 1
     return order[sorted({0, last // 2, last})]
 
 
