@@ -377,6 +377,22 @@ def test_a_function_transform_is_reported():
     assert recorder.report().coverage()["status"].tolist() == ["incomplete"]
 
 
+@pytest.mark.parametrize("transform", [torch.func.grad, torch.func.functionalize])
+def test_a_constant_in_a_function_transform_is_reported_and_does_no_harm(transform):
+    model, x = nn.Sequential(nn.ReLU()), torch.randn(2, 3, 4)
+    weight = torch.randn(4)
+    expected = transform(lambda w: (x.relu() * w).sum())(weight)
+    with (
+        pytest.warns(UserWarning, match=r"torch\.func transform"),
+        spectroscope.record(model) as recorder,
+    ):
+        result = transform(lambda w: (model(x) * w).sum())(weight)
+    assert torch.equal(result, expected)
+    reasons = recorder.report().coverage()["reason"].tolist()
+    assert reasons == ["call 0: inside a torch.func transform"]
+    assert sites_of(model, x) == ["0#0"]  # workspaces of this thread are intact
+
+
 class OwnReLU(nn.ReLU):
     def forward(self, x):
         return x.sign().add(1).mul(0.5) * x

@@ -10,6 +10,7 @@ from torch import Tensor
 from spectroscope.capture.activations import Reader
 from spectroscope.capture.axes import Layout, Reading
 from spectroscope.capture.sites import Site
+from spectroscope.capture.tensors import is_transformed
 
 T = TypeVar("T")
 
@@ -147,7 +148,6 @@ def _relu(call: ActivationCall) -> Tensor:
 
 
 _STRIDED, _NO_DISPATCH = torch.strided, Tensor.__torch_dispatch__
-_in_transform = torch._C._functorch.is_functorch_wrapped_tensor
 
 
 def unreadable(tensor: Tensor, channel_axis: int) -> str | None:
@@ -161,7 +161,7 @@ def unreadable(tensor: Tensor, channel_axis: int) -> str | None:
         return "a tensor without values"
     if type(tensor).__torch_dispatch__ != _NO_DISPATCH:
         return f"{type(tensor).__name__} is a tensor subclass with its own operations"
-    if _in_transform(tensor):
+    if is_transformed(tensor):
         return "inside a torch.func transform"
     if not on_cpu and tensor.is_cuda and torch.cuda.is_current_stream_capturing():
         return "captured into a CUDA graph, whose replays can't be seen"

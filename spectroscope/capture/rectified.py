@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from spectroscope.capture import activations
 from spectroscope.capture.activations import Args, Kwargs
-from spectroscope.capture.tensors import TensorMap, is_plain, tensors
+from spectroscope.capture.tensors import TensorMap, is_plain, is_transformed, tensors
 
 _IN_OTHER_WORDS = "its result is a ReLU, in words that can't be recorded; F.relu(x) is"
 _UNSEEN = "its argument is a ReLU, made where functions can't be seen, as in TorchScript or NumPy"
@@ -111,6 +111,7 @@ def _is_readable(tensor: Tensor) -> bool:
     return (
         type(tensor).__torch_dispatch__ == Tensor.__torch_dispatch__
         and is_plain(tensor)
+        and not is_transformed(tensor)
         and tensor.is_floating_point()
         and not tensor.is_meta
         and not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())

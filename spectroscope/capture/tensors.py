@@ -78,6 +78,24 @@ def nested_tensors(
         yield from nested_tensors(item, (*path, str(name)))
 
 
+def is_transformed(tensor: Tensor) -> bool:
+    """Whether a torch.func transform wraps the tensor, or what is computed of it.
+
+    All transforms but vmap wrap each new tensor, also of tensors that aren't wrapped themselves.
+    """
+    transforms = _transforms()
+    if transforms is None or _is_wrapped(tensor):
+        return _is_wrapped(tensor)
+    return any(transform.key() != _VMAP for transform in transforms)
+
+
+_is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+_transforms, _VMAP = (
+    torch._C._functorch.get_interpreter_stack,
+    torch._C._functorch.TransformType.Vmap,
+)
+
+
 def is_plain(tensor: Tensor) -> bool:
     """Whether `tensor` has sizes, strides and storage."""
     return (
