@@ -191,6 +191,13 @@ def test_memory_layout_does_not_matter(lay):
     assert_exact(lay(torch.randn(4, 6, 61)))
 
 
+def test_a_tensor_of_zeros_without_memory():
+    zeros = torch._efficientzerotensor((4, 3, 8))  # as forward-mode differentiation makes
+    table = record(nn.ReLU(), zeros).dc()
+    assert table["n_samples"].tolist() == [4, 4, 4]
+    assert not table[["dc_in", "ac_rms_in", "ac_rms_out"]].to_numpy().any()
+
+
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_nonfinite_values_are_left_out(layout):
     x = torch.randn(3, 4, 9, 11)

@@ -129,7 +129,9 @@ def read_lines(
 
 def is_readable(x: Tensor, dtype: torch.dtype) -> bool:
     """Whether loops can read x ``[N, C, ...]`` where it is, or in a copy of type `dtype` alone."""
-    if x.dtype != dtype or x.is_neg() or x.dtype not in (_CPU_TYPES if x.is_cpu else _GPU_TYPES):
+    if x.dtype != dtype or x.dtype not in (_CPU_TYPES if x.is_cpu else _GPU_TYPES):
+        return False
+    if x.is_neg() or not x.data_ptr():  # memory has other values, or a tensor of zeros has none
         return False
     if x.is_contiguous():
         return True
