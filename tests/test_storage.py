@@ -45,6 +45,19 @@ def test_a_loaded_report_merges(report, tmp_path):
     pd.testing.assert_series_equal(twice.dc()["dc_out"], report.dc()["dc_out"], rtol=1e-14)
 
 
+def test_a_report_whose_arrays_another_program_has_written_column_by_column_merges(
+    report, tmp_path
+):
+    report.save(tmp_path)
+    expected = report.merge(spectroscope.load(tmp_path))
+    path = tmp_path / "report.npz"
+    with np.load(path) as arrays:
+        np.savez(path, **{k: np.array(array, order="F") for k, array in arrays.items()})
+    merged = report.merge(spectroscope.load(tmp_path))
+    pd.testing.assert_frame_equal(merged.dc(), expected.dc(), check_exact=True)
+    pd.testing.assert_frame_equal(merged.spectra(), expected.spectra(), check_exact=True)
+
+
 def test_what_a_report_is_about_is_kept(tmp_path):
     model = nn.ReLU()
     reports = []
@@ -187,6 +200,7 @@ def test_damaged_reports_are_refused_or_read_but_never_crash(report, tmp_path):
     [
         lambda arrays: arrays.update(header=np.array("[" * 100_000)),
         lambda arrays: arrays.update({"0.moments.table": np.ones((28, 9))}),
+        lambda arrays: arrays.update({"0.moments.table": np.ones((27, 4), dtype=np.float32)}),
         lambda arrays: arrays.update({"0.spectra.power": np.ones((2, 4, 2))}),
         lambda arrays: arrays.update({"0.spectra.lengths": np.array([17])}),
         lambda arrays: arrays.pop("1.moments.table"),

@@ -43,6 +43,13 @@ class DCMoments(ChunkedStatistic):
         _added(second["table"], first["table"])
         return second
 
+    def checked(self, arrays: Arrays, channels: int) -> Arrays:
+        """See :meth:`Statistic.checked`; compiled loops take the table's memory as it is."""
+        table = super().checked(arrays, channels)["table"]
+        if table.dtype != torch.float64:
+            raise ValueError(f"{table.dtype}")
+        return {"table": table.contiguous()}
+
     def compute(self, table: Tensor) -> Arrays:
         """See :meth:`Statistic.compute`; `spectroscope.schema` defines the columns."""
         x, y = (SideMoments.of(ChannelMoments(table), side) for side in (0, 1))
