@@ -153,7 +153,8 @@ def low_pass(cutoff: float) -> Operation:
             cycles per sample or pixel of the model's input. 0 keeps only the DC.
 
     Returns:
-        The operation. It raises RequestError at a site whose sampling rate isn't known.
+        The operation. It raises RequestError at a site whose sampling rate isn't known, and if the
+        cutoff is above the highest frequency of the input.
 
     Raises:
         RequestError: `cutoff` is not a number, or is negative.
@@ -245,6 +246,11 @@ def _pass(name: str, cutoff: float, *, above: bool) -> Operation:
                                f"{list(output.shape)}")  # fmt: skip
         _check_rate(name, firing)
         fs = firing.fs or 1.0
+        highest = fs / 2 * math.sqrt(len(axes))  # of an image, in a corner
+        if cutoff > highest:
+            unit = "Hz" if firing.fs else "cycles per sample or pixel; with fs= it is in Hz"
+            raise RequestError(f"{name}({cutoff:g}) is above the highest frequency of the input, "
+                               f"{highest:g} {unit}")  # fmt: skip
         limit = cutoff * (firing.decimation / fs)  # cycles per sample of the site
         x = _at_least_single(output)
         device, double = x.device, torch.float64

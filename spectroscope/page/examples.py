@@ -39,12 +39,8 @@ def embedded(frame: pd.DataFrame) -> dict[str, Any] | None:
             panel["x"] = _positions(sides[0]["position"].to_numpy(np.float64))
         if values.shape[1] > 1 and np.isfinite(values).any():
             panels.append(panel)
-    if not panels:
-        return None
     unit = str(frame["position_unit"].iloc[0])
-    # Recording takes a channel of NaN for the one with the smallest DC.
-    blank = sorted(set(frame["channel"].tolist()) - {panel["channel"] for panel in panels})
-    return {"images": images, "unit": unit, "panels": panels, "blank": blank}
+    return {"images": images, "unit": unit, "panels": panels} if panels else None
 
 
 def _in_steps(values: Floats, dtype: type[np.signedinteger[Any]]) -> dict[str, Any]:

@@ -176,7 +176,7 @@ function detail(layer) {
 
 // Examples of a layer: a box for each channel, filled with the input that is chosen.
 function examples(layer, figure) {
-  const { images, panels, blank } = layer.examples, inputs = [...new Set(panels.map((p) => p.input))];
+  const { images, panels } = layer.examples, inputs = [...new Set(panels.map((p) => p.input))];
   const of = (input) => panels.filter((p) => p.input === input);
   const most = Math.max(...inputs.map((input) => of(input).length));
   const boxes = [...Array(most)].map((_, place) => exampleFigures(layer, figure, place));
@@ -191,8 +191,7 @@ function examples(layer, figure) {
   return html("div", { class: "examples" }, html("h4", {}, "Example inputs"), ...choose,
     html("div", { class: "trio" }, ...boxes.map((box) => box.element)),
     html("p", { class: "quiet legend" }, ...key),
-    html("p", { class: "quiet" }, "Channels with the largest, median and smallest DC of the first batch.",
-      blank.length ? ` Not drawn, because without a finite value: channel ${blank.join(", ")}.` : ""));
+    html("p", { class: "quiet" }, "Channels with the largest, median and smallest DC of the first batch."));
 }
 
 const isOpen = (row) => row.querySelector("button")?.getAttribute("aria-expanded") === "true";
