@@ -228,7 +228,7 @@ COLUMNS = {
     ),
     "freq_unit": Column(
         "",
-        "Hz if fs was given, except for images; otherwise cycles/sample (cycles/pixel for images) "
+        "Hz if fs was given; otherwise cycles/sample (cycles/pixel for images) "
         "of the model's input, or of the site where its decimation is unknown",
     ),
     "power": Column(
@@ -365,7 +365,7 @@ COLUMNS = {
     "column": Column("see position_unit", "width of the value in the image, from the left, as row"),
     "position_unit": Column(
         "",
-        "s if fs was given, except for images; otherwise samples (pixels) of the model's input, or "
+        "s if fs was given; otherwise samples (pixels) of the model's input, or "
         "of the site where its decimation is unknown",
     ),
     "value": Column("activation", "value of that side there; of an image the mean over an area"),
