@@ -77,7 +77,7 @@ def record(
         f0: fundamental of the inputs, in the unit of `fs`. The amplitudes of its harmonics in
             activations ``[N, C, T]`` are fitted at their exact frequencies. A number; one number
             per input (set `recorder.f0` before each batch); or ``"auto"``: the strongest tone of
-            each input, unknown where none is certain; `report.about` says of which input of a model.
+            each input, unknown where none is certain; `report.about` says of which of several.
             ``("auto", 0.7, 3.5)``: the strongest from 0.7 to 3.5 Hz, without drift and hum.
         harmonics: number of harmonics, the fundamental included.
         window: of the spectra, as for ``scipy.signal.get_window``. With any but the boxcar the DC

@@ -374,7 +374,7 @@ def test_tensors_that_change_later_are_copied():
             model(batch.clone())
     state = recorder.recording().records["1#0"].state["Reused"]
     torch.testing.assert_close(state["sums"], x.double().sum((0, 2)))
-    torch.testing.assert_close(state["first"], x[::2, :, 0].sum(0))
+    torch.testing.assert_close(state["first"], x[::2, :, 0].double().sum(0))
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
@@ -398,3 +398,32 @@ def test_a_merge_that_raises_leaves_the_state_before(error):
     for name in ("moments", "spectra", "harmonics"):
         for key, array in before.state[name].items():
             assert torch.equal(after.state[name][key], array), (name, key)
+
+
+@pytest.mark.parametrize(("dtype", "kept"), [
+    (torch.int32, torch.int64), (torch.uint8, torch.int64), (torch.float16, torch.float64),
+    (torch.float32, torch.float64), (torch.complex64, torch.complex128), (torch.bool, torch.bool),
+])  # fmt: skip
+def test_arrays_that_are_added_neither_overflow_nor_lose_digits(dtype, kept):
+    class Total(spectroscope.Statistic):
+        def reduce(self, call):
+            return {"total": torch.full((call.input.shape[1],), 200).to(dtype)}
+
+    with spectroscope.record(model := nn.ReLU(), statistics=[Total()]) as recorder:
+        for _ in range(400):
+            model(torch.ones(1, 2, 4))
+    state = recorder.recording().records["#0"].state["Total"]["total"]
+    assert state.dtype == kept
+    assert state.tolist() == [1 if dtype == torch.bool else 400 * 200] * 2
+
+
+def test_a_statistic_that_reduces_to_a_tensor_is_told_what_would_do():
+    class Bare(spectroscope.Statistic):
+        columns = {"bare": ("", "nothing")}
+
+        def reduce(self, call):
+            return call.input.sum((0, 2))
+
+    with pytest.warns(UserWarning, match=r"a dictionary of tensors \[C, \.\.\.\], not a Tensor"):
+        with spectroscope.record(model := nn.ReLU(), statistics=[Bare()]):
+            model(torch.ones(1, 2, 4))

@@ -88,8 +88,8 @@ class Statistic:
                 device.
 
         Returns:
-            Arrays by name, usually ``[C, ...]``, sums and counts preferably in float64; ``{}`` if
-            the batch contributes nothing.
+            Arrays by name, usually ``[C, ...]``, of the same shapes for each batch; those that are
+            added become float64 or int64. ``{}`` if the batch contributes nothing.
         """
         raise NotImplementedError
 
@@ -110,7 +110,10 @@ class Statistic:
         Raises:
             TypeError: it isn't a dictionary of tensors, or lacks an array that `merge` names.
         """
-        arrays = dict(self.reduce_next(call, before))
+        arrays = self.reduce_next(call, before)
+        if not isinstance(arrays, Mapping):
+            kind = type(arrays).__name__
+            raise TypeError(f"reduce must return a dictionary of tensors [C, ...], not a {kind}")
         for name, array in arrays.items():
             if not isinstance(array, Tensor):
                 raise TypeError(f"reduce must return tensors; {name!r} is {type(array).__name__}")
@@ -128,8 +131,8 @@ class Statistic:
         """
         state = {}
         for name, array in first.items():
-            merge = self.merge.get(name, torch.add)
-            if merge is torch.add and array.shape != second[name].shape:
+            merge = self.merge.get(name, _add)
+            if merge is _add and array.shape != second[name].shape:
                 shapes = f"{list(array.shape)} and {list(second[name].shape)}"
                 raise IncompatibleError(f"no {self.name}: {name} of shapes {shapes}")
             state[name] = merge(array, second[name])
@@ -167,6 +170,16 @@ class Statistic:
             if arrays[name].shape != expected:
                 raise ValueError(f"{name} has {tuple(arrays[name].shape)}, not {expected}")
         return arrays
+
+
+def _add(first: Tensor, second: Tensor) -> Tensor:
+    """The sum, in float64 or int64: of many batches another type loses digits, or overflows."""
+    if first.dtype == torch.bool:
+        return first | second
+    wide = torch.float64 if first.is_floating_point() else torch.int64
+    if first.is_complex():
+        wide = torch.complex128
+    return first.to(wide) + second.to(wide)
 
 
 def by_name(statistics: Iterable[Statistic], reserved: Container[str]) -> dict[str, Statistic]:
