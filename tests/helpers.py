@@ -76,6 +76,12 @@ def report_of(model, *batches, **options):
     return recorder.report()
 
 
+def tone(f0, length, amplitude=1.0, offset=0.0, phase=0.4):
+    """``[1, 1, T]``, `f0` in cycles per sample."""
+    time = torch.arange(length, dtype=torch.float64)
+    return (offset + amplitude * torch.cos(2 * torch.pi * f0 * time + phase)).view(1, 1, -1)
+
+
 def html_of(report, **options):
     """The page of a report or a comparison, as text."""
     with tempfile.TemporaryDirectory() as folder:
