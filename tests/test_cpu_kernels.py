@@ -240,6 +240,16 @@ def test_products_are_numpys(spectra, lengths, dtype):
     max_norm = torch.zeros(5, 40 if transform.radial else 0, dtype=torch.float64)
     before = power.clone(), cross.clone()
     dispatch.add_products(both, transform, 1, power, cross, max_norm)
+    # The products of these very numbers, exactly.
+    of_bins = np.zeros((3, 3, transform.bins), dtype=complex)
+    x, y = both.to(torch.complex128).numpy().swapaxes(0, 1)
+    products = [abs(x) ** 2, abs(y) ** 2, x.conj() * y]
+    signs = 0 if transform.radial else 1j * transform.sign.numpy()
+    of_components = np.stack([product.sum((1, 2)) for product in products])
+    np.add.at(of_bins, np.s_[:, :, transform.bin], of_components.real + signs * of_components.imag)
+    added = [power[:, 1:4] - before[0][:, 1:4], (cross - before[1])[None, 1:4]]
+    scale = abs(of_bins).max()
+    np.testing.assert_allclose(np.concatenate(added), of_bins, rtol=0, atol=1e-14 * scale)
     # Of each signal alone, one-sided.
     axes = tuple(range(-len(lengths), 0))
     x, y = np.moveaxis(np.fft.rfftn(signals.double().numpy(), axes=[a - 1 for a in axes]), 1, 0)
