@@ -82,7 +82,8 @@ class KnownCall(NamedTuple):
 
     Attributes:
         named: the call.
-        caller: the module that called the function; None: an activation, which the steps tell.
+        caller: the module that called the function; None: an activation module,
+            which the steps identify.
         activation: by the arguments.
         is_relu: it was torch's own ReLU.
     """
@@ -102,8 +103,7 @@ class Step(NamedTuple):
         frame: of the module, which is used again; None: of a function, or the step always matters.
         name: of the function; None: of a module.
         matters: whether the call of the function matters to the observer.
-        call: the activation that the function call was, where that can be told from its arguments
-            and caller.
+        call: the activation that the function call was, where its arguments and caller identify it.
     """
 
     subject: Subject

@@ -34,7 +34,7 @@ class Transform:
 
     Two real signals are transformed at once, as the real and the imaginary part of one (H. V.
     Sorensen et al., "Real-valued fast Fourier transform algorithms", *IEEE Trans. Acoustics, Speech
-    and Signal Processing* 35, 1987). They need not be told apart: at the frequencies k and −k
+    and Signal Processing* 35, 1987). They need not be separated: at the frequencies k and −k
     together, such a transform has the power of both, twice, and likewise the real part of their
     cross-spectra; the imaginary part with opposite signs.
 

@@ -83,7 +83,7 @@ def _counted(sure: int, unknown: int, sites: int) -> str:
 
 
 def _no_effect(table: pd.DataFrame) -> str:
-    """That no change can be told from 0, and the largest."""
+    """The sentence where no change is distinguishable from 0, with the largest change."""
     largest = table.loc[table["change"].abs().fillna(0).idxmax()]
     return (
         f"No change of {metric_with_unit(table)} is distinguishable from 0; the largest is "
